@@ -1,0 +1,98 @@
+package lab
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Counters returns the namespace's network counters as nstat(8) names them, such as
+// "TcpPassiveOpens" and "TcpExtEmbryonicRsts".
+func Counters(t testing.TB) map[string]int {
+	t.Helper()
+	counters := make(map[string]int)
+	for _, file := range []string{"/proc/net/snmp", "/proc/net/netstat"} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Pairs of lines: "Tcp: Name Name …" and "Tcp: 1 2 …".
+		lines := bytes.Split(bytes.TrimSpace(content), []byte("\n"))
+		for i := 0; i+1 < len(lines); i += 2 {
+			names, values := strings.Fields(string(lines[i])), strings.Fields(string(lines[i+1]))
+			for j := 1; j < len(names); j++ {
+				value, err := strconv.Atoi(values[j])
+				if err != nil {
+					t.Fatalf("%s: %s: %v", file, names[j], err)
+				}
+				counters[strings.TrimSuffix(names[0], ":")+names[j]] = value
+			}
+		}
+	}
+	return counters
+}
+
+// Sysctl sets a kernel parameter of the namespace, such as "net.ipv4.ip_local_port_range",
+// until the test ends.
+func Sysctl(t testing.TB, name, value string) {
+	t.Helper()
+	Need(t)
+	file := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(file, before, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Descriptors returns how many file descriptors this process has open.
+func Descriptors(t testing.TB) int {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open) - 1 // without that of reading the directory
+}
+
+// NeedDescriptors skips a test that needs more descriptors than this process may open.
+func NeedDescriptors(t testing.TB, n int) {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if limit.Cur < uint64(n) {
+		Skip(t, "needs %d file descriptors, may open %d (ulimit -n)", n, limit.Cur)
+	}
+}
+
+// WithoutDescriptors calls f while this process may not open another descriptor.
+func WithoutDescriptors(t testing.TB, f func()) {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := unix.Rlimit{Cur: 0, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}()
+	f()
+}

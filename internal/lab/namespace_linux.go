@@ -1,0 +1,99 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
+)
+
+// insideEnv marks a test process that already runs in its own namespace.
+const insideEnv = "SHAKER_LAB_INSIDE"
+
+// outside is why the tests do not run in a namespace of their own, nil if they do.
+var outside = errors.New("lab.Main was not called")
+
+// Main runs a package's tests in a network namespace of their own, if it can make one,
+// and fails them if they leave goroutines behind. TestMain calls it. It does not return.
+func Main(m *testing.M) {
+	if os.Getenv(insideEnv) == "" {
+		code, err := runInside()
+		if err == nil {
+			os.Exit(code)
+		}
+		outside = err
+	} else {
+		outside = loopbackUp()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// runInside runs this test binary again, in a new network namespace, and returns its
+// exit code. The error tells why it could not be started.
+func runInside() (code int, err error) {
+	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
+	defer runtime.UnlockOSThread()
+	as := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() != 0 {
+		as.Cloneflags |= syscall.CLONE_NEWUSER
+		as.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		as.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	child := exec.Command("/proc/self/exe", os.Args[1:]...)
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	child.Env = append(os.Environ(), insideEnv+"=1")
+	child.SysProcAttr = as
+	if err := child.Start(); err != nil {
+		return 0, fmt.Errorf("a network namespace of its own: %w", err)
+	}
+	child.Wait()
+	return max(child.ProcessState.ExitCode(), -child.ProcessState.ExitCode()), nil
+}
+
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("lo: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("lo up: %w", err)
+	}
+	return nil
+}
+
+// Need skips a test that is not in a network namespace of its own.
+func Need(t testing.TB) {
+	t.Helper()
+	if outside != nil {
+		Skip(t, "needs %v", outside)
+	}
+}
+
+// Skip skips a test for want of something on this machine. With SHAKER_TEST_ALL=1 in the
+// environment nothing may be wanting: the test fails.
+func Skip(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("SHAKER_TEST_ALL") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// Program returns the path of a program of a Debian package, and skips the test if it
+// is not installed.
+func Program(t testing.TB, name, debianPackage string) string {
+	t.Helper()
+	for _, where := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if path, err := exec.LookPath(where); err == nil {
+			return path
+		}
+	}
+	Skip(t, "needs %s of Debian's package %s", name, debianPackage)
+	return ""
+}

@@ -1,0 +1,126 @@
+package shaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// BenchmarkBeside runs Shake beside what anyone can write with the standard library: a
+// net.Dialer whose Control sets TCP_QUICKACK 0 and whose connection is closed with linger 0.
+// Both shake hands with the same loopback listener in turns. The ratios are of Shake to
+// Dialer: on a shared machine only these mean something.
+//
+//	go test -run '^$' -bench Beside -benchtime 40000x ./shaker
+func BenchmarkBeside(b *testing.B) {
+	lab.Need(b)
+	target, _ := listen(b, "127.0.0.1:0")
+	s, err := New(&Config{Timeout: 5 * time.Second})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	shake := func() error {
+		r, err := s.Shake(context.Background(), target, nil)
+		return errors.Join(err, r.Err())
+	}
+	dialer := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+		})
+	}}
+	dialer.SetMultipathTCP(false)
+	dial := func() error {
+		conn, err := dialer.Dial("tcp4", target.String())
+		if err != nil {
+			return err
+		}
+		conn.(*net.TCPConn).SetLinger(0)
+		return conn.Close()
+	}
+	for _, callers := range []int{1, 10, 100, 1000, 10000} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			var ours, theirs cost
+			const rounds = 4
+			for range rounds {
+				ours.add(measure(b, callers, b.N/rounds+1, shake))
+				theirs.add(measure(b, callers, b.N/rounds+1, dial))
+			}
+			b.ReportMetric(0, "ns/op") // of both together: means nothing
+			for _, side := range []struct {
+				name string
+				cost
+			}{{"shake", ours}, {"dial", theirs}} {
+				n := float64(side.n)
+				b.ReportMetric(float64(side.cpu.Microseconds())/n, "CPU-µs/"+side.name)
+				b.ReportMetric(float64(side.allocs)/n, "allocs/"+side.name)
+				b.ReportMetric(float64(side.acks)/n, "ACKs/"+side.name)
+				b.ReportMetric(float64(side.failed)/n, "failed/"+side.name)
+			}
+			b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "CPU-ratio")
+			b.ReportMetric(theirs.wall.Seconds()/ours.wall.Seconds(), "rate-ratio")
+		})
+	}
+}
+
+// cost is what n handshakes took.
+type cost struct {
+	n      int
+	failed int64
+	acks   int // handshakes that the server saw completed
+	wall   time.Duration
+	cpu    time.Duration // user and system, of the whole process
+	allocs uint64
+}
+
+func (c *cost) add(d cost) {
+	c.n += d.n
+	c.failed += d.failed
+	c.acks += d.acks
+	c.wall += d.wall
+	c.cpu += d.cpu
+	c.allocs += d.allocs
+}
+
+// measure shares n handshakes among the callers.
+func measure(b *testing.B, callers, n int, handshake func() error) cost {
+	counters := lab.Counters(b)
+	var left, failed atomic.Int64
+	left.Store(int64(n))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	cpu, start := processCPU(), time.Now()
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if handshake() != nil {
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c := cost{n: n, wall: time.Since(start), cpu: processCPU() - cpu}
+	c.failed, c.acks = failed.Load(), lab.Counters(b)["TcpPassiveOpens"]-counters["TcpPassiveOpens"]
+	runtime.ReadMemStats(&after)
+	c.allocs = after.Mallocs - before.Mallocs
+	return c
+}
+
+func processCPU() time.Duration {
+	var usage unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}

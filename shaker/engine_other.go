@@ -1,0 +1,96 @@
+//go:build !linux
+
+package shaker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// An engine on this platform completes the handshake with the standard dialer and resets
+// the connection afterwards: nothing here can hold the last ACK back.
+type engine struct {
+	closing context.Context // done when close was called
+	cancel  context.CancelFunc
+
+	mu      sync.Mutex // makes closing and the count of running handshakes one
+	running sync.WaitGroup
+}
+
+func newEngine() (*engine, error) {
+	e := &engine{}
+	e.closing, e.cancel = context.WithCancel(context.Background())
+	return e, nil
+}
+
+func (e *engine) close() error {
+	e.mu.Lock()
+	e.cancel()
+	e.mu.Unlock()
+	e.running.Wait()
+	return nil
+}
+
+func (e *engine) begin() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing.Err() != nil {
+		return ErrClosed
+	}
+	e.running.Add(1)
+	return nil
+}
+
+func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, deadline time.Time) (Result, error) {
+	if err := e.begin(); err != nil {
+		return Result{}, err
+	}
+	defer e.running.Done()
+	if !deadline.IsZero() && !time.Now().Before(deadline) {
+		return Result{}, ErrUnsent
+	}
+	dialing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.closing, cancel)()
+
+	r := Result{Peer: target}
+	dialer := net.Dialer{Deadline: deadline}
+	dialer.SetMultipathTCP(false)
+	start := time.Now()
+	conn, err := dialer.DialContext(dialing, "tcp", target.String())
+	if err == nil {
+		r.Outcome = Open
+		r.Handshake = time.Since(start)
+		r.ACKSent = true
+		r.Local = conn.LocalAddr().(*net.TCPAddr).AddrPort()
+		conn.(*net.TCPConn).SetLinger(0)
+		conn.Close()
+		return r, nil
+	}
+	var timeout net.Error
+	switch {
+	case e.closing.Err() != nil:
+		return Result{}, ErrClosed
+	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return Result{}, ctx.Err()
+	case errors.As(err, &timeout) && timeout.Timeout():
+		r.Outcome, r.Errno = Timeout, syscall.ETIMEDOUT
+		return r, nil
+	}
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return Result{}, err
+	}
+	errno = portable(errno)
+	outcome, ok := verdict(errno, ICMP{})
+	if !ok {
+		return Result{}, err
+	}
+	r.Outcome, r.Errno = outcome, errno
+	return r, nil
+}

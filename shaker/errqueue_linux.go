@@ -1,0 +1,56 @@
+package shaker
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
+// readErrorQueue empties the socket's error queue. It returns the last ICMP error in it
+// and the errno that the kernel makes of that, or zeros. See IP_RECVERR in ip(7).
+func readErrorQueue(fd int) (icmp ICMP, errno unix.Errno) {
+	var control [128]byte
+	for {
+		n, err := receiveError(fd, control[:])
+		if err != nil {
+			return icmp, errno
+		}
+		if i, e := parseErrorQueue(control[:n]); e != 0 {
+			icmp, errno = i, e
+		}
+	}
+}
+
+// parseErrorQueue finds an ICMP error in the control messages of one entry of an
+// error queue. It returns zeros if there is none.
+func parseErrorQueue(control []byte) (ICMP, unix.Errno) {
+	for len(control) > 0 {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			break
+		}
+		if header.Level == unix.IPPROTO_IP && header.Type == unix.IP_RECVERR ||
+			header.Level == unix.IPPROTO_IPV6 && header.Type == unix.IPV6_RECVERR {
+			return parseExtendedError(data)
+		}
+		control = rest
+	}
+	return ICMP{}, 0
+}
+
+// parseExtendedError reads a struct sock_extended_err (linux/errqueue.h) and the address
+// of the error's sender behind it. It returns zeros if they are not of an ICMP error.
+func parseExtendedError(data []byte) (ICMP, unix.Errno) {
+	const size = 16
+	if len(data) < size {
+		return ICMP{}, 0
+	}
+	errno, origin := unix.Errno(binary.NativeEndian.Uint32(data)), data[4]
+	var sender rawAddress
+	copy(sender[:], data[size:])
+	icmp := ICMP{From: sender.addrPort("").Addr(), Type: data[5], Code: data[6]}
+	if origin != unix.SO_EE_ORIGIN_ICMP && origin != unix.SO_EE_ORIGIN_ICMP6 || !icmp.From.IsValid() {
+		return ICMP{}, 0
+	}
+	return icmp, errno
+}

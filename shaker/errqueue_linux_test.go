@@ -1,0 +1,44 @@
+package shaker
+
+import (
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// What Linux 6.18 on amd64 delivered for an ICMP host unreachable from 198.51.100.7: a
+// struct cmsghdr, sock_extended_err and sockaddr_in.
+var hostUnreachable = []byte{
+	48, 0, 0, 0, 0, 0, 0, 0 /* level */, 0, 0, 0, 0 /* type */, 11, 0, 0, 0,
+	113, 0, 0, 0 /* origin, type, code */, 2, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	2, 0, 0, 0, 198, 51, 100, 7, 0, 0, 0, 0, 0, 0, 0, 0,
+}
+
+func TestParseErrorQueue(t *testing.T) {
+	if size := unix.SizeofCmsghdr; size != 16 {
+		t.Skipf("the sample is of a 64-bit machine")
+	}
+	icmp, errno := parseErrorQueue(hostUnreachable)
+	if want := (ICMP{netip.MustParseAddr("198.51.100.7"), 3, 1}); icmp != want || errno != unix.EHOSTUNREACH {
+		t.Errorf("%+v, %v", icmp, errno)
+	}
+	local := append([]byte(nil), hostUnreachable...)
+	local[20] = unix.SO_EE_ORIGIN_LOCAL
+	if icmp, errno := parseErrorQueue(local); icmp != (ICMP{}) || errno != 0 {
+		t.Errorf("an error that is no ICMP error: %+v, %v", icmp, errno)
+	}
+}
+
+func FuzzParseErrorQueue(f *testing.F) {
+	f.Add(hostUnreachable)
+	f.Fuzz(func(t *testing.T, control []byte) {
+		icmp, errno := parseErrorQueue(control)
+		if icmp.From.IsValid() == (icmp == ICMP{}) {
+			t.Errorf("an ICMP error without a sender: %+v", icmp)
+		}
+		if errno != 0 && !icmp.From.IsValid() {
+			t.Errorf("errno %v without an ICMP error", errno)
+		}
+	})
+}

@@ -1,0 +1,257 @@
+package shaker
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An engine is an event loop and the handshakes that wait to be used again.
+type engine struct {
+	*loop
+	idle sync.Pool // of *handshake
+
+	// withholdACK is true but in the control of a test.
+	withholdACK bool
+}
+
+func newEngine() (*engine, error) {
+	loop, err := newLoop()
+	if err != nil {
+		return nil, err
+	}
+	return &engine{loop: loop, withholdACK: true}, nil
+}
+
+// shake runs one handshake on the loop and waits for it. The scope is that of the
+// target's IPv6 zone. A zero deadline is none.
+func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32, deadline time.Time) (Result, error) {
+	h, ok := e.idle.Get().(*handshake)
+	if !ok {
+		h = &handshake{done: make(chan struct{}, 1)}
+	}
+	h.withholdACK = e.withholdACK
+	h.peer, h.family = newRawAddress(target, scope)
+	h.result = Result{Peer: target}
+	h.err = nil
+
+	var end time.Duration
+	if !deadline.IsZero() {
+		end = e.on(deadline)
+	}
+	if err := e.submit(h, end); err != nil {
+		return Result{}, err
+	}
+	select {
+	case <-h.done:
+		result, err := h.result, h.err
+		e.idle.Put(h)
+		return result, err
+	case <-ctx.Done():
+		e.abandon(h, ctx.Err())
+		<-h.done
+		return h.result, h.err // h is not used again: the loop may still meet the abort
+	}
+}
+
+// A handshake is the task of sending a SYN, seeing the answer and sending an RST.
+type handshake struct {
+	// What the caller set before it submitted the handshake.
+	withholdACK bool
+	family      int
+	peer        rawAddress
+
+	// What belongs to the loop.
+	slot *slot // nil once the handshake has ended
+	fd   int   // -1 while there is none
+	sent time.Duration
+	info unix.TCPInfo
+
+	// What the caller reads when done has told it to: the verdict, or why there
+	// is none.
+	result Result
+	err    error
+	done   chan struct{} // with room for one, so that the loop never waits
+}
+
+func (h *handshake) seat(s *slot) { h.slot, h.fd = s, -1 }
+
+func (h *handshake) wake() { h.done <- struct{}{} }
+
+// start sends the SYN.
+func (h *handshake) start(l *loop) {
+	if err := h.openSocket(); err != nil {
+		h.fail(l, err)
+		return
+	}
+	h.sent = l.clock()
+	switch errno := connect(h.fd, &h.peer); errno {
+	case unix.EINPROGRESS:
+		if err := l.watch(h.slot, h.fd, unix.EPOLLOUT); err != nil {
+			h.fail(l, err)
+		}
+	case 0: // the answer came while the system call ran
+		l.now = l.clock()
+		h.settle(l, 0)
+	default:
+		h.settle(l, errno)
+	}
+}
+
+// openSocket opens a socket that will keep the handshake's last ACK to itself, send
+// an RST when it is closed, and queue ICMP errors with their sender.
+func (h *handshake) openSocket() (err error) {
+	h.fd, err = socket(h.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return err
+	}
+	if h.withholdACK {
+		// The kernel then delays the ACK by up to 200 ms (TCP_DELACK_MAX), so
+		// that it may go with the data that an application is about to send.
+		err = setInt(h.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+	}
+	if err == nil {
+		err = setLinger(h.fd, unix.Linger{Onoff: 1, Linger: 0})
+	}
+	if err == nil && h.family == unix.AF_INET {
+		err = setInt(h.fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	} else if err == nil {
+		err = setInt(h.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+	}
+	return err
+}
+
+func (h *handshake) ready(l *loop, _ uint32) { h.settle(l, 0) }
+
+func (h *handshake) expire(l *loop) {
+	if h.fd < 0 {
+		h.fail(l, ErrUnsent)
+		return
+	}
+	h.settle(l, unix.ETIMEDOUT)
+}
+
+func (h *handshake) abandon(l *loop, err error) {
+	if h.slot == nil {
+		return
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		h.expire(l)
+		return
+	}
+	h.fail(l, err)
+}
+
+// settle ends the handshake if its outcome is known. The connection's state decides
+// first: an ICMP error that a SYN met on its way does not undo the SYN-ACK that another
+// one brought. Then the socket's error, then errno, which is that of connect(2),
+// ETIMEDOUT when the deadline has passed, or 0: then there may be nothing to settle yet.
+func (h *handshake) settle(l *loop, errno unix.Errno) {
+	if err := tcpInfo(h.fd, &h.info); err != nil {
+		h.fail(l, err)
+		return
+	}
+	switch h.info.State {
+	case unix.BPF_TCP_CLOSE, unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV:
+		h.settleUnanswered(l, errno)
+	default:
+		h.settleOpen(l)
+	}
+}
+
+// settleOpen reads what the SYN-ACK brought and sends the RST.
+func (h *handshake) settleOpen(l *loop) {
+	r := &h.result
+	h.readInfo()
+	if r.Local.Port() == r.Peer.Port() && getsockname(h.fd) == getpeername(h.fd) {
+		// Nobody listened on a port of this host that the kernel then chose as
+		// the local one: the SYN met its own socket (simultaneous open, RFC 9293).
+		*r = Result{Outcome: Refused, Errno: unix.ECONNREFUSED, SYNRetransmits: r.SYNRetransmits, Local: r.Local, Peer: r.Peer}
+		h.finish(l)
+		return
+	}
+	r.Outcome = Open
+	r.Handshake = l.now - h.sent
+	h.readAnswer()
+	h.closeSocket()
+	r.ResetLag = l.clock() - l.now
+	h.finish(l)
+}
+
+// settleUnanswered finds out why there is no SYN-ACK, if there is a reason yet.
+func (h *handshake) settleUnanswered(l *loop, errno unix.Errno) {
+	// SO_ERROR before the error queue: reading the queue clears SO_ERROR. It also
+	// gives the "soft" error of an ICMP error that came while connect(2) had the
+	// socket locked; any other ICMP error ends the handshake, so this one does, too.
+	pending, err := socketError(h.fd)
+	if err != nil {
+		h.fail(l, err)
+		return
+	}
+	icmp, icmpErrno := readErrorQueue(h.fd)
+	switch {
+	case pending != 0:
+		errno = pending
+	case icmpErrno != 0:
+		// It came between the two calls above.
+		errno = icmpErrno
+	case errno == 0 && h.info.State == unix.BPF_TCP_CLOSE:
+		errno = unix.ECONNABORTED // what connect(2) returns in that case
+	case errno == 0:
+		return // nothing has happened yet
+	}
+	r := &h.result
+	h.readInfo()
+	if errno == unix.ECONNRESET {
+		h.readAnswer()
+	}
+	r.ICMP = icmp
+	outcome, ok := verdict(errno, icmp)
+	if !ok {
+		h.fail(l, check("connect", errno))
+		return
+	}
+	r.Outcome, r.Errno = outcome, errno
+	h.finish(l)
+}
+
+// readInfo reads what is known of every handshake whose SYN was sent.
+func (h *handshake) readInfo() {
+	if h.info.Segs_out == 0 {
+		return // no route, or forbidden by this host
+	}
+	h.result.SYNRetransmits = int(h.info.Total_retrans)
+	h.result.Local = getsockname(h.fd).addrPort(h.result.Peer.Addr().Zone())
+}
+
+// readAnswer reads what is known only after a SYN-ACK.
+func (h *handshake) readAnswer() {
+	h.result.RTT = time.Duration(h.info.Rtt) * time.Microsecond
+	h.result.MSS = int(h.info.Snd_mss)
+	// Every segment so far but the SYNs was an ACK.
+	h.result.ACKSent = h.info.Segs_out > 1+h.info.Total_retrans
+}
+
+// fail ends the handshake without a verdict.
+func (h *handshake) fail(l *loop, err error) {
+	h.result, h.err = Result{}, err
+	h.finish(l)
+}
+
+// finish closes the socket, which sends the RST if a SYN-ACK has come, and leaves the loop.
+func (h *handshake) finish(l *loop) {
+	h.closeSocket()
+	l.finish(h.slot)
+	h.slot = nil
+}
+
+func (h *handshake) closeSocket() {
+	if h.fd >= 0 {
+		closeDescriptor(h.fd)
+		h.fd = -1
+	}
+}

@@ -1,0 +1,356 @@
+package shaker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// withoutTimes returns the result without what differs from run to run.
+func withoutTimes(r Result) Result {
+	r.Handshake, r.RTT, r.ResetLag, r.Local = 0, 0, 0, netip.AddrPort{}
+	return r
+}
+
+func TestOpen(t *testing.T) {
+	lab.Need(t)
+	addLinkLocal(t)
+	s := start(t)
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "[fe80::1%lo]:0"} {
+		t.Run(address, func(t *testing.T) {
+			target, _ := listen(t, address)
+			r := mustShake(t, s, target)
+			if r.Outcome != Open || r.Errno != 0 || r.Err() != nil || r.Peer != target || r.ACKSent {
+				t.Errorf("%+v", r)
+			}
+			if r.Handshake <= 0 || r.RTT <= 0 || r.RTT > r.Handshake || r.MSS < 536 || r.SYNRetransmits != 0 {
+				t.Errorf("measured %+v", r)
+			}
+			if r.Local.Addr() != target.Addr() || r.Local.Port() == 0 || r.Local.Port() == target.Port() {
+				t.Errorf("local address %v", r.Local)
+			}
+		})
+	}
+}
+
+func TestOpenIPv4MappedIPv6(t *testing.T) {
+	target, _ := listen(t, "127.0.0.1:0")
+	mapped := netip.AddrPortFrom(netip.AddrFrom16(target.Addr().As16()), target.Port())
+	r := mustShake(t, start(t), mapped)
+	if r.Outcome != Open || r.Peer != target {
+		t.Errorf("%v: %+v", mapped, r)
+	}
+}
+
+func addLinkLocal(t *testing.T) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := netlink.ParseAddr("fe80::1/64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.Flags |= unix.IFA_F_NODAD
+	if err := netlink.AddrAdd(lo, address); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.AddrDel(lo, address) })
+}
+
+func TestRefusedByRST(t *testing.T) {
+	lab.Need(t)
+	s := start(t)
+	for _, address := range []string{"127.0.0.1:1", "[::1]:1"} {
+		target := netip.MustParseAddrPort(address)
+		r := mustShake(t, s, target)
+		if !r.Local.IsValid() {
+			t.Errorf("%v: a SYN was sent, but Local is %v", target, r.Local)
+		}
+		if got, want := withoutTimes(r), (Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}); got != want {
+			t.Errorf("%v:\n got %+v\nwant %+v", target, got, want)
+		}
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
+	s := start(t)
+	for _, address := range []string{"192.0.2.1:80", "[2001:db8::1]:80"} {
+		target := netip.MustParseAddrPort(address)
+		began := time.Now()
+		r, err := s.Shake(context.Background(), target, &Options{Timeout: 50 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 50*time.Millisecond {
+			t.Errorf("%v: gave up after %v", target, took)
+		}
+		if got, want := withoutTimes(r), (Result{Outcome: Timeout, Errno: unix.ETIMEDOUT, Peer: target}); got != want {
+			t.Errorf("%v:\n got %+v\nwant %+v", target, got, want)
+		}
+	}
+	assertNoACK(t, wire.Segments())
+}
+
+// A passed deadline is a verdict wherever it was set, and the sooner one counts.
+func TestDeadlines(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	const short, long = 50 * time.Millisecond, time.Hour
+	for name, c := range map[string]struct{ config, options, context time.Duration }{
+		"config":                   {config: short},
+		"options":                  {options: short},
+		"context":                  {context: short},
+		"options before config":    {config: long, options: short},
+		"context before options":   {options: long, context: short},
+		"options before context":   {options: short, context: long},
+		"config is only a default": {config: 1, options: short},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := New(&Config{Timeout: c.config})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			ctx := context.Background()
+			if c.context > 0 {
+				limited, cancel := context.WithTimeout(ctx, c.context)
+				defer cancel()
+				ctx = limited
+			}
+			began := time.Now()
+			r, err := s.Shake(ctx, target, &Options{Timeout: c.options})
+			if err != nil || r.Outcome != Timeout {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if took := time.Since(began); took < short {
+				t.Errorf("gave up after %v", took)
+			}
+		})
+	}
+}
+
+// lateContext is a context whose deadline nobody was told of.
+type lateContext struct{ context.Context }
+
+func (lateContext) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+func TestDeadlineOfAContextThatDoesNotTellIt(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	r, err := start(t).Shake(lateContext{ctx}, netip.MustParseAddrPort("192.0.2.1:80"), nil)
+	if err != nil || r.Outcome != Timeout {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// The first SYN is lost: the kernel sends it again after a second.
+func TestRetransmittedSYN(t *testing.T) {
+	seen := 0
+	wire := lab.NewWire(t, func(s lab.Segment) [][]byte {
+		if !s.SYN {
+			return nil
+		}
+		if seen++; seen == 1 {
+			return nil
+		}
+		return [][]byte{s.SYNACK()}
+	}, "192.0.2.0/24")
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	r := mustShake(t, start(t), target)
+	if r.Outcome != Open || r.SYNRetransmits != 1 || r.ACKSent || r.Handshake < time.Second {
+		t.Errorf("%+v", r)
+	}
+	if r.RTT != 0 {
+		t.Errorf("RTT %v: which of the two SYNs was answered is unknown (Karn)", r.RTT)
+	}
+	if r.MSS != 1400 {
+		t.Errorf("MSS %d, the SYN-ACK said 1400", r.MSS)
+	}
+	assertNoACK(t, wire.Segments())
+}
+
+func TestRetransmitsBeforeTimeout(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	r, err := start(t).Shake(context.Background(), netip.MustParseAddrPort("192.0.2.1:80"), &Options{Timeout: 1500 * time.Millisecond})
+	if err != nil || r.Outcome != Timeout || r.SYNRetransmits != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// A SYN-ACK and an RST right behind it: both are there before the loop looks again.
+func TestResetAfterSYNACK(t *testing.T) {
+	s := start(t)
+	var wire *lab.Wire
+	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+		if syn.SYN {
+			h := hold(s)
+			wire.Send(syn.SYNACK(), syn.Reset())
+			close(h.release)
+		}
+		return nil
+	}, "192.0.2.0/24")
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	got := mustShake(t, s, target)
+	if got.RTT <= 0 {
+		t.Errorf("RTT %v, though a SYN-ACK came", got.RTT)
+	}
+	if got, want := withoutTimes(got), (Result{Outcome: Reset, Errno: unix.ECONNRESET, MSS: 1400, Peer: target}); got != want {
+		t.Errorf("\n got %+v\nwant %+v", got, want)
+	}
+	assertNoACK(t, wire.Segments())
+}
+
+func TestICMPErrors(t *testing.T) {
+	router4, router6 := netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8:ffff::7")
+	type answer struct {
+		from     netip.Addr
+		icmpType uint8
+		code     uint8
+	}
+	for _, c := range []struct {
+		answer
+		outcome Outcome
+		errno   unix.Errno
+		name    string
+	}{
+		{answer{router4, 3, 0}, Unreachable, unix.ENETUNREACH, "net_unreachable"},
+		{answer{router4, 3, 1}, Unreachable, unix.EHOSTUNREACH, "host_unreachable"},
+		{answer{router4, 3, 2}, Unreachable, unix.ENOPROTOOPT, "protocol_unreachable"},
+		{answer{router4, 3, 3}, Refused, unix.ECONNREFUSED, "port_unreachable"},
+		{answer{router4, 3, 5}, Unreachable, unix.EOPNOTSUPP, "source_route_failed"},
+		{answer{router4, 3, 8}, Unreachable, unix.ENONET, "source_isolated"},
+		{answer{router4, 3, 9}, Prohibited, unix.ENETUNREACH, "net_prohibited"},
+		{answer{router4, 3, 10}, Prohibited, unix.EHOSTUNREACH, "host_prohibited"},
+		{answer{router4, 3, 13}, Prohibited, unix.EHOSTUNREACH, "admin_prohibited"},
+		{answer{router4, 11, 0}, Unreachable, unix.EHOSTUNREACH, "ttl_exceeded"},
+		{answer{router4, 12, 0}, Failed, unix.EPROTO, "parameter_problem"},
+		{answer{router6, 1, 0}, Unreachable, unix.ENETUNREACH, "net_unreachable"},
+		{answer{router6, 1, 1}, Prohibited, unix.EACCES, "admin_prohibited"},
+		{answer{router6, 1, 3}, Unreachable, unix.EHOSTUNREACH, "host_unreachable"},
+		{answer{router6, 1, 4}, Refused, unix.ECONNREFUSED, "port_unreachable"},
+		{answer{router6, 1, 5}, Prohibited, unix.EACCES, "policy_failed"},
+		{answer{router6, 3, 0}, Unreachable, unix.EHOSTUNREACH, "ttl_exceeded"},
+	} {
+		t.Run(c.from.String()+" "+c.name, func(t *testing.T) {
+			wire := lab.NewWire(t, func(s lab.Segment) [][]byte {
+				return [][]byte{s.ICMPError(c.from, c.icmpType, c.code)}
+			}, "192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24")
+			target := netip.MustParseAddrPort("192.0.2.1:80")
+			if c.from.Is6() {
+				target = netip.MustParseAddrPort("[2001:db8::1]:80")
+			}
+			icmp := ICMP{From: c.from, Type: c.icmpType, Code: c.code}
+			r := mustShake(t, start(t), target)
+			if got, want := withoutTimes(r), (Result{Outcome: c.outcome, Errno: c.errno, Peer: target, ICMP: icmp}); got != want {
+				t.Errorf("\n got %+v\nwant %+v", got, want)
+			}
+			if icmp.String() != c.name {
+				t.Errorf("named %q", icmp)
+			}
+			if !errors.Is(r.Err(), c.errno) {
+				t.Errorf("%v is not %v", r.Err(), c.errno)
+			}
+			if n := len(wire.Segments()); n != 1 {
+				t.Errorf("%d segments left, 1 SYN would do", n)
+			}
+		})
+	}
+}
+
+// The queued error is enough: SO_ERROR may be gone, which is what reading the queue does to
+// an error that comes between the two readings.
+func TestICMPErrorWithoutSocketError(t *testing.T) {
+	s := start(t)
+	router := netip.MustParseAddr("198.51.100.7")
+	var wire *lab.Wire
+	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+		h := hold(s)
+		defer close(h.release)
+		wire.Send(syn.ICMPError(router, 3, 1))
+		for _, slot := range s.engine.slots.all {
+			if handshake, ok := slot.task.(*handshake); ok {
+				if errno, err := socketError(handshake.fd); errno != unix.EHOSTUNREACH || err != nil {
+					t.Errorf("nothing was provoked: SO_ERROR %v, %v", errno, err)
+				}
+			}
+		}
+		return nil
+	}, "192.0.2.0/24", "198.51.100.0/24")
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	want := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, Peer: target, ICMP: ICMP{router, 3, 1}}
+	if got := withoutTimes(mustShake(t, s, target)); got != want {
+		t.Errorf("\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// An ICMP error that comes while connect(2) holds the socket leaves the connection as it is.
+// A reject rule in this host's own output path does that every time.
+func TestICMPErrorDuringConnect(t *testing.T) {
+	lab.Need(t)
+	nft := lab.Program(t, "nft", "nftables")
+	for rule, want := range map[string]Result{
+		"reject with icmp type host-unreachable": {Outcome: Unreachable, Errno: unix.EHOSTUNREACH,
+			ICMP: ICMP{netip.MustParseAddr("127.0.0.1"), 3, 1}},
+		"reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
+			ICMP: ICMP{netip.MustParseAddr("127.0.0.1"), 3, 13}},
+		"reject with tcp reset": {Outcome: Refused, Errno: unix.ECONNREFUSED},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			target, _ := listen(t, "127.0.0.1:0")
+			want.Peer = target
+			commands := "table ip lab { chain output { type filter hook output priority 0; tcp flags syn / syn,ack " + rule + "; }; }"
+			if out, err := exec.Command(nft, commands).CombinedOutput(); err != nil {
+				t.Fatalf("nft: %v: %s", err, out)
+			}
+			defer exec.Command(nft, "delete table ip lab").Run()
+			if got := withoutTimes(mustShake(t, start(t), target)); got != want {
+				t.Errorf("\n got %+v\nwant %+v", got, want)
+			}
+		})
+	}
+}
+
+// What this host's own routing table says about a target is a verdict too.
+func TestOwnRoutes(t *testing.T) {
+	lab.Need(t)
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	for _, c := range []struct {
+		name    string
+		route   int
+		outcome Outcome
+		errno   unix.Errno
+	}{
+		{"none", 0, Unreachable, unix.ENETUNREACH},
+		{"unreachable", unix.RTN_UNREACHABLE, Unreachable, unix.EHOSTUNREACH},
+		{"prohibit", unix.RTN_PROHIBIT, Prohibited, unix.EACCES},
+		{"blackhole", unix.RTN_BLACKHOLE, Failed, unix.EINVAL},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.route != 0 {
+				_, prefix, _ := net.ParseCIDR("192.0.2.0/24")
+				route := &netlink.Route{Dst: prefix, Type: c.route}
+				if err := netlink.RouteAdd(route); err != nil {
+					t.Fatal(err)
+				}
+				defer netlink.RouteDel(route)
+			}
+			r := mustShake(t, start(t), target)
+			// No SYN was sent, so that there is no Local.
+			if want := (Result{Outcome: c.outcome, Errno: c.errno, Peer: target}); r != want {
+				t.Errorf("\n got %+v\nwant %+v", r, want)
+			}
+		})
+	}
+}

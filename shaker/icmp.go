@@ -1,0 +1,87 @@
+package shaker
+
+import "net/netip"
+
+// ICMP is an ICMP error, or an ICMPv6 error if From is an IPv6 address, that
+// answered a SYN.
+type ICMP struct {
+	// From is who sent it: a router, the target, or this host itself when its
+	// own ARP or neighbour discovery failed.
+	From netip.Addr
+
+	// Type and Code are the numbers on the wire, as RFC 792, RFC 1812 and
+	// RFC 4443 give them.
+	Type, Code uint8
+}
+
+// String returns the error's name, such as "host_unreachable", and "other"
+// for one that has none here.
+func (i ICMP) String() string {
+	names := icmpNames
+	if i.From.Is6() {
+		names = icmp6Names
+	}
+	if name, ok := names[[2]uint8{i.Type, i.Code}]; ok {
+		return name
+	}
+	return "other"
+}
+
+// destinationUnreachable tells whether it is a Destination Unreachable message, whose
+// codes say why.
+func (i ICMP) destinationUnreachable() bool {
+	return i.From.Is4() && i.Type == 3 || i.From.Is6() && i.Type == 1
+}
+
+// prohibited tells whether somebody forbids the way to the target, rather than lacks it.
+func (i ICMP) prohibited() bool {
+	if !i.destinationUnreachable() {
+		return false
+	}
+	if i.From.Is6() {
+		return i.Code == 1 || i.Code == 5 || i.Code == 6
+	}
+	return i.Code == 9 || i.Code == 10 || i.Code == 13
+}
+
+// Names of type and code. What means the same in both versions has the same name.
+var (
+	icmpNames = map[[2]uint8]string{
+		{3, 0}:  "net_unreachable",
+		{3, 1}:  "host_unreachable",
+		{3, 2}:  "protocol_unreachable",
+		{3, 3}:  "port_unreachable",
+		{3, 4}:  "fragmentation_needed",
+		{3, 5}:  "source_route_failed",
+		{3, 6}:  "net_unknown",
+		{3, 7}:  "host_unknown",
+		{3, 8}:  "source_isolated",
+		{3, 9}:  "net_prohibited",
+		{3, 10}: "host_prohibited",
+		{3, 11}: "net_unreachable_for_tos",
+		{3, 12}: "host_unreachable_for_tos",
+		{3, 13}: "admin_prohibited",
+		{3, 14}: "precedence_violation",
+		{3, 15}: "precedence_cutoff",
+		{11, 0}: "ttl_exceeded",
+		{11, 1}: "reassembly_timeout",
+		{12, 0}: "parameter_problem",
+		{12, 1}: "parameter_problem",
+		{12, 2}: "parameter_problem",
+	}
+	icmp6Names = map[[2]uint8]string{
+		{1, 0}: "net_unreachable",
+		{1, 1}: "admin_prohibited",
+		{1, 2}: "beyond_scope",
+		{1, 3}: "host_unreachable",
+		{1, 4}: "port_unreachable",
+		{1, 5}: "policy_failed",
+		{1, 6}: "route_rejected",
+		{2, 0}: "packet_too_big",
+		{3, 0}: "ttl_exceeded",
+		{3, 1}: "reassembly_timeout",
+		{4, 0}: "parameter_problem",
+		{4, 1}: "parameter_problem",
+		{4, 2}: "parameter_problem",
+	}
+)

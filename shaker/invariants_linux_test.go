@@ -1,0 +1,656 @@
+package shaker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// The promise: 1,000 handshakes with a server, none of which it can accept. The same with
+// the ACK not withheld is the control: the server accepts 1,000.
+func TestServerSeesNoConnection(t *testing.T) {
+	lab.Need(t)
+	for _, c := range []struct {
+		name        string
+		withholdACK bool
+		accepted    int
+	}{{"the promise", true, 0}, {"the control", false, 1000}} {
+		t.Run(c.name, func(t *testing.T) {
+			target, accepted := listen(t, "127.0.0.1:0")
+			s := start(t)
+			s.engine.withholdACK = c.withholdACK
+			before, ackSent := lab.Counters(t), 0
+			for range 1000 {
+				r := mustShake(t, s, target)
+				if r.Outcome != Open {
+					t.Fatalf("%+v", r)
+				}
+				if r.ACKSent {
+					ackSent++
+				}
+			}
+			after := lab.Counters(t)
+			for counter, want := range map[string]int{
+				"TcpActiveOpens":      1000,
+				"TcpPassiveOpens":     c.accepted,        // handshakes that the server saw completed
+				"TcpExtEmbryonicRsts": 1000 - c.accepted, // half-open ones that an RST ended
+				"TcpExtTCPTimeWaited": 0,
+				"TcpExtListenDrops":   0,
+			} {
+				if got := after[counter] - before[counter]; got != want {
+					t.Errorf("%s: %d, want %d", counter, got, want)
+				}
+			}
+			if ackSent != c.accepted {
+				t.Errorf("ACKSent %d times, want %d", ackSent, c.accepted)
+			}
+			// accept has nothing left to return once another connection came through.
+			conn, err := net.Dial("tcp", target.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.Read(make([]byte, 1)) // until the server, which has accepted, closes
+			if got := int(accepted.Load()) - 1; got != c.accepted {
+				t.Errorf("accept returned %d times, want %d", got, c.accepted)
+			}
+		})
+	}
+}
+
+// A held-up process does send the ACK, after 200 ms, and the result says so.
+func TestACKSentWhenHeldUp(t *testing.T) {
+	s := start(t)
+	var ack atomic.Bool
+	acked := make(chan struct{})
+	var wire *lab.Wire
+	wire = lab.NewWire(t, func(segment lab.Segment) [][]byte {
+		switch {
+		case segment.SYN:
+			h := hold(s)
+			wire.Send(segment.SYNACK())
+			go func() {
+				<-acked
+				close(h.release)
+			}()
+		case segment.ACK && !segment.RST && !ack.Swap(true):
+			close(acked)
+		}
+		return nil
+	}, "192.0.2.0/24")
+	r := mustShake(t, s, netip.MustParseAddrPort("192.0.2.1:80"))
+	if r.Outcome != Open || !r.ACKSent {
+		t.Errorf("%+v", r)
+	}
+}
+
+// flagTask is a task on an eventfd, ready when that was written to.
+type flagTask struct {
+	slot    *slot
+	fd      int
+	events  int
+	onReady func(*loop)
+}
+
+func newFlagTask(t *testing.T) *flagTask {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &flagTask{fd: fd}
+}
+
+func (f *flagTask) set() { unix.Write(f.fd, binary.NativeEndian.AppendUint64(nil, 1)) }
+
+func (f *flagTask) end(l *loop) {
+	closeDescriptor(f.fd)
+	l.finish(f.slot)
+	f.slot = nil
+}
+
+func (f *flagTask) seat(s *slot)  { f.slot = s }
+func (f *flagTask) start(l *loop) { l.watch(f.slot, f.fd, unix.EPOLLIN) }
+func (f *flagTask) ready(l *loop, _ uint32) {
+	f.events++
+	if f.onReady != nil {
+		f.onReady(l)
+	}
+}
+func (f *flagTask) expire(*loop) {}
+func (f *flagTask) abandon(l *loop, _ error) {
+	if f.slot != nil {
+		f.end(l)
+	}
+}
+func (f *flagTask) wake() {}
+
+// Invariant 1. Two events are collected by one epoll_wait. Handling the first ends the
+// second's task, and a third task gets its slot and the number of its descriptor. The
+// second event is about neither.
+func TestStaleEventIsDropped(t *testing.T) {
+	s := start(t)
+	first, second := newFlagTask(t), newFlagTask(t)
+	var third *flagTask
+	var sameSlot, sameDescriptor bool
+	handled := make(chan struct{})
+	first.onReady = func(l *loop) {
+		index, fd := second.slot.index, second.fd
+		first.end(l)
+		second.end(l)
+		closeDescriptor(third.fd)
+		third = newFlagTask(t) // the lowest free numbers are those of first and second
+		if third.fd != fd {
+			other := third
+			third = newFlagTask(t)
+			defer closeDescriptor(other.fd)
+		}
+		third.seat(l.slots.take(third))
+		third.start(l)
+		sameSlot, sameDescriptor = third.slot.index == index, third.fd == fd
+		close(handled)
+	}
+	third = newFlagTask(t)
+	s.engine.submit(first, 0)
+	s.engine.submit(second, 0)
+	h := hold(s) // by now both are watched
+	first.set()
+	second.set()
+	close(h.release)
+	<-handled
+	close(hold(s).release) // by now the second event has been handled, too
+	if second.events != 0 || !sameSlot || !sameDescriptor {
+		t.Fatalf("nothing was provoked: %d events, same slot %v, same descriptor %v", second.events, sameSlot, sameDescriptor)
+	}
+	if third.events != 0 {
+		t.Error("a task was given the event of another one that had its slot and descriptor before")
+	}
+}
+
+// Invariant 1, from outside: sockets come and go by deadline, cancellation and answer,
+// so that descriptor numbers are used again all the time. No verdict may be another's.
+func TestVerdictsAreNotMixedUp(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	open, _ := listen(t, "127.0.0.1:0")
+	s := start(t)
+	targets := []struct {
+		netip.AddrPort
+		want Outcome
+	}{{open, Open}, {closedPort(t), Refused}, {netip.MustParseAddrPort("192.0.2.1:80"), Timeout}}
+	var group sync.WaitGroup
+	var verdicts atomic.Int64
+	for range 200 {
+		group.Go(func() {
+			for range 50 {
+				target := targets[rand.IntN(len(targets))]
+				ctx, cancel := context.WithCancel(context.Background())
+				if rand.IntN(4) == 0 {
+					time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, cancel)
+				}
+				timeout := 5 * time.Second
+				if target.want == Timeout {
+					timeout = time.Duration(1+rand.IntN(5000)) * time.Microsecond
+				}
+				r, err := s.Shake(ctx, target.AddrPort, &Options{Timeout: timeout})
+				cancel()
+				switch {
+				case errors.Is(err, context.Canceled), target.want == Timeout && errors.Is(err, ErrUnsent):
+				case err != nil:
+					t.Errorf("%v: %v", target, err)
+				case r.Outcome != target.want || r.Peer != target.AddrPort:
+					t.Errorf("%v, which is %v: %+v", target, target.want, r)
+				default:
+					verdicts.Add(1)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if verdicts.Load() < 1000 {
+		t.Errorf("only %d verdicts", verdicts.Load())
+	}
+}
+
+// Invariant 2. When Shake returns, the RST is on the wire: before anything that its caller
+// sends next.
+func TestRSTBeforeAnythingElse(t *testing.T) {
+	capture := lab.NewCapture(t)
+	target, _ := listen(t, "127.0.0.1:0")
+	s := start(t)
+	marker, err := net.ListenPacket("udp4", "127.0.0.1:0") // to which it sends what it sends
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer marker.Close()
+	const callers, each = 8, 250
+	var group sync.WaitGroup
+	for range callers {
+		group.Go(func() {
+			for range each {
+				r, err := s.Shake(context.Background(), target, nil)
+				if err != nil || r.Outcome != Open {
+					t.Errorf("%+v, %v", r, err)
+					return
+				}
+				marker.WriteTo(binary.BigEndian.AppendUint16(nil, r.Local.Port()), marker.LocalAddr())
+			}
+		})
+	}
+	group.Wait()
+	waiting := make(map[uint16]bool) // local ports whose SYN-ACK has come and whose RST has not
+	markers := 0
+	for _, segment := range capture.Segments() {
+		switch {
+		case segment.Src == target && segment.SYN && segment.ACK:
+			waiting[segment.Dst.Port()] = true
+		case segment.Dst == target && segment.RST:
+			delete(waiting, segment.Src.Port())
+		case segment.UDP:
+			markers++
+			if port := binary.BigEndian.Uint16(segment.Data); waiting[port] {
+				t.Fatalf("the caller of port %d was woken before the RST", port)
+			}
+		case segment.Dst == target && segment.ACK:
+			t.Fatalf("an ACK left: %v", segment)
+		}
+	}
+	if markers != callers*each {
+		t.Errorf("%d markers captured, want %d", markers, callers*each)
+	}
+}
+
+// witness is a handshake that notes, when its waiter is woken, whether the sockets of all
+// the handshakes that were settled in the same look are closed.
+type witness struct {
+	*handshake
+	all  []*handshake
+	open *atomic.Int64
+}
+
+func (w witness) wake() {
+	for _, h := range w.all {
+		if h.fd >= 0 {
+			w.open.Add(1)
+		}
+	}
+	w.handshake.wake()
+}
+
+// Invariant 2, from inside: handshakes whose SYN-ACKs are seen in one look are all closed
+// before the first of their waiters is woken.
+func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
+	s := start(t)
+	target, _ := listen(t, "127.0.0.1:0")
+	var all []*handshake
+	for range startsPerLook {
+		h := &handshake{withholdACK: true, done: make(chan struct{}, 1)}
+		h.peer, h.family = newRawAddress(target, 0)
+		h.result.Peer = target
+		all = append(all, h)
+	}
+	var open atomic.Int64
+	held := hold(s)
+	for _, h := range all {
+		s.engine.submit(witness{h, all, &open}, 0)
+	}
+	close(held.release)
+	for _, h := range all {
+		if <-h.done; h.result.Outcome != Open {
+			t.Errorf("%+v", h.result)
+		}
+	}
+	if n := open.Load(); n != 0 {
+		t.Errorf("%d times a waiter was woken while a socket was open", n)
+	}
+}
+
+// Invariant 3. A thousand callers arrive at once. On loopback every SYN is answered at once,
+// so that each SYN-ACK without its RST is one that the loop has left waiting.
+func TestCompletionsBeforeAdmissions(t *testing.T) {
+	capture := lab.NewCapture(t)
+	target, _ := listen(t, "127.0.0.1:0")
+	s := start(t)
+	h := hold(s)
+	const callers = 1000
+	var group sync.WaitGroup
+	for range callers {
+		group.Go(func() {
+			if r, err := s.Shake(context.Background(), target, nil); err != nil || r.Outcome != Open {
+				t.Errorf("%+v, %v", r, err)
+			}
+		})
+	}
+	for arrived := 0; arrived < callers; { // all are in the loop's hands
+		s.engine.mu.Lock()
+		arrived = len(s.engine.arrivals)
+		s.engine.mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	close(h.release)
+	group.Wait()
+	waiting, most, resets := 0, 0, 0
+	for _, segment := range capture.Segments() {
+		switch {
+		case segment.Src == target && segment.SYN && segment.ACK:
+			waiting++
+			most = max(most, waiting)
+		case segment.Dst == target && segment.RST:
+			waiting--
+			resets++
+		}
+	}
+	if resets != callers {
+		t.Errorf("%d RSTs captured, want %d", resets, callers)
+	}
+	if most < 2 || most > startsPerLook {
+		t.Errorf("up to %d SYN-ACKs waited for their RST, want at most %d", most, startsPerLook)
+	}
+}
+
+// Invariant 4. However a handshake ends, its caller is told once, and told of its own.
+func TestEveryWaiterIsCompletedOnce(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	open, _ := listen(t, "0.0.0.0:0")
+	descriptors := lab.Descriptors(t)
+	s, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const callers = 500
+	var group sync.WaitGroup
+	var answers, closed atomic.Int64
+	for i := range callers {
+		group.Go(func() {
+			// Each caller has an address of its own, so that it knows its answer.
+			own := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), open.Port())
+			silent := netip.MustParseAddrPort("192.0.2.1:80")
+			for {
+				target := own
+				if rand.IntN(2) == 0 {
+					target = silent
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(20_000))*time.Microsecond)
+				if rand.IntN(2) == 0 {
+					time.AfterFunc(time.Duration(rand.IntN(10_000))*time.Microsecond, cancel)
+				}
+				r, err := s.Shake(ctx, target, nil)
+				ended := ctx.Err()
+				cancel()
+				switch {
+				case errors.Is(err, ErrClosed):
+					closed.Add(1)
+					return
+				case errors.Is(err, ErrUnsent):
+				case errors.Is(err, context.Canceled):
+					if ended == nil {
+						t.Error("told of somebody else's cancellation")
+					}
+				case err != nil:
+					t.Error(err)
+				case r.Peer != target:
+					t.Errorf("asked for %v, told of %v", target, r.Peer)
+				}
+				if answers.Add(1) == 20_000 {
+					go s.Close()
+				}
+			}
+		})
+	}
+	group.Wait()
+	s.Close()
+	if closed.Load() != callers {
+		t.Errorf("%d of %d callers were told of the closing", closed.Load(), callers)
+	}
+	if now := lab.Descriptors(t); now != descriptors {
+		t.Errorf("%d descriptors before, %d after", descriptors, now)
+	}
+}
+
+// A cancelled handshake has freed its socket when Shake returns.
+func TestCancellationFreesTheSocket(t *testing.T) {
+	sent := make(chan struct{}, 100)
+	lab.NewWire(t, func(lab.Segment) [][]byte {
+		sent <- struct{}{}
+		return nil
+	}, "192.0.2.0/24")
+	s := start(t)
+	descriptors := lab.Descriptors(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		_, err := s.Shake(ctx, netip.MustParseAddrPort("192.0.2.1:80"), nil)
+		done <- err
+	}()
+	<-sent
+	if now := lab.Descriptors(t); now != descriptors+1 {
+		t.Errorf("%d descriptors before, %d while a handshake is under way", descriptors, now)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if now := lab.Descriptors(t); now != descriptors {
+		t.Errorf("%d descriptors before, %d after", descriptors, now)
+	}
+	connections, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(connections), "010200C0:0050 02") { // 192.0.2.1:80 SYN_SENT
+		t.Errorf("the kernel still sends SYNs:\n%s", connections)
+	}
+}
+
+// A cancelled handshake that still waits for its turn ends at once, too.
+func TestCancellationWhileQueued(t *testing.T) {
+	s := start(t)
+	target, _ := listen(t, "127.0.0.1:0")
+	h := hold(s)
+	ctx, cancel := context.WithCancel(context.Background())
+	before := lab.Counters(t)
+	done := make(chan error)
+	go func() {
+		_, err := s.Shake(ctx, target, nil)
+		done <- err
+	}()
+	for queued := false; !queued; time.Sleep(time.Millisecond) {
+		s.engine.mu.Lock()
+		queued = len(s.engine.arrivals) == 1
+		s.engine.mu.Unlock()
+	}
+	cancel()
+	for aborted := false; !aborted; time.Sleep(time.Millisecond) {
+		s.engine.mu.Lock()
+		aborted = len(s.engine.aborts) == 1
+		s.engine.mu.Unlock()
+	}
+	close(h.release)
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if sent := lab.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
+		t.Errorf("%d SYNs were sent for nobody", sent)
+	}
+}
+
+// Invariant 5. With one local port to choose from, a probe of that port meets itself.
+func TestHandshakeWithOneselfIsRefused(t *testing.T) {
+	lab.Need(t)
+	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+	s := start(t)
+	for _, address := range []string{"127.0.0.1:40000", "[::1]:40000", "0.0.0.0:40000"} {
+		target := netip.MustParseAddrPort(address)
+		r := mustShake(t, s, target)
+		if r.Local.Port() != 40000 {
+			t.Fatalf("%v: nothing was provoked, the local address is %v", target, r.Local)
+		}
+		if got, want := withoutTimes(r), (Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}); got != want || r.Handshake != 0 || r.RTT != 0 {
+			t.Errorf("%v:\n got %+v\nwant %+v", target, r, want)
+		}
+	}
+}
+
+// expiringTask records when the loop expired it.
+type expiringTask struct {
+	flagTask
+	deadline time.Duration
+	expired  func(l *loop, deadline time.Duration)
+}
+
+func (e *expiringTask) start(*loop) {}
+func (e *expiringTask) expire(l *loop) {
+	e.expired(l, e.deadline)
+	l.finish(e.slot)
+}
+
+// Invariant 6. 10,000 deadlines pass in their order and none too early.
+func TestDeadlinesPassInOrder(t *testing.T) {
+	s := start(t)
+	const tasks = 10_000
+	var previous time.Duration
+	passed := 0
+	done := make(chan struct{})
+	h := hold(s)
+	for range tasks {
+		deadline := s.engine.clock() + time.Duration(rand.IntN(300_000))*time.Microsecond
+		s.engine.submit(&expiringTask{deadline: deadline, expired: func(l *loop, deadline time.Duration) {
+			if deadline < previous {
+				t.Errorf("%v after %v", deadline, previous)
+			}
+			if now := l.clock(); now < deadline {
+				t.Errorf("%v too early", deadline-now)
+			}
+			previous = deadline
+			if passed++; passed == tasks {
+				close(done)
+			}
+		}}, deadline)
+	}
+	close(h.release)
+	<-done
+}
+
+// Invariant 6. 10,000 silent targets: each gets its deadline's verdict, none too early.
+func TestDeadlinesOfSilentTargets(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	const callers = 10_000
+	lab.NeedDescriptors(t, callers+100)
+	s := start(t)
+	var group sync.WaitGroup
+	for i := range callers {
+		group.Go(func() {
+			target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), uint16(1+i))
+			timeout := time.Second + time.Duration(i)*20*time.Microsecond
+			began := time.Now()
+			r, err := s.Shake(context.Background(), target, &Options{Timeout: timeout})
+			if err != nil || r.Outcome != Timeout || r.Errno != unix.ETIMEDOUT {
+				t.Errorf("%v: %+v, %v", target, r, err)
+			}
+			if took := time.Since(began); took < timeout {
+				t.Errorf("%v: gave up after %v of %v", target, took, timeout)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// Invariant 6. A deadline is gone with its handshake.
+func TestDeadlinesLeaveNothingBehind(t *testing.T) {
+	s := start(t)
+	target, _ := listen(t, "127.0.0.1:0")
+	for range 100 {
+		if _, err := s.Shake(context.Background(), target, &Options{Timeout: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := hold(s)
+	defer close(h.release)
+	if n := len(s.engine.deadlines); n != 0 {
+		t.Errorf("%d deadlines outlive their handshakes", n)
+	}
+	if n := s.engine.slots.running(); n != 1 { // the holdUp
+		t.Errorf("%d slots are in use, want 1", n)
+	}
+	if n := len(s.engine.slots.all); n > 3 {
+		t.Errorf("100 handshakes, one after the other, took %d slots", n)
+	}
+}
+
+// Invariant 6. A deadline that passes before the SYN could be sent says nothing about the
+// target, and no SYN follows.
+func TestDeadlineBeforeSYN(t *testing.T) {
+	s := start(t)
+	target, _ := listen(t, "127.0.0.1:0")
+	before := lab.Counters(t)
+	h := hold(s)
+	done := make(chan error)
+	go func() {
+		_, err := s.Shake(context.Background(), target, &Options{Timeout: time.Microsecond})
+		done <- err
+	}()
+	for queued := false; !queued; time.Sleep(time.Millisecond) {
+		s.engine.mu.Lock()
+		queued = len(s.engine.arrivals) == 1
+		s.engine.mu.Unlock()
+	}
+	close(h.release)
+	if err := <-done; !errors.Is(err, ErrUnsent) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	if sent := lab.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
+		t.Errorf("%d SYNs were sent after the deadline", sent)
+	}
+}
+
+// Invariant 7. Without a descriptor, and without a local port, there is no verdict; once
+// they are there again, there is.
+func TestFaultsAreNotVerdicts(t *testing.T) {
+	t.Run("EMFILE", func(t *testing.T) {
+		target, _ := listen(t, "127.0.0.1:0")
+		s := start(t)
+		lab.WithoutDescriptors(t, func() {
+			r, err := s.Shake(context.Background(), target, nil)
+			if !errors.Is(err, unix.EMFILE) || r != (Result{}) {
+				t.Errorf("%+v, %v", r, err)
+			}
+		})
+		if r := mustShake(t, s, target); r.Outcome != Open {
+			t.Errorf("afterwards: %+v", r)
+		}
+	})
+	t.Run("EADDRNOTAVAIL", func(t *testing.T) {
+		sent := make(chan struct{}, 100)
+		lab.NewWire(t, func(lab.Segment) [][]byte {
+			sent <- struct{}{}
+			return nil
+		}, "192.0.2.0/24")
+		lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+		target := netip.MustParseAddrPort("192.0.2.1:80")
+		s := start(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		var group sync.WaitGroup
+		group.Go(func() { s.Shake(ctx, target, nil) })
+		<-sent // the only port is taken
+		r, err := s.Shake(context.Background(), target, &Options{Timeout: 5 * time.Second})
+		if !errors.Is(err, unix.EADDRNOTAVAIL) || r != (Result{}) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		cancel()
+		group.Wait()
+		if r, err := s.Shake(context.Background(), target, &Options{Timeout: 20 * time.Millisecond}); err != nil || r.Outcome != Timeout {
+			t.Errorf("afterwards: %+v, %v", r, err)
+		}
+	})
+}

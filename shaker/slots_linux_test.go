@@ -1,0 +1,46 @@
+package shaker
+
+import "testing"
+
+// FuzzSlots plays with the slots beside a model of them: a map from every ticket that was
+// ever given out to the task that it names, nil once that has ended.
+func FuzzSlots(f *testing.F) {
+	f.Add([]byte{0, 0, 1, 0, 2, 1, 3})
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		var s slots
+		names := make(map[ticket]task)
+		var running []*slot
+		for _, step := range steps {
+			if step%3 > 0 || len(running) == 0 {
+				taken := s.take(&holdUp{})
+				if _, given := names[taken.ticket]; given {
+					t.Fatalf("ticket %+v was given out twice", taken.ticket)
+				}
+				names[taken.ticket] = taken.task
+				running = append(running, taken)
+			} else {
+				i := int(step) % len(running)
+				names[running[i].ticket] = nil
+				s.put(running[i])
+				running = append(running[:i], running[i+1:]...)
+			}
+			if s.running() != len(running) {
+				t.Fatalf("%d running, want %d", s.running(), len(running))
+			}
+			for given, want := range names {
+				var got task
+				if found := s.find(given); found != nil {
+					got = found.task
+				}
+				if got != want {
+					t.Fatalf("ticket %+v names %v, want %v", given, got, want)
+				}
+			}
+		}
+		for _, never := range []ticket{{-1, 0}, {int32(len(s.all)), 0}, {0, -1}} {
+			if s.find(never) != nil {
+				t.Errorf("ticket %+v was never given out", never)
+			}
+		}
+	})
+}
