@@ -24,7 +24,7 @@ var (
 
 	// ErrTarget is returned by Shake for a target to which no SYN can be
 	// addressed: port 0, no address, or an IPv6 zone that this machine lacks.
-	ErrTarget error = &sentinel{"not a target", os.ErrInvalid}
+	ErrTarget error = &sentinel{"no SYN can be addressed to it", os.ErrInvalid}
 )
 
 // sentinel is an error with a wider error of the standard library behind it.

@@ -31,10 +31,10 @@ func TestWrongArguments(t *testing.T) {
 		want    string
 		is      error
 	}{
-		{netip.AddrPort{}, nil, "shake invalid AddrPort: not a target", shaker.ErrTarget},
-		{netip.MustParseAddrPort("127.0.0.1:0"), nil, "shake 127.0.0.1:0: not a target", shaker.ErrTarget},
+		{netip.AddrPort{}, nil, "shake invalid AddrPort: no SYN can be addressed to it", shaker.ErrTarget},
+		{netip.MustParseAddrPort("127.0.0.1:0"), nil, "shake 127.0.0.1:0: no SYN can be addressed to it", shaker.ErrTarget},
 		{netip.MustParseAddrPort("[fe80::1%nowhere]:80"), nil,
-			`shake [fe80::1%nowhere]:80: not a target: zone "nowhere": route ip+net: no such network interface`, os.ErrInvalid},
+			`shake [fe80::1%nowhere]:80: no SYN can be addressed to it: zone "nowhere": route ip+net: no such network interface`, os.ErrInvalid},
 		{netip.MustParseAddrPort("127.0.0.1:1"), &shaker.Options{Timeout: -1},
 			"shake 127.0.0.1:1: negative timeout -1ns", nil},
 	} {

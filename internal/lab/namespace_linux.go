@@ -16,8 +16,8 @@ import (
 // insideEnv marks a test process that already runs in its own namespace.
 const insideEnv = "SHAKER_LAB_INSIDE"
 
-// outside is why the tests do not run in a namespace of their own, nil if they do.
-var outside = errors.New("lab.Main was not called")
+// errOutside is why the tests do not run in a namespace of their own, nil if they do.
+var errOutside = errors.New("lab.Main was not called")
 
 // Main runs a package's tests in a network namespace of their own, if it can make one,
 // and fails them if they leave goroutines behind. TestMain calls it. It does not return.
@@ -27,9 +27,9 @@ func Main(m *testing.M) {
 		if err == nil {
 			os.Exit(code)
 		}
-		outside = err
+		errOutside = err
 	} else {
-		outside = loopbackUp()
+		errOutside = loopbackUp()
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -70,8 +70,8 @@ func loopbackUp() error {
 // Need skips a test that is not in a network namespace of its own.
 func Need(t testing.TB) {
 	t.Helper()
-	if outside != nil {
-		Skip(t, "needs %v", outside)
+	if errOutside != nil {
+		Skip(t, "needs %v", errOutside)
 	}
 }
 

@@ -1,0 +1,152 @@
+package collector
+
+import (
+	"hash/fnv"
+	"io"
+	"net/netip"
+	"strconv"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// report is all that is known of a probe once it has ended with a verdict.
+type report struct {
+	*request
+	resolution resolution    // zero if the target was an address
+	handshake  shaker.Result // zero if there was no address to shake hands with
+	result     string        // the verdict, as the result label has it
+	errno      string        // its symbolic name, "" if there is none
+	duration   time.Duration
+}
+
+func (r *report) success() bool { return r.result == shaker.Open.String() }
+
+// metric is a metric of /probe. All of them are gauges.
+type metric struct {
+	name, help string
+	labels     []string
+}
+
+// What /probe exports. Prometheus does not care for the order, people do.
+var (
+	probeSuccess = &metric{"probe_success",
+		"Whether the result is what the module wants: 1 if the port is open, 0 if not.", nil}
+	probeResultInfo = &metric{"probe_result_info",
+		"The verdict: open, refused, reset, timeout, unreachable, prohibited, error, dns_not_found, dns_timeout or dns_error, and the kernel's errno.",
+		[]string{"result", "errno"}}
+	probeDuration = &metric{"probe_duration_seconds",
+		"How long the whole probe took, name resolution included.", nil}
+	probeTimeout = &metric{"probe_timeout_seconds",
+		"How long the probe might have taken.", nil}
+	probeDNSLookup = &metric{"probe_dns_lookup_time_seconds",
+		"How long name resolution took, 0 if the target was an address.", nil}
+	probeIPProtocol = &metric{"probe_ip_protocol",
+		"IP protocol of the probed address: 4, 6, or 0 if there was no address.", nil}
+	probeIPAddrHash = &metric{"probe_ip_addr_hash",
+		"FNV-1a hash of the probed address: it changes when the address does.", nil}
+	probeHandshake = &metric{"probe_tcp_handshake_seconds",
+		"Time from SYN to SYN-ACK on the exporter's clock, its scheduling included.", nil}
+	probeRTT = &metric{"probe_tcp_rtt_seconds",
+		"Time from SYN to SYN-ACK on the kernel's clock, absent if the kernel took no sample.", nil}
+	probeSYNRetransmits = &metric{"probe_tcp_syn_retransmits",
+		"SYNs that had to be sent again.", nil}
+	probeMSS = &metric{"probe_tcp_mss_bytes",
+		"Maximum segment size in force for data to the target.", nil}
+	probeACKSent = &metric{"probe_tcp_ack_sent",
+		"1 if the handshake's last ACK left after all, so that the application may have seen a connection.", nil}
+	probeICMPInfo = &metric{"probe_icmp_info",
+		"The ICMP error that ended the probe, and who sent it.",
+		[]string{"from", "icmp_type", "icmp_code", "icmp"}}
+)
+
+// families returns the metrics of the probe.
+func (r *report) families() []*dto.MetricFamily {
+	var families []*dto.MetricFamily
+	gauge := func(m *metric, value float64, labelValues ...string) {
+		families = append(families, m.family(value, labelValues))
+	}
+	h := &r.handshake
+
+	gauge(probeSuccess, boolean(r.success()))
+	gauge(probeResultInfo, 1, r.result, r.errno)
+	gauge(probeDuration, r.duration.Seconds())
+	gauge(probeTimeout, r.timeout.Seconds())
+	gauge(probeDNSLookup, r.resolution.took.Seconds())
+	if addr := h.Peer.Addr(); addr.IsValid() {
+		gauge(probeIPProtocol, ipVersion(addr))
+		gauge(probeIPAddrHash, addrHash(addr))
+	} else {
+		gauge(probeIPProtocol, 0)
+	}
+	if h.Handshake > 0 {
+		gauge(probeHandshake, h.Handshake.Seconds())
+	}
+	if h.RTT > 0 {
+		gauge(probeRTT, h.RTT.Seconds())
+	}
+	if h.Local.IsValid() { // a SYN was sent
+		gauge(probeSYNRetransmits, float64(h.SYNRetransmits))
+	}
+	if h.Outcome == shaker.Open || h.Outcome == shaker.Reset { // a SYN-ACK came
+		if h.MSS > 0 {
+			gauge(probeMSS, float64(h.MSS))
+		}
+		gauge(probeACKSent, boolean(h.ACKSent))
+	}
+	if icmp := h.ICMP; icmp.From.IsValid() {
+		gauge(probeICMPInfo, 1, icmp.From.String(), strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code)), icmp.String())
+	}
+	return families
+}
+
+func (m *metric) family(value float64, labelValues []string) *dto.MetricFamily {
+	labels := make([]*dto.LabelPair, len(m.labels))
+	for i := range m.labels {
+		labels[i] = &dto.LabelPair{Name: &m.labels[i], Value: &labelValues[i]}
+	}
+	return &dto.MetricFamily{
+		Name:   &m.name,
+		Help:   &m.help,
+		Type:   dto.MetricType_GAUGE.Enum(),
+		Metric: []*dto.Metric{{Label: labels, Gauge: &dto.Gauge{Value: &value}}},
+	}
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func ipVersion(addr netip.Addr) float64 {
+	if addr.Is4() {
+		return 4
+	}
+	return 6
+}
+
+// addrHash is computed as blackbox_exporter does it, so that the series go on.
+func addrHash(addr netip.Addr) float64 {
+	h := fnv.New32a()
+	h.Write(addr.AsSlice())
+	return float64(h.Sum32())
+}
+
+// write writes the metric families in the format.
+func write(w io.Writer, format expfmt.Format, families []*dto.MetricFamily) error {
+	encoder := expfmt.NewEncoder(w, format)
+	for _, family := range families {
+		if err := encoder.Encode(family); err != nil {
+			return err
+		}
+	}
+	if closer, ok := encoder.(expfmt.Closer); ok { // OpenMetrics ends with # EOF
+		return closer.Close()
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+package collector
+
+import (
+	"log/slog"
+	"net"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// newProber returns a Prober on a Shaker of its own, with the built-in modules.
+func newProber(t testing.TB, options Options) *Prober {
+	t.Helper()
+	lab.Need(t)
+	var err error
+	if options.Shaker, err = shaker.New(nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { options.Shaker.Close() })
+	options.Config = config.Default()
+	options.Logger = slog.New(slog.DiscardHandler)
+	return NewProber(options)
+}
+
+// get asks for a path, with headers in pairs.
+func get(p *Prober, path string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("GET", path, nil)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	p.ServeHTTP(w, r)
+	return w
+}
+
+// listen listens for the rest of the test and returns its address.
+func listen(t testing.TB, address string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String()
+}

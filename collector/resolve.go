@@ -1,0 +1,111 @@
+package collector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+)
+
+// The results of a probe whose target has no address.
+const (
+	dnsNotFound = "dns_not_found" // there is no such name, or no address of the wanted family
+	dnsTimeout  = "dns_timeout"   // no answer in time
+	dnsError    = "dns_error"     // any other answer, such as SERVFAIL
+)
+
+// resolution is what became of a name.
+type resolution struct {
+	addrs []netip.Addr // all that were found, in the resolver's order (RFC 6724)
+	addr  netip.Addr   // the one to probe; invalid if there is none
+	took  time.Duration
+
+	result string // why there is no address; "" if there is one
+	err    error  // what the resolver said about that
+}
+
+// A dialer opens connections to DNS servers, as net.Dialer.DialContext does.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// newResolver returns the standard resolver. On Linux it is always the one written in Go,
+// which needs no thread for a lookup that hangs. Its sockets are closed as soon as nobody
+// waits for the lookup any more; by itself it would keep them until the deadline.
+func newResolver(dial dialer) *net.Resolver {
+	return &net.Resolver{PreferGo: runtime.GOOS == "linux",
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err == nil {
+				context.AfterFunc(ctx, func() { conn.Close() })
+			}
+			return conn, err
+		}}
+}
+
+// resolve resolves a name before the deadline and chooses the address to probe: the first
+// of the preferred family or, with fallback, the first at all. An error is a fault of this
+// host, or the end of the caller.
+func resolve(ctx context.Context, resolver *net.Resolver, name string, tcp config.TCP, deadline time.Time) (resolution, error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	network := "ip"
+	if !tcp.IPProtocolFallback {
+		network = tcp.PreferredIPProtocol
+	}
+	start := time.Now()
+	addrs, err := resolver.LookupNetIP(ctx, network, name)
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	r := resolution{addrs: addrs, took: time.Since(start), err: err}
+	var dns *net.DNSError
+	var addrError *net.AddrError
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return resolution{}, ctx.Err()
+	case faultOf(err) != 0:
+		return resolution{}, fmt.Errorf("resolve %s: %w", name, faultOf(err))
+	case ctx.Err() != nil:
+		r.result, r.err = dnsTimeout, ctx.Err()
+	case err == nil:
+		r.addr = choose(addrs, tcp.PreferredIPProtocol)
+	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &addrError):
+		r.result = dnsNotFound
+	case errors.As(err, &dns) && dns.IsTimeout:
+		r.result = dnsTimeout
+	default:
+		r.result = dnsError
+	}
+	return r, nil
+}
+
+// choose returns the first address of the preferred protocol, or else the first one.
+func choose(addrs []netip.Addr, preferred string) netip.Addr {
+	for _, addr := range addrs {
+		if protocol(addr) == preferred {
+			return addr
+		}
+	}
+	return addrs[0]
+}
+
+// faultOf returns the errno if a lookup failed because this host lacks something, or 0. The
+// resolver's errors do not wrap their cause, they only have its text.
+func faultOf(err error) syscall.Errno {
+	var dns *net.DNSError
+	if !errors.As(err, &dns) {
+		return 0
+	}
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if strings.HasSuffix(dns.Err, errno.Error()) {
+			return errno
+		}
+	}
+	return 0
+}

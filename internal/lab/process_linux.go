@@ -1,0 +1,131 @@
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Process is a program that a test has started.
+type Process struct {
+	t      testing.TB
+	name   string
+	cmd    *exec.Cmd
+	output string        // a file
+	ended  chan struct{} // closed when the program has ended
+}
+
+// Start starts a program, which is ended with the test. What it prints is shown if the
+// test fails.
+func Start(t testing.TB, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{t: t, name: filepath.Base(cmd.Path), cmd: cmd, ended: make(chan struct{})}
+	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	p.output = output.Name()
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Pdeathsig is about the thread that starts the program
+		defer runtime.UnlockOSThread()
+		started <- cmd.Start()
+		if cmd.Process != nil {
+			cmd.Wait()
+		}
+		close(p.ended)
+	}()
+	if err := <-started; err != nil {
+		t.Fatalf("%s: %v", p.name, err)
+	}
+	t.Cleanup(func() {
+		p.Stop()
+		if t.Failed() {
+			output := p.Output()
+			t.Logf("%s printed, at last:\n%s", p.name, output[max(0, len(output)-4000):])
+		}
+	})
+	return p
+}
+
+// Signal sends a signal to the program.
+func (p *Process) Signal(signal os.Signal) { p.cmd.Process.Signal(signal) }
+
+// Wait returns the program's exit code once it has ended, and fails the test if that
+// takes more than 30 s.
+func (p *Process) Wait() int {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(30 * time.Second):
+		p.t.Fatalf("%s does not end", p.name)
+		return -1
+	}
+}
+
+// Stop ends the program: with SIGTERM, and with SIGKILL if it has not ended 10 s later.
+func (p *Process) Stop() {
+	p.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(10 * time.Second):
+		p.Signal(syscall.SIGKILL)
+		<-p.ended
+	}
+}
+
+// Output returns what the program has printed so far.
+func (p *Process) Output() string {
+	output, err := os.ReadFile(p.output)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(output)
+}
+
+// Listening waits until somebody listens on the TCP port, without connecting to it.
+func (p *Process) Listening(port int) {
+	p.t.Helper()
+	want := fmt.Sprintf(":%04X ", port)
+	Eventually(p.t, fmt.Sprintf("%s listens on port %d", p.name, port), func() bool {
+		select {
+		case <-p.ended:
+			p.t.Fatalf("%s has ended", p.name)
+		default:
+		}
+		for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+			sockets, err := os.ReadFile(file)
+			if err != nil {
+				continue // no IPv6
+			}
+			for line := range bytes.Lines(sockets) {
+				if fields := strings.Fields(string(line)); len(fields) > 3 && fields[3] == "0A" && strings.HasSuffix(fields[1]+" ", want) {
+					return true
+				}
+			}
+		}
+		return false
+	})
+}
+
+// Eventually asks again and again until what it waits for is true, and fails the test
+// if that takes more than a minute.
+func Eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for a minute: %s", what)
+		}
+	}
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// mainEnv makes the test binary the exporter.
+const mainEnv = "SHAKER_EXPORTER_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainEnv) == "1" {
+		main()
+		os.Exit(0)
+	}
+	lab.Main(m)
+}
+
+// exporter returns the exporter as a program with the arguments.
+func exporter(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	lab.Need(t)
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), mainEnv+"=1")
+	return cmd
+}
+
+// startExporter starts the exporter on its usual port.
+func startExporter(t testing.TB, args ...string) *lab.Process {
+	t.Helper()
+	p := lab.Start(t, exporter(t, args...))
+	p.Listening(10115)
+	return p
+}
+
+// get asks the exporter for a path and returns status and body.
+func get(t testing.TB, path string) (int, string) {
+	t.Helper()
+	response, err := http.Get("http://localhost:10115" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	return response.StatusCode, string(body)
+}
+
+func TestEndpoints(t *testing.T) {
+	startExporter(t)
+	for path, want := range map[string]struct {
+		status int
+		body   string // a part of it
+	}{
+		"/":                             {200, `<form action="/probe">`},
+		"/-/healthy":                    {200, "Healthy\n"},
+		"/-/ready":                      {200, "Ready\n"},
+		"/metrics":                      {200, "shaker_exporter_build_info{"},
+		"/probe":                        {400, "target is missing"},
+		"/probe?target=localhost:10115": {200, "probe_success 1\n"},
+		"/nothing":                      {404, "404 page not found\n"},
+		"/debug/pprof/":                 {404, ""},
+	} {
+		if status, body := get(t, path); status != want.status || !strings.Contains(body, want.body) {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	response, err := http.Post("http://localhost:10115/probe?target=localhost:10115", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != 405 || response.Header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST: %d, %v", response.StatusCode, response.Header)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// On SIGTERM a running probe gets its answer, and the exporter ends with 0.
+func TestShutdownDrains(t *testing.T) {
+	sent := make(chan struct{}, 100)
+	lab.NewWire(t, func(lab.Segment) [][]byte {
+		sent <- struct{}{}
+		return nil
+	}, "192.0.2.0/24")
+	p := startExporter(t)
+	request, err := http.NewRequest("GET", "http://localhost:10115/probe?target=192.0.2.1:443", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "2.5")
+	answer := make(chan string)
+	go func() {
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		answer <- response.Status + "\n" + string(body)
+	}()
+	<-sent
+	p.Signal(syscall.SIGTERM)
+	if got := <-answer; !strings.HasPrefix(got, "200 OK\n") || !strings.Contains(got, `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`) {
+		t.Errorf("the running probe was answered: %s", got)
+	}
+	if code := p.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if !strings.Contains(p.Output(), "waiting for the running probes") {
+		t.Errorf("logged %s", p.Output())
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestWrongCommandLines(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--timeout-offset=NaN"}, "--timeout-offset is NaN, want 0 to 3600 seconds"},
+		{[]string{"--timeout-offset=-1"}, "--timeout-offset is -1, want 0 to 3600 seconds"},
+		{[]string{"--probe.max-in-flight=-1"}, "--probe.max-in-flight is -1, want 0 or more"},
+		{[]string{"--no-such-flag"}, "unknown long flag '--no-such-flag'"},
+		{[]string{"--web.listen-address=nowhere"}, "missing port in address"},
+	} {
+		out, err := exporter(t, c.args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), c.want) {
+			t.Errorf("%v: %v, %s", c.args, err, out)
+		}
+	}
+}
+
+// README shows the flags as --help prints them.
+func TestREADMEFlags(t *testing.T) {
+	var f flags
+	app := kingpin.New(name, description)
+	f.register(app)
+	var help bytes.Buffer
+	app.UsageWriter(&help).Terminate(nil)
+	app.Usage(nil)
+	_, want, _ := strings.Cut(help.String(), "Flags:\n")
+	want = regexp.MustCompile(`(?m) +$`).ReplaceAllString(strings.Trim(want, "\n"), "")
+	if !strings.Contains(readme(t), "```text\n"+want+"\n```") {
+		t.Errorf("README.md lacks\n%s", want)
+	}
+}
+
+// README has a row for each metric, and none for others.
+func TestREADMEMetrics(t *testing.T) {
+	startExporter(t)
+	exported := make(map[string]bool)
+	lab.NewWire(t, func(s lab.Segment) [][]byte {
+		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}
+	}, "192.0.2.0/24")
+	for _, path := range []string{"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/metrics"} {
+		_, body := get(t, path)
+		for _, line := range regexp.MustCompile(`(?m)^# TYPE ((?:probe|shaker)_\S+)`).FindAllStringSubmatch(body, -1) {
+			exported[line[1]] = true
+		}
+	}
+	if len(exported) < 20 {
+		t.Fatalf("only %v", exported)
+	}
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(readme(t), -1) {
+		if !exported[row[1]] {
+			t.Errorf("README.md has a row for %s, which is not exported", row[1])
+		}
+		delete(exported, row[1])
+	}
+	for name := range exported {
+		t.Errorf("README.md has no row for %s", name)
+	}
+}
+
+func readme(t *testing.T) string {
+	t.Helper()
+	content, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// A real Prometheus with the example's configuration scrapes an open, a refused and a
+// silent target.
+func TestPrometheus(t *testing.T) {
+	prometheus := lab.Program(t, "prometheus", "prometheus")
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	startExporter(t)
+	lab.Start(t, exec.Command(prometheus, "--config.file=examples/prometheus.yml",
+		"--storage.tsdb.path="+t.TempDir(), "--web.listen-address=localhost:9090")).Listening(9090)
+
+	lab.Eventually(t, "each target has been scraped", func() bool { return len(query(t, "probe_success")) == 3 })
+	for instance, want := range map[string]struct {
+		success       float64
+		result, errno string
+	}{
+		"localhost:10115": {1, "open", ""},
+		"localhost:1":     {0, "refused", "ECONNREFUSED"},
+		"192.0.2.1:443":   {0, "timeout", "ETIMEDOUT"},
+	} {
+		series := `{job="shaker",instance="` + instance + `"}`
+		if got := query(t, "up"+series); len(got) != 1 || got[0].value != 1 {
+			t.Errorf("up%s: %v", series, got)
+		}
+		if got := query(t, "probe_success"+series); len(got) != 1 || got[0].value != want.success {
+			t.Errorf("probe_success%s: %v", series, got)
+		}
+		if got := query(t, "probe_result_info"+series); len(got) != 1 || got[0].value != 1 ||
+			got[0].labels["result"] != want.result || got[0].labels["errno"] != want.errno {
+			t.Errorf("probe_result_info%s: %v", series, got)
+		}
+		got := query(t, "probe_tcp_rtt_seconds"+series)
+		if open := want.result == "open"; len(got) == 1 != open || open && !(got[0].value > 0 && got[0].value < 1) {
+			t.Errorf("probe_tcp_rtt_seconds%s: %v", series, got)
+		}
+	}
+	lab.Eventually(t, "the exporter itself has been scraped", func() bool {
+		return len(query(t, `shaker_exporter_build_info{job="shaker_exporter"}`)) == 1
+	})
+	for _, expression := range readmeQueries(t) {
+		query(t, expression) // is understood
+	}
+	if down := query(t, readmeQueries(t)[0]); len(down) != 2 {
+		t.Errorf("README's first query finds %v, want the two targets that are down", down)
+	}
+}
+
+// PromQL of the README, a line each.
+func readmeQueries(t *testing.T) []string {
+	t.Helper()
+	_, rest, _ := strings.Cut(readme(t), "```promql\n")
+	block, _, _ := strings.Cut(rest, "```")
+	var queries []string
+	for line := range strings.Lines(block) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			queries = append(queries, line)
+		}
+	}
+	if len(queries) < 5 {
+		t.Fatalf("only %q", queries)
+	}
+	return queries
+}
+
+type sample struct {
+	labels map[string]string
+	value  float64
+}
+
+// query asks the Prometheus on its usual port for an instant vector.
+func query(t testing.TB, expression string) []sample {
+	t.Helper()
+	response, err := http.Get("http://localhost:9090/api/v1/query?query=" + url.QueryEscape(expression))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusServiceUnavailable {
+		return nil // it is starting
+	}
+	var answer struct {
+		Status, Error string
+		Data          struct {
+			Result []struct {
+				Metric map[string]string
+				Value  [2]any // time, and the value as text
+			}
+		}
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Status != "success" {
+		t.Fatalf("%s: %s, %v", expression, answer.Error, err)
+	}
+	var samples []sample
+	for _, r := range answer.Data.Result {
+		value, err := strconv.ParseFloat(r.Value[1].(string), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		samples = append(samples, sample{r.Metric, value})
+	}
+	return samples
+}
+
+// promtool has nothing to say against the metrics and the example.
+func TestPromtool(t *testing.T) {
+	promtool := lab.Program(t, "promtool", "prometheus")
+	startExporter(t)
+	for _, path := range []string{"/probe?target=localhost:10115", "/probe?target=localhost:1", "/metrics"} {
+		_, body := get(t, path)
+		cmd := exec.Command(promtool, "check", "metrics")
+		cmd.Stdin = strings.NewReader(body)
+		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%s: %v\n%s", path, err, out)
+		}
+	}
+	if out, err := exec.Command(promtool, "check", "config", "examples/prometheus.yml").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	// The control: promtool does complain.
+	cmd := exec.Command(promtool, "check", "metrics")
+	cmd.Stdin = strings.NewReader("probe_Milliseconds 1\n")
+	if out, err := cmd.CombinedOutput(); err == nil {
+		t.Errorf("promtool accepts anything: %s", out)
+	}
+}
+
+// What blackbox_exporter exports of a TCP probe has the same name and value here, but for
+// the one metric about its regular expressions.
+func TestBlackboxExporter(t *testing.T) {
+	blackbox := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
+	startExporter(t)
+	lab.Start(t, exec.Command(blackbox, "--config.file=testdata/blackbox.yml", "--web.listen-address=localhost:9115")).Listening(9115)
+	for _, target := range []string{"localhost:10115", "127.0.0.1:10115", "[::1]:10115", "127.0.0.1:1", "absent.invalid:80"} {
+		path := "/probe?module=tcp_connect&target=" + url.QueryEscape(target)
+		response, err := http.Get("http://localhost:9115" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		_, ours := get(t, path)
+		compared := 0
+		for name, value := range series(string(theirs)) {
+			got, ok := series(ours)[name]
+			switch {
+			case name == "probe_failed_due_to_regex":
+			case name == "probe_ip_addr_hash" && value == "0" && !ok: // no address, no hash
+			case !ok:
+				t.Errorf("%s: no %s", target, name)
+			case slices.Contains([]string{"probe_success", "probe_ip_protocol", "probe_ip_addr_hash"}, name) && got != value:
+				t.Errorf("%s: %s is %s there and %s here", target, name, value, got)
+			default:
+				compared++
+			}
+		}
+		if compared < 4 {
+			t.Errorf("%s: only %d series to compare in\n%s", target, compared, theirs)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// series returns the values of an exposition's unlabelled series by their names.
+func series(exposition string) map[string]string {
+	values := make(map[string]string)
+	for _, line := range regexp.MustCompile(`(?m)^(probe_[a-z_]+) (\S+)$`).FindAllStringSubmatch(exposition, -1) {
+		values[line[1]] = line[2]
+	}
+	return values
+}
