@@ -29,10 +29,7 @@ type server struct {
 // Real servers log nothing of 150 probes: the first thing they log is the connection that
 // is made, and closed, after them. The control, 150 of such connections, is logged.
 func TestRealServersStaySilent(t *testing.T) {
-	lab.Need(t)
-	if os.Geteuid() != 0 {
-		lab.Skip(t, "needs root to start the servers")
-	}
+	lab.NeedRoot(t)
 	addServerAddress(t)
 	startExporter(t)
 	for name, start := range map[string]func(*testing.T) server{"sshd": startSSHD, "nginx": startNginx, "redis": startRedis} {
@@ -172,11 +169,8 @@ func startRedis(t *testing.T) server {
 // MariaDB counts the connections of a host that say nothing, and blocks the host at 100 of
 // them. It counts none of 150 probes; 150 that connect and close are the control.
 func TestMariaDBDoesNotBlockTheProber(t *testing.T) {
-	lab.Need(t)
+	lab.NeedRoot(t)
 	mariadbd := lab.Program(t, "mariadbd", "mariadb-server")
-	if os.Geteuid() != 0 {
-		lab.Skip(t, "needs root to start MariaDB")
-	}
 	addServerAddress(t)
 	startExporter(t)
 	data := t.TempDir()

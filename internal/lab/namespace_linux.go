@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -72,6 +73,20 @@ func Need(t testing.TB) {
 	t.Helper()
 	if errOutside != nil {
 		Skip(t, "needs %v", errOutside)
+	}
+}
+
+// NeedRoot skips a test that is not in a network namespace of its own as the real root,
+// but as that of a user namespace, which is no one else besides.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	Need(t)
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fields := strings.Fields(string(ids)); os.Geteuid() != 0 || len(fields) != 3 || fields[2] == "1" {
+		Skip(t, "needs root")
 	}
 }
 
