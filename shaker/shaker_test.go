@@ -66,6 +66,45 @@ func TestContextThatHasEnded(t *testing.T) {
 	}
 }
 
+// ACKSent is the truth on every platform: the server accepts the connection of a handshake
+// whose ACK was sent, and the one after it of a handshake whose ACK was not.
+func TestACKSentIsHonest(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	r, err := newShaker(t).Shake(context.Background(), server.Addr().(*net.TCPAddr).AddrPort(), nil)
+	if err != nil || r.Outcome != shaker.Open || r.Handshake <= 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	next, err := net.Dial("tcp", server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	first, err := server.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if accepted := first.RemoteAddr().String() == r.Local.String(); accepted != r.ACKSent {
+		t.Errorf("ACKSent is %t, but accepted is %t", r.ACKSent, accepted)
+	}
+}
+
+func TestRefusedByClosedPort(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	r, err := newShaker(t).Shake(context.Background(), server.Addr().(*net.TCPAddr).AddrPort(), nil)
+	if err != nil || r.Outcome != shaker.Refused || r.Errno != syscall.ECONNREFUSED || !errors.Is(r.Err(), syscall.ECONNREFUSED) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 func TestClose(t *testing.T) {
 	s := newShaker(t)
 	for range 2 {
