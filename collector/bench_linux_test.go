@@ -1,0 +1,28 @@
+package collector
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+// BenchmarkProbe asks for probes of a loopback port over one kept-alive HTTP connection, client
+// included.
+//
+//	go test -run '^$' -bench Probe -benchmem ./collector
+func BenchmarkProbe(b *testing.B) {
+	server := httptest.NewServer(newProber(b, Options{}))
+	defer server.Close()
+	url := server.URL + "/probe?target=" + listen(b, "127.0.0.1:0")
+	b.ReportAllocs()
+	for b.Loop() {
+		response, err := http.Get(url)
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
