@@ -4,13 +4,13 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// defaultMaxInFlight leaves every probe two descriptors, of its handshake and of its HTTP
-// connection, and some to everything else.
+// defaultMaxInFlight leaves every probe three descriptors, one for its HTTP connection and
+// two for its DNS queries, which its handshake follows, and some to everything else.
 func defaultMaxInFlight() int {
-	const others = 64
+	const each, others = 3, 64
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > 1<<20 {
-		return 1 << 19
+		return 1 << 20 / each
 	}
-	return max(1, (int(limit.Cur)-others)/2)
+	return max(1, (int(limit.Cur)-others)/each)
 }

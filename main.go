@@ -93,14 +93,15 @@ func serve(f *flags, logger *slog.Logger) error {
 		f.maxInFlight = defaultMaxInFlight()
 	}
 	logger.Info("Starting", "version", version.Info(), "build_context", version.BuildContext(), "max_in_flight", f.maxInFlight)
+	conf := config.Default()
 	prober := collector.NewProber(collector.Options{
 		Shaker:        engine,
-		Config:        config.Default(),
+		Config:        conf,
 		Logger:        logger,
 		TimeoutOffset: time.Duration(f.timeoutOffset * float64(time.Second)),
 		MaxInFlight:   f.maxInFlight,
 	})
-	handler, err := routes(ctx, prober)
+	handler, err := routes(prober)
 	if err != nil {
 		return err
 	}
@@ -110,21 +111,38 @@ func serve(f *flags, logger *slog.Logger) error {
 		IdleTimeout:       5 * time.Minute, // longer than the usual scrape intervals
 	}
 
-	drained := make(chan error, 1)
+	drained := make(chan struct{})
 	go func() {
+		defer close(drained)
 		<-ctx.Done()
 		stop() // from now on a signal has its usual effect
 		logger.Info("Shutting down, waiting for the running probes")
-		drained <- server.Shutdown(context.Background()) // each probe has a timeout
+		if err := drain(server, conf); err != nil {
+			logger.Warn("Shutting down though there are clients that do not take their answers", "err", err)
+		}
 	}()
 	if err := web.ListenAndServe(server, f.web, logger); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	return <-drained
+	<-drained
+	return nil
 }
 
-// routes returns the exporter's endpoints. The exporter is ready until ctx is done.
-func routes(ctx context.Context, prober *collector.Prober) (http.Handler, error) {
+// drain stops listening and waits for the running requests, which end with the longest
+// timeout of a probe but for clients that are too slow.
+func drain(server *http.Server, conf *config.Config) error {
+	limit := 5 * time.Second
+	for _, module := range conf.Modules {
+		limit = max(limit, module.Timeout+5*time.Second)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	return errors.Join(err, server.Close())
+}
+
+// routes returns the exporter's endpoints.
+func routes(prober *collector.Prober) (http.Handler, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prober,
 		versioncollector.NewCollector(name),
@@ -154,12 +172,6 @@ func routes(ctx context.Context, prober *collector.Prober) (http.Handler, error)
 	mux.Handle("GET /probe", prober)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, Registry: registry}))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Healthy") })
-	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
-		if ctx.Err() != nil {
-			http.Error(w, "Shutting down", http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "Ready")
-	})
+	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Ready") })
 	return mux, nil
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -10,8 +12,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -126,6 +130,69 @@ func TestShutdownDrains(t *testing.T) {
 		t.Errorf("logged %s", p.Output())
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// A client that does not take its answer does not keep the exporter from ending.
+func TestShutdownDoesNotWaitForSlowClients(t *testing.T) {
+	p := startExporter(t)
+	conn, err := net.Dial("tcp", "localhost:10115")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// So many requests that their answers fill every buffer on the way.
+	go io.WriteString(conn, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 10_000))
+	var unsent string
+	lab.Eventually(t, "the exporter is stuck with the answers", func() bool {
+		before := unsent
+		unsent = unsentTo(t, conn)
+		time.Sleep(100 * time.Millisecond)
+		return unsent == before && strings.Trim(unsent, "0") != ""
+	})
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if !strings.Contains(p.Output(), "clients that do not take their answers") {
+		t.Errorf("logged %s", p.Output())
+	}
+}
+
+// unsentTo returns, in hexadecimal, how many bytes wait in the exporter's socket for the
+// client at the other end to make room.
+func unsentTo(t *testing.T, client net.Conn) string {
+	t.Helper()
+	ends := fmt.Sprintf(":%04X ", client.LocalAddr().(*net.TCPAddr).Port)
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		sockets, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(sockets)) {
+			if fields := strings.Fields(line); strings.HasSuffix(fields[2]+" ", ends) {
+				queued, _, _ := strings.Cut(fields[4], ":")
+				return queued
+			}
+		}
+	}
+	return ""
+}
+
+// The limit of open files has room for every probe that is let in.
+func TestDefaultMaxInFlight(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &before)
+	for limit, want := range map[uint64]int{1000: 312, 64: 1} {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
+			t.Fatal(err)
+		}
+		if got := defaultMaxInFlight(); got != want {
+			t.Errorf("with %d open files: %d probes, want %d", limit, got, want)
+		}
+	}
 }
 
 func TestWrongCommandLines(t *testing.T) {

@@ -621,9 +621,11 @@ func TestFaultsAreNotVerdicts(t *testing.T) {
 		target, _ := listen(t, "127.0.0.1:0")
 		s := start(t)
 		lab.WithoutDescriptors(t, func() {
-			r, err := s.Shake(context.Background(), target, nil)
-			if !errors.Is(err, unix.EMFILE) || r != (Result{}) {
-				t.Errorf("%+v, %v", r, err)
+			for _, target := range []netip.AddrPort{target, netip.MustParseAddrPort("[fe80::1%lo]:80")} {
+				r, err := s.Shake(context.Background(), target, nil)
+				if !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrTarget) || r != (Result{}) {
+					t.Errorf("%+v, %v", r, err)
+				}
 			}
 		})
 		if r := mustShake(t, s, target); r.Outcome != Open {

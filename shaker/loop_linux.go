@@ -13,8 +13,8 @@ import (
 
 const (
 	// startsPerLook bounds how many tasks the loop starts, each with a SYN, before
-	// it looks for answers again. A start takes some 10 µs, so that an answer waits
-	// well under 1 ms of the 200 ms for which the kernel holds the last ACK back.
+	// it looks for answers again. A start takes some tens of µs, so that an answer
+	// waits for about 1 ms of the 200 ms for which the kernel holds the last ACK back.
 	startsPerLook = 32
 
 	// eventsPerLook bounds how many events one epoll_wait returns. A full look is
@@ -141,8 +141,8 @@ func (l *loop) ring() {
 
 // run is the loop: look, answer, and only then start what has arrived.
 func (l *loop) run() {
-	// An OS thread of its own keeps the loop from queueing behind thousands of
-	// runnable goroutines, which is what lets ACKs out. It ends with the goroutine.
+	// A thread of its own, which ends with the goroutine: the loop is not moved from
+	// one to another while SYN-ACKs wait.
 	runtime.LockOSThread()
 	defer close(l.stopped)
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -122,13 +123,14 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	}
 	scope, err := scopeID(target.Addr().Zone())
 	if err != nil {
-		return Result{}, fmt.Errorf("%w: zone %q: %w", ErrTarget, target.Addr().Zone(), err)
+		return Result{}, err
 	}
 	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
 	return s.engine.shake(ctx, target, scope, deadline)
 }
 
-// scopeID returns the number of the interface that an IPv6 zone names.
+// scopeID returns the number of the interface that an IPv6 zone names. An error that does
+// not wrap ErrTarget is this host's, which could not look.
 func scopeID(zone string) (uint32, error) {
 	if zone == "" {
 		return 0, nil
@@ -137,8 +139,12 @@ func scopeID(zone string) (uint32, error) {
 		return uint32(number), nil
 	}
 	iface, err := net.InterfaceByName(zone)
-	if err != nil {
-		return 0, err
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return 0, fmt.Errorf("zone %q: %w", zone, err)
+	case err != nil:
+		return 0, fmt.Errorf("%w: zone %q: %w", ErrTarget, zone, err)
 	}
 	return uint32(iface.Index), nil
 }
