@@ -36,7 +36,8 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // newResolver returns the standard resolver. On Linux it is always the one written in Go,
 // which needs no thread for a lookup that hangs. Its sockets are closed as soon as nobody
-// waits for the lookup any more; by itself it would keep them until the deadline.
+// waits for the lookup any more; by itself it would keep them for 5 s (timeout in
+// resolv.conf(5)).
 func newResolver(dial dialer) *net.Resolver {
 	return &net.Resolver{PreferGo: runtime.GOOS == "linux",
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
