@@ -96,11 +96,7 @@ func TestEndpoints(t *testing.T) {
 
 // On SIGTERM a running probe gets its answer, and the exporter ends with 0.
 func TestShutdownDrains(t *testing.T) {
-	sent := make(chan struct{}, 100)
-	lab.NewWire(t, func(lab.Segment) [][]byte {
-		sent <- struct{}{}
-		return nil
-	}, "192.0.2.0/24")
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	p := startExporter(t)
 	request, err := http.NewRequest("GET", "http://localhost:10115/probe?target=192.0.2.1:443", nil)
 	if err != nil {
@@ -118,7 +114,7 @@ func TestShutdownDrains(t *testing.T) {
 		body, _ := io.ReadAll(response.Body)
 		answer <- response.Status + "\n" + string(body)
 	}()
-	<-sent
+	wire.Await(1)
 	p.Signal(syscall.SIGTERM)
 	if got := <-answer; !strings.HasPrefix(got, "200 OK\n") || !strings.Contains(got, `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`) {
 		t.Errorf("the running probe was answered: %s", got)

@@ -241,16 +241,12 @@ func TestFaults(t *testing.T) {
 }
 
 func TestNoLocalPort(t *testing.T) {
-	sent := make(chan struct{}, 100)
-	lab.NewWire(t, func(lab.Segment) [][]byte {
-		sent <- struct{}{}
-		return nil
-	}, "192.0.2.0/24")
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	p := newProber(t, Options{})
 	var group sync.WaitGroup
 	group.Go(func() { get(p, "/probe?target=192.0.2.1:80", timeoutHeader, "0.5") })
-	<-sent
+	wire.Await(1)
 	w := get(p, "/probe?target=192.0.2.1:80")
 	const want = "this prober is in trouble, not the target: shake 192.0.2.1:80: connect: cannot assign requested address\n"
 	if w.Code != 503 || w.Body.String() != want {
@@ -264,15 +260,11 @@ func TestNoLocalPort(t *testing.T) {
 
 // With one probe allowed in flight, another one is turned away, and then a third is not.
 func TestInFlightLimit(t *testing.T) {
-	sent := make(chan struct{}, 100)
-	lab.NewWire(t, func(lab.Segment) [][]byte {
-		sent <- struct{}{}
-		return nil
-	}, "192.0.2.0/24")
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{MaxInFlight: 1})
 	var group sync.WaitGroup
 	group.Go(func() { get(p, "/probe?target=192.0.2.1:80", timeoutHeader, "0.5") })
-	<-sent
+	wire.Await(1)
 	if got := testutil.ToFloat64(p.metrics.inFlight); got != 1 {
 		t.Errorf("%v in flight", got)
 	}
@@ -304,11 +296,7 @@ func TestShuttingDown(t *testing.T) {
 
 // A caller that hangs up ends its probe, in the handshake as in name resolution.
 func TestCallerGone(t *testing.T) {
-	sent := make(chan struct{}, 100)
-	lab.NewWire(t, func(lab.Segment) [][]byte {
-		sent <- struct{}{}
-		return nil
-	}, "192.0.2.0/24")
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{DialDNS: lab.NewDNS(t, nil)})
 	for i, target := range []string{"192.0.2.1:80", "silent.example:80"} {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -318,7 +306,7 @@ func TestCallerGone(t *testing.T) {
 			p.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
 		})
 		if i == 0 {
-			<-sent
+			wire.Await(1)
 		}
 		cancel()
 		group.Wait()

@@ -420,11 +420,7 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 
 // A cancelled handshake has freed its socket when Shake returns.
 func TestCancellationFreesTheSocket(t *testing.T) {
-	sent := make(chan struct{}, 100)
-	lab.NewWire(t, func(lab.Segment) [][]byte {
-		sent <- struct{}{}
-		return nil
-	}, "192.0.2.0/24")
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	s := start(t)
 	descriptors := lab.Descriptors(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -433,7 +429,7 @@ func TestCancellationFreesTheSocket(t *testing.T) {
 		_, err := s.Shake(ctx, netip.MustParseAddrPort("192.0.2.1:80"), nil)
 		done <- err
 	}()
-	<-sent
+	wire.Await(1)
 	if now := lab.Descriptors(t); now != descriptors+1 {
 		t.Errorf("%d descriptors before, %d while a handshake is under way", descriptors, now)
 	}
@@ -633,18 +629,14 @@ func TestFaultsAreNotVerdicts(t *testing.T) {
 		}
 	})
 	t.Run("EADDRNOTAVAIL", func(t *testing.T) {
-		sent := make(chan struct{}, 100)
-		lab.NewWire(t, func(lab.Segment) [][]byte {
-			sent <- struct{}{}
-			return nil
-		}, "192.0.2.0/24")
+		wire := lab.NewWire(t, nil, "192.0.2.0/24")
 		lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 		target := netip.MustParseAddrPort("192.0.2.1:80")
 		s := start(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		var group sync.WaitGroup
 		group.Go(func() { s.Shake(ctx, target, nil) })
-		<-sent // the only port is taken
+		wire.Await(1) // the only port is taken
 		r, err := s.Shake(context.Background(), target, &Options{Timeout: 5 * time.Second})
 		if !errors.Is(err, unix.EADDRNOTAVAIL) || r != (Result{}) {
 			t.Errorf("%+v, %v", r, err)

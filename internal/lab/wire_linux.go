@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -14,11 +15,13 @@ import (
 // A Wire is a TUN device behind which are all addresses of its prefixes. A script
 // answers for them, and every packet that this host sends there is recorded.
 type Wire struct {
+	t      testing.TB
 	tun    *os.File
 	script func(Segment) [][]byte
 
 	mu       sync.Mutex
 	segments []Segment
+	sent     sync.Cond // on mu: there is another segment
 }
 
 // NewWire lays a wire for the rest of the test. The script gets each TCP segment that
@@ -28,7 +31,8 @@ type Wire struct {
 func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *Wire {
 	t.Helper()
 	Need(t)
-	w := &Wire{script: script}
+	w := &Wire{t: t, script: script}
+	w.sent.L = &w.mu
 	name := w.open(t)
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -46,6 +50,11 @@ func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *W
 		if err := netlink.AddrAdd(link, address); err != nil {
 			t.Fatalf("address %s: %v", own, err)
 		}
+		// The kernel takes in packets for an IPv6 address only a moment later.
+		Eventually(t, own+" is local", func() bool {
+			routes, err := netlink.RouteGet(address.IP)
+			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+		})
 	}
 	for _, prefix := range prefixes {
 		p := netip.MustParsePrefix(prefix)
@@ -93,6 +102,7 @@ func (w *Wire) read() {
 		}
 		w.mu.Lock()
 		w.segments = append(w.segments, segment)
+		w.sent.Broadcast()
 		w.mu.Unlock()
 		if w.script != nil {
 			w.Send(w.script(segment)...)
@@ -103,7 +113,9 @@ func (w *Wire) read() {
 // Send lets IP packets come in. When it returns, the kernel has dealt with them.
 func (w *Wire) Send(packets ...[]byte) {
 	for _, packet := range packets {
-		w.tun.Write(packet)
+		if _, err := w.tun.Write(packet); err != nil && !errors.Is(err, os.ErrClosed) {
+			w.t.Errorf("wire: %v", err)
+		}
 	}
 }
 
@@ -112,4 +124,13 @@ func (w *Wire) Segments() []Segment {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return append([]Segment(nil), w.segments...)
+}
+
+// Await waits until this host has sent n segments into the wire.
+func (w *Wire) Await(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.segments) < n {
+		w.sent.Wait()
+	}
 }
