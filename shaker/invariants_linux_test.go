@@ -32,7 +32,7 @@ func TestServerSeesNoConnection(t *testing.T) {
 			target, accepted := listen(t, "127.0.0.1:0")
 			s := start(t)
 			s.engine.withholdACK = c.withholdACK
-			before, ackSent := lab.Counters(t), 0
+			before, timeWaits, ackSent := lab.Counters(t), lab.TimeWaits(t), 0
 			for range 1000 {
 				r := mustShake(t, s, target)
 				if r.Outcome != Open {
@@ -47,12 +47,17 @@ func TestServerSeesNoConnection(t *testing.T) {
 				"TcpActiveOpens":      1000,
 				"TcpPassiveOpens":     c.accepted,        // handshakes that the server saw completed
 				"TcpExtEmbryonicRsts": 1000 - c.accepted, // half-open ones that an RST ended
-				"TcpExtTCPTimeWaited": 0,
 				"TcpExtListenDrops":   0,
 			} {
+				if _, ok := after[counter]; !ok {
+					t.Errorf("the kernel does not count %s", counter)
+				}
 				if got := after[counter] - before[counter]; got != want {
 					t.Errorf("%s: %d, want %d", counter, got, want)
 				}
+			}
+			if n := lab.TimeWaits(t) - timeWaits; c.withholdACK && n > 0 {
+				t.Errorf("%d sockets are left in TIME_WAIT", n)
 			}
 			if ackSent != c.accepted {
 				t.Errorf("ACKSent %d times, want %d", ackSent, c.accepted)

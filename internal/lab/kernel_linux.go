@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,6 +35,26 @@ func Counters(t testing.TB) map[string]int {
 		}
 	}
 	return counters
+}
+
+// TimeWaits returns how many sockets of the namespace are in TIME_WAIT.
+func TimeWaits(t testing.TB) int {
+	t.Helper()
+	content, err := os.ReadFile("/proc/net/sockstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(content), "\nTCP: ")
+	fields := strings.Fields(rest) // name value name value …
+	at := slices.Index(fields, "tw")
+	if at < 0 {
+		t.Fatalf("the kernel does not tell: %s", content)
+	}
+	n, err := strconv.Atoi(fields[at+1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // Sysctl sets a kernel parameter of the namespace, such as "net.ipv4.ip_local_port_range",
