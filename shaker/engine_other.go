@@ -58,7 +58,7 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, dea
 	defer cancel()
 	defer context.AfterFunc(e.closing, cancel)()
 
-	r := Result{Peer: target}
+	r := Result{Peer: target, SYNRetransmits: -1}
 	dialer := net.Dialer{Deadline: deadline}
 	dialer.SetMultipathTCP(false)
 	start := time.Now()
@@ -72,21 +72,20 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, dea
 		conn.Close()
 		return r, nil
 	}
+	var errno syscall.Errno
 	var timeout net.Error
 	switch {
 	case e.closing.Err() != nil:
 		return Result{}, ErrClosed
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return Result{}, ctx.Err()
+	case errors.As(err, &errno): // before Timeout, which EAGAIN claims to be as well
+		errno = portable(errno)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		r.Outcome, r.Errno = Timeout, syscall.ETIMEDOUT
-		return r, nil
-	}
-	var errno syscall.Errno
-	if !errors.As(err, &errno) {
+		errno = syscall.ETIMEDOUT
+	default:
 		return Result{}, err
 	}
-	errno = portable(errno)
 	outcome, ok := verdict(errno, ICMP{})
 	if !ok {
 		return Result{}, err

@@ -89,17 +89,30 @@ func (h *handshake) start(l *loop) {
 		return
 	}
 	h.sent = l.clock()
-	switch errno := connect(h.fd, &h.peer); errno {
-	case unix.EINPROGRESS:
+	switch errno := connect(h.fd, &h.peer); {
+	case errno == unix.EINPROGRESS:
 		if err := l.watch(h.slot, h.fd, unix.EPOLLOUT); err != nil {
 			h.fail(l, err)
 		}
-	case 0: // the answer came while the system call ran
-		l.now = l.clock()
-		h.settle(l, 0)
+	case errno == unix.EADDRNOTAVAIL && h.withoutSource():
+		// This host has no address to send from, as without IPv6: that is a way
+		// it lacks, like a missing route, not a port.
+		h.result.Outcome, h.result.Errno = Unreachable, errno
+		h.finish(l)
 	default:
 		h.settle(l, errno)
 	}
+}
+
+// withoutSource tells whether this host has no address to send to the peer from. To
+// connect a UDP socket takes such an address, too, and sends nothing.
+func (h *handshake) withoutSource() bool {
+	fd, err := socket(h.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return false
+	}
+	defer closeDescriptor(fd)
+	return connect(fd, &h.peer) == unix.EADDRNOTAVAIL
 }
 
 // openSocket opens a socket that will keep the handshake's last ACK to itself, send
@@ -155,7 +168,7 @@ func (h *handshake) settle(l *loop, errno unix.Errno) {
 		h.fail(l, err)
 		return
 	}
-	switch h.info.State {
+	switch h.info.State { // package unix has the states under their BPF names only
 	case unix.BPF_TCP_CLOSE, unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV:
 		h.settleUnanswered(l, errno)
 	default:
@@ -204,18 +217,17 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno) {
 	case errno == 0:
 		return // nothing has happened yet
 	}
-	r := &h.result
-	h.readInfo()
-	if errno == unix.ECONNRESET {
-		h.readAnswer()
-	}
-	r.ICMP = icmp
 	outcome, ok := verdict(errno, icmp)
 	if !ok {
 		h.fail(l, check("connect", errno))
 		return
 	}
-	r.Outcome, r.Errno = outcome, errno
+	r := &h.result
+	r.Outcome, r.Errno, r.ICMP = outcome, errno, icmp
+	h.readInfo()
+	if outcome == Reset {
+		h.readAnswer()
+	}
 	h.finish(l)
 }
 

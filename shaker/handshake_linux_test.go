@@ -28,9 +28,13 @@ func TestOpen(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "[fe80::1%lo]:0"} {
 		t.Run(address, func(t *testing.T) {
 			target, _ := listen(t, address)
+			began := time.Now()
 			r := mustShake(t, s, target)
 			if r.Outcome != Open || r.Errno != 0 || r.Err() != nil || r.Peer != target || r.ACKSent {
 				t.Errorf("%+v", r)
+			}
+			if r.ResetLag <= 0 || r.ResetLag > time.Since(began) || r.Handshake > time.Since(began) {
+				t.Errorf("within %v, handshake %v and reset lag %v", time.Since(began), r.Handshake, r.ResetLag)
 			}
 			if r.Handshake <= 0 || r.RTT <= 0 || r.RTT > r.Handshake || r.MSS < 536 || r.SYNRetransmits != 0 {
 				t.Errorf("measured %+v", r)
@@ -182,10 +186,11 @@ func TestRetransmittedSYN(t *testing.T) {
 }
 
 func TestRetransmitsBeforeTimeout(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	r, err := start(t).Shake(context.Background(), netip.MustParseAddrPort("192.0.2.1:80"), &Options{Timeout: 1500 * time.Millisecond})
-	if err != nil || r.Outcome != Timeout || r.SYNRetransmits != 1 {
-		t.Errorf("%+v, %v", r, err)
+	sent := len(wire.Segments())
+	if err != nil || r.Outcome != Timeout || r.SYNRetransmits < 1 || r.SYNRetransmits != sent-1 {
+		t.Errorf("%d SYNs on the wire, %+v, %v", sent, r, err)
 	}
 }
 
@@ -210,6 +215,59 @@ func TestResetAfterSYNACK(t *testing.T) {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
 	}
 	assertNoACK(t, wire.Segments())
+}
+
+// A SYN-ACK, a FIN, and much later an RST. Here the ACK does leave, and the errno is another.
+func TestResetAfterFIN(t *testing.T) {
+	s := start(t)
+	var wire *lab.Wire
+	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+		if syn.SYN {
+			h := hold(s)
+			wire.Send(syn.SYNACK(), syn.Finish())
+			go func() {
+				wire.Await(2) // the ACK of both
+				wire.Send(syn.ResetAfterFinish())
+				close(h.release)
+			}()
+		}
+		return nil
+	}, "192.0.2.0/24")
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	got := mustShake(t, s, target)
+	if got, want := withoutTimes(got), (Result{Outcome: Reset, Errno: unix.EPIPE, MSS: 1400, ACKSent: true, Peer: target}); got != want {
+		t.Errorf("\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// An RST whose errno is gone before the loop looks: the connection is closed, for no reason
+// that is left.
+func TestRefusedWithoutSocketError(t *testing.T) {
+	s := start(t)
+	var wire *lab.Wire
+	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+		h := hold(s)
+		defer close(h.release)
+		wire.Send(syn.Refusal())
+		takeSocketError(t, s, unix.ECONNREFUSED)
+		return nil
+	}, "192.0.2.0/24")
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	if got, want := withoutTimes(mustShake(t, s, target)), (Result{Outcome: Failed, Errno: unix.ECONNABORTED, Peer: target}); got != want {
+		t.Errorf("\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// takeSocketError takes the errno from the only socket of a Shaker that is held up.
+func takeSocketError(t *testing.T, s *Shaker, want unix.Errno) {
+	t.Helper()
+	for _, slot := range s.engine.slots.all {
+		if handshake, ok := slot.task.(*handshake); ok {
+			if errno, err := socketError(handshake.fd); errno != want || err != nil {
+				t.Errorf("nothing was provoked: SO_ERROR %v, %v", errno, err)
+			}
+		}
+	}
 }
 
 func TestICMPErrors(t *testing.T) {
@@ -279,17 +337,11 @@ func TestICMPErrorWithoutSocketError(t *testing.T) {
 		h := hold(s)
 		defer close(h.release)
 		wire.Send(syn.ICMPError(router, 3, 1))
-		for _, slot := range s.engine.slots.all {
-			if handshake, ok := slot.task.(*handshake); ok {
-				if errno, err := socketError(handshake.fd); errno != unix.EHOSTUNREACH || err != nil {
-					t.Errorf("nothing was provoked: SO_ERROR %v, %v", errno, err)
-				}
-			}
-		}
+		takeSocketError(t, s, unix.EHOSTUNREACH)
 		return nil
 	}, "192.0.2.0/24", "198.51.100.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
-	want := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, Peer: target, ICMP: ICMP{router, 3, 1}}
+	want := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, Peer: target, ICMP: ICMP{From: router, Type: 3, Code: 1}}
 	if got := withoutTimes(mustShake(t, s, target)); got != want {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
 	}
@@ -302,9 +354,9 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 	nft := lab.Program(t, "nft", "nftables")
 	for rule, want := range map[string]Result{
 		"reject with icmp type host-unreachable": {Outcome: Unreachable, Errno: unix.EHOSTUNREACH,
-			ICMP: ICMP{netip.MustParseAddr("127.0.0.1"), 3, 1}},
+			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 1}},
 		"reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
-			ICMP: ICMP{netip.MustParseAddr("127.0.0.1"), 3, 13}},
+			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13}},
 		"reject with tcp reset": {Outcome: Refused, Errno: unix.ECONNREFUSED},
 	} {
 		t.Run(rule, func(t *testing.T) {
@@ -353,4 +405,52 @@ func TestOwnRoutes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Without IPv6 on this host no IPv6 address can be reached. Its errno is that of a lack of
+// local ports as well, which is a fault: see TestFaultsAreNotVerdicts.
+func TestWithoutSourceAddress(t *testing.T) {
+	lab.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
+	for _, address := range []string{"[::1]:80", "[2001:db8::1]:80"} {
+		target := netip.MustParseAddrPort(address)
+		r := mustShake(t, start(t), target)
+		want := Result{Outcome: Unreachable, Errno: unix.EADDRNOTAVAIL, Peer: target}
+		if target.Addr() != netip.IPv6Loopback() && r.Errno == unix.ENETUNREACH {
+			want.Errno = unix.ENETUNREACH // there is no route either
+		}
+		if r != want {
+			t.Errorf("\n got %+v\nwant %+v", r, want)
+		}
+	}
+}
+
+// A child process that is started meanwhile has none of the descriptors.
+func TestDescriptorsAreNotInherited(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	s := start(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Shake(ctx, netip.MustParseAddrPort("192.0.2.1:80"), nil)
+	}()
+	wire.Await(1)
+	h := hold(s)
+	descriptors := []int{s.engine.epoll, s.engine.bell}
+	for _, slot := range s.engine.slots.all {
+		if handshake, ok := slot.task.(*handshake); ok {
+			descriptors = append(descriptors, handshake.fd)
+		}
+	}
+	if len(descriptors) != 3 {
+		t.Errorf("descriptors %v, want those of the loop and of one handshake", descriptors)
+	}
+	for _, fd := range descriptors {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+			t.Errorf("descriptor %d: flags %d, %v", fd, flags, err)
+		}
+	}
+	close(h.release)
+	cancel()
+	<-done
 }

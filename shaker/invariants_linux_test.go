@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -107,6 +108,7 @@ type flagTask struct {
 	slot    *slot
 	fd      int
 	events  int
+	woken   bool
 	onReady func(*loop)
 }
 
@@ -140,7 +142,7 @@ func (f *flagTask) abandon(l *loop, _ error) {
 		f.end(l)
 	}
 }
-func (f *flagTask) wake() {}
+func (f *flagTask) wake() { f.woken = true }
 
 // Invariant 1. Two events are collected by one epoll_wait. Handling the first ends the
 // second's task, and a third task gets its slot and the number of its descriptor. The
@@ -321,6 +323,90 @@ func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
 	}
 }
 
+// recorder is a task that notes when it is started.
+type recorder struct {
+	flagTask
+	started func()
+}
+
+func (r *recorder) start(l *loop) {
+	r.started()
+	r.end(l)
+}
+
+// Invariant 3, from inside: more events than one look returns are all handled, and the
+// waiters of what they ended are woken, before anything is started.
+func TestAllEventsBeforeStarts(t *testing.T) {
+	s := start(t)
+	var flags []*flagTask
+	for range 2*eventsPerLook + 10 {
+		flag := newFlagTask(t)
+		flag.onReady = func(l *loop) { flag.end(l) }
+		s.engine.submit(flag, 0)
+		flags = append(flags, flag)
+	}
+	done := make(chan struct{})
+	r := &recorder{flagTask: *newFlagTask(t)}
+	r.started = func() {
+		for i, flag := range flags {
+			if flag.events != 1 || !flag.woken {
+				t.Errorf("the event of task %d was handled %d times, its waiter woken: %t", i, flag.events, flag.woken)
+				break
+			}
+		}
+		close(done)
+	}
+	for range len(flags)/startsPerLook + 1 {
+		close(hold(s).release) // at the end all flags are watched
+	}
+	h := hold(s)
+	for _, flag := range flags {
+		flag.set()
+	}
+	s.engine.submit(r, 0)
+	close(h.release)
+	<-done
+}
+
+// Invariant 3. Deadlines that pass together do not keep SYN-ACKs waiting, nor do callers
+// that go together: the loop looks for events between every endsPerLook of them.
+func TestEventsAmongEnds(t *testing.T) {
+	for _, how := range []string{"expire", "abandon"} {
+		t.Run(how, func(t *testing.T) {
+			s := start(t)
+			const tasks = 10 * endsPerLook
+			var ended, endedBefore int
+			handled := make(chan struct{})
+			flag := newFlagTask(t)
+			flag.onReady = func(l *loop) {
+				endedBefore = ended
+				flag.end(l)
+				close(handled)
+			}
+			s.engine.submit(flag, 0)
+			h := hold(s) // by now the flag is watched
+			for range tasks {
+				task := &endingTask{ended: func(*loop) {
+					if ended++; ended == 1 {
+						flag.set()
+					}
+				}}
+				if how == "expire" {
+					s.engine.submit(task, 1)
+				} else {
+					s.engine.submit(task, 0)
+					s.engine.abandon(task, context.Canceled)
+				}
+			}
+			close(h.release)
+			<-handled
+			if endedBefore > 2*endsPerLook {
+				t.Errorf("an event waited for %d of %d tasks to end", endedBefore, tasks)
+			}
+		})
+	}
+}
+
 // Invariant 3. A thousand callers arrive at once. On loopback every SYN is answered at once,
 // so that each SYN-ACK without its RST is one that the loop has left waiting.
 func TestCompletionsBeforeAdmissions(t *testing.T) {
@@ -390,6 +476,7 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 				if rand.IntN(2) == 0 {
 					time.AfterFunc(time.Duration(rand.IntN(10_000))*time.Microsecond, cancel)
 				}
+				deadline, _ := ctx.Deadline()
 				r, err := s.Shake(ctx, target, nil)
 				ended := ctx.Err()
 				cancel()
@@ -406,6 +493,10 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 					t.Error(err)
 				case r.Peer != target:
 					t.Errorf("asked for %v, told of %v", target, r.Peer)
+				case r.Outcome == Timeout && ended == nil && time.Now().Before(deadline):
+					t.Errorf("%v timed out before its deadline", target)
+				case r.Outcome != Timeout && (r.Outcome != Open || target == silent):
+					t.Errorf("%v: %+v", target, r)
 				}
 				if answers.Add(1) == 20_000 {
 					go s.Close()
@@ -486,6 +577,57 @@ func TestCancellationWhileQueued(t *testing.T) {
 	}
 }
 
+// Close returns when the loop is gone, and not before.
+func TestCloseWaitsForTheLoop(t *testing.T) {
+	descriptors := lab.Descriptors(t)
+	s := start(t)
+	h := hold(s)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.Close()
+	}()
+	for ended := false; !ended; time.Sleep(10 * time.Millisecond) {
+		s.engine.mu.Lock()
+		ended = s.engine.ended != nil
+		s.engine.mu.Unlock()
+	}
+	select {
+	case <-closed:
+		t.Error("Close returned while the loop was running")
+	default:
+	}
+	close(h.release)
+	<-closed
+	if now := lab.Descriptors(t); now != descriptors {
+		t.Errorf("%d descriptors before, %d after", descriptors, now)
+	}
+}
+
+// A loop whose epoll fails ends every handshake and takes no other one, and says why.
+func TestBrokenLoop(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	s := start(t)
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	done := make(chan error)
+	go func() {
+		_, err := s.Shake(context.Background(), target, nil)
+		done <- err
+	}()
+	wire.Await(1)
+	h := hold(s)
+	if err := unix.Dup3(s.engine.bell, s.engine.epoll, unix.O_CLOEXEC); err != nil { // no epoll any more
+		t.Fatal(err)
+	}
+	close(h.release)
+	if err := <-done; !errors.Is(err, unix.EINVAL) || errors.Is(err, ErrClosed) {
+		t.Errorf("the handshake under way: %v", err)
+	}
+	if _, err := s.Shake(context.Background(), target, nil); !errors.Is(err, unix.EINVAL) || errors.Is(err, ErrClosed) {
+		t.Errorf("another one: %v", err)
+	}
+}
+
 // Invariant 5. With one local port to choose from, a probe of that port meets itself.
 func TestHandshakeWithOneselfIsRefused(t *testing.T) {
 	lab.Need(t)
@@ -503,17 +645,37 @@ func TestHandshakeWithOneselfIsRefused(t *testing.T) {
 	}
 }
 
-// expiringTask records when the loop expired it.
-type expiringTask struct {
-	flagTask
-	deadline time.Duration
-	expired  func(l *loop, deadline time.Duration)
+// A handshake with another host is one, even if both ends have the same port.
+func TestHandshakeBetweenEqualPorts(t *testing.T) {
+	lab.NewWire(t, func(s lab.Segment) [][]byte {
+		if s.SYN {
+			return [][]byte{s.SYNACK()}
+		}
+		return nil
+	}, "192.0.2.0/24")
+	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+	r := mustShake(t, start(t), netip.MustParseAddrPort("192.0.2.1:40000"))
+	if r.Local.Port() != 40000 || r.Outcome != Open {
+		t.Errorf("%+v", r)
+	}
 }
 
-func (e *expiringTask) start(*loop) {}
-func (e *expiringTask) expire(l *loop) {
-	e.expired(l, e.deadline)
+// endingTask is a task that does nothing but to end, by its deadline or abandoned.
+type endingTask struct {
+	flagTask
+	ended func(*loop)
+}
+
+func (e *endingTask) start(*loop) {}
+func (e *endingTask) expire(l *loop) {
+	e.ended(l)
 	l.finish(e.slot)
+	e.slot = nil
+}
+func (e *endingTask) abandon(l *loop, _ error) {
+	if e.slot != nil {
+		e.expire(l)
+	}
 }
 
 // Invariant 6. 10,000 deadlines pass in their order and none too early.
@@ -526,7 +688,7 @@ func TestDeadlinesPassInOrder(t *testing.T) {
 	h := hold(s)
 	for range tasks {
 		deadline := s.engine.clock() + time.Duration(rand.IntN(300_000))*time.Microsecond
-		s.engine.submit(&expiringTask{deadline: deadline, expired: func(l *loop, deadline time.Duration) {
+		s.engine.submit(&endingTask{ended: func(l *loop) {
 			if deadline < previous {
 				t.Errorf("%v after %v", deadline, previous)
 			}
@@ -541,6 +703,23 @@ func TestDeadlinesPassInOrder(t *testing.T) {
 	}
 	close(h.release)
 	<-done
+}
+
+// Invariant 6. The loop does not oversleep: the median of its lateness is far from what a
+// loop would show that looks only now and then, however busy the machine.
+func TestDeadlinesAreKept(t *testing.T) {
+	s := start(t)
+	var late []time.Duration
+	for range 21 {
+		done := make(chan time.Duration)
+		deadline := s.engine.clock() + 5*time.Millisecond
+		s.engine.submit(&endingTask{ended: func(l *loop) { done <- l.clock() - deadline }}, deadline)
+		late = append(late, <-done)
+	}
+	slices.Sort(late)
+	if median := late[len(late)/2]; median > 200*time.Millisecond {
+		t.Errorf("deadlines pass %v late", median)
+	}
 }
 
 // Invariant 6. 10,000 silent targets: each gets its deadline's verdict, none too early.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,10 @@ const (
 	// it looks for answers again. A start takes some tens of µs, so that an answer
 	// waits for about 1 ms of the 200 ms for which the kernel holds the last ACK back.
 	startsPerLook = 32
+
+	// endsPerLook likewise bounds how many tasks the loop ends because their deadlines
+	// have passed, and how many because they were abandoned.
+	endsPerLook = 64
 
 	// eventsPerLook bounds how many events one epoll_wait returns. A full look is
 	// followed by another one before anything is started.
@@ -40,8 +45,8 @@ type loop struct {
 	mu       sync.Mutex
 	arrivals []arrival
 	aborts   []abort
-	asleep   bool // the loop waits or is about to: whoever hands it something rings
-	closing  bool
+	asleep   bool  // the loop waits or is about to: whoever hands it something rings
+	ended    error // why the loop takes nothing any more; nil while it does
 
 	// What follows belongs to the goroutine of run.
 
@@ -50,11 +55,10 @@ type loop struct {
 	deadlines deadlines
 	queue     []ticket // tasks that have not been started, first come first
 	queueHead int      // index in queue of the first of them
+	abandoned []abort  // tasks to be ended, first come first
 	finished  []task   // tasks that have ended and whose waiters sleep yet
 
-	// The other halves of two double buffers.
-	spareArrivals []arrival
-	spareAborts   []abort
+	spareArrivals []arrival // what arrivals was before it was last taken, to be used again
 }
 
 type arrival struct {
@@ -95,15 +99,15 @@ func (l *loop) clock() time.Duration { return time.Since(l.epoch) + 1 }
 // on returns the time t on the loop's clock: at least 1, so that 0 can mean none.
 func (l *loop) on(t time.Time) time.Duration { return max(1, t.Sub(l.epoch)) }
 
-// submit hands a task to the loop. The task's wake will be called once, unless
-// the error is ErrClosed.
+// submit hands a task to the loop. The task's wake will be called once, unless there
+// is an error: ErrClosed, or that of the system call which ended the loop.
 func (l *loop) submit(t task, deadline time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closing {
-		return ErrClosed
+	if l.ended != nil {
+		return l.ended
 	}
-	l.arrivals = append(l.arrivals, arrival{t, deadline})
+	l.arrivals = append(l.arrivals, arrival{task: t, deadline: deadline})
 	l.ring()
 	return nil
 }
@@ -113,25 +117,27 @@ func (l *loop) submit(t task, deadline time.Duration) error {
 func (l *loop) abandon(t task, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closing {
+	if l.ended != nil {
 		return // and by that every task ends
 	}
-	l.aborts = append(l.aborts, abort{t, err})
+	l.aborts = append(l.aborts, abort{task: t, err: err})
 	l.ring()
 }
 
 // close ends every task with ErrClosed and returns when the loop is gone.
 func (l *loop) close() error {
 	l.mu.Lock()
-	l.closing = true
-	l.ring()
+	if l.ended == nil {
+		l.ended = ErrClosed
+		l.ring()
+	}
 	l.mu.Unlock()
 	<-l.stopped
 	return nil
 }
 
 // ring wakes the loop if it sleeps. Its caller holds mu: that keeps the bell's
-// descriptor open, because the loop closes it only when it has seen closing.
+// descriptor open, because the loop closes it only when ended is set.
 func (l *loop) ring() {
 	if l.asleep {
 		l.asleep = false
@@ -142,7 +148,7 @@ func (l *loop) ring() {
 // run is the loop: look, answer, and only then start what has arrived.
 func (l *loop) run() {
 	// A thread of its own, which ends with the goroutine: the loop is not moved from
-	// one to another while SYN-ACKs wait.
+	// one to another while SYN-ACKs wait. No test can tell, only BenchmarkBeside.
 	runtime.LockOSThread()
 	defer close(l.stopped)
 
@@ -157,11 +163,12 @@ func (l *loop) run() {
 		for i := range n {
 			l.dispatch(&events[i])
 		}
-		if closing := l.receive(); closing {
-			l.shut(ErrClosed)
+		if err := l.receive(); err != nil {
+			l.shut(err)
 			return
 		}
 		l.expire()
+		l.abort()
 		// Waiters are woken when every socket that can be closed is closed, but
 		// before the next SYNs, so that they work while the loop does.
 		l.wake()
@@ -187,12 +194,12 @@ func (l *loop) wait(events []unix.EpollEvent) (n int, err error) {
 
 // patience returns for how many milliseconds the loop may sleep; -1 is for ever.
 func (l *loop) patience() int {
-	if l.queueHead < len(l.queue) {
+	if l.queueHead < len(l.queue) || len(l.abandoned) > 0 {
 		return 0
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.arrivals) > 0 || len(l.aborts) > 0 || l.closing {
+	if len(l.arrivals) > 0 || len(l.aborts) > 0 || l.ended != nil {
 		return 0
 	}
 	l.asleep = true
@@ -216,9 +223,9 @@ func (l *loop) dispatch(event *unix.EpollEvent) {
 	}
 }
 
-// expire ends the tasks whose deadline has passed.
+// expire ends tasks whose deadline has passed, at most endsPerLook.
 func (l *loop) expire() {
-	for {
+	for range endsPerLook {
 		deadline, ok := l.deadlines.next()
 		if !ok || deadline > l.now {
 			return
@@ -229,14 +236,26 @@ func (l *loop) expire() {
 	}
 }
 
-// receive takes what other goroutines have handed over: new tasks are queued, with
-// their deadlines running, and abandoned ones are ended.
-func (l *loop) receive() (closing bool) {
+// abort ends tasks that were abandoned, at most endsPerLook.
+func (l *loop) abort() {
+	n := min(endsPerLook, len(l.abandoned))
+	for _, a := range l.abandoned[:n] {
+		a.task.abandon(l, a.err)
+	}
+	l.abandoned = slices.Delete(l.abandoned, 0, n)
+}
+
+// receive takes what other goroutines have handed over. New tasks are queued, with their
+// deadlines running. The error is that for which the loop is to end.
+func (l *loop) receive() error {
 	l.mu.Lock()
-	arrivals, aborts := l.arrivals, l.aborts
-	l.arrivals, l.aborts = l.spareArrivals[:0], l.spareAborts[:0]
-	closing = l.closing
+	arrivals := l.arrivals
+	l.arrivals = l.spareArrivals[:0]
+	l.abandoned = append(l.abandoned, l.aborts...)
+	clear(l.aborts)
+	l.aborts = l.aborts[:0]
 	l.asleep = false
+	ended := l.ended
 	l.mu.Unlock()
 
 	for _, a := range arrivals {
@@ -248,13 +267,9 @@ func (l *loop) receive() (closing bool) {
 		a.task.seat(s)
 		l.queue = append(l.queue, s.ticket)
 	}
-	for _, a := range aborts {
-		a.task.abandon(l, a.err)
-	}
 	clear(arrivals)
-	clear(aborts)
-	l.spareArrivals, l.spareAborts = arrivals, aborts
-	return closing
+	l.spareArrivals = arrivals
+	return ended
 }
 
 // start starts queued tasks, at most startsPerLook.
@@ -298,9 +313,9 @@ func (l *loop) wake() {
 // shut ends every task because of err and closes the loop's own descriptors.
 func (l *loop) shut(err error) {
 	l.mu.Lock()
-	l.closing = true
+	l.ended = err
 	l.mu.Unlock()
-	l.receive() // what arrived before closing was set
+	l.receive() // what arrived before that
 	for _, s := range l.slots.all {
 		if s.task != nil {
 			s.task.abandon(l, err)

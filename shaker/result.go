@@ -73,7 +73,7 @@ type Result struct {
 	RTT time.Duration
 
 	// SYNRetransmits counts the SYNs that had to be sent again, on success and
-	// on failure alike. Only on Linux.
+	// on failure alike. It is -1 on other systems than Linux, which do not tell.
 	SYNRetransmits int
 
 	// MSS is the maximum segment size in bytes that the handshake settled for

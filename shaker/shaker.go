@@ -15,17 +15,18 @@ import (
 var (
 	// ErrClosed is returned by Shake when the Shaker is closed, or is being
 	// closed while the handshake is under way. It wraps [os.ErrClosed].
-	ErrClosed error = &sentinel{"the shaker is closed", os.ErrClosed}
+	ErrClosed error = &sentinel{text: "the shaker is closed", wider: os.ErrClosed}
 
 	// ErrUnsent is returned by Shake when the deadline passed before a SYN could
 	// be sent. Nothing was learnt about the target: either the deadline was over
 	// when Shake was called, or this machine is overloaded. It wraps
 	// [os.ErrDeadlineExceeded].
-	ErrUnsent error = &sentinel{"the deadline passed before a SYN was sent", os.ErrDeadlineExceeded}
+	ErrUnsent error = &sentinel{text: "the deadline passed before a SYN was sent", wider: os.ErrDeadlineExceeded}
 
 	// ErrTarget is returned by Shake for a target to which no SYN can be
-	// addressed: port 0, no address, or an IPv6 zone that this machine lacks.
-	ErrTarget error = &sentinel{"no SYN can be addressed to it", os.ErrInvalid}
+	// addressed: port 0, no address, an IPv6 zone that this machine lacks, or a
+	// link-local IPv6 address without one.
+	ErrTarget error = &sentinel{text: "no SYN can be addressed to it", wider: os.ErrInvalid}
 )
 
 // sentinel is an error with a wider error of the standard library behind it.
@@ -121,11 +122,14 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 		}
 		return Result{}, err
 	}
+	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
+	if addr := target.Addr(); addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "" {
+		return Result{}, fmt.Errorf("%w: a link-local address needs a zone", ErrTarget)
+	}
 	scope, err := scopeID(target.Addr().Zone())
 	if err != nil {
 		return Result{}, err
 	}
-	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
 	return s.engine.shake(ctx, target, scope, deadline)
 }
 
@@ -135,10 +139,10 @@ func scopeID(zone string) (uint32, error) {
 	if zone == "" {
 		return 0, nil
 	}
-	if number, err := strconv.ParseUint(zone, 10, 32); err == nil {
-		return uint32(number), nil
-	}
 	iface, err := net.InterfaceByName(zone)
+	if number, notNumber := strconv.ParseUint(zone, 10, 31); notNumber == nil {
+		iface, err = net.InterfaceByIndex(int(number))
+	}
 	var errno syscall.Errno
 	switch {
 	case errors.As(err, &errno):

@@ -35,6 +35,10 @@ func TestWrongArguments(t *testing.T) {
 		{netip.MustParseAddrPort("127.0.0.1:0"), nil, "shake 127.0.0.1:0: no SYN can be addressed to it", shaker.ErrTarget},
 		{netip.MustParseAddrPort("[fe80::1%nowhere]:80"), nil,
 			`shake [fe80::1%nowhere]:80: no SYN can be addressed to it: zone "nowhere": route ip+net: no such network interface`, os.ErrInvalid},
+		{netip.MustParseAddrPort("[fe80::1%1000000]:80"), nil,
+			`shake [fe80::1%1000000]:80: no SYN can be addressed to it: zone "1000000": route ip+net: no such network interface`, os.ErrInvalid},
+		{netip.MustParseAddrPort("[fe80::1]:80"), nil,
+			"shake [fe80::1]:80: no SYN can be addressed to it: a link-local address needs a zone", shaker.ErrTarget},
 		{netip.MustParseAddrPort("127.0.0.1:1"), &shaker.Options{Timeout: -1},
 			"shake 127.0.0.1:1: negative timeout -1ns", nil},
 	} {

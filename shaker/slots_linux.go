@@ -73,6 +73,3 @@ func (s *slots) put(done *slot) {
 	done.generation++
 	s.free = append(s.free, done)
 }
-
-// running returns the number of slots in use.
-func (s *slots) running() int { return len(s.all) - len(s.free) }

@@ -2,6 +2,9 @@ package shaker
 
 import "testing"
 
+// running returns the number of slots in use.
+func (s *slots) running() int { return len(s.all) - len(s.free) }
+
 // FuzzSlots plays with the slots beside a model of them: a map from every ticket that was
 // ever given out to the task that it names, nil once that has ended.
 func FuzzSlots(f *testing.F) {

@@ -98,10 +98,13 @@ func epollAdd(epoll, fd int, event unix.EpollEvent) error {
 func epollLook(epoll int, events []unix.EpollEvent) (n int, err error) {
 	r, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])),
 		uintptr(len(events)), 0, 0, 0)
-	if errno != 0 {
-		return 0, check("epoll_pwait", errno)
+	switch errno {
+	case 0:
+		return int(r), nil
+	case unix.EINTR:
+		return 0, nil
 	}
-	return int(r), nil
+	return 0, check("epoll_pwait", errno)
 }
 
 // epollSleep waits for events, at most for so many milliseconds, or for ever if that

@@ -4,7 +4,7 @@ import "syscall"
 
 // verdict decides what an errno of connect(2), or one that a socket was left with, says
 // about the target. It is not ok if the errno says nothing about the target, but that
-// this host could not try.
+// this host could not try. (What goes wrong before connect(2) is never a verdict.)
 //
 // What ICMP errors turn into is in the kernel's tables icmp_err_convert (net/ipv4/icmp.c)
 // and tab_unreach (net/ipv6/icmp.c).

@@ -14,8 +14,7 @@ type Segment struct {
 	Src, Dst           netip.AddrPort
 	SYN, ACK, RST, FIN bool
 	UDP                bool
-	Seq, AckSeq        uint32
-	Options            []layers.TCPOption
+	Seq                uint32
 	Data               []byte
 	raw                []byte // the whole IP packet
 }
@@ -53,8 +52,7 @@ func parse(raw []byte) (s Segment, ok bool) {
 	case *layers.TCP:
 		s.Src, s.Dst = netip.AddrPortFrom(src, uint16(l.SrcPort)), netip.AddrPortFrom(dst, uint16(l.DstPort))
 		s.SYN, s.ACK, s.RST, s.FIN = l.SYN, l.ACK, l.RST, l.FIN
-		s.Seq, s.AckSeq = l.Seq, l.Ack
-		s.Options, s.Data = l.Options, l.Payload
+		s.Seq, s.Data = l.Seq, l.Payload
 	case *layers.UDP:
 		s.Src, s.Dst = netip.AddrPortFrom(src, uint16(l.SrcPort)), netip.AddrPortFrom(dst, uint16(l.DstPort))
 		s.UDP, s.Data = true, l.Payload
@@ -78,6 +76,16 @@ func (s Segment) Refusal() []byte {
 // Reset follows a SYNACK with the RST of a server that has changed its mind.
 func (s Segment) Reset() []byte {
 	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: 1_000_001, Ack: s.Seq + 1})
+}
+
+// Finish follows a SYNACK with the FIN of a server that has nothing to say.
+func (s Segment) Finish() []byte {
+	return s.answer(&layers.TCP{FIN: true, ACK: true, Seq: 1_000_001, Ack: s.Seq + 1, Window: 65535})
+}
+
+// ResetAfterFinish follows a Finish with an RST.
+func (s Segment) ResetAfterFinish() []byte {
+	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: 1_000_002, Ack: s.Seq + 1})
 }
 
 // answer addresses a TCP segment to the sender of s.
