@@ -26,7 +26,10 @@ func (r *report) writeStory(w io.Writer) {
 	switch {
 	case !h.Peer.IsValid():
 	case h.Local.IsValid():
-		at(sent, "SYN from %v to %v, sent again %d times", h.Local, h.Peer, h.SYNRetransmits)
+		at(sent, "SYN from %v to %v", h.Local, h.Peer)
+		if h.SYNRetransmits > 0 {
+			at(r.duration, "by now the SYN was sent again, %d times", h.SYNRetransmits)
+		}
 	default:
 		at(sent, "no SYN could be sent to %v", h.Peer)
 	}

@@ -33,34 +33,34 @@ type metric struct {
 
 // What /probe exports. Prometheus does not care for the order, people do.
 var (
-	probeSuccess = &metric{"probe_success",
-		"Whether the result is what the module wants: 1 if the port is open, 0 if not.", nil}
-	probeResultInfo = &metric{"probe_result_info",
-		"The verdict: open, refused, reset, timeout, unreachable, prohibited, error, dns_not_found, dns_timeout or dns_error, and the kernel's errno.",
-		[]string{"result", "errno"}}
-	probeDuration = &metric{"probe_duration_seconds",
-		"How long the whole probe took, name resolution included.", nil}
-	probeTimeout = &metric{"probe_timeout_seconds",
-		"How long the probe might have taken.", nil}
-	probeDNSLookup = &metric{"probe_dns_lookup_time_seconds",
-		"How long name resolution took, 0 if the target was an address.", nil}
-	probeIPProtocol = &metric{"probe_ip_protocol",
-		"IP protocol of the probed address: 4, 6, or 0 if there was no address.", nil}
-	probeIPAddrHash = &metric{"probe_ip_addr_hash",
-		"FNV-1a hash of the probed address: it changes when the address does.", nil}
-	probeHandshake = &metric{"probe_tcp_handshake_seconds",
-		"Time from SYN to SYN-ACK on the exporter's clock, its scheduling included.", nil}
-	probeRTT = &metric{"probe_tcp_rtt_seconds",
-		"Time from SYN to SYN-ACK on the kernel's clock, absent if the kernel took no sample.", nil}
-	probeSYNRetransmits = &metric{"probe_tcp_syn_retransmits",
-		"SYNs that had to be sent again.", nil}
-	probeMSS = &metric{"probe_tcp_mss_bytes",
-		"Maximum segment size in force for data to the target.", nil}
-	probeACKSent = &metric{"probe_tcp_ack_sent",
-		"1 if the handshake's last ACK left after all, so that the application may have seen a connection.", nil}
-	probeICMPInfo = &metric{"probe_icmp_info",
-		"The ICMP error that ended the probe, and who sent it.",
-		[]string{"from", "icmp_type", "icmp_code", "icmp"}}
+	probeSuccess = &metric{name: "probe_success",
+		help: "Whether the result is what the module wants: 1 if the port is open, 0 if not."}
+	probeResultInfo = &metric{name: "probe_result_info",
+		help:   "The verdict: open, refused, reset, timeout, unreachable, prohibited, error, dns_not_found, dns_timeout or dns_error, and the kernel's errno.",
+		labels: []string{"result", "errno"}}
+	probeDuration = &metric{name: "probe_duration_seconds",
+		help: "How long the whole probe took, name resolution included."}
+	probeTimeout = &metric{name: "probe_timeout_seconds",
+		help: "How long the probe might have taken."}
+	probeDNSLookup = &metric{name: "probe_dns_lookup_time_seconds",
+		help: "How long name resolution took, 0 if the target was an address."}
+	probeIPProtocol = &metric{name: "probe_ip_protocol",
+		help: "IP protocol of the probed address: 4, 6, or 0 if there was no address."}
+	probeIPAddrHash = &metric{name: "probe_ip_addr_hash",
+		help: "FNV-1a hash of the probed address: it changes when the address does."}
+	probeHandshake = &metric{name: "probe_tcp_handshake_seconds",
+		help: "Time from SYN to SYN-ACK on the exporter's clock, its scheduling included."}
+	probeRTT = &metric{name: "probe_tcp_rtt_seconds",
+		help: "Time from SYN to SYN-ACK on the kernel's clock, absent if the kernel took no sample."}
+	probeSYNRetransmits = &metric{name: "probe_tcp_syn_retransmits",
+		help: "SYNs that had to be sent again."}
+	probeMSS = &metric{name: "probe_tcp_mss_bytes",
+		help: "Maximum segment size in force for data to the target."}
+	probeACKSent = &metric{name: "probe_tcp_ack_sent",
+		help: "1 if the handshake's last ACK left after all, so that the application may have seen a connection."}
+	probeICMPInfo = &metric{name: "probe_icmp_info",
+		help:   "The ICMP error that ended the probe, and who sent it.",
+		labels: []string{"from", "icmp_type", "icmp_code", "icmp"}}
 )
 
 // families returns the metrics of the probe.
@@ -88,7 +88,7 @@ func (r *report) families() []*dto.MetricFamily {
 	if h.RTT > 0 {
 		gauge(probeRTT, h.RTT.Seconds())
 	}
-	if h.Local.IsValid() { // a SYN was sent
+	if h.Local.IsValid() && h.SYNRetransmits >= 0 { // a SYN was sent, and they are counted
 		gauge(probeSYNRetransmits, float64(h.SYNRetransmits))
 	}
 	if h.Outcome == shaker.Open || h.Outcome == shaker.Reset { // a SYN-ACK came

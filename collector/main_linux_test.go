@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http/httptest"
@@ -36,6 +37,21 @@ func get(p *Prober, path string, headers ...string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	p.ServeHTTP(w, r)
 	return w
+}
+
+// probeInBackground asks for a probe of a silent target and returns what ends it.
+func probeInBackground(p *Prober, target string) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r := httptest.NewRequest("GET", "/probe?target="+target, nil)
+		p.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // listen listens for the rest of the test and returns its address.

@@ -9,7 +9,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// The reasons for which a probe is not made. The reason label has no others.
+// The reasons for which a probe is not made or not finished. The reason label has no others.
 const (
 	badRequest    = "bad_request"   // the caller's mistake
 	inFlightLimit = "in_flight"     // too many probes at once
@@ -86,9 +86,11 @@ func (m *metrics) count(r *report) {
 	h := &r.handshake
 	if h.Outcome == shaker.Open {
 		m.handshake.WithLabelValues(r.module).Observe(h.Handshake.Seconds())
+	}
+	if h.ResetLag > 0 {
 		m.resetLag.Observe(h.ResetLag.Seconds())
 	}
-	m.synRetransmits.Add(float64(h.SYNRetransmits))
+	m.synRetransmits.Add(float64(max(0, h.SYNRetransmits)))
 	if h.ACKSent {
 		m.acksSent.Inc()
 	}

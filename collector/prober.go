@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -40,7 +39,6 @@ type Options struct {
 // A Prober answers /probe, and collects the exporter's own metrics about it.
 type Prober struct {
 	options  Options
-	resolver *net.Resolver
 	metrics  *metrics
 	inFlight atomic.Int64
 
@@ -57,7 +55,7 @@ func NewProber(options Options) *Prober {
 	if options.DialDNS == nil {
 		options.DialDNS = (&net.Dialer{}).DialContext
 	}
-	p := &Prober{options: options, resolver: newResolver(options.DialDNS)}
+	p := &Prober{options: options}
 	p.metrics = newMetrics(p.options.Config, func() float64 { return float64(p.inFlight.Load()) })
 	return p
 }
@@ -84,13 +82,6 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.reject(w, http.StatusBadRequest, badRequest, err)
 		return
 	}
-	defer p.inFlight.Add(-1)
-	if n := p.inFlight.Add(1); p.options.MaxInFlight > 0 && n > int64(p.options.MaxInFlight) {
-		w.Header().Set("Retry-After", "1")
-		p.reject(w, http.StatusServiceUnavailable, inFlightLimit,
-			fmt.Errorf("%d probes are in flight, more are not allowed (--probe.max-in-flight)", p.options.MaxInFlight))
-		return
-	}
 	report, err := p.probe(r.Context(), req, start)
 	if err != nil {
 		p.fail(w, req, err)
@@ -100,15 +91,22 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.answer(w, r, report)
 }
 
+// errInFlight says that as many probes as may be in flight are.
+var errInFlight = errors.New("no more probes may be in flight (--probe.max-in-flight)")
+
 // probe resolves the target's name, if it is one, and shakes hands. An error says that
 // there is no verdict.
 func (p *Prober) probe(ctx context.Context, req *request, start time.Time) (*report, error) {
+	defer p.inFlight.Add(-1)
+	if n := p.inFlight.Add(1); p.options.MaxInFlight > 0 && n > int64(p.options.MaxInFlight) {
+		return nil, errInFlight
+	}
 	report := &report{request: req}
 	deadline := start.Add(req.timeout)
 	addr := req.addr
 	if !addr.IsValid() {
 		var err error
-		if report.resolution, err = resolve(ctx, p.resolver, req.name, req.moduleData.TCP, deadline); err != nil {
+		if report.resolution, err = resolve(ctx, p.options.DialDNS, req.name, req.moduleData.TCP, deadline); err != nil {
 			return nil, err
 		}
 		addr = report.resolution.addr
@@ -133,6 +131,9 @@ func (p *Prober) fail(w http.ResponseWriter, req *request, err error) {
 	switch {
 	case errors.Is(err, context.Canceled): // nobody is there to read the answer
 		p.reject(w, http.StatusServiceUnavailable, callerGone, err)
+	case errors.Is(err, errInFlight):
+		w.Header().Set("Retry-After", "1")
+		p.reject(w, http.StatusServiceUnavailable, inFlightLimit, err)
 	case errors.Is(err, shaker.ErrClosed):
 		p.reject(w, http.StatusServiceUnavailable, shuttingDown, err)
 	case errors.Is(err, shaker.ErrUnsent):

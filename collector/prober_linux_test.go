@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"context"
 	"flag"
 	"net/http/httptest"
 	"net/netip"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -157,7 +156,7 @@ func TestDebug(t *testing.T) {
 
  +0s  probe of both\.example:7006 with module tcp_connect, timeout 5s
  +[0-9.]+[mµ]s  both\.example is (127\.0\.0\.1, ::1|::1, 127\.0\.0\.1); taking ::1
- +[0-9.]+[mµ]s  SYN from \[::1\]:\d+ to \[::1\]:7006, sent again 0 times
+ +[0-9.]+[mµ]s  SYN from \[::1\]:\d+ to \[::1\]:7006
  +[0-9.]+[mµ]s  SYN-ACK after [0-9.]+[mµ]s \(kernel: \d+µs\), MSS \d+ bytes
  +[0-9.]+[mµ]s  RST, last ACK sent: false
  +[0-9.]+[mµ]s  verdict: open
@@ -176,7 +175,7 @@ tcp:
 # TYPE probe_success gauge
 probe_success 1
 `,
-		"target=127.0.0.1:1": `SYN from 127\.0\.0\.1:\d+ to 127\.0\.0\.1:1, sent again 0 times
+		"target=127.0.0.1:1": `SYN from 127\.0\.0\.1:\d+ to 127\.0\.0\.1:1
  +[0-9.]+[mµ]s  shake 127\.0\.0\.1:1: refused
  +[0-9.]+[mµ]s  verdict: refused ECONNREFUSED
 `,
@@ -244,8 +243,7 @@ func TestNoLocalPort(t *testing.T) {
 	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	p := newProber(t, Options{})
-	var group sync.WaitGroup
-	group.Go(func() { get(p, "/probe?target=192.0.2.1:80", timeoutHeader, "0.5") })
+	end := probeInBackground(p, "192.0.2.1:80")
 	wire.Await(1)
 	w := get(p, "/probe?target=192.0.2.1:80")
 	const want = "this prober is in trouble, not the target: shake 192.0.2.1:80: connect: cannot assign requested address\n"
@@ -255,28 +253,27 @@ func TestNoLocalPort(t *testing.T) {
 	if got := testutil.ToFloat64(p.metrics.faults.WithLabelValues("EADDRNOTAVAIL")); got != 1 {
 		t.Errorf("counted %v times", got)
 	}
-	group.Wait()
+	end()
 }
 
 // With one probe allowed in flight, another one is turned away, and then a third is not.
 func TestInFlightLimit(t *testing.T) {
 	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{MaxInFlight: 1})
-	var group sync.WaitGroup
-	group.Go(func() { get(p, "/probe?target=192.0.2.1:80", timeoutHeader, "0.5") })
+	end := probeInBackground(p, "192.0.2.1:80")
 	wire.Await(1)
 	if got := testutil.ToFloat64(p.metrics.inFlight); got != 1 {
 		t.Errorf("%v in flight", got)
 	}
 	w := get(p, "/probe?target=127.0.0.1:1")
 	if w.Code != 503 || w.Header().Get("Retry-After") != "1" ||
-		w.Body.String() != "1 probes are in flight, more are not allowed (--probe.max-in-flight)\n" {
+		w.Body.String() != "no more probes may be in flight (--probe.max-in-flight)\n" {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
 	if got := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(inFlightLimit)); got != 1 {
 		t.Errorf("counted %v times", got)
 	}
-	group.Wait()
+	end()
 	if w := get(p, "/probe?target=127.0.0.1:1"); w.Code != 200 {
 		t.Errorf("afterwards: %d %s", w.Code, w.Body)
 	}
@@ -299,17 +296,11 @@ func TestCallerGone(t *testing.T) {
 	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{DialDNS: lab.NewDNS(t, nil)})
 	for i, target := range []string{"192.0.2.1:80", "silent.example:80"} {
-		ctx, cancel := context.WithCancel(context.Background())
-		var group sync.WaitGroup
-		group.Go(func() {
-			r := httptest.NewRequest("GET", "/probe?target="+target, nil)
-			p.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
-		})
+		end := probeInBackground(p, target)
 		if i == 0 {
 			wire.Await(1)
 		}
-		cancel()
-		group.Wait()
+		end()
 		if got := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(callerGone)); got != float64(i+1) {
 			t.Errorf("%s: counted %v times", target, got)
 		}
@@ -324,14 +315,19 @@ func TestOwnMetrics(t *testing.T) {
 	p := newProber(t, Options{TimeoutOffset: 500 * time.Millisecond})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(p)
+	began := time.Now()
 	for range 3 {
 		get(p, "/probe?target="+listen(t, "127.0.0.1:0"))
 	}
 	get(p, "/probe?target=127.0.0.1:1&module=tcp_connect_ip4")
+	p.metrics.count(&report{request: &request{module: "tcp_connect"}, result: "open", handshake: shaker.Result{
+		Outcome: shaker.Open, Handshake: time.Second, ResetLag: 100 * time.Millisecond, SYNRetransmits: 2, ACKSent: true}})
+	p.metrics.count(&report{request: &request{module: "tcp_connect"}, result: "open", handshake: shaker.Result{
+		Outcome: shaker.Open, Handshake: time.Second, SYNRetransmits: -1, ACKSent: true}}) // on another platform
 	const want = `
 # HELP shaker_acks_sent_total Handshakes whose last ACK left after all, so that the target's application may have seen a connection.
 # TYPE shaker_acks_sent_total counter
-shaker_acks_sent_total 0
+shaker_acks_sent_total 2
 # HELP shaker_probe_failures_total Probes whose verdict was not what the module wants, by verdict.
 # TYPE shaker_probe_failures_total counter
 shaker_probe_failures_total{errno="ECONNREFUSED",module="tcp_connect_ip4",result="refused"} 1
@@ -340,12 +336,12 @@ shaker_probe_failures_total{errno="ECONNREFUSED",module="tcp_connect_ip4",result
 shaker_probes_in_flight 0
 # HELP shaker_probes_total Probes that ended with a verdict about the target, open or not.
 # TYPE shaker_probes_total counter
-shaker_probes_total{module="tcp_connect"} 3
+shaker_probes_total{module="tcp_connect"} 5
 shaker_probes_total{module="tcp_connect_ip4"} 1
 shaker_probes_total{module="tcp_connect_ip6"} 0
 # HELP shaker_syn_retransmits_total SYNs that had to be sent again.
 # TYPE shaker_syn_retransmits_total counter
-shaker_syn_retransmits_total 0
+shaker_syn_retransmits_total 2
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "shaker_acks_sent_total", "shaker_probe_failures_total",
 		"shaker_probes_in_flight", "shaker_probes_total", "shaker_syn_retransmits_total"); err != nil {
@@ -360,8 +356,13 @@ shaker_syn_retransmits_total 0
 			continue
 		}
 		h := family.Metric[0].Histogram
-		if h.GetSampleCount() != 3 || h.GetSampleSum() <= 0 || len(h.Bucket) == 0 || len(h.PositiveSpan) == 0 {
-			t.Errorf("%s: want 3 samples in classic and native buckets: %v", family.GetName(), h)
+		want := map[string]struct {
+			samples    uint64
+			sumOfKnown float64 // of the samples that the test made
+		}{"shaker_handshake_seconds": {5, 2}, "shaker_reset_lag_seconds": {4, 0.1}}[family.GetName()]
+		if h.GetSampleCount() != want.samples || h.GetSampleSum() <= want.sumOfKnown || h.GetSampleSum() > want.sumOfKnown+time.Since(began).Seconds() ||
+			len(h.Bucket) == 0 || len(h.PositiveSpan) == 0 {
+			t.Errorf("%s: want %v in classic and native buckets: %v", family.GetName(), want, h)
 		}
 	}
 	problems, err := testutil.GatherAndLint(registry)

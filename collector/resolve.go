@@ -34,7 +34,8 @@ type resolution struct {
 // A dialer opens connections to DNS servers, as net.Dialer.DialContext does.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// newResolver returns the standard resolver. On Linux it is always the one written in Go,
+// newResolver returns the standard resolver, for one lookup: it would share a lookup with
+// others of the same name, which then nobody could end. On Linux it is always the one written in Go,
 // which needs no thread for a lookup that hangs. Its sockets are closed as soon as nobody
 // waits for the lookup any more; by itself it would keep them for 5 s (timeout in
 // resolv.conf(5)).
@@ -52,7 +53,7 @@ func newResolver(dial dialer) *net.Resolver {
 // resolve resolves a name before the deadline and chooses the address to probe: the first
 // of the preferred family or, with fallback, the first at all. An error is a fault of this
 // host, or the end of the caller.
-func resolve(ctx context.Context, resolver *net.Resolver, name string, tcp config.TCP, deadline time.Time) (resolution, error) {
+func resolve(ctx context.Context, dial dialer, name string, tcp config.TCP, deadline time.Time) (resolution, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	network := "ip"
@@ -60,7 +61,7 @@ func resolve(ctx context.Context, resolver *net.Resolver, name string, tcp confi
 		network = tcp.PreferredIPProtocol
 	}
 	start := time.Now()
-	addrs, err := resolver.LookupNetIP(ctx, network, name)
+	addrs, err := newResolver(dial).LookupNetIP(ctx, network, name)
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
 	}

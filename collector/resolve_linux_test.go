@@ -2,10 +2,14 @@ package collector
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,11 +60,12 @@ func TestLookupDeadline(t *testing.T) {
 	}
 }
 
-// When the caller has gone, the sockets of its lookup are closed, long before the deadline.
-func TestLookupEndsWithItsCaller(t *testing.T) {
+// When the callers have gone, the sockets of their lookups are closed, long before the
+// resolver would do that. Two of them ask for the same name.
+func TestLookupsEndWithTheirCallers(t *testing.T) {
 	dial := lab.NewDNS(t, nil)
-	ctx, cancel := context.WithCancel(context.Background())
-	var open sync.WaitGroup
+	dialled := make(chan struct{}, 100)
+	var open, late atomic.Int64
 	p := newProber(t, Options{DialDNS: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err != nil {
@@ -68,15 +73,45 @@ func TestLookupEndsWithItsCaller(t *testing.T) {
 		}
 		deadline, _ := ctx.Deadline()
 		open.Add(1)
-		time.AfterFunc(10*time.Millisecond, cancel) // the caller goes while the server is silent
+		dialled <- struct{}{}
 		return dnsConn{conn, sync.OnceFunc(func() {
 			if !time.Now().Before(deadline) {
-				t.Error("a socket was open until the deadline")
+				late.Add(1)
 			}
-			open.Done()
+			open.Add(-1)
 		})}, nil
 	}})
-	r := httptest.NewRequest("GET", "/probe?target=silent.example:80", nil)
-	p.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
-	open.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	var callers sync.WaitGroup
+	for range 2 {
+		callers.Go(func() {
+			r := httptest.NewRequest("GET", "/probe?target=silent.example:80&module=tcp_connect_ip4", nil)
+			p.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
+		})
+	}
+	for range 2 { // one query of each caller
+		<-dialled
+	}
+	cancel()
+	callers.Wait()
+	lab.Eventually(t, "the sockets are closed", func() bool { return open.Load() == 0 })
+	if n := late.Load(); n > 0 {
+		t.Errorf("%d sockets were open until the resolver's own deadline", n)
+	}
+}
+
+// The resolver's errors have no more than the text of their cause.
+func TestFaultOf(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		err := &net.DNSError{Err: "dial udp 192.0.2.53:53: " + os.NewSyscallError("socket", errno).Error(), Name: "x"}
+		if got := faultOf(err); got != errno {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+	for _, err := range []error{nil, errors.New("too many open files"), &net.DNSError{Err: "no such host", IsNotFound: true},
+		&net.DNSError{Err: "read udp: connection refused"}} {
+		if got := faultOf(err); got != 0 {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
 }
