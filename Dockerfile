@@ -3,7 +3,9 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /shaker_exporter .
+ARG VERSION=unknown
+RUN CGO_ENABLED=0 go build -trimpath -o /shaker_exporter \
+    -ldflags="-s -w -X github.com/prometheus/common/version.Version=${VERSION}" .
 
 FROM scratch
 COPY --from=build /shaker_exporter /shaker_exporter

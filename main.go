@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -65,6 +66,9 @@ func (f *flags) check() error {
 }
 
 func main() {
+	if build, ok := debug.ReadBuildInfo(); ok && version.Version == "" {
+		version.Version = build.Main.Version // of a build that was told none
+	}
 	var f flags
 	app := kingpin.New(name, description)
 	f.register(app)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -191,6 +192,60 @@ func TestDefaultMaxInFlight(t *testing.T) {
 	}
 }
 
+// A second signal ends the exporter at once, whatever is running.
+func TestSecondSignal(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	p := startExporter(t)
+	answered := make(chan error)
+	go func() {
+		response, err := http.Get("http://localhost:10115/probe?target=192.0.2.1:443")
+		if err == nil {
+			response.Body.Close()
+		}
+		answered <- err
+	}()
+	wire.Await(1)
+	p.Signal(syscall.SIGTERM)
+	lab.Eventually(t, "the exporter shuts down", func() bool { return strings.Contains(p.Output(), "waiting for the running probes") })
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != -1 { // ended by the signal
+		t.Errorf("exit code %d", code)
+	}
+	if err := <-answered; err == nil {
+		t.Error("the running probe was waited for")
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestProbeFlags(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	startExporter(t, "--timeout-offset=1.5", "--probe.max-in-flight=1")
+	request, err := http.NewRequest("GET", "http://localhost:10115/probe?target=localhost:1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "4")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(response.Body)
+	response.Body.Close()
+	if !strings.Contains(string(body), "probe_timeout_seconds 2.5\n") {
+		t.Errorf("--timeout-offset: %s", body)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		get(t, "/probe?target=192.0.2.1:443")
+	}()
+	wire.Await(1)
+	if status, body := get(t, "/probe?target=localhost:1"); status != 503 {
+		t.Errorf("--probe.max-in-flight: %d %s", status, body)
+	}
+	<-done
+}
+
 func TestWrongCommandLines(t *testing.T) {
 	for _, c := range []struct {
 		args []string
@@ -224,7 +279,7 @@ func TestREADMEFlags(t *testing.T) {
 	}
 }
 
-// README has a row for each metric, and none for others.
+// README has a row for each metric, with its labels, and none for others.
 func TestREADMEMetrics(t *testing.T) {
 	startExporter(t)
 	exported := make(map[string]bool)
@@ -234,21 +289,39 @@ func TestREADMEMetrics(t *testing.T) {
 	for _, path := range []string{"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/metrics"} {
 		_, body := get(t, path)
 		for _, line := range regexp.MustCompile(`(?m)^# TYPE ((?:probe|shaker)_\S+)`).FindAllStringSubmatch(body, -1) {
-			exported[line[1]] = true
+			exported[line[1]+labelsOf(body, line[1])] = true
 		}
 	}
 	if len(exported) < 20 {
 		t.Fatalf("only %v", exported)
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(readme(t), -1) {
-		if !exported[row[1]] {
-			t.Errorf("README.md has a row for %s, which is not exported", row[1])
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)(?:\\{([a-z_,]+)\\})?`").FindAllStringSubmatch(readme(t), -1) {
+		labels := strings.Split(row[2], ",")
+		slices.Sort(labels)
+		if want := row[1] + " " + strings.Join(labels, ","); !exported[want] {
+			t.Errorf("README.md has a row for %s, which is not exported", want)
+		} else {
+			delete(exported, want)
 		}
-		delete(exported, row[1])
 	}
 	for name := range exported {
 		t.Errorf("README.md has no row for %s", name)
 	}
+}
+
+// labelsOf returns a space and the names of a metric's labels, in order, but for the bounds
+// of histograms and what a build is described by.
+func labelsOf(exposition, name string) string {
+	series := regexp.MustCompile(`(?m)^` + name + `(?:_sum)?\{(.*)\} `).FindStringSubmatch(exposition)
+	if series == nil || name == "shaker_exporter_build_info" {
+		return " "
+	}
+	var labels []string
+	for _, label := range regexp.MustCompile(`([a-z_]+)="`).FindAllStringSubmatch(series[1], -1) {
+		labels = append(labels, label[1])
+	}
+	slices.Sort(labels)
+	return " " + strings.Join(labels, ",")
 }
 
 func readme(t *testing.T) string {
