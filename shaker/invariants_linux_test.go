@@ -547,6 +547,7 @@ func TestCancellationFreesTheSocket(t *testing.T) {
 
 // A cancelled handshake that still waits for its turn ends at once, too.
 func TestCancellationWhileQueued(t *testing.T) {
+	lab.Need(t)
 	s := start(t)
 	target, _ := listen(t, "127.0.0.1:0")
 	h := hold(s)

@@ -15,6 +15,7 @@ import (
 // "TcpPassiveOpens" and "TcpExtEmbryonicRsts".
 func Counters(t testing.TB) map[string]int {
 	t.Helper()
+	Need(t)
 	counters := make(map[string]int)
 	for _, file := range []string{"/proc/net/snmp", "/proc/net/netstat"} {
 		content, err := os.ReadFile(file)
@@ -40,6 +41,7 @@ func Counters(t testing.TB) map[string]int {
 // TimeWaits returns how many sockets of the namespace are in TIME_WAIT.
 func TimeWaits(t testing.TB) int {
 	t.Helper()
+	Need(t)
 	content, err := os.ReadFile("/proc/net/sockstat")
 	if err != nil {
 		t.Fatal(err)
