@@ -35,10 +35,10 @@ type resolution struct {
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // newResolver returns the standard resolver, for one lookup: it would share a lookup with
-// others of the same name, which then nobody could end. On Linux it is always the one written in Go,
-// which needs no thread for a lookup that hangs. Its sockets are closed as soon as nobody
-// waits for the lookup any more; by itself it would keep them for 5 s (timeout in
-// resolv.conf(5)).
+// others of the same name, which then nobody could end. On Linux it is always the one
+// written in Go, which needs no thread for a lookup that hangs. Its sockets are closed as
+// soon as nobody waits for the lookup any more; by itself it would keep them for 5 s
+// (timeout in resolv.conf(5)).
 func newResolver(dial dialer) *net.Resolver {
 	return &net.Resolver{PreferGo: runtime.GOOS == "linux",
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -66,13 +66,14 @@ func resolve(ctx context.Context, dial dialer, name string, tcp config.TCP, dead
 		addrs[i] = addrs[i].Unmap()
 	}
 	r := resolution{addrs: addrs, took: time.Since(start), err: err}
+	fault := faultOf(err)
 	var dns *net.DNSError
 	var addrError *net.AddrError
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return resolution{}, ctx.Err()
-	case faultOf(err) != 0:
-		return resolution{}, fmt.Errorf("resolve %s: %w", name, faultOf(err))
+	case fault != 0:
+		return resolution{}, fmt.Errorf("resolve %s: %w", name, fault)
 	case ctx.Err() != nil:
 		r.result, r.err = dnsTimeout, ctx.Err()
 	case err == nil:

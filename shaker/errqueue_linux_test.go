@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // What Linux 6.18 on amd64 delivered for an ICMP host unreachable from 198.51.100.7: a
@@ -18,7 +20,7 @@ var hostUnreachable = []byte{
 
 func TestParseErrorQueue(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Skip("the sample is of amd64")
+		lab.Skip(t, "needs amd64, of which the sample is")
 	}
 	icmp, errno := parseErrorQueue(hostUnreachable)
 	if want := (ICMP{From: netip.MustParseAddr("198.51.100.7"), Type: 3, Code: 1}); icmp != want || errno != unix.EHOSTUNREACH {
