@@ -2,9 +2,11 @@
 //
 // Main runs them in a network namespace that nothing else uses: all ports are free, all
 // counters are theirs, and no packet leaves it. It takes root or an unprivileged user
-// namespace. In it a test finds the kernel's loopback, captures what is on it (Capture),
-// and lays a Wire: a TUN device behind which a script answers for every address. The
-// kernel is the real one in all of this.
+// namespace. In it a test finds the kernel's loopback and captures what is on it (Capture),
+// or lays a Network: a TUN device with every address behind it, where Hosts answer SYNs as
+// the test says, and where every packet is recorded. Where the order of packets and system
+// calls matters, a bare Wire calls a function of the test for each packet. The kernel is
+// the real one in all of this.
 //
 // A test that needs what the machine lacks calls Skip, which fails instead where the
 // environment has SHAKER_TEST_ALL=1.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -9,14 +10,18 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// A Segment is a TCP segment, or a UDP datagram if it has no flags and UDP is set.
+// A Segment is a TCP segment, or a UDP datagram if UDP is set.
 type Segment struct {
 	Src, Dst           netip.AddrPort
 	SYN, ACK, RST, FIN bool
 	UDP                bool
 	Seq                uint32
+	Ack                uint32 // the acknowledgement number, if ACK is set
+	TTL                uint8  // or hop limit
 	Data               []byte
-	raw                []byte // the whole IP packet
+
+	timestamp uint32 // of the sender (TSval, RFC 7323), 0 if it sent none
+	raw       []byte // the whole IP packet
 }
 
 func (s Segment) String() string {
@@ -32,68 +37,121 @@ func (s Segment) String() string {
 	return fmt.Sprintf("%v > %v %s", s.Src, s.Dst, strings.Join(flags, ","))
 }
 
-// parse reads an IP packet. It is not ok if that is neither TCP nor UDP.
+// parse reads an IP packet. It is not ok if that is neither TCP nor UDP. The segment
+// shares its bytes.
 func parse(raw []byte) (s Segment, ok bool) {
-	if len(raw) == 0 {
+	var p parser
+	return p.parse(raw)
+}
+
+// A parser reads IP packets, many of them with little work.
+type parser struct {
+	ip4 layers.IPv4
+	ip6 layers.IPv6
+	tcp layers.TCP
+	udp layers.UDP
+}
+
+func (p *parser) parse(raw []byte) (s Segment, ok bool) {
+	protocol, payload, ok := p.parseIP(raw, &s)
+	if !ok {
 		return Segment{}, false
 	}
-	first := gopacket.Decoder(layers.LayerTypeIPv4)
-	if raw[0]>>4 == 6 {
-		first = layers.LayerTypeIPv6
-	}
-	packet := gopacket.NewPacket(raw, first, gopacket.NoCopy)
-	if packet.NetworkLayer() == nil || packet.TransportLayer() == nil {
-		return Segment{}, false
-	}
-	src, _ := netip.AddrFromSlice(packet.NetworkLayer().NetworkFlow().Src().Raw())
-	dst, _ := netip.AddrFromSlice(packet.NetworkLayer().NetworkFlow().Dst().Raw())
-	s.raw = raw
-	switch l := packet.TransportLayer().(type) {
-	case *layers.TCP:
-		s.Src, s.Dst = netip.AddrPortFrom(src, uint16(l.SrcPort)), netip.AddrPortFrom(dst, uint16(l.DstPort))
-		s.SYN, s.ACK, s.RST, s.FIN = l.SYN, l.ACK, l.RST, l.FIN
-		s.Seq, s.Data = l.Seq, l.Payload
-	case *layers.UDP:
-		s.Src, s.Dst = netip.AddrPortFrom(src, uint16(l.SrcPort)), netip.AddrPortFrom(dst, uint16(l.DstPort))
-		s.UDP, s.Data = true, l.Payload
+	src, dst := uint16(0), uint16(0)
+	switch protocol {
+	case layers.IPProtocolTCP:
+		if p.tcp.DecodeFromBytes(payload, gopacket.NilDecodeFeedback) != nil {
+			return Segment{}, false
+		}
+		src, dst = uint16(p.tcp.SrcPort), uint16(p.tcp.DstPort)
+		s.SYN, s.ACK, s.RST, s.FIN = p.tcp.SYN, p.tcp.ACK, p.tcp.RST, p.tcp.FIN
+		s.Seq, s.Ack, s.Data = p.tcp.Seq, p.tcp.Ack, p.tcp.Payload
+		for _, option := range p.tcp.Options {
+			if option.OptionType == layers.TCPOptionKindTimestamps && len(option.OptionData) == 8 {
+				s.timestamp = binary.BigEndian.Uint32(option.OptionData)
+			}
+		}
+	case layers.IPProtocolUDP:
+		if p.udp.DecodeFromBytes(payload, gopacket.NilDecodeFeedback) != nil {
+			return Segment{}, false
+		}
+		src, dst = uint16(p.udp.SrcPort), uint16(p.udp.DstPort)
+		s.UDP, s.Data = true, p.udp.Payload
 	default:
 		return Segment{}, false
 	}
+	s.Src, s.Dst = netip.AddrPortFrom(s.Src.Addr(), src), netip.AddrPortFrom(s.Dst.Addr(), dst)
 	return s, true
 }
 
-// SYNACK answers a SYN as an open port does.
-func (s Segment) SYNACK() []byte {
-	return s.answer(&layers.TCP{SYN: true, ACK: true, Seq: 1_000_000, Ack: s.Seq + 1, Window: 65535,
-		Options: []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: []byte{1400 >> 8, 1400 & 0xff}}}})
+// parseIP reads an IP header: the addresses and the TTL go into s.
+func (p *parser) parseIP(raw []byte, s *Segment) (protocol layers.IPProtocol, payload []byte, ok bool) {
+	if len(raw) == 0 {
+		return 0, nil, false
+	}
+	s.raw = raw
+	src, dst := []byte(nil), []byte(nil)
+	if raw[0]>>4 == 6 {
+		if p.ip6.DecodeFromBytes(raw, gopacket.NilDecodeFeedback) != nil {
+			return 0, nil, false
+		}
+		src, dst, s.TTL = p.ip6.SrcIP, p.ip6.DstIP, p.ip6.HopLimit
+		protocol, payload = p.ip6.NextHeader, p.ip6.Payload
+	} else {
+		if p.ip4.DecodeFromBytes(raw, gopacket.NilDecodeFeedback) != nil {
+			return 0, nil, false
+		}
+		src, dst, s.TTL = p.ip4.SrcIP, p.ip4.DstIP, p.ip4.TTL
+		protocol, payload = p.ip4.Protocol, p.ip4.Payload
+	}
+	from, _ := netip.AddrFromSlice(src)
+	to, _ := netip.AddrFromSlice(dst)
+	s.Src, s.Dst = netip.AddrPortFrom(from, 0), netip.AddrPortFrom(to, 0)
+	return protocol, payload, true
 }
 
-// Refusal answers a SYN with the RST of a closed port.
-func (s Segment) Refusal() []byte {
-	return s.answer(&layers.TCP{RST: true, ACK: true, Ack: s.Seq + 1})
+// describe returns a packet in one line.
+func describe(raw []byte) string {
+	var p parser
+	if s, ok := p.parse(raw); ok {
+		return s.String()
+	}
+	var s Segment
+	protocol, payload, ok := p.parseIP(raw, &s)
+	if ok && len(payload) >= 8 && (protocol == layers.IPProtocolICMPv4 || protocol == layers.IPProtocolICMPv6) {
+		line := fmt.Sprintf("%v > %v ICMP type %d code %d", s.Src.Addr(), s.Dst.Addr(), payload[0], payload[1])
+		// It quotes an IP header and at least the ports.
+		if _, quoted, ok := p.parseIP(payload[8:], &s); ok && len(quoted) >= 4 {
+			src, dst := binary.BigEndian.Uint16(quoted), binary.BigEndian.Uint16(quoted[2:])
+			line += fmt.Sprintf(" about %v > %v", netip.AddrPortFrom(s.Src.Addr(), src), netip.AddrPortFrom(s.Dst.Addr(), dst))
+		}
+		return line
+	}
+	return fmt.Sprintf("% x", raw)
 }
+
+// serverISN is the sequence number of every SYN-ACK.
+const serverISN = 1_000_000
+
+// SYNACK answers a SYN as an open port does.
+func (s Segment) SYNACK() []byte { return SYNACK().packet(s) }
+
+// Refusal answers a SYN with the RST of a closed port.
+func (s Segment) Refusal() []byte { return RST().packet(s) }
 
 // Reset follows a SYNACK with the RST of a server that has changed its mind.
 func (s Segment) Reset() []byte {
-	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: 1_000_001, Ack: s.Seq + 1})
+	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: serverISN + 1, Ack: s.Seq + 1})
 }
 
 // Finish follows a SYNACK with the FIN of a server that has nothing to say.
 func (s Segment) Finish() []byte {
-	return s.answer(&layers.TCP{FIN: true, ACK: true, Seq: 1_000_001, Ack: s.Seq + 1, Window: 65535})
+	return s.answer(&layers.TCP{FIN: true, ACK: true, Seq: serverISN + 1, Ack: s.Seq + 1, Window: 65535})
 }
 
 // ResetAfterFinish follows a Finish with an RST.
 func (s Segment) ResetAfterFinish() []byte {
-	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: 1_000_002, Ack: s.Seq + 1})
-}
-
-// answer addresses a TCP segment to the sender of s.
-func (s Segment) answer(tcp *layers.TCP) []byte {
-	tcp.SrcPort, tcp.DstPort = layers.TCPPort(s.Dst.Port()), layers.TCPPort(s.Src.Port())
-	ip := ipLayer(s.Dst.Addr(), s.Src.Addr(), layers.IPProtocolTCP)
-	tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer))
-	return serialize(ip, tcp)
+	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: serverISN + 2, Ack: s.Seq + 1})
 }
 
 // ICMPError answers a packet with the ICMP error of the type and code, or the ICMPv6
@@ -110,6 +168,14 @@ func (s Segment) ICMPError(from netip.Addr, icmpType, icmpCode uint8) []byte {
 	return serialize(ip, icmp, gopacket.Payload(append(make([]byte, 4), s.raw...)))
 }
 
+// answer addresses a TCP segment to the sender of s.
+func (s Segment) answer(tcp *layers.TCP) []byte {
+	tcp.SrcPort, tcp.DstPort = layers.TCPPort(s.Dst.Port()), layers.TCPPort(s.Src.Port())
+	ip := ipLayer(s.Dst.Addr(), s.Src.Addr(), layers.IPProtocolTCP)
+	tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer))
+	return serialize(ip, tcp)
+}
+
 func ipLayer(src, dst netip.Addr, protocol layers.IPProtocol) gopacket.SerializableLayer {
 	if src.Is4() {
 		return &layers.IPv4{Version: 4, TTL: 64, Protocol: protocol, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
@@ -118,7 +184,7 @@ func ipLayer(src, dst netip.Addr, protocol layers.IPProtocol) gopacket.Serializa
 }
 
 func serialize(l ...gopacket.SerializableLayer) []byte {
-	buffer := gopacket.NewSerializeBuffer()
+	buffer := gopacket.NewSerializeBufferExpectedSize(128, 0)
 	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if err := gopacket.SerializeLayers(buffer, options, l...); err != nil {
 		panic(err) // the layers above are complete

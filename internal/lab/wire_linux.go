@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -13,15 +14,12 @@ import (
 )
 
 // A Wire is a TUN device behind which are all addresses of its prefixes. A script
-// answers for them, and every packet that this host sends there is recorded.
+// answers for them, and every packet in either direction is recorded.
 type Wire struct {
 	t      testing.TB
 	tun    *os.File
-	script func(Segment) [][]byte
-
-	mu       sync.Mutex
-	segments []Segment
-	sent     sync.Cond // on mu: there is another segment
+	link   netlink.Link
+	record *record
 }
 
 // NewWire lays a wire for the rest of the test. The script gets each TCP segment that
@@ -30,15 +28,32 @@ type Wire struct {
 // This host's own addresses on the wire are 198.18.0.1 and 2001:2::1 (RFC 2544, RFC 5180).
 func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *Wire {
 	t.Helper()
+	w := &Wire{t: t, record: newRecord()}
+	w.lay(func(s Segment) {
+		w.record.add(sent, s.raw)
+		if script != nil {
+			w.Send(script(s)...)
+		}
+	}, prefixes...)
+	return w
+}
+
+// lay makes the device, routes the prefixes to it, and starts to give each segment that
+// this host sends to handle, which may use its bytes until it returns.
+func (w *Wire) lay(handle func(Segment), prefixes ...string) {
+	t := w.t
+	t.Helper()
 	Need(t)
-	w := &Wire{t: t, script: script}
-	w.sent.L = &w.mu
 	name := w.open(t)
-	link, err := netlink.LinkByName(name)
-	if err != nil {
+	var err error
+	if w.link, err = netlink.LinkByName(name); err != nil {
 		t.Fatal(err)
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
+	// Room for the SYNs of many callers at once: what the device drops, no test asked for.
+	if err := netlink.LinkSetTxQLen(w.link, 1<<16); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(w.link); err != nil {
 		t.Fatal(err)
 	}
 	for _, own := range []string{"198.18.0.1/32", "2001:2::1/128"} {
@@ -47,7 +62,7 @@ func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *W
 			t.Fatal(err)
 		}
 		address.Flags |= unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(link, address); err != nil {
+		if err := netlink.AddrAdd(w.link, address); err != nil {
 			t.Fatalf("address %s: %v", own, err)
 		}
 		// The kernel takes in packets for an IPv6 address only a moment later.
@@ -58,16 +73,30 @@ func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *W
 	}
 	for _, prefix := range prefixes {
 		p := netip.MustParsePrefix(prefix)
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &net.IPNet{
+		route := &netlink.Route{LinkIndex: w.link.Attrs().Index, Dst: &net.IPNet{
 			IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 		if err := netlink.RouteAdd(route); err != nil {
 			t.Fatalf("route %s: %v", prefix, err)
 		}
 	}
 	var reading sync.WaitGroup
-	reading.Go(w.read)
-	t.Cleanup(func() { w.tun.Close(); reading.Wait() })
-	return w
+	reading.Go(func() { w.read(handle) })
+	t.Cleanup(func() {
+		w.checkComplete()
+		w.tun.Close()
+		reading.Wait()
+	})
+}
+
+// checkComplete fails the test if the device had to drop packets.
+func (w *Wire) checkComplete() {
+	link, err := netlink.LinkByIndex(w.link.Attrs().Index)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if stats := link.Attrs().Statistics; stats.TxDropped > 0 || stats.RxDropped > 0 {
+		w.t.Errorf("the wire dropped %d packets on their way out, %d on their way in", stats.TxDropped, stats.RxDropped)
+	}
 }
 
 // open makes the TUN device and returns its name. It vanishes when its file is closed.
@@ -89,23 +118,16 @@ func (w *Wire) open(t testing.TB) string {
 	return request.Name()
 }
 
-func (w *Wire) read() {
+func (w *Wire) read(handle func(Segment)) {
+	var p parser
+	packet := make([]byte, 2048)
 	for {
-		packet := make([]byte, 2048)
 		n, err := w.tun.Read(packet)
 		if err != nil {
 			return // the test is over
 		}
-		segment, ok := parse(packet[:n])
-		if !ok {
-			continue
-		}
-		w.mu.Lock()
-		w.segments = append(w.segments, segment)
-		w.sent.Broadcast()
-		w.mu.Unlock()
-		if w.script != nil {
-			w.Send(w.script(segment)...)
+		if segment, ok := p.parse(packet[:n]); ok {
+			handle(segment)
 		}
 	}
 }
@@ -113,6 +135,7 @@ func (w *Wire) read() {
 // Send lets IP packets come in. When it returns, the kernel has dealt with them.
 func (w *Wire) Send(packets ...[]byte) {
 	for _, packet := range packets {
+		w.record.add(arrived, packet)
 		if _, err := w.tun.Write(packet); err != nil && !errors.Is(err, os.ErrClosed) {
 			w.t.Errorf("wire: %v", err)
 		}
@@ -121,16 +144,27 @@ func (w *Wire) Send(packets ...[]byte) {
 
 // Segments returns what this host has sent into the wire so far.
 func (w *Wire) Segments() []Segment {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return append([]Segment(nil), w.segments...)
+	var segments []Segment
+	for e := range w.record.all() {
+		if e.fate == sent || e.fate == sentLost {
+			segment, _ := parse(e.packet)
+			segments = append(segments, segment)
+		}
+	}
+	return segments
+}
+
+// SegmentsTo returns what this host has sent to an address and port so far.
+func (w *Wire) SegmentsTo(target netip.AddrPort) []Segment {
+	return slices.DeleteFunc(w.Segments(), func(s Segment) bool { return s.Dst != target })
 }
 
 // Await waits until this host has sent n segments into the wire.
-func (w *Wire) Await(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for len(w.segments) < n {
-		w.sent.Wait()
-	}
-}
+func (w *Wire) Await(n int) { w.record.awaitSent(n) }
+
+// Forget empties the record of packets.
+func (w *Wire) Forget() { w.record.forget() }
+
+// Trace returns the packets to, from and about an address in readable lines, for the
+// message of a test that fails.
+func (w *Wire) Trace(addr netip.Addr) string { return w.record.trace(addr) }

@@ -1,0 +1,120 @@
+package lab
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A fate is what became of a packet on a wire.
+type fate byte
+
+const (
+	sent        fate = iota // by this host
+	sentLost                // by this host, and lost on its way
+	arrived                 // at this host
+	arrivedLost             // would have arrived at this host, but was lost on its way
+)
+
+func (f fate) String() string { return [...]string{"", " (lost)", "", " (lost)"}[f] }
+
+// A record keeps the packets on a wire in their order: millions of them, so that they are
+// not separate objects to the garbage collector.
+type record struct {
+	began time.Time
+
+	mu     sync.Mutex
+	sent   int       // packets by this host
+	more   sync.Cond // on mu: there is another one
+	chunks [][]byte  // entries: 8 bytes of time, 1 of fate, 2 of length, and the packet
+}
+
+const (
+	chunkSize   = 1 << 20
+	entryHeader = 11
+)
+
+func newRecord() *record {
+	r := &record{began: time.Now()}
+	r.more.L = &r.mu
+	return r
+}
+
+func (r *record) add(f fate, packet []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := len(r.chunks) - 1
+	if last < 0 || len(r.chunks[last])+entryHeader+len(packet) > chunkSize {
+		r.chunks = append(r.chunks, make([]byte, 0, chunkSize))
+		last++
+	}
+	chunk := binary.NativeEndian.AppendUint64(r.chunks[last], uint64(time.Since(r.began)))
+	chunk = binary.NativeEndian.AppendUint16(append(chunk, byte(f)), uint16(len(packet)))
+	r.chunks[last] = append(chunk, packet...)
+	if f == sent || f == sentLost {
+		r.sent++
+		r.more.Broadcast()
+	}
+}
+
+// entry is a packet in a record.
+type entry struct {
+	at time.Duration // since the record began
+	fate
+	packet []byte
+}
+
+// all returns the packets so far.
+func (r *record) all() iter.Seq[entry] {
+	r.mu.Lock()
+	chunks := append([][]byte(nil), r.chunks...)
+	r.mu.Unlock()
+	return func(yield func(entry) bool) {
+		for _, rest := range chunks {
+			for len(rest) > 0 {
+				e := entry{at: time.Duration(binary.NativeEndian.Uint64(rest)), fate: fate(rest[8])}
+				end := entryHeader + int(binary.NativeEndian.Uint16(rest[9:]))
+				e.packet, rest = rest[entryHeader:end:end], rest[end:]
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// awaitSent waits until this host has sent n packets.
+func (r *record) awaitSent(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.sent < n {
+		r.more.Wait()
+	}
+}
+
+// forget empties the record.
+func (r *record) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.chunks, r.sent = nil, 0
+}
+
+// trace returns the packets to, from and about an address, one in a line.
+func (r *record) trace(addr netip.Addr) string {
+	const most = 100
+	var lines []string
+	for e := range r.all() {
+		if bytes.Contains(e.packet, addr.AsSlice()) { // in its header, or in what an ICMP error quotes
+			lines = append(lines, fmt.Sprintf("%12.3f ms  %s%v\n", e.at.Seconds()*1000, describe(e.packet), e.fate))
+		}
+	}
+	if skipped := len(lines) - most; skipped > 0 {
+		lines = append([]string{fmt.Sprintf("%d packets before these\n", skipped)}, lines[skipped:]...)
+	}
+	return strings.Join(lines, "")
+}
