@@ -2,7 +2,6 @@ package shaker
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -86,26 +85,6 @@ func TestRefusedByRST(t *testing.T) {
 	}
 }
 
-func TestTimeout(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
-	s := start(t)
-	for _, address := range []string{"192.0.2.1:80", "[2001:db8::1]:80"} {
-		target := netip.MustParseAddrPort(address)
-		began := time.Now()
-		r, err := s.Shake(context.Background(), target, &Options{Timeout: 50 * time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(began); took < 50*time.Millisecond {
-			t.Errorf("%v: gave up after %v", target, took)
-		}
-		if got, want := withoutTimes(r), (Result{Outcome: Timeout, Errno: unix.ETIMEDOUT, Peer: target}); got != want {
-			t.Errorf("%v:\n got %+v\nwant %+v", target, got, want)
-		}
-	}
-	assertNoACK(t, wire.Segments())
-}
-
 // A passed deadline is a verdict wherever it was set, and the sooner one counts.
 func TestDeadlines(t *testing.T) {
 	lab.NewWire(t, nil, "192.0.2.0/24")
@@ -156,41 +135,6 @@ func TestDeadlineOfAContextThatDoesNotTellIt(t *testing.T) {
 	r, err := start(t).Shake(lateContext{ctx}, netip.MustParseAddrPort("192.0.2.1:80"), nil)
 	if err != nil || r.Outcome != Timeout {
 		t.Errorf("%+v, %v", r, err)
-	}
-}
-
-// The first SYN is lost: the kernel sends it again after a second.
-func TestRetransmittedSYN(t *testing.T) {
-	seen := 0
-	wire := lab.NewWire(t, func(s lab.Segment) [][]byte {
-		if !s.SYN {
-			return nil
-		}
-		if seen++; seen == 1 {
-			return nil
-		}
-		return [][]byte{s.SYNACK()}
-	}, "192.0.2.0/24")
-	target := netip.MustParseAddrPort("192.0.2.1:80")
-	r := mustShake(t, start(t), target)
-	if r.Outcome != Open || r.SYNRetransmits != 1 || r.ACKSent || r.Handshake < time.Second {
-		t.Errorf("%+v", r)
-	}
-	if r.RTT != 0 {
-		t.Errorf("RTT %v: which of the two SYNs was answered is unknown (Karn)", r.RTT)
-	}
-	if r.MSS != 1400 {
-		t.Errorf("MSS %d, the SYN-ACK said 1400", r.MSS)
-	}
-	assertNoACK(t, wire.Segments())
-}
-
-func TestRetransmitsBeforeTimeout(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
-	r, err := start(t).Shake(context.Background(), netip.MustParseAddrPort("192.0.2.1:80"), &Options{Timeout: 1500 * time.Millisecond})
-	sent := len(wire.Segments())
-	if err != nil || r.Outcome != Timeout || r.SYNRetransmits < 1 || r.SYNRetransmits != sent-1 {
-		t.Errorf("%d SYNs on the wire, %+v, %v", sent, r, err)
 	}
 }
 
@@ -267,63 +211,6 @@ func takeSocketError(t *testing.T, s *Shaker, want unix.Errno) {
 				t.Errorf("nothing was provoked: SO_ERROR %v, %v", errno, err)
 			}
 		}
-	}
-}
-
-func TestICMPErrors(t *testing.T) {
-	router4, router6 := netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8:ffff::7")
-	type answer struct {
-		from     netip.Addr
-		icmpType uint8
-		code     uint8
-	}
-	for _, c := range []struct {
-		answer
-		outcome Outcome
-		errno   unix.Errno
-		name    string
-	}{
-		{answer{router4, 3, 0}, Unreachable, unix.ENETUNREACH, "net_unreachable"},
-		{answer{router4, 3, 1}, Unreachable, unix.EHOSTUNREACH, "host_unreachable"},
-		{answer{router4, 3, 2}, Unreachable, unix.ENOPROTOOPT, "protocol_unreachable"},
-		{answer{router4, 3, 3}, Refused, unix.ECONNREFUSED, "port_unreachable"},
-		{answer{router4, 3, 5}, Unreachable, unix.EOPNOTSUPP, "source_route_failed"},
-		{answer{router4, 3, 8}, Unreachable, unix.ENONET, "source_isolated"},
-		{answer{router4, 3, 9}, Prohibited, unix.ENETUNREACH, "net_prohibited"},
-		{answer{router4, 3, 10}, Prohibited, unix.EHOSTUNREACH, "host_prohibited"},
-		{answer{router4, 3, 13}, Prohibited, unix.EHOSTUNREACH, "admin_prohibited"},
-		{answer{router4, 11, 0}, Unreachable, unix.EHOSTUNREACH, "ttl_exceeded"},
-		{answer{router4, 12, 0}, Failed, unix.EPROTO, "parameter_problem"},
-		{answer{router6, 1, 0}, Unreachable, unix.ENETUNREACH, "net_unreachable"},
-		{answer{router6, 1, 1}, Prohibited, unix.EACCES, "admin_prohibited"},
-		{answer{router6, 1, 3}, Unreachable, unix.EHOSTUNREACH, "host_unreachable"},
-		{answer{router6, 1, 4}, Refused, unix.ECONNREFUSED, "port_unreachable"},
-		{answer{router6, 1, 5}, Prohibited, unix.EACCES, "policy_failed"},
-		{answer{router6, 3, 0}, Unreachable, unix.EHOSTUNREACH, "ttl_exceeded"},
-	} {
-		t.Run(c.from.String()+" "+c.name, func(t *testing.T) {
-			wire := lab.NewWire(t, func(s lab.Segment) [][]byte {
-				return [][]byte{s.ICMPError(c.from, c.icmpType, c.code)}
-			}, "192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24")
-			target := netip.MustParseAddrPort("192.0.2.1:80")
-			if c.from.Is6() {
-				target = netip.MustParseAddrPort("[2001:db8::1]:80")
-			}
-			icmp := ICMP{From: c.from, Type: c.icmpType, Code: c.code}
-			r := mustShake(t, start(t), target)
-			if got, want := withoutTimes(r), (Result{Outcome: c.outcome, Errno: c.errno, Peer: target, ICMP: icmp}); got != want {
-				t.Errorf("\n got %+v\nwant %+v", got, want)
-			}
-			if icmp.String() != c.name {
-				t.Errorf("named %q", icmp)
-			}
-			if !errors.Is(r.Err(), c.errno) {
-				t.Errorf("%v is not %v", r.Err(), c.errno)
-			}
-			if n := len(wire.Segments()); n != 1 {
-				t.Errorf("%d segments left, 1 SYN would do", n)
-			}
-		})
 	}
 }
 

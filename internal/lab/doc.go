@@ -8,6 +8,9 @@
 // calls matters, a bare Wire calls a function of the test for each packet. The kernel is
 // the real one in all of this.
 //
+// The fault matrix (Faults, testdata/faults.md) is everything that such a network may do
+// with a SYN, and what a prober has to say of it.
+//
 // A test that needs what the machine lacks calls Skip, which fails instead where the
 // environment has SHAKER_TEST_ALL=1.
 package lab

@@ -1,0 +1,210 @@
+package lab
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+var updateFaults = flag.Bool("update-faults", false, "write testdata/faults.md anew")
+
+// A Fault is a case of the fault matrix: something that a network may do with a SYN.
+type Fault struct {
+	Name    string
+	RFC     string         // which has it
+	Target  netip.AddrPort // where the network does it
+	Timeout time.Duration  // that a probe of it is to have
+	Delay   time.Duration  // a SYN-ACK does not come sooner
+}
+
+// Faults lays out the cases of the fault matrix in the network.
+func (n *Network) Faults() []Fault {
+	n.seed = 2 // the matrix has to be the same every time
+	var faults []Fault
+	for _, version := range []struct {
+		target      string // with the number of the case
+		router      string // on the way
+		errors      []icmpFault
+		unreachable icmpFault // one of them
+	}{
+		{"192.0.2.%d", "198.51.100.7", icmp4Faults, icmp4Faults[1]},
+		{"2001:db8::%x", "2001:db8:ffff::7", icmp6Faults, icmp6Faults[3]},
+	} {
+		next := 0
+		add := func(f Fault, answers ...Answer) *Host {
+			next++
+			addr := fmt.Sprintf(version.target, next)
+			f.Target = netip.AddrPortFrom(netip.MustParseAddr(addr), 80)
+			if f.Timeout == 0 {
+				f.Timeout = 4900 * time.Millisecond
+			}
+			faults = append(faults, f)
+			return n.At(addr, answers...)
+		}
+		const soon, second = 30 * time.Millisecond, 1200 * time.Millisecond
+		const timeout = 1500 * time.Millisecond // sees one SYN retransmission
+
+		add(Fault{Name: "SYN-ACK", RFC: "9293 3.5"}, SYNACK())
+		add(Fault{Name: "SYN-ACK after 30 ms", RFC: "9293 3.5", Delay: soon}, SYNACK().After(soon))
+		add(Fault{Name: "SYN-ACK after 30 to 90 ms", RFC: "9293 3.5", Delay: soon}, SYNACK().Between(soon, 3*soon))
+		add(Fault{Name: "SYN-ACK without options", RFC: "9293 3.7.1"}, SYNACK().WithoutOptions())
+		add(Fault{Name: "SYN-ACK with MSS 1220", RFC: "9293 3.7.1"}, SYNACK().MSS(1220))
+		add(Fault{Name: "SYN-ACK with window scale", RFC: "7323 2"}, SYNACK().WindowScale(7))
+		add(Fault{Name: "SYN-ACK with timestamps", RFC: "7323 3"}, SYNACK().Timestamps())
+		add(Fault{Name: "SYN-ACK with SACK permitted", RFC: "2018"}, SYNACK().SACK())
+		add(Fault{Name: "SYN-ACK with ECN", RFC: "3168 6.1.1"}, SYNACK().ECN())
+		add(Fault{Name: "SYN-ACK, again 100 ms later", RFC: "9293 3.8.1"}, SYNACK(), SYNACK().After(100*time.Millisecond))
+		add(Fault{Name: "SYN-ACK after 1.2 s, when another SYN has been sent", RFC: "6298 3", Delay: second}, SYNACK().After(second))
+		add(Fault{Name: "SYN-ACK of the first SYN after that of the second", RFC: "6298 3", Delay: time.Second},
+			SYNACK().After(second)).Then(SYNACK())
+		add(Fault{Name: "SYN-ACK after the deadline", RFC: "9293 3.8.3", Timeout: 300 * time.Millisecond}, SYNACK().After(500*time.Millisecond))
+		add(Fault{Name: "RST", RFC: "9293 3.5.2"}, RST())
+		add(Fault{Name: "RST after 30 ms", RFC: "9293 3.5.2"}, RST().After(soon))
+		add(Fault{Name: "RST overtakes the SYN-ACK", RFC: "9293 3.5.2"}, RST(), SYNACK().After(soon))
+		add(Fault{Name: "RST long after the SYN-ACK", RFC: "9293 3.5.3"}, SYNACK(), RST().After(100*time.Millisecond))
+		add(Fault{Name: "silence", RFC: "9293 3.8.3", Timeout: timeout})
+		add(Fault{Name: "first SYN lost", RFC: "6298 5", Delay: time.Second}, SYNACK()).LosingSYNs(1)
+		add(Fault{Name: "first SYN lost, timestamps", RFC: "7323 4.1", Delay: time.Second}, SYNACK().Timestamps()).LosingSYNs(1)
+		add(Fault{Name: "first two SYNs lost", RFC: "6298 5", Delay: 2 * time.Second}, SYNACK()).LosingSYNs(2)
+		add(Fault{Name: "first SYN lost, then RST", RFC: "9293 3.5.2"}, RST()).LosingSYNs(1)
+		add(Fault{Name: "every SYN lost", RFC: "9293 3.8.3", Timeout: timeout}, SYNACK()).Losing(1, 0)
+		add(Fault{Name: "every SYN-ACK lost", RFC: "9293 3.8.3", Timeout: timeout}, SYNACK()).Losing(0, 1)
+		add(Fault{Name: "a third of the SYNs and a third of the SYN-ACKs lost", RFC: "6298 5"}, SYNACK()).Losing(1.0/3, 1.0/3)
+		add(Fault{Name: "SYN-ACK with a wrong checksum", RFC: "9293 3.1", Timeout: timeout}, SYNACK().Corrupt())
+		add(Fault{Name: "SYN-ACK from another port", RFC: "9293 3.5.2", Timeout: timeout}, SYNACK().FromPort(1))
+		add(Fault{Name: "SYN-ACK with a wrong acknowledgement number", RFC: "9293 3.5.2", Timeout: timeout}, SYNACK().Acknowledging(1))
+		add(Fault{Name: "SYN-ACK with a wrong acknowledgement number, then a right one", RFC: "9293 3.5.1"},
+			SYNACK().Acknowledging(1)).Then(SYNACK())
+		add(Fault{Name: "RST with a wrong acknowledgement number", RFC: "9293 3.10.7.3", Timeout: timeout}, RST().Acknowledging(1))
+		add(Fault{Name: "SYN", RFC: "9293 3.5", Timeout: timeout}, SYN())
+		add(Fault{Name: "SYN and then ACK: a simultaneous open", RFC: "9293 3.5", Delay: soon}, SYN(), ACK().After(soon))
+		for _, e := range version.errors {
+			add(Fault{Name: e.String(), RFC: e.rfc, Timeout: timeout}, ICMP(version.router, e.icmpType, e.code))
+		}
+		e := version.unreachable
+		own := fmt.Sprintf(version.target, next+1)
+		add(Fault{Name: e.String() + ", from the target itself", RFC: e.rfc}, ICMP(own, e.icmpType, e.code))
+		unreachable := ICMP(version.router, e.icmpType, e.code)
+		add(Fault{Name: e.String() + ", after 30 ms", RFC: e.rfc}, unreachable.After(soon))
+		add(Fault{Name: e.String() + ", when the first SYN was lost", RFC: e.rfc}, unreachable).LosingSYNs(1)
+		add(Fault{Name: e.String() + ", and then a SYN-ACK", RFC: "5461"}, unreachable, SYNACK().After(soon))
+		add(Fault{Name: e.String() + ", about a sequence number that was not sent", RFC: "5927 4.1", Timeout: timeout}, unreachable.Quoting(1<<31))
+		routers := make([]string, 64)
+		routers[63] = version.router
+		add(Fault{Name: "no end of routers: the 64th has to drop the SYN", RFC: "1812 5.3.1, 4443 3.3"}, SYNACK()).Behind(routers...)
+	}
+	return faults
+}
+
+// icmpFault is an ICMP error and what its RFC calls it.
+type icmpFault struct {
+	icmpType, code uint8
+	name, rfc      string
+}
+
+func (f icmpFault) String() string {
+	return fmt.Sprintf("ICMP %d/%d, %s", f.icmpType, f.code, f.name)
+}
+
+var (
+	icmp4Faults = []icmpFault{
+		{3, 0, "net unreachable", "792"},
+		{3, 1, "host unreachable", "792"},
+		{3, 2, "protocol unreachable", "792"},
+		{3, 3, "port unreachable", "792"},
+		{3, 4, "fragmentation needed", "792"},
+		{3, 5, "source route failed", "792"},
+		{3, 6, "destination network unknown", "1122 3.2.2.1"},
+		{3, 7, "destination host unknown", "1122 3.2.2.1"},
+		{3, 8, "source host isolated", "1122 3.2.2.1"},
+		{3, 9, "network administratively prohibited", "1122 3.2.2.1"},
+		{3, 10, "host administratively prohibited", "1122 3.2.2.1"},
+		{3, 11, "network unreachable for type of service", "1122 3.2.2.1"},
+		{3, 12, "host unreachable for type of service", "1122 3.2.2.1"},
+		{3, 13, "communication administratively prohibited", "1812 5.2.7.1"},
+		{3, 14, "host precedence violation", "1812 5.2.7.1"},
+		{3, 15, "precedence cutoff", "1812 5.2.7.1"},
+		{4, 0, "source quench", "6633"},
+		{5, 1, "redirect for the host", "792"},
+		{11, 0, "TTL exceeded", "792"},
+		{11, 1, "fragment reassembly time exceeded", "792"},
+		{12, 0, "parameter problem: pointer", "792"},
+		{12, 1, "parameter problem: required option missing", "1122 3.2.2.5"},
+		{12, 2, "parameter problem: bad length", "792"},
+	}
+	icmp6Faults = []icmpFault{
+		{1, 0, "no route to destination", "4443 3.1"},
+		{1, 1, "administratively prohibited", "4443 3.1"},
+		{1, 2, "beyond scope of source address", "4443 3.1"},
+		{1, 3, "address unreachable", "4443 3.1"},
+		{1, 4, "port unreachable", "4443 3.1"},
+		{1, 5, "source address failed policy", "4443 3.1"},
+		{1, 6, "reject route", "4443 3.1"},
+		{2, 0, "packet too big", "4443 3.2"},
+		{3, 0, "hop limit exceeded", "4443 3.3"},
+		{3, 1, "fragment reassembly time exceeded", "4443 3.3"},
+		{4, 0, "parameter problem: erroneous header field", "4443 3.4"},
+		{4, 1, "parameter problem: unrecognized next header", "4443 3.4"},
+		{4, 2, "parameter problem: unrecognized IPv6 option", "4443 3.4"},
+	}
+)
+
+// A Finding is what a probe says of a fault. What was not measured is "".
+type Finding struct {
+	Result, Errno  string
+	ICMP           string // type/code, name and sender
+	SYNRetransmits string // a number
+	Handshake, RTT string // "yes"
+	MSS            string // bytes
+	ACKSent        string // "yes" or "no"
+}
+
+// CompareFaults compares what was found of the faults, in their order, with the fault
+// matrix, testdata/faults.md.
+func CompareFaults(t testing.TB, faults []Fault, findings []Finding) {
+	t.Helper()
+	var got strings.Builder
+	got.WriteString("| what comes for a SYN | RFC | IP | result | errno | ICMP error | SYN retransmits | handshake | RTT | MSS | ACK sent |\n")
+	got.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for i, fault := range faults {
+		version := "4"
+		if fault.Target.Addr().Is6() {
+			version = "6"
+		}
+		f := findings[i]
+		cells := []string{fault.Name, fault.RFC, version, f.Result, f.Errno, f.ICMP, f.SYNRetransmits, f.Handshake, f.RTT, f.MSS, f.ACKSent}
+		got.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+	}
+	_, here, _, _ := runtime.Caller(0)
+	file := filepath.Join(filepath.Dir(here), "testdata", "faults.md")
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, want, found := strings.Cut(string(before), "\n\n| ")
+	if !found {
+		t.Fatalf("%s has no table", file)
+	}
+	want = "| " + want
+	if *updateFaults {
+		if err := os.WriteFile(file, []byte(text+"\n\n"+got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	wanted, lines := strings.Split(want, "\n"), strings.Split(got.String(), "\n")
+	if len(wanted) != len(lines) {
+		t.Fatalf("%s has %d lines, want %d", file, len(wanted), len(lines))
+	}
+	for i := range lines {
+		if lines[i] != wanted[i] {
+			t.Errorf("the fault matrix has\n  %s\nand this is\n  %s", wanted[i], lines[i])
+		}
+	}
+}
