@@ -51,7 +51,7 @@ func TestFaults(t *testing.T) {
 // checkFault compares a result, and how long it took, with what was on the wire.
 func checkFault(network *lab.Network, fault lab.Fault, r Result, took time.Duration) error {
 	syns, acks := 0, 0
-	for _, segment := range network.SegmentsTo(fault.Target) {
+	for segment := range network.SentTo(fault.Target) {
 		switch {
 		case segment.SYN && segment.ACK && acks == 0: // a simultaneous open
 			acks++

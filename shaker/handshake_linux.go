@@ -172,12 +172,17 @@ func (h *handshake) settle(l *loop, errno unix.Errno) {
 	case unix.BPF_TCP_CLOSE, unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV:
 		h.settleUnanswered(l, errno)
 	default:
-		h.settleOpen(l)
+		seen := l.now // an event told of the SYN-ACK
+		if errno != 0 {
+			seen = l.clock() // else it may have come after the events were looked for
+		}
+		h.settleOpen(l, seen)
 	}
 }
 
-// settleOpen reads what the SYN-ACK brought and sends the RST.
-func (h *handshake) settleOpen(l *loop) {
+// settleOpen reads what the SYN-ACK brought, which was there when it was seen, and sends
+// the RST.
+func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	r := &h.result
 	h.readInfo()
 	if r.Local.Port() == r.Peer.Port() && getsockname(h.fd) == getpeername(h.fd) {
@@ -188,10 +193,10 @@ func (h *handshake) settleOpen(l *loop) {
 		return
 	}
 	r.Outcome = Open
-	r.Handshake = l.now - h.sent
+	r.Handshake = seen - h.sent
 	h.readAnswer()
 	h.closeSocket()
-	r.ResetLag = l.clock() - l.now
+	r.ResetLag = l.clock() - seen
 	h.finish(l)
 }
 

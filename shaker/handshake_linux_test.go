@@ -158,7 +158,7 @@ func TestResetAfterSYNACK(t *testing.T) {
 	if got, want := withoutTimes(got), (Result{Outcome: Reset, Errno: unix.ECONNRESET, MSS: 1400, Peer: target}); got != want {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
 	}
-	assertNoACK(t, wire.Segments())
+	assertNoACK(t, wire)
 }
 
 // A SYN-ACK, a FIN, and much later an RST. Here the ACK does leave, and the errno is another.
@@ -181,6 +181,36 @@ func TestResetAfterFIN(t *testing.T) {
 	got := mustShake(t, s, target)
 	if got, want := withoutTimes(got), (Result{Outcome: Reset, Errno: unix.EPIPE, MSS: 1400, ACKSent: true, Peer: target}); got != want {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// A SYN-ACK that comes after the loop has looked for events and is found at the deadline:
+// the handshake took until then, not until the look before.
+func TestSYNACKAtTheDeadline(t *testing.T) {
+	s := start(t)
+	syns := make(chan lab.Segment, 1)
+	wire := lab.NewWire(t, func(segment lab.Segment) [][]byte {
+		if segment.SYN {
+			syns <- segment
+		}
+		return nil
+	}, "192.0.2.0/24")
+	done := make(chan Result)
+	go func() { done <- mustShake(t, s, netip.MustParseAddrPort("192.0.2.1:80")) }()
+	syn := <-syns
+	const later = 50 * time.Millisecond
+	flag := newFlagTask(t)
+	flag.onReady = func(l *loop) {
+		l.deadlines[0].deadline = 1 // it passes, now that the events are being handled
+		time.Sleep(later)
+		wire.Send(syn.SYNACK())
+		flag.end(l)
+	}
+	s.engine.submit(flag, 0)
+	close(hold(s).release) // by now the flag is watched
+	flag.set()
+	if r := <-done; r.Outcome != Open || r.Handshake < later || r.RTT > r.Handshake || r.ResetLag >= later {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -70,13 +70,13 @@ func closedPort(tb testing.TB) netip.AddrPort {
 	return netip.MustParseAddrPort("127.0.0.1:1")
 }
 
-// assertNoACK fails the test if a segment carries an ACK but no RST: the last ACK of a
-// handshake, or the FIN of a connection.
-func assertNoACK(tb testing.TB, segments []lab.Segment) {
+// assertNoACK fails the test if this host has sent a segment with an ACK and without an
+// RST: the last ACK of a handshake, or the FIN of a connection.
+func assertNoACK(tb testing.TB, wire *lab.Wire) {
 	tb.Helper()
-	for _, s := range segments {
+	for s := range wire.Sent() {
 		if s.ACK && !s.RST {
-			tb.Errorf("an ACK left: %v", s)
+			tb.Fatalf("an ACK left: %v\n%s", s, wire.Trace(s.Dst.Addr()))
 		}
 	}
 }

@@ -119,6 +119,14 @@ func (p *Process) Listening(port int) {
 	})
 }
 
+// KeepBusy keeps every processor busy until the test ends.
+func KeepBusy(t testing.TB) {
+	t.Helper()
+	for range runtime.NumCPU() {
+		Start(t, exec.Command("sh", "-c", "while :; do :; done"))
+	}
+}
+
 // Eventually asks again and again until what it waits for is true, and fails the test
 // if that takes more than a minute.
 func Eventually(t testing.TB, what string, is func() bool) {

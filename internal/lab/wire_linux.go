@@ -2,10 +2,10 @@ package lab
 
 import (
 	"errors"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"testing"
 
@@ -142,21 +142,30 @@ func (w *Wire) Send(packets ...[]byte) {
 	}
 }
 
-// Segments returns what this host has sent into the wire so far.
-func (w *Wire) Segments() []Segment {
-	var segments []Segment
-	for e := range w.record.all() {
-		if e.fate == sent || e.fate == sentLost {
-			segment, _ := parse(e.packet)
-			segments = append(segments, segment)
+// Sent returns, one after the other, the segments that this host has sent into the wire.
+func (w *Wire) Sent() iter.Seq[Segment] {
+	return func(yield func(Segment) bool) {
+		var p parser
+		for e := range w.record.all() {
+			if e.fate != sent && e.fate != sentLost {
+				continue
+			}
+			if segment, _ := p.parse(e.packet); !yield(segment) {
+				return
+			}
 		}
 	}
-	return segments
 }
 
-// SegmentsTo returns what this host has sent to an address and port so far.
-func (w *Wire) SegmentsTo(target netip.AddrPort) []Segment {
-	return slices.DeleteFunc(w.Segments(), func(s Segment) bool { return s.Dst != target })
+// SentTo returns those of them that are to an address and port.
+func (w *Wire) SentTo(target netip.AddrPort) iter.Seq[Segment] {
+	return func(yield func(Segment) bool) {
+		for segment := range w.Sent() {
+			if segment.Dst == target && !yield(segment) {
+				return
+			}
+		}
+	}
 }
 
 // Await waits until this host has sent n segments into the wire.
