@@ -13,7 +13,8 @@ import (
 // An engine is an event loop and the handshakes that wait to be used again.
 type engine struct {
 	*loop
-	idle sync.Pool // of *handshake
+	alarm alarm
+	idle  sync.Pool // of *handshake
 
 	// withholdACK is true but in the control of a test.
 	withholdACK bool
@@ -32,7 +33,7 @@ func newEngine() (*engine, error) {
 func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32, deadline time.Time) (Result, error) {
 	h, ok := e.idle.Get().(*handshake)
 	if !ok {
-		h = &handshake{done: make(chan struct{}, 1)}
+		h = &handshake{alarm: &e.alarm, done: make(chan struct{}, 1)}
 	}
 	h.withholdACK = e.withholdACK
 	h.peer, h.family = newRawAddress(target, scope)
@@ -48,18 +49,23 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32,
 	}
 	select {
 	case <-h.done:
+		e.alarm.awake()
 		result, err := h.result, h.err
 		e.idle.Put(h)
 		return result, err
 	case <-ctx.Done():
 		e.abandon(h, ctx.Err())
 		<-h.done
+		e.alarm.awake()
 		return h.result, h.err // h is not used again: the loop may still meet the abort
 	}
 }
 
 // A handshake is the task of sending a SYN, seeing the answer and sending an RST.
 type handshake struct {
+	alarm *alarm
+	next  *handshake // that the alarm is to wake after this one
+
 	// What the caller set before it submitted the handshake.
 	withholdACK bool
 	family      int
@@ -80,7 +86,7 @@ type handshake struct {
 
 func (h *handshake) seat(s *slot) { h.slot, h.fd = s, -1 }
 
-func (h *handshake) wake() { h.done <- struct{}{} }
+func (h *handshake) wake() { h.alarm.wake(h) }
 
 // start sends the SYN.
 func (h *handshake) start(l *loop) {

@@ -302,7 +302,7 @@ func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
 	target, _ := listen(t, "127.0.0.1:0")
 	var all []*handshake
 	for range startsPerLook {
-		h := &handshake{withholdACK: true, done: make(chan struct{}, 1)}
+		h := &handshake{alarm: new(alarm), withholdACK: true, done: make(chan struct{}, 1)}
 		h.peer, h.family = newRawAddress(target, 0)
 		h.result.Peer = target
 		all = append(all, h)

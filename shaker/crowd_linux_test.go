@@ -1,0 +1,161 @@
+package shaker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// A crowd is many callers that probe a network of which all is known, with deadlines at
+// which it is hard to be right.
+type crowd struct {
+	network *lab.Network
+	rtt     time.Duration // to every target that answers
+	kinds   []kind
+	shake   func(context.Context, netip.AddrPort, *Options) (Result, error)
+
+	probes   atomic.Uint64
+	verdicts atomic.Int64
+	open     atomic.Int64 // of the verdicts
+	wrong    atomic.Pointer[wrongError]
+}
+
+// A wrongError is a result that is not what the target is like.
+type wrongError struct {
+	target        netip.AddrPort
+	is            Outcome // what the target is
+	took, timeout time.Duration
+	result        Result
+	err           error
+	trace         string
+}
+
+func (w *wrongError) Error() string {
+	return fmt.Sprintf("%v is %v, and after %v of %v: %+v, %v\n%s", w.target, w.is, w.took, w.timeout, w.result, w.err, w.trace)
+}
+
+// A kind is 65,536 targets that are all alike.
+type kind struct {
+	first   netip.Addr
+	outcome Outcome       // Timeout if they are silent
+	sooner  time.Duration // no answer comes sooner
+}
+
+func (k kind) lossy() bool { return k.sooner > time.Second }
+
+// newCrowd lays out live, refusing, silent and lossy targets.
+func newCrowd(t *testing.T, rtt time.Duration) *crowd {
+	t.Helper()
+	c := &crowd{network: lab.NewNetwork(t), rtt: rtt, shake: start(t).Shake}
+	for _, prefixes := range [][4]string{
+		{"10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"},
+		{"2001:db8:0::/112", "2001:db8:1::/112", "2001:db8:2::/112", "2001:db8:3::/112"},
+	} {
+		c.network.At(prefixes[0], lab.SYNACK().After(rtt))
+		c.network.At(prefixes[1], lab.RST().After(rtt))
+		c.network.At(prefixes[2])
+		c.network.At(prefixes[3], lab.SYNACK().After(rtt)).LosingSYNs(1)
+		for i, k := range []kind{
+			{outcome: Open, sooner: rtt},
+			{outcome: Refused, sooner: rtt},
+			{outcome: Timeout},
+			{outcome: Open, sooner: time.Second + rtt},
+		} {
+			k.first = netip.MustParsePrefix(prefixes[i]).Addr()
+			c.kinds = append(c.kinds, k)
+		}
+	}
+	return c
+}
+
+// run lets so many callers probe until all have so many verdicts, or a wrong one, which
+// it returns.
+func (c *crowd) run(callers int, verdicts int64) *wrongError {
+	c.wrong.Store(nil)
+	var group sync.WaitGroup
+	for range callers {
+		group.Go(func() {
+			for c.verdicts.Load() < verdicts && c.wrong.Load() == nil {
+				if wrong := c.probe(); wrong != nil {
+					c.wrong.Store(wrong)
+				}
+			}
+		})
+	}
+	group.Wait()
+	return c.wrong.Load()
+}
+
+// probe makes a probe that is left to chance and returns what is wrong with its result.
+func (c *crowd) probe() *wrongError {
+	random := c.network.Random(c.probes.Add(1))
+	k := c.kinds[random.IntN(len(c.kinds))]
+	if k.lossy() && random.IntN(10) > 0 {
+		k = c.kinds[random.IntN(3)] // they take so long that a few are enough
+	}
+	target := k.target(random)
+	timeout, mustAnswer := c.timeout(k, random)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	cancelled := random.IntN(10) == 0
+	if cancelled {
+		defer time.AfterFunc(rand.N(2*c.rtt), cancel).Stop()
+	}
+
+	began := time.Now()
+	r, err := c.shake(ctx, target, &Options{Timeout: timeout})
+	took := time.Since(began)
+
+	switch {
+	case cancelled && errors.Is(err, context.Canceled), !mustAnswer && errors.Is(err, ErrUnsent):
+		return nil
+	case err != nil,
+		r.Peer != target,
+		r.Outcome == Timeout && (mustAnswer || took < timeout || r.Errno != unix.ETIMEDOUT),
+		r.Outcome != Timeout && (r.Outcome != k.outcome || took < k.sooner),
+		r.Outcome == Open && (r.Errno != 0 || r.Handshake < k.sooner || r.RTT > r.Handshake || k.lossy() && r.SYNRetransmits == 0):
+		return &wrongError{target, k.outcome, took, timeout, r, err, c.network.Trace(target.Addr())}
+	}
+	if r.Outcome == Open {
+		c.open.Add(1)
+	}
+	c.verdicts.Add(1)
+	return nil
+}
+
+// target returns one of the targets.
+func (k kind) target(random *rand.Rand) netip.AddrPort {
+	addr := k.first.AsSlice()
+	binary.BigEndian.PutUint16(addr[len(addr)-2:], uint16(random.Uint32()))
+	target, _ := netip.AddrFromSlice(addr)
+	return netip.AddrPortFrom(target, 80)
+}
+
+// timeout returns how long a probe may take: about as long as the answer does, or as the
+// kernel takes to send another SYN, or so long that the answer has to come.
+func (c *crowd) timeout(k kind, random *rand.Rand) (timeout time.Duration, mustAnswer bool) {
+	about := func(d time.Duration) time.Duration {
+		return max(1, d+time.Duration(random.IntN(4000)-2000)*time.Microsecond)
+	}
+	switch choice := random.IntN(4); {
+	case k.outcome == Timeout:
+		return about(c.rtt), false
+	case choice == 0:
+		return time.Minute, true
+	case choice == 1 && k.lossy():
+		return about(time.Second), false
+	default:
+		return about(k.sooner), false
+	}
+}

@@ -1,0 +1,130 @@
+package shaker
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// The callers and the round-trip times with which a machine of two cores is busy, but not
+// so busy that most deadlines pass before a SYN could be sent.
+var crowds = []struct {
+	name    string
+	callers int
+	rtt     time.Duration
+}{
+	{"1,000 callers", 1000, 60 * time.Millisecond},
+	{"10,000 callers", 10_000, 500 * time.Millisecond},
+}
+
+// A million probes: no verdict is wrong, and no ACK leaves.
+func TestMillion(t *testing.T) {
+	verdicts := int64(500_000)
+	if lab.Race || testing.Short() {
+		verdicts /= 20
+	}
+	for _, c := range crowds {
+		t.Run(c.name, func(t *testing.T) {
+			lab.NeedDescriptors(t, c.callers+100)
+			crowd := newCrowd(t, c.rtt)
+			if wrong := crowd.run(c.callers, verdicts); wrong != nil {
+				t.Error(wrong)
+			}
+			t.Logf("%d probes, %d verdicts, %d of them open", crowd.probes.Load(), crowd.verdicts.Load(), crowd.open.Load())
+			assertNoACK(t, crowd.network.Wire)
+		})
+	}
+}
+
+// The same on a machine whose processors have other things to do.
+func TestNoACKOnABusyMachine(t *testing.T) {
+	c := crowds[1]
+	lab.NeedDescriptors(t, c.callers+100)
+	lab.KeepBusy(t)
+	crowd := newCrowd(t, c.rtt)
+	if wrong := crowd.run(c.callers, 50_000); wrong != nil {
+		t.Error(wrong)
+	}
+	assertNoACK(t, crowd.network.Wire)
+}
+
+// The control of the ACKs: with an engine that does not withhold them they are seen.
+func TestACKsAreSeen(t *testing.T) {
+	crowd := newCrowd(t, time.Millisecond)
+	s := start(t)
+	s.engine.withholdACK = false
+	crowd.shake = s.Shake
+	if wrong := crowd.run(100, 1000); wrong != nil {
+		t.Error(wrong)
+	}
+	open, acks := int(crowd.open.Load()), 0
+	for s := range crowd.network.Sent() {
+		if s.ACK && !s.RST {
+			acks++
+		}
+	}
+	if open == 0 || acks < open {
+		t.Errorf("%d ACKs of %d handshakes", acks, open)
+	}
+}
+
+// The control of the verdicts: an engine that is keyed by descriptor number calls a silent
+// target open.
+func TestKeyedByDescriptor(t *testing.T) {
+	crowd := newCrowd(t, 10*time.Millisecond)
+	crowd.shake = startKeyed(t).shake
+	for range 1000 {
+		wrong := crowd.run(1000, 500_000)
+		if wrong == nil {
+			break
+		}
+		if wrong.is == Timeout && wrong.err == nil && wrong.result.Outcome == Open {
+			t.Logf("after %d verdicts: %v", crowd.verdicts.Load(), wrong)
+			return
+		}
+	}
+	t.Errorf("%d verdicts, and no silent target was called open", crowd.verdicts.Load())
+}
+
+// Callers that have much to do with their results do not keep the loop from its own work:
+// thousands of them end at once, and the SYN-ACKs of others get their RSTs in time.
+func TestBusyCallers(t *testing.T) {
+	const callers = 5000
+	lab.NeedDescriptors(t, callers+100)
+	network := lab.NewNetwork(t)
+	network.At("10.0.0.0/16", lab.SYNACK().After(5*time.Millisecond))
+	s := start(t)
+	var silent, live sync.WaitGroup
+	for i := range callers {
+		silent.Go(func() {
+			target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 80)
+			r, err := s.Shake(context.Background(), target, &Options{Timeout: time.Second})
+			if err != nil || r.Outcome != Timeout {
+				t.Errorf("%v: %+v, %v", target, r, err)
+			}
+			for until := time.Now().Add(500 * time.Microsecond); time.Now().Before(until); {
+			}
+		})
+	}
+	var over atomic.Bool
+	for i := range 20 {
+		live.Go(func() {
+			for port := uint16(1); !over.Load(); port++ {
+				target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), port)
+				r, err := s.Shake(context.Background(), target, &Options{Timeout: time.Minute})
+				if err != nil || r.Outcome != Open {
+					t.Errorf("%v: %+v, %v", target, r, err)
+				}
+			}
+		})
+	}
+	silent.Wait()
+	over.Store(true)
+	live.Wait()
+	assertNoACK(t, network.Wire)
+}
