@@ -109,11 +109,8 @@ func serve(f *flags, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       5 * time.Minute, // longer than the usual scrape intervals
-	}
+	limit := requestLimit(conf)
+	server := newServer(handler, limit, logger)
 
 	drained := make(chan struct{})
 	go func() {
@@ -121,7 +118,7 @@ func serve(f *flags, logger *slog.Logger) error {
 		<-ctx.Done()
 		stop() // from now on a signal has its usual effect
 		logger.Info("Shutting down, waiting for the running probes")
-		if err := drain(server, conf); err != nil {
+		if err := drain(server, limit); err != nil {
 			logger.Warn("Shutting down though there are clients that do not take their answers", "err", err)
 		}
 	}()
@@ -132,13 +129,33 @@ func serve(f *flags, logger *slog.Logger) error {
 	return nil
 }
 
-// drain stops listening and waits for the running requests, which end with the longest
-// timeout of a probe but for clients that are too slow.
-func drain(server *http.Server, conf *config.Config) error {
-	limit := 5 * time.Second
+// requestLimit returns how long a request may take: as long as the longest probe, and then
+// some for a client that is slow.
+func requestLimit(conf *config.Config) time.Duration {
+	var longest time.Duration
 	for _, module := range conf.Modules {
-		limit = max(limit, module.Timeout+5*time.Second)
+		longest = max(longest, module.Timeout)
 	}
+	return longest + 5*time.Second
+}
+
+// newServer returns a server that lets no client hold a connection for ever, whatever it
+// does not send or does not read. The limit is that of a request.
+func newServer(handler http.Handler, limit time.Duration, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:        handler,
+		ReadTimeout:    limit,           // from the header's first byte to the body's last, which no handler waits for
+		WriteTimeout:   limit,           // from the header's end to the answer's: the probe is in between
+		IdleTimeout:    5 * time.Minute, // longer than the usual scrape intervals
+		MaxHeaderBytes: 64 << 10,        // enough for the cookies and tokens of a proxy
+		// A client of HTTP/2 can keep even the end of its request from being written.
+		HTTP2:    &http.HTTP2Config{WriteByteTimeout: limit},
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError),
+	}
+}
+
+// drain stops listening and waits for the running requests, no longer than one may take.
+func drain(server *http.Server, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	err := server.Shutdown(ctx)

@@ -147,11 +147,8 @@ func TestShutdownDoesNotWaitForSlowClients(t *testing.T) {
 		return unsent == before && strings.Trim(unsent, "0") != ""
 	})
 	p.Signal(syscall.SIGTERM)
-	if code := p.Wait(); code != 0 {
+	if code := p.Wait(); code != 0 { // for the server has a limit for them, and Shutdown has one, too
 		t.Errorf("exit code %d", code)
-	}
-	if !strings.Contains(p.Output(), "clients that do not take their answers") {
-		t.Errorf("logged %s", p.Output())
 	}
 }
 
