@@ -61,6 +61,16 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 // Signal sends a signal to the program.
 func (p *Process) Signal(signal os.Signal) { p.cmd.Process.Signal(signal) }
 
+// State returns the program's state as ps(1) has it, such as T for one that is stopped.
+func (p *Process) State() string {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ") // the program's name is before it
+	return rest[:1]
+}
+
 // Wait returns the program's exit code once it has ended, and fails the test if that
 // takes more than 30 s.
 func (p *Process) Wait() int {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// An exporter that is stopped for longer than the kernel holds ACKs back does send them, and
+// counts just those that are on the wire.
+func TestACKsOfAStoppedExporter(t *testing.T) {
+	network := lab.NewNetwork(t)
+	exporter := startExporter(t)
+	const early, late = 15, 25 // whose SYN-ACKs come while the exporter is stopped, and afterwards
+	target := func(i int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 443)
+	}
+	answers := make([]string, early+late)
+	var probing sync.WaitGroup
+	for i := range answers {
+		probing.Go(func() { _, answers[i] = get(t, "/probe?target="+target(i).String()) })
+	}
+	network.Await(len(answers))
+	syns := make(map[netip.AddrPort]lab.Segment)
+	for syn := range network.Sent() {
+		syns[syn.Dst] = syn
+	}
+	exporter.Signal(syscall.SIGSTOP)
+	lab.Eventually(t, "the exporter is stopped", func() bool { return exporter.State() == "T" })
+	for i := range early {
+		network.Send(syns[target(i)].SYNACK())
+	}
+	lab.Eventually(t, "the kernel sends the ACKs", func() bool { return len(acked(network)) == early })
+	exporter.Signal(syscall.SIGCONT)
+	for i := early; i < len(answers); i++ {
+		network.Send(syns[target(i)].SYNACK())
+	}
+	probing.Wait()
+
+	onTheWire := acked(network)
+	for i, answer := range answers {
+		ack := 0
+		if onTheWire[target(i)] {
+			ack = 1
+		}
+		if !strings.Contains(answer, fmt.Sprintf("\nprobe_tcp_ack_sent %d\n", ack)) {
+			t.Errorf("want probe_tcp_ack_sent %d: %s\n%s", ack, answer, network.Trace(target(i).Addr()))
+		}
+	}
+	if got, want := ownMetrics(t)["shaker_acks_sent_total"], fmt.Sprint(len(onTheWire)); got != want {
+		t.Errorf("shaker_acks_sent_total %s, %s on the wire", got, want)
+	}
+	if len(onTheWire) != early {
+		t.Errorf("%d ACKs on the wire, want %d", len(onTheWire), early)
+	}
+}
+
+// acked returns the targets that were sent an ACK.
+func acked(network *lab.Network) map[netip.AddrPort]bool {
+	targets := make(map[netip.AddrPort]bool)
+	for segment := range network.Sent() {
+		if segment.ACK && !segment.RST {
+			targets[segment.Dst] = true
+		}
+	}
+	return targets
+}
