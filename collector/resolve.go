@@ -38,13 +38,18 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 // others of the same name, which then nobody could end. On Linux it is always the one
 // written in Go, which needs no thread for a lookup that hangs. Its sockets are closed as
 // soon as nobody waits for the lookup any more; by itself it would keep them for 5 s
-// (timeout in resolv.conf(5)).
+// (timeout in resolv.conf(5)). After those it gives a query up by itself: to close its
+// socket, too, would make an error of what is a timeout.
 func newResolver(dial dialer) *net.Resolver {
 	return &net.Resolver{PreferGo: runtime.GOOS == "linux",
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dial(ctx, network, address)
 			if err == nil {
-				context.AfterFunc(ctx, func() { conn.Close() })
+				context.AfterFunc(ctx, func() {
+					if errors.Is(ctx.Err(), context.Canceled) {
+						conn.Close()
+					}
+				})
 			}
 			return conn, err
 		}}

@@ -100,6 +100,32 @@ func TestLookupsEndWithTheirCallers(t *testing.T) {
 	}
 }
 
+// A query that is given up at the resolver's own deadline ends with a timeout, and not
+// because its socket was closed: that would not be told from a broken answer. It takes many
+// queries for one to lose that race.
+func TestQueriesTimeOut(t *testing.T) {
+	resolver := newResolver(lab.NewDNS(t, nil))
+	var queries sync.WaitGroup
+	for range 300 {
+		queries.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			conn, err := resolver.Dial(ctx, "udp", "")
+			if err == nil {
+				deadline, _ := ctx.Deadline()
+				conn.SetDeadline(deadline) // as the resolver does
+				_, err = conn.Read(make([]byte, 512))
+				conn.Close()
+			}
+			var timeout net.Error
+			if !errors.As(err, &timeout) || !timeout.Timeout() {
+				t.Error(err)
+			}
+		})
+	}
+	queries.Wait()
+}
+
 // The resolver's errors have no more than the text of their cause.
 func TestFaultOf(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
