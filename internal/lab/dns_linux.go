@@ -2,11 +2,14 @@ package lab
 
 import (
 	"context"
+	"encoding/binary"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -14,66 +17,168 @@ import (
 // Names is what a DNS server knows: the addresses of each name.
 type Names map[string][]string
 
-// NewDNS starts a DNS server for the rest of the test and returns what connects a resolver
-// to it. It answers for the names it knows, with SERVFAIL for those that begin with
-// "broken.", not at all for those that begin with "silent.", and with NXDOMAIN for others.
+// NewDNS starts a DNS server on UDP and TCP for the rest of the test and returns what
+// connects a resolver to it. It answers with the addresses of the names it knows, which may
+// be none, and with NXDOMAIN for others. Labels of a name can tell it to do something
+// else. It reads them from left to right, so that "truncated.silent.example" is truncated
+// on UDP and silent on TCP:
+//
+//	silent     no answer
+//	refused    REFUSED
+//	broken     SERVFAIL
+//	lame       no address, from a server that is neither authoritative nor recursive
+//	truncated  on UDP no address and the TC bit; on TCP what follows
+//	garbage    something that is no DNS message, and then what follows
+//	stray      the answer with the ID of another query, and then what follows
+//	other      the answer with another question, and then what follows
+//	80ms       what follows, but so much later; any duration
 func NewDNS(t testing.TB, names Names) func(ctx context.Context, network, address string) (net.Conn, error) {
 	t.Helper()
-	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	onTCP, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	address := onTCP.Addr().String()
+	onUDP, err := net.ListenPacket("udp", address)
+	if err != nil {
+		onTCP.Close()
+		t.Fatal(err)
+	}
+	ctx := t.Context()
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		query := make([]byte, 512)
 		for {
-			n, client, err := server.ReadFrom(query)
+			query := make([]byte, 512)
+			n, client, err := onUDP.ReadFrom(query)
 			if err != nil {
 				return // the test is over
 			}
-			if answer := names.answer(query[:n]); answer != nil {
-				server.WriteTo(answer, client)
-			}
+			serving.Go(func() {
+				names.answer(ctx, "udp", query[:n], func(message []byte) { onUDP.WriteTo(message, client) })
+			})
 		}
 	})
-	t.Cleanup(func() { server.Close(); serving.Wait() })
-	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+	serving.Go(func() {
+		for {
+			conn, err := onTCP.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			serving.Go(func() { names.serve(ctx, conn) })
+		}
+	})
+	t.Cleanup(func() { onUDP.Close(); onTCP.Close(); serving.Wait() })
+	return DialDNS(address)
+}
+
+// DialDNS returns what connects a resolver to an address, whatever its own configuration.
+func DialDNS(address string) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "udp", server.LocalAddr().String())
+		return d.DialContext(ctx, network, address)
 	}
 }
 
-func (n Names) answer(query []byte) []byte {
+// serve answers one query on a TCP connection and waits until the client closes that.
+func (n Names) serve(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	var length uint16
+	if err := binary.Read(conn, binary.BigEndian, &length); err != nil {
+		return
+	}
+	query := make([]byte, length)
+	if _, err := io.ReadFull(conn, query); err != nil {
+		return
+	}
+	n.answer(ctx, "tcp", query, func(message []byte) {
+		conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(message))), message...))
+	})
+	io.Copy(io.Discard, conn)
+}
+
+// answer sends what the labels of the name in the query want.
+func (n Names) answer(ctx context.Context, network string, query []byte, send func(message []byte)) {
 	var m dnsmessage.Message
 	if err := m.Unpack(query); err != nil || len(m.Questions) != 1 {
-		return nil
+		return
 	}
-	question := m.Questions[0]
-	name := strings.TrimSuffix(question.Name.String(), ".")
 	m.Header = dnsmessage.Header{ID: m.ID, Response: true, Authoritative: true, RecursionAvailable: true}
 	m.Additionals = nil
+	name := strings.TrimSuffix(m.Questions[0].Name.String(), ".")
 	addrs, known := n[name]
-	switch {
-	case strings.HasPrefix(name, "silent."):
-		return nil
-	case strings.HasPrefix(name, "broken."):
-		m.RCode = dnsmessage.RCodeServerFailure
-	case !known:
+	if !known {
 		m.RCode = dnsmessage.RCodeNameError
 	}
-	for _, text := range addrs {
-		addr := netip.MustParseAddr(text)
-		header := dnsmessage.ResourceHeader{Name: question.Name, Class: dnsmessage.ClassINET, TTL: 60}
-		switch {
-		case addr.Is4() && question.Type == dnsmessage.TypeA:
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: addr.As4()}})
-		case addr.Is6() && question.Type == dnsmessage.TypeAAAA:
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AAAAResource{AAAA: addr.As16()}})
+	withAddrs := m
+	withAddrs.Answers = resources(m.Questions[0], addrs)
+	for label := range strings.SplitSeq(name, ".") {
+		switch label {
+		case "silent":
+			return
+		case "refused":
+			m.RCode = dnsmessage.RCodeRefused
+			send(pack(m))
+			return
+		case "broken":
+			m.RCode = dnsmessage.RCodeServerFailure
+			send(pack(m))
+			return
+		case "lame":
+			m.RCode, m.Authoritative, m.RecursionAvailable = dnsmessage.RCodeSuccess, false, false
+			send(pack(m))
+			return
+		case "truncated":
+			if network == "udp" {
+				m.Truncated = true
+				send(pack(m))
+				return
+			}
+		case "garbage":
+			send([]byte("garbage"))
+		case "stray":
+			stray := withAddrs
+			stray.ID++
+			send(pack(stray))
+		case "other":
+			other := withAddrs
+			other.Questions = []dnsmessage.Question{m.Questions[0]}
+			other.Questions[0].Name = dnsmessage.MustNewName("another.example.")
+			send(pack(other))
+		default:
+			delay, err := time.ParseDuration(label)
+			if err != nil {
+				continue // no label that tells something
+			}
+			select {
+			case <-time.After(delay):
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
+	send(pack(withAddrs))
+}
+
+// resources returns those of the addresses that the question asks for.
+func resources(question dnsmessage.Question, addrs []string) (answers []dnsmessage.Resource) {
+	header := dnsmessage.ResourceHeader{Name: question.Name, Class: dnsmessage.ClassINET, TTL: 60}
+	for _, text := range addrs {
+		addr := netip.MustParseAddr(text)
+		switch {
+		case addr.Is4() && question.Type == dnsmessage.TypeA:
+			answers = append(answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: addr.As4()}})
+		case addr.Is6() && question.Type == dnsmessage.TypeAAAA:
+			answers = append(answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AAAAResource{AAAA: addr.As16()}})
+		}
+	}
+	return answers
+}
+
+func pack(m dnsmessage.Message) []byte {
 	packed, err := m.Pack()
 	if err != nil {
-		return nil
+		panic(err) // its parts are complete
 	}
 	return packed
 }
