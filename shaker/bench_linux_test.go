@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -123,4 +125,42 @@ func processCPU() time.Duration {
 	var usage unix.Rusage
 	unix.Getrusage(unix.RUSAGE_SELF, &usage)
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// BenchmarkLateness has 10,000 silent targets in flight and tells by how much their verdicts
+// come after their deadlines: to the callers, waking them up included.
+//
+//	go test -run '^$' -bench Lateness -benchtime 10x ./shaker
+func BenchmarkLateness(b *testing.B) {
+	const targets = 10_000
+	lab.NeedDescriptors(b, targets+100)
+	lab.NewNetwork(b)
+	s, err := New(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	var late []time.Duration
+	for range b.N {
+		round := make([]time.Duration, targets)
+		var group sync.WaitGroup
+		for i := range round {
+			group.Go(func() {
+				target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)
+				deadline := time.Now().Add(time.Second + time.Duration(i)*100*time.Microsecond)
+				r, err := s.Shake(context.Background(), target, &Options{Timeout: time.Until(deadline)})
+				round[i] = time.Since(deadline)
+				if err != nil || r.Outcome != Timeout {
+					b.Errorf("%v: %+v, %v", target, r, err)
+				}
+			})
+		}
+		group.Wait()
+		late = append(late, round...)
+	}
+	slices.Sort(late)
+	b.ReportMetric(0, "ns/op") // is how long the deadlines are
+	for name, share := range map[string]float64{"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1} {
+		b.ReportMetric(late[int(share*float64(len(late)-1))].Seconds()*1000, name+"-ms")
+	}
 }
