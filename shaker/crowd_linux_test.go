@@ -23,7 +23,8 @@ type crowd struct {
 	network *lab.Network
 	rtt     time.Duration // to every target that answers
 	kinds   []kind
-	shake   func(context.Context, netip.AddrPort, *Options) (Result, error)
+	shaker  *Shaker
+	shake   func(context.Context, netip.AddrPort, *Options) (Result, error) // the shaker's, or that of a control
 
 	probes   atomic.Uint64
 	verdicts atomic.Int64
@@ -38,11 +39,11 @@ type wrongError struct {
 	took, timeout time.Duration
 	result        Result
 	err           error
-	trace         string
+	network       *lab.Network
 }
 
 func (w *wrongError) Error() string {
-	return fmt.Sprintf("%v is %v, and after %v of %v: %+v, %v\n%s", w.target, w.is, w.took, w.timeout, w.result, w.err, w.trace)
+	return fmt.Sprintf("%v is %v, and after %v of %v: %+v, %v\n%s", w.target, w.is, w.took, w.timeout, w.result, w.err, w.network.Trace(w.target.Addr()))
 }
 
 // A kind is 65,536 targets that are all alike.
@@ -54,27 +55,28 @@ type kind struct {
 
 func (k kind) lossy() bool { return k.sooner > time.Second }
 
-// newCrowd lays out live, refusing, silent and lossy targets.
+// newCrowd lays out live, refusing, unreachable, silent and lossy targets.
 func newCrowd(t *testing.T, rtt time.Duration) *crowd {
 	t.Helper()
-	c := &crowd{network: lab.NewNetwork(t), rtt: rtt, shake: start(t).Shake}
-	for _, prefixes := range [][4]string{
-		{"10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"},
-		{"2001:db8:0::/112", "2001:db8:1::/112", "2001:db8:2::/112", "2001:db8:3::/112"},
+	c := &crowd{network: lab.NewNetwork(t), rtt: rtt, shaker: start(t)}
+	c.shake = c.shaker.Shake
+	for _, version := range []struct {
+		prefix      string // with the number of a kind
+		unreachable lab.Answer
+	}{
+		{"10.%d.0.0/16", lab.ICMP("198.51.100.7", 3, 1)},
+		{"2001:db8:%d::/112", lab.ICMP("2001:db8:ffff::7", 1, 3)},
 	} {
-		c.network.At(prefixes[0], lab.SYNACK().After(rtt))
-		c.network.At(prefixes[1], lab.RST().After(rtt))
-		c.network.At(prefixes[2])
-		c.network.At(prefixes[3], lab.SYNACK().After(rtt)).LosingSYNs(1)
-		for i, k := range []kind{
-			{outcome: Open, sooner: rtt},
-			{outcome: Refused, sooner: rtt},
-			{outcome: Timeout},
-			{outcome: Open, sooner: time.Second + rtt},
-		} {
-			k.first = netip.MustParsePrefix(prefixes[i]).Addr()
-			c.kinds = append(c.kinds, k)
+		lay := func(outcome Outcome, sooner time.Duration, answers ...lab.Answer) *lab.Host {
+			prefix := fmt.Sprintf(version.prefix, len(c.kinds))
+			c.kinds = append(c.kinds, kind{netip.MustParsePrefix(prefix).Addr(), outcome, sooner})
+			return c.network.At(prefix, answers...)
 		}
+		lay(Open, rtt, lab.SYNACK().After(rtt))
+		lay(Refused, rtt, lab.RST().After(rtt))
+		lay(Unreachable, rtt, version.unreachable.After(rtt))
+		lay(Timeout, 0)
+		lay(Open, time.Second+rtt, lab.SYNACK().After(rtt)).LosingSYNs(1)
 	}
 	return c
 }
@@ -101,8 +103,8 @@ func (c *crowd) run(callers int, verdicts int64) *wrongError {
 func (c *crowd) probe() *wrongError {
 	random := c.network.Random(c.probes.Add(1))
 	k := c.kinds[random.IntN(len(c.kinds))]
-	if k.lossy() && random.IntN(10) > 0 {
-		k = c.kinds[random.IntN(3)] // they take so long that a few are enough
+	for k.lossy() && random.IntN(10) > 0 { // they take so long that a few are enough
+		k = c.kinds[random.IntN(len(c.kinds))]
 	}
 	target := k.target(random)
 	timeout, mustAnswer := c.timeout(k, random)
@@ -124,8 +126,9 @@ func (c *crowd) probe() *wrongError {
 		r.Peer != target,
 		r.Outcome == Timeout && (mustAnswer || took < timeout || r.Errno != unix.ETIMEDOUT),
 		r.Outcome != Timeout && (r.Outcome != k.outcome || took < k.sooner),
+		r.Outcome == Unreachable && r.ICMP.String() != "host_unreachable",
 		r.Outcome == Open && (r.Errno != 0 || r.Handshake < k.sooner || r.RTT > r.Handshake || k.lossy() && r.SYNRetransmits == 0):
-		return &wrongError{target, k.outcome, took, timeout, r, err, c.network.Trace(target.Addr())}
+		return &wrongError{target, k.outcome, took, timeout, r, err, c.network}
 	}
 	if r.Outcome == Open {
 		c.open.Add(1)

@@ -16,7 +16,7 @@ import (
 type keyed struct {
 	epoll   int
 	mu      sync.Mutex
-	waiters map[int]chan unix.Errno // by descriptor
+	waiters map[int]chan Result // by descriptor
 }
 
 func startKeyed(t *testing.T) *keyed {
@@ -25,7 +25,7 @@ func startKeyed(t *testing.T) *keyed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &keyed{epoll: epoll, waiters: make(map[int]chan unix.Errno)}
+	k := &keyed{epoll: epoll, waiters: make(map[int]chan Result)}
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -55,11 +55,16 @@ func (k *keyed) handle(fd int) {
 	if err != nil {
 		return
 	}
+	r := Result{Outcome: Open, Errno: errno, SYNRetransmits: 1} // it does not count them: let that pass
+	if errno != 0 {
+		r.ICMP, _ = readErrorQueue(fd)
+		r.Outcome, _ = verdict(errno, r.ICMP)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if waiter := k.waiters[fd]; waiter != nil {
 		select {
-		case waiter <- errno:
+		case waiter <- r:
 		default:
 		}
 	}
@@ -72,7 +77,7 @@ func (k *keyed) shake(ctx context.Context, target netip.AddrPort, options *Optio
 		return Result{}, err
 	}
 	defer h.closeSocket()
-	waiter := make(chan unix.Errno, 1)
+	waiter := make(chan Result, 1)
 	k.mu.Lock()
 	k.waiters[h.fd] = waiter
 	k.mu.Unlock()
@@ -90,19 +95,16 @@ func (k *keyed) shake(ctx context.Context, target netip.AddrPort, options *Optio
 	}
 	timer := time.NewTimer(options.Timeout)
 	defer timer.Stop()
-	r := Result{Peer: target}
+	r := Result{Outcome: Timeout, Errno: unix.ETIMEDOUT}
 	select {
-	case r.Errno = <-waiter:
-		r.Outcome, _ = verdict(r.Errno, ICMP{})
-		if r.Errno == 0 {
-			r.Outcome = Open
+	case r = <-waiter:
+		if r.Outcome == Open {
 			r.Handshake = time.Since(began)
-			r.SYNRetransmits = 1 // it does not say: let that pass
 		}
 	case <-timer.C:
-		r.Outcome, r.Errno = Timeout, unix.ETIMEDOUT
 	case <-ctx.Done():
 		return Result{}, ctx.Err()
 	}
+	r.Peer = target
 	return r, nil
 }

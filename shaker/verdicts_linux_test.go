@@ -78,7 +78,7 @@ func TestACKsAreSeen(t *testing.T) {
 func TestKeyedByDescriptor(t *testing.T) {
 	crowd := newCrowd(t, 10*time.Millisecond)
 	crowd.shake = startKeyed(t).shake
-	for range 1000 {
+	for {
 		wrong := crowd.run(1000, 500_000)
 		if wrong == nil {
 			break

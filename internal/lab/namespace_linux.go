@@ -2,6 +2,7 @@ package lab
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,10 +10,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 )
+
+// Soak is how long the tests of endurance last.
+var Soak = flag.Duration("soak", 3*time.Second, "how long the tests of endurance last")
 
 // insideEnv marks a test process that already runs in its own namespace.
 const insideEnv = "SHAKER_LAB_INSIDE"

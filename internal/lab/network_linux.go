@@ -183,6 +183,17 @@ func (h *Host) Behind(routers ...string) *Host {
 	})
 }
 
+// Forget empties the record of packets, and lets chance begin anew.
+func (n *Network) Forget() {
+	n.Wire.Forget()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.syns = make(map[netip.AddrPort]uint64)
+	for _, h := range n.hosts {
+		h.handshakes = make(map[flow]handshake)
+	}
+}
+
 // handle records a segment that this host has sent and decides what it brings.
 func (n *Network) handle(s Segment) {
 	if !s.SYN || s.ACK || s.UDP {

@@ -1,0 +1,68 @@
+package shaker
+
+import (
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// footprint is what a Shaker takes of this process when nothing is under way.
+type footprint struct {
+	goroutines, descriptors    int
+	slots, deadlines, bookings int
+	heap                       uint64 // bytes
+}
+
+func footprintOf(t *testing.T, s *Shaker) footprint {
+	t.Helper()
+	h := hold(s) // the loop's own data may be read now
+	defer close(h.release)
+	// What a test has done last may still be ending, and a sync.Pool outlives a collection.
+	for range 3 {
+		debug.FreeOSMemory()
+	}
+	f := footprint{
+		goroutines:  runtime.NumGoroutine(),
+		descriptors: lab.Descriptors(t),
+		slots:       s.engine.slots.running() - 1, // without that of the hold
+		deadlines:   len(s.engine.deadlines),
+		bookings:    len(s.engine.queue) - s.engine.queueHead + len(s.engine.arrivals) + len(s.engine.aborts) + len(s.engine.abandoned),
+	}
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	f.heap = stats.HeapAlloc
+	return f
+}
+
+// However long the crowd probes, what it leaves behind is what its first seconds left.
+func TestSoak(t *testing.T) {
+	const callers = 1000
+	lab.NeedDescriptors(t, callers+100)
+	crowd := newCrowd(t, 60*time.Millisecond)
+	round := func() footprint {
+		if wrong := crowd.run(callers, crowd.verdicts.Load()+20_000); wrong != nil {
+			t.Fatal(wrong)
+		}
+		assertNoACK(t, crowd.network.Wire)
+		crowd.network.Forget()
+		return footprintOf(t, crowd.shaker)
+	}
+	first := round()
+	if first.slots != 0 || first.deadlines != 0 || first.bookings != 0 {
+		t.Errorf("after the first round %+v", first)
+	}
+	for began := time.Now(); time.Since(began) < *lab.Soak; {
+		last := round()
+		if grown := int64(last.heap) - int64(first.heap); grown > 256<<10 {
+			t.Errorf("the heap has grown by %d bytes in %d probes", grown, crowd.probes.Load())
+		}
+		last.heap = first.heap
+		if last != first {
+			t.Fatalf("after %d probes %+v, after the first round %+v", crowd.probes.Load(), last, first)
+		}
+	}
+	t.Logf("%d probes, %d verdicts: %+v", crowd.probes.Load(), crowd.verdicts.Load(), first)
+}
