@@ -225,7 +225,7 @@ func TestFaults(t *testing.T) {
 		"target=four.example:7004": "this prober is in trouble, not the target: resolve four.example: too many open files\n",
 	} {
 		before := testutil.ToFloat64(p.metrics.faults.WithLabelValues("EMFILE"))
-		lab.WithoutDescriptors(t, func() {
+		lab.WithDescriptors(t, 0, func() {
 			if w := get(p, "/probe?"+query); w.Code != 503 || w.Body.String() != want {
 				t.Errorf("%s: %d %s", query, w.Code, w.Body)
 			}

@@ -801,7 +801,7 @@ func TestFaultsAreNotVerdicts(t *testing.T) {
 	t.Run("EMFILE", func(t *testing.T) {
 		target, _ := listen(t, "127.0.0.1:0")
 		s := start(t)
-		lab.WithoutDescriptors(t, func() {
+		lab.WithDescriptors(t, 0, func() {
 			for _, target := range []netip.AddrPort{target, netip.MustParseAddrPort("[fe80::1%lo]:80")} {
 				r, err := s.Shake(context.Background(), target, nil)
 				if !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrTarget) || r != (Result{}) {

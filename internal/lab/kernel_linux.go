@@ -101,15 +101,15 @@ func NeedDescriptors(t testing.TB, n int) {
 	}
 }
 
-// WithoutDescriptors calls f while this process may not open another descriptor.
-func WithoutDescriptors(t testing.TB, f func()) {
+// WithDescriptors calls f while the limit of this process's descriptors is n. Those that it
+// has beyond stay open.
+func WithDescriptors(t testing.TB, n uint64, f func()) {
 	t.Helper()
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	none := unix.Rlimit{Cur: 0, Max: limit.Max}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: limit.Max}); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
