@@ -55,6 +55,7 @@ func NewProber(options Options) *Prober {
 	if options.DialDNS == nil {
 		options.DialDNS = (&net.Dialer{}).DialContext
 	}
+	readNameFiles()
 	p := &Prober{options: options}
 	p.metrics = newMetrics(p.options.Config, func() float64 { return float64(p.inFlight.Load()) })
 	return p
@@ -91,16 +92,29 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.answer(w, r, report)
 }
 
+// admit adds a probe to those in flight, unless there are as many as may be.
+func (p *Prober) admit() bool {
+	for {
+		n := p.inFlight.Load()
+		if p.options.MaxInFlight > 0 && n >= int64(p.options.MaxInFlight) {
+			return false
+		}
+		if p.inFlight.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
 // errInFlight says that as many probes as may be in flight are.
 var errInFlight = errors.New("no more probes may be in flight (--probe.max-in-flight)")
 
 // probe resolves the target's name, if it is one, and shakes hands. An error says that
 // there is no verdict.
 func (p *Prober) probe(ctx context.Context, req *request, start time.Time) (*report, error) {
-	defer p.inFlight.Add(-1)
-	if n := p.inFlight.Add(1); p.options.MaxInFlight > 0 && n > int64(p.options.MaxInFlight) {
+	if !p.admit() {
 		return nil, errInFlight
 	}
+	defer p.inFlight.Add(-1)
 	report := &report{request: req}
 	deadline := start.Add(req.timeout)
 	addr := req.addr

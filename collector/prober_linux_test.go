@@ -2,12 +2,15 @@ package collector
 
 import (
 	"flag"
+	"net"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -256,6 +259,36 @@ func TestNoLocalPort(t *testing.T) {
 	end()
 }
 
+// Without a local port there is no answer to a DNS query, which then says nothing about the
+// name, as its errno, EAGAIN, seems to: to the net package that is a timeout.
+func TestNoLocalPortForDNS(t *testing.T) {
+	p := newProber(t, Options{DialDNS: lab.NewDNS(t, lab.Names{"four.example": {"127.0.0.1"}})})
+	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40001") // one for each of a name's queries
+	var taken []net.PacketConn
+	for _, address := range []string{":40000", ":40001"} {
+		conn, err := net.ListenPacket("udp4", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		taken = append(taken, conn)
+	}
+	w := get(p, "/probe?target=four.example:1")
+	const want = "this prober is in trouble, not the target: resolve four.example: resource temporarily unavailable\n"
+	if w.Code != 503 || w.Body.String() != want {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if got := testutil.ToFloat64(p.metrics.faults.WithLabelValues("EAGAIN")); got != 1 {
+		t.Errorf("counted %v times", got)
+	}
+	for _, conn := range taken {
+		conn.Close()
+	}
+	if w := get(p, "/probe?target=four.example:1"); w.Code != 200 {
+		t.Errorf("afterwards: %d %s", w.Code, w.Body)
+	}
+}
+
 // With one probe allowed in flight, another one is turned away, and then a third is not.
 func TestInFlightLimit(t *testing.T) {
 	wire := lab.NewWire(t, nil, "192.0.2.0/24")
@@ -277,6 +310,37 @@ func TestInFlightLimit(t *testing.T) {
 	if w := get(p, "/probe?target=127.0.0.1:1"); w.Code != 200 {
 		t.Errorf("afterwards: %d %s", w.Code, w.Body)
 	}
+}
+
+// Callers that are turned away are at no time in flight, where they would take the place of
+// others.
+func TestTurnedAwayIsNotInFlight(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{MaxInFlight: 1})
+	end := probeInBackground(p, "192.0.2.1:80")
+	wire.Await(1)
+	var callers sync.WaitGroup
+	var running atomic.Int64
+	for range 4 {
+		running.Add(1)
+		callers.Go(func() {
+			defer running.Add(-1)
+			for range 2000 {
+				if w := get(p, "/probe?target=127.0.0.1:1"); w.Code != 503 {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			}
+		})
+	}
+	most := int64(0)
+	for running.Load() > 0 {
+		most = max(most, p.inFlight.Load())
+	}
+	callers.Wait()
+	if most != 1 {
+		t.Errorf("%d in flight, of 1 that may be", most)
+	}
+	end()
 }
 
 func TestShuttingDown(t *testing.T) {

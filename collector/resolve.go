@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -55,6 +56,15 @@ func newResolver(dial dialer) *net.Resolver {
 		}}
 }
 
+// readNameFiles makes the net package read resolv.conf(5), hosts(5) and nsswitch.conf(5).
+// From then on it opens them only if they have changed. Where it cannot open them for want
+// of a descriptor, it asks a server on this host instead, for 5 s.
+func readNameFiles() {
+	newResolver(func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.ErrUnsupported // "localhost" is not worth a query
+	}).LookupNetIP(context.Background(), "ip", "localhost")
+}
+
 // resolve resolves a name before the deadline and chooses the address to probe: the first
 // of the preferred family or, with fallback, the first at all. An error is a fault of this
 // host, or the end of the caller.
@@ -66,12 +76,25 @@ func resolve(ctx context.Context, dial dialer, name string, tcp config.TCP, dead
 		network = tcp.PreferredIPProtocol
 	}
 	start := time.Now()
-	addrs, err := newResolver(dial).LookupNetIP(ctx, network, name)
+	var unsent atomic.Uintptr // errno of this host's, for which there is a query that was not sent
+	addrs, err := newResolver(func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		// A host without IPv6 has no address to send from to an IPv6 server.
+		if errno := faultOf(err); errno != syscall.EADDRNOTAVAIL {
+			unsent.CompareAndSwap(0, uintptr(errno))
+		}
+		return conn, err
+	}).LookupNetIP(ctx, network, name)
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
 	}
 	r := resolution{addrs: addrs, took: time.Since(start), err: err}
 	fault := faultOf(err)
+	if errno := syscall.Errno(unsent.Load()); errno != 0 {
+		// The resolver may say that there is no address when it could ask for one of
+		// IPv4 and not for one of IPv6, or give an address that is not the preferred one.
+		fault = errno
+	}
 	var dns *net.DNSError
 	var addrError *net.AddrError
 	switch {
@@ -104,14 +127,14 @@ func choose(addrs []netip.Addr, preferred string) netip.Addr {
 }
 
 // faultOf returns the errno if a lookup failed because this host lacks something, or 0. The
-// resolver's errors do not wrap their cause, they only have its text.
+// resolver's errors do not wrap their cause, they only have its text. EAGAIN, which the net
+// package takes for a timeout, is what connect(2) says of a UDP socket when there is no
+// local port.
 func faultOf(err error) syscall.Errno {
 	var dns *net.DNSError
-	if !errors.As(err, &dns) {
-		return 0
-	}
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
-		if strings.HasSuffix(dns.Err, errno.Error()) {
+	errors.As(err, &dns)
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN} {
+		if errors.Is(err, errno) || dns != nil && strings.HasSuffix(dns.Err, errno.Error()) {
 			return errno
 		}
 	}

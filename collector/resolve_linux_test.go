@@ -114,15 +114,40 @@ func TestQueriesTimeOut(t *testing.T) {
 	queries.Wait()
 }
 
+// A query that could not be sent leaves the lookup without an answer, whatever the resolver
+// makes of it: it has another try, and asks for the addresses of the other IP version. But a
+// server that has no way from this host is one of several.
+func TestQueryNotSent(t *testing.T) {
+	dial := lab.NewDNS(t, lab.Names{"six.example": {"::1"}})
+	for _, c := range []struct {
+		errno  syscall.Errno
+		status int
+	}{{syscall.EMFILE, 503}, {syscall.EAGAIN, 503}, {syscall.ENETUNREACH, 200}, {syscall.EADDRNOTAVAIL, 200}} {
+		var dials atomic.Int64
+		p := newProber(t, Options{DialDNS: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) == 1 {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", c.errno)}
+			}
+			return dial(ctx, network, address)
+		}})
+		if w := get(p, "/probe?target=six.example:1"); w.Code != c.status {
+			t.Errorf("%v: %d %s", c.errno, w.Code, w.Body)
+		}
+	}
+}
+
 // The resolver's errors have no more than the text of their cause.
 func TestFaultOf(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN} {
+		if got := faultOf(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errno)}); got != errno {
+			t.Errorf("%v, dialling: %v", errno, got)
+		}
 		err := &net.DNSError{Err: "dial udp 192.0.2.53:53: " + os.NewSyscallError("socket", errno).Error(), Name: "x"}
 		if got := faultOf(err); got != errno {
 			t.Errorf("%v: %v", err, got)
 		}
 	}
-	for _, err := range []error{nil, errors.New("too many open files"), &net.DNSError{Err: "no such host", IsNotFound: true},
+	for _, err := range []error{nil, errors.New("too many open files"), context.DeadlineExceeded, os.ErrDeadlineExceeded, &net.DNSError{Err: "no such host", IsNotFound: true},
 		&net.DNSError{Err: "read udp: connection refused"}} {
 		if got := faultOf(err); got != 0 {
 			t.Errorf("%v: %v", err, got)
