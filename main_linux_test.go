@@ -26,6 +26,11 @@ const mainEnv = "SHAKER_EXPORTER_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mainEnv) == "1" {
+		if name := os.Getenv(failEnv); name != "" {
+			if err := fail(name); err != nil {
+				panic(err)
+			}
+		}
 		main()
 		os.Exit(0)
 	}

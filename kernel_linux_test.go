@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// failEnv names the kernelError that the exporter is to meet.
+const failEnv = "SHAKER_EXPORTER_FAIL"
+
+// A kernelError makes the kernel fail a system call of the handshake, as it does when memory
+// is short, which nothing short of that brings about. The conditions tell the call from
+// those of the Go runtime.
+type kernelError struct {
+	call       uint32
+	conditions []condition
+	errno      unix.Errno
+	target     string // that is probed
+	says       string // what the answer says after the target
+}
+
+// A condition is about the low half of a system call's argument.
+type condition struct {
+	argument uint32
+	test     bpf.JumpTest
+	value    uint32
+}
+
+const (
+	live = "127.0.0.1:10115" // the exporter itself
+	dead = "127.0.0.1:1"
+)
+
+// kernelErrors returns all that are tested, by name. The descriptors are those of the
+// engine's epoll instance and of the eventfd that the engine itself watches with it.
+func kernelErrors(epoll, bell uint32) map[string]kernelError {
+	equal := func(argument, value uint32) condition { return condition{argument, bpf.JumpEqual, value} }
+	socket := []condition{equal(2, unix.IPPROTO_TCP)} // Go listens with protocol 0
+	option := func(level, option uint32) []condition { return []condition{equal(1, level), equal(2, option)} }
+	watch := []condition{equal(0, epoll), equal(1, unix.EPOLL_CTL_ADD), {2, bpf.JumpNotEqual, bell}}
+	quickACK, linger := option(unix.IPPROTO_TCP, unix.TCP_QUICKACK), option(unix.SOL_SOCKET, unix.SO_LINGER)
+	info, pending := option(unix.IPPROTO_TCP, unix.TCP_INFO), option(unix.SOL_SOCKET, unix.SO_ERROR)
+	return map[string]kernelError{
+		"socket ENOMEM":        {unix.SYS_SOCKET, socket, unix.ENOMEM, live, "socket: cannot allocate memory"},
+		"socket ENOBUFS":       {unix.SYS_SOCKET, socket, unix.ENOBUFS, live, "socket: no buffer space available"},
+		"socket ENFILE":        {unix.SYS_SOCKET, socket, unix.ENFILE, live, "socket: too many open files in system"},
+		"TCP_QUICKACK ENOMEM":  {unix.SYS_SETSOCKOPT, quickACK, unix.ENOMEM, live, "setsockopt: cannot allocate memory"},
+		"SO_LINGER ENOBUFS":    {unix.SYS_SETSOCKOPT, linger, unix.ENOBUFS, live, "setsockopt: no buffer space available"},
+		"IP_RECVERR ENOMEM":    {unix.SYS_SETSOCKOPT, option(unix.IPPROTO_IP, unix.IP_RECVERR), unix.ENOMEM, live, "setsockopt: cannot allocate memory"},
+		"connect ENOMEM":       {unix.SYS_CONNECT, nil, unix.ENOMEM, live, "connect: cannot allocate memory"},
+		"connect ENOBUFS":      {unix.SYS_CONNECT, nil, unix.ENOBUFS, live, "connect: no buffer space available"},
+		"connect EAGAIN":       {unix.SYS_CONNECT, nil, unix.EAGAIN, live, "connect: resource temporarily unavailable"},
+		"connect EADDRINUSE":   {unix.SYS_CONNECT, nil, unix.EADDRINUSE, live, "connect: address already in use"},
+		"epoll_ctl ENOMEM":     {unix.SYS_EPOLL_CTL, watch, unix.ENOMEM, live, "epoll_ctl: cannot allocate memory"},
+		"epoll_ctl ENOSPC":     {unix.SYS_EPOLL_CTL, watch, unix.ENOSPC, live, "epoll_ctl: no space left on device"},
+		"TCP_INFO ENOBUFS":     {unix.SYS_GETSOCKOPT, info, unix.ENOBUFS, live, "getsockopt: no buffer space available"},
+		"SO_ERROR ENOMEM, RST": {unix.SYS_GETSOCKOPT, pending, unix.ENOMEM, dead, "getsockopt: cannot allocate memory"},
+	}
+}
+
+// When the kernel lacks memory for a handshake, that says nothing about the target: neither
+// that it is down nor that it is open. It is counted by errno, logged, and leaves nothing open.
+func TestKernelErrors(t *testing.T) {
+	if auditArch == 0 {
+		lab.Skip(t, "needs amd64 or arm64")
+	}
+	for name, e := range kernelErrors(0, 0) {
+		t.Run(name, func(t *testing.T) {
+			cmd := exporter(t)
+			cmd.Env = append(cmd.Env, failEnv+"="+name)
+			p := lab.Start(t, cmd)
+			p.Listening(10115)
+			descriptors := own(t, "process_open_fds")
+			want := answer{503, "", fmt.Sprintf("this prober is in trouble, not the target: shake %s: %s\n", e.target, e.says)}
+			const probes = 20
+			for i := range probes {
+				if got := call(t, i).ask(t, "/probe?target="+e.target); got != want {
+					t.Fatalf("%+v, want %+v", got, want)
+				}
+			}
+			for series, want := range map[string]int{
+				fmt.Sprintf("shaker_faults_total{errno=%q}", unix.ErrnoName(e.errno)): probes,
+				`shaker_probes_total{module="tcp_connect"}`:                           0,
+				"process_open_fds": descriptors,
+			} {
+				if got := own(t, series); got != want {
+					t.Errorf("%s is %d, want %d", series, got, want)
+				}
+			}
+			if !strings.Contains(p.Output(), e.says) {
+				t.Errorf("logged %s", p.Output())
+			}
+		})
+	}
+}
+
+// auditArch is the machine's architecture as a seccomp filter sees it, or 0.
+var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
+
+// fail makes the kernel fail the system call from now on, for good, in all threads.
+func fail(name string) error {
+	// Go looks for IP versions with sockets like the handshake's, and polls with an epoll
+	// instance of its own. It does so once, which is to be before.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	l.Close()
+	// The engine is the next to open descriptors, and takes the lowest that are free.
+	epoll, err := unix.EpollCreate1(0)
+	if err != nil {
+		return err
+	}
+	bell, err := unix.Dup(epoll)
+	if err != nil {
+		return err
+	}
+	unix.Close(epoll)
+	unix.Close(bell)
+	e := kernelErrors(uint32(epoll), uint32(bell))[name]
+
+	// What seccomp(2) gives to the filter is a struct seccomp_data.
+	const call, arch, arguments = 0, 4, 16
+	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
+	program := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: arch, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
+		allow,
+		bpf.LoadAbsolute{Off: call, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: e.call, SkipTrue: 1},
+		allow,
+	}
+	for _, c := range e.conditions {
+		program = append(program,
+			bpf.LoadAbsolute{Off: arguments + 8*c.argument, Size: 4}, // the low half, on little-endian machines
+			bpf.JumpIf{Cond: c.test, Val: c.value, SkipTrue: 1},
+			allow)
+	}
+	program = append(program, bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(e.errno)})
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return err
+	}
+	filter := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
+	runtime.LockOSThread() // the right to set a filter is a thread's
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter)))
+	if errno != 0 {
+		return os.NewSyscallError("seccomp", errno)
+	}
+	return nil
+}
