@@ -40,8 +40,10 @@
 // (deadlines_linux.go). Callers hand tasks over under a mutex and are woken through a
 // channel. verdict.go decides what an errno says about the target.
 //
-// Its system calls do not tell the Go scheduler (syscall_linux.go). With thousands of
-// runnable goroutines the loop would otherwise wait in line again after every call.
+// Wherever the loop gives its processor up, it may have to wait in line with thousands of
+// runnable goroutines while the kernel counts down to the ACK. So its system calls do not
+// tell the Go scheduler (syscall_linux.go), and callers are woken a few at a time, each by
+// the one before (alarm_linux.go).
 //
 // # What it costs
 //
