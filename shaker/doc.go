@@ -42,8 +42,7 @@
 //
 // Wherever the loop gives its processor up, it may have to wait in line with thousands of
 // runnable goroutines while the kernel counts down to the ACK. So its system calls do not
-// tell the Go scheduler (syscall_linux.go), and callers are woken a few at a time, each by
-// the one before (alarm_linux.go).
+// tell the Go scheduler (syscall_linux.go), and it wakes callers a few at a time.
 //
 // # What it costs
 //

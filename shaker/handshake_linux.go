@@ -13,8 +13,7 @@ import (
 // An engine is an event loop and the handshakes that wait to be used again.
 type engine struct {
 	*loop
-	alarm alarm
-	idle  sync.Pool // of *handshake
+	idle sync.Pool // of *handshake
 
 	// withholdACK is true but in the control of a test.
 	withholdACK bool
@@ -33,7 +32,7 @@ func newEngine() (*engine, error) {
 func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32, deadline time.Time) (Result, error) {
 	h, ok := e.idle.Get().(*handshake)
 	if !ok {
-		h = &handshake{alarm: &e.alarm, done: make(chan struct{}, 1)}
+		h = &handshake{done: make(chan struct{}, 1)}
 	}
 	h.withholdACK = e.withholdACK
 	h.peer, h.family = newRawAddress(target, scope)
@@ -49,23 +48,20 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32,
 	}
 	select {
 	case <-h.done:
-		e.alarm.awake()
+		e.woke()
 		result, err := h.result, h.err
 		e.idle.Put(h)
 		return result, err
 	case <-ctx.Done():
 		e.abandon(h, ctx.Err())
 		<-h.done
-		e.alarm.awake()
+		e.woke()
 		return h.result, h.err // h is not used again: the loop may still meet the abort
 	}
 }
 
 // A handshake is the task of sending a SYN, seeing the answer and sending an RST.
 type handshake struct {
-	alarm *alarm
-	next  *handshake // that the alarm is to wake after this one
-
 	// What the caller set before it submitted the handshake.
 	withholdACK bool
 	family      int
@@ -86,7 +82,7 @@ type handshake struct {
 
 func (h *handshake) seat(s *slot) { h.slot, h.fd = s, -1 }
 
-func (h *handshake) wake() { h.alarm.wake(h) }
+func (h *handshake) wake(*loop) { h.done <- struct{}{} }
 
 // start sends the SYN.
 func (h *handshake) start(l *loop) {

@@ -142,7 +142,7 @@ func (f *flagTask) abandon(l *loop, _ error) {
 		f.end(l)
 	}
 }
-func (f *flagTask) wake() { f.woken = true }
+func (f *flagTask) wake(l *loop) { f.woken = true; l.woke() }
 
 // Invariant 1. Two events are collected by one epoll_wait. Handling the first ends the
 // second's task, and a third task gets its slot and the number of its descriptor. The
@@ -286,13 +286,14 @@ type witness struct {
 	open *atomic.Int64
 }
 
-func (w witness) wake() {
+func (w witness) wake(l *loop) {
 	for _, h := range w.all {
 		if h.fd >= 0 {
 			w.open.Add(1)
 		}
 	}
-	w.handshake.wake()
+	w.handshake.wake(l)
+	l.woke()
 }
 
 // Invariant 2, from inside: handshakes whose SYN-ACKs are seen in one look are all closed
@@ -302,7 +303,7 @@ func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
 	target, _ := listen(t, "127.0.0.1:0")
 	var all []*handshake
 	for range startsPerLook {
-		h := &handshake{alarm: new(alarm), withholdACK: true, done: make(chan struct{}, 1)}
+		h := &handshake{withholdACK: true, done: make(chan struct{}, 1)}
 		h.peer, h.family = newRawAddress(target, 0)
 		h.result.Peer = target
 		all = append(all, h)
@@ -447,6 +448,37 @@ func TestCompletionsBeforeAdmissions(t *testing.T) {
 	}
 	if most < 2 || most > startsPerLook {
 		t.Errorf("up to %d SYN-ACKs waited for their RST, want at most %d", most, startsPerLook)
+	}
+}
+
+// sleeper is a task whose waiter, once it is woken, does not get to run.
+type sleeper struct {
+	endingTask
+	woken *atomic.Int32
+}
+
+func (s *sleeper) wake(*loop) { s.woken.Add(1) }
+
+// Invariant 3. However many handshakes end at once, few of their callers stand in the loop's
+// way to a processor. When they have run, the loop is told, and wakes others.
+func TestFewAreWokenAhead(t *testing.T) {
+	s := start(t)
+	const tasks = 10 * wakesAhead
+	var woken atomic.Int32
+	for range tasks {
+		s.engine.submit(&sleeper{endingTask{ended: func(*loop) {}}, &woken}, 1)
+	}
+	for ran := range int32(tasks) {
+		if ran%(wakesAhead/2) == 0 {
+			lab.Eventually(t, "as many are woken as may be", func() bool { return woken.Load() >= min(ran+wakesAhead, tasks) })
+		}
+		if n := woken.Load(); n > ran+wakesAhead {
+			t.Fatalf("%d were woken when %d had run", n, ran)
+		}
+		s.engine.woke()
+	}
+	if n := s.engine.ahead.Load(); n != 0 {
+		t.Errorf("%d are still ahead", n)
 	}
 }
 

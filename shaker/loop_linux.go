@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,11 @@ const (
 	// endsPerLook likewise bounds how many tasks the loop ends because their deadlines
 	// have passed, and how many because they were abandoned.
 	endsPerLook = 64
+
+	// wakesAhead bounds how many waiters are woken and have not run yet. If thousands
+	// were woken at once, the loop might have to wait for its next turn on a processor
+	// until they have all had theirs.
+	wakesAhead = 32
 
 	// eventsPerLook bounds how many events one epoll_wait returns. A full look is
 	// followed by another one before anything is started.
@@ -48,6 +54,9 @@ type loop struct {
 	asleep   bool  // the loop waits or is about to: whoever hands it something rings
 	ended    error // why the loop takes nothing any more; nil while it does
 
+	ahead   atomic.Int32 // waiters that were woken and have not run yet
+	backlog atomic.Bool  // there are more to be woken than may be
+
 	// What follows belongs to the goroutine of run.
 
 	now       time.Duration // when the last epoll_wait returned
@@ -56,7 +65,7 @@ type loop struct {
 	queue     []ticket // tasks that have not been started, first come first
 	queueHead int      // index in queue of the first of them
 	abandoned []abort  // tasks to be ended, first come first
-	finished  []task   // tasks that have ended and whose waiters sleep yet
+	finished  []task   // tasks that have ended and whose waiters sleep yet, first come first
 
 	spareArrivals []arrival // what arrivals was before it was last taken, to be used again
 }
@@ -124,6 +133,17 @@ func (l *loop) abandon(t task, err error) {
 	l.ring()
 }
 
+// woke is what a waiter that was woken calls first.
+func (l *loop) woke() {
+	if l.ahead.Add(-1) == wakesAhead/2 && l.backlog.Load() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.ended == nil {
+			l.ring()
+		}
+	}
+}
+
 // close ends every task with ErrClosed and returns when the loop is gone.
 func (l *loop) close() error {
 	l.mu.Lock()
@@ -171,11 +191,11 @@ func (l *loop) run() {
 		l.abort()
 		// Waiters are woken when every socket that can be closed is closed, but
 		// before the next SYNs, so that they work while the loop does.
-		l.wake()
+		l.wake(wakesAhead)
 		if n < len(events) {
 			l.start()
 		}
-		l.wake()
+		l.wake(wakesAhead)
 	}
 }
 
@@ -201,6 +221,9 @@ func (l *loop) patience() int {
 	defer l.mu.Unlock()
 	if len(l.arrivals) > 0 || len(l.aborts) > 0 || l.ended != nil {
 		return 0
+	}
+	if len(l.finished) > 0 && l.ahead.Load() <= wakesAhead/2 {
+		return 0 // else one of those who are woken will ring
 	}
 	l.asleep = true
 	deadline, ok := l.deadlines.next()
@@ -301,13 +324,16 @@ func (l *loop) finish(s *slot) {
 	l.slots.put(s)
 }
 
-// wake wakes the waiters of the tasks that have ended.
-func (l *loop) wake() {
-	for i, t := range l.finished {
-		t.wake()
-		l.finished[i] = nil
+// wake wakes waiters of tasks that have ended, until there are limit who have not run yet.
+func (l *loop) wake(limit int32) {
+	n := 0
+	for n < len(l.finished) && l.ahead.Load() < limit {
+		l.ahead.Add(1)
+		l.finished[n].wake(l)
+		n++
 	}
-	l.finished = l.finished[:0]
+	l.finished = slices.Delete(l.finished, 0, n)
+	l.backlog.Store(len(l.finished) > 0)
 }
 
 // shut ends every task because of err and closes the loop's own descriptors.
@@ -321,7 +347,7 @@ func (l *loop) shut(err error) {
 			s.task.abandon(l, err)
 		}
 	}
-	l.wake()
+	l.wake(math.MaxInt32)
 	unix.Close(l.bell)
 	unix.Close(l.epoll)
 }

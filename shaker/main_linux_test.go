@@ -105,4 +105,4 @@ func (h *holdUp) start(l *loop) {
 func (h *holdUp) ready(*loop, uint32)  {}
 func (h *holdUp) expire(*loop)         {}
 func (h *holdUp) abandon(*loop, error) {}
-func (h *holdUp) wake()                {}
+func (h *holdUp) wake(l *loop)         { l.woke() }

@@ -16,8 +16,9 @@ type task interface {
 	// abandon ends the task because of err: its caller is gone, or the loop
 	// is closing. It does nothing if the task has ended.
 	abandon(l *loop, err error)
-	// wake tells whoever waits for the task that it has ended.
-	wake()
+	// wake tells whoever waits for the task that it has ended. Who waited calls
+	// loop.woke as soon as it runs.
+	wake(*loop)
 }
 
 // A ticket names a task for as long as it lives. It is what the loop hands to the
