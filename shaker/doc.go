@@ -51,11 +51,11 @@
 // runs:
 //
 //	callers                          1         10        100       1000      10000
-//	CPU, Shake to Dialer     1.67-1.84  0.85-0.89  0.58-0.64  0.55-0.56  0.57-0.60
-//	handshakes/s, likewise   0.41-0.45  0.72-0.75  0.86-0.95  1.04-1.06  1.04-1.11
+//	CPU, Shake to Dialer     1.44-1.83  0.75-0.82  0.61-0.62  0.55-0.59  0.57-0.59
+//	handshakes/s, likewise   0.41-0.52  0.75-0.85  0.89-0.93  1.00-1.10  1.07-1.09
 //	ACKs sent, Shake                 0          0          0          0          0
-//	ACKs sent, Dialer                0          0          0          0     16-28%
-//	allocations, Shake             0.0        0.0        0.1        0.5    3.3-3.8
+//	ACKs sent, Dialer                0          0          0          0     10-20%
+//	allocations, Shake             0.0        0.0        0.1        0.5    3.2-3.7
 //	allocations, Dialer             29         29         29         29         32
 //
 // A single caller pays for waking a thread, and for being woken by it. What Shake
