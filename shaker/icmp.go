@@ -9,8 +9,8 @@ type ICMP struct {
 	// own ARP or neighbour discovery failed.
 	From netip.Addr
 
-	// Type and Code are the numbers on the wire, as RFC 792, RFC 1812 and
-	// RFC 4443 give them.
+	// Type and Code are the numbers on the wire, as RFC 792, RFC 1812,
+	// RFC 4443 and those after them give them.
 	Type, Code uint8
 }
 
@@ -77,11 +77,14 @@ var (
 		{1, 4}: "port_unreachable",
 		{1, 5}: "policy_failed",
 		{1, 6}: "route_rejected",
+		{1, 7}: "source_route_failed",
+		{1, 8}: "headers_too_long",
 		{2, 0}: "packet_too_big",
 		{3, 0}: "ttl_exceeded",
 		{3, 1}: "reassembly_timeout",
 		{4, 0}: "parameter_problem",
 		{4, 1}: "parameter_problem",
 		{4, 2}: "parameter_problem",
+		{4, 3}: "parameter_problem",
 	}
 )
