@@ -150,7 +150,7 @@ func newServer(handler http.Handler, limit time.Duration, logger *slog.Logger) *
 		MaxHeaderBytes: 64 << 10,        // enough for the cookies and tokens of a proxy
 		// A client of HTTP/2 can keep even the end of its request from being written.
 		HTTP2:    &http.HTTP2Config{WriteByteTimeout: limit},
-		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError),
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 }
 
