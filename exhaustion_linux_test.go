@@ -32,6 +32,7 @@ func call(t *testing.T, i int) caller {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conn.SetDeadline(time.Now().Add(time.Minute)) // what is not answered until then never is
 	return caller{conn}
 }
 

@@ -112,7 +112,7 @@ func (c *crowd) probe() *wrongError {
 	defer cancel()
 	cancelled := random.IntN(10) == 0
 	if cancelled {
-		defer time.AfterFunc(rand.N(2*c.rtt), cancel).Stop()
+		defer time.AfterFunc(time.Duration(random.Int64N(int64(2*c.rtt))), cancel).Stop()
 	}
 
 	began := time.Now()

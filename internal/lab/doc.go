@@ -4,7 +4,7 @@
 // counters are theirs, and no packet leaves it. It takes root or an unprivileged user
 // namespace. In it a test finds the kernel's loopback and captures what is on it (Capture),
 // or lays a Network: a TUN device with every address behind it, where Hosts answer SYNs as
-// the test says, and where every packet is recorded. Where the order of packets and system
+// the test says, and where every segment is recorded. Where the order of packets and system
 // calls matters, a bare Wire calls a function of the test for each packet. The kernel is
 // the real one in all of this.
 //

@@ -33,7 +33,7 @@ type Network struct {
 func NewNetwork(t testing.TB) *Network {
 	t.Helper()
 	n := &Network{
-		Wire:  &Wire{t: t, record: newRecord()},
+		Wire:  newWire(t),
 		seed:  seed(t),
 		hosts: make(map[place]*Host),
 		syns:  make(map[netip.AddrPort]uint64),
@@ -60,7 +60,7 @@ func seed(t testing.TB) uint64 {
 	return seed
 }
 
-// Random returns a source of random numbers that depends on the network's seed and on n.
+// Random returns a source of random numbers that depends on the network's seed and on i.
 func (n *Network) Random(i uint64) *rand.Rand { return rand.New(rand.NewPCG(n.seed, i)) }
 
 // A place is where a host is. Port 0 is every port.

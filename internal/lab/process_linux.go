@@ -61,14 +61,22 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 // Signal sends a signal to the program.
 func (p *Process) Signal(signal os.Signal) { p.cmd.Process.Signal(signal) }
 
-// State returns the program's state as ps(1) has it, such as T for one that is stopped.
-func (p *Process) State() string {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		p.t.Fatal(err)
+// Stopped tells whether all threads of the program are stopped.
+func (p *Process) Stopped() bool {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	if err != nil || len(files) == 0 {
+		p.t.Fatalf("%s has no threads: %v", p.name, err)
 	}
-	_, rest, _ := strings.Cut(string(stat), ") ") // the program's name is before it
-	return rest[:1]
+	for _, file := range files {
+		stat, err := os.ReadFile(file)
+		if err != nil {
+			return false // it has just ended
+		}
+		if _, state, _ := strings.Cut(string(stat), ") "); state[:1] != "T" { // the thread's name comes first
+			return false
+		}
+	}
+	return true
 }
 
 // Wait returns the program's exit code once it has ended, and fails the test if that

@@ -88,13 +88,17 @@ func (r *record) all() iter.Seq[entry] {
 	}
 }
 
-// awaitSent waits until this host has sent n packets.
-func (r *record) awaitSent(n int) {
+// awaitSent waits until this host has sent n packets. It is not ok if that takes more than
+// a minute.
+func (r *record) awaitSent(n int) (ok bool) {
+	deadline := time.Now().Add(time.Minute)
+	defer time.AfterFunc(time.Minute, r.more.Broadcast).Stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.sent < n {
+	for r.sent < n && time.Now().Before(deadline) {
 		r.more.Wait()
 	}
+	return r.sent >= n
 }
 
 // forget empties the record.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,7 +21,13 @@ type Wire struct {
 	tun    *os.File
 	link   netlink.Link
 	record *record
+
+	flushing sync.Mutex
+	flushed  chan struct{} // a datagram to nowhere has got here
 }
+
+// nowhere is where a Wire sends a datagram to see that all before it has got here.
+const nowhere = "198.18.0.2:9"
 
 // NewWire lays a wire for the rest of the test. The script gets each TCP segment that
 // goes out and returns the IP packets that come in for it. A nil script is silence.
@@ -28,7 +35,7 @@ type Wire struct {
 // This host's own addresses on the wire are 198.18.0.1 and 2001:2::1 (RFC 2544, RFC 5180).
 func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *Wire {
 	t.Helper()
-	w := &Wire{t: t, record: newRecord()}
+	w := newWire(t)
 	w.lay(func(s Segment) {
 		w.record.add(sent, s.raw)
 		if script != nil {
@@ -36,6 +43,10 @@ func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *W
 		}
 	}, prefixes...)
 	return w
+}
+
+func newWire(t testing.TB) *Wire {
+	return &Wire{t: t, record: newRecord(), flushed: make(chan struct{}, 1)}
 }
 
 // lay makes the device, routes the prefixes to it, and starts to give each segment that
@@ -71,7 +82,7 @@ func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 		})
 	}
-	for _, prefix := range prefixes {
+	for _, prefix := range append(prefixes, netip.MustParseAddrPort(nowhere).Addr().String()+"/32") {
 		p := netip.MustParsePrefix(prefix)
 		route := &netlink.Route{LinkIndex: w.link.Attrs().Index, Dst: &net.IPNet{
 			IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
@@ -126,7 +137,12 @@ func (w *Wire) read(handle func(Segment)) {
 		if err != nil {
 			return // the test is over
 		}
-		if segment, ok := p.parse(packet[:n]); ok {
+		segment, ok := p.parse(packet[:n])
+		switch {
+		case !ok: // such as neighbour discovery
+		case segment.UDP && segment.Dst.String() == nowhere:
+			w.flushed <- struct{}{}
+		default:
 			handle(segment)
 		}
 	}
@@ -142,8 +158,30 @@ func (w *Wire) Send(packets ...[]byte) {
 	}
 }
 
+// flush returns when all that this host has sent into the wire so far is in the record.
+func (w *Wire) flush() {
+	w.t.Helper()
+	w.flushing.Lock()
+	defer w.flushing.Unlock()
+	conn, err := net.Dial("udp4", nowhere)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte{0}); err != nil {
+		w.t.Fatal(err)
+	}
+	select {
+	case <-w.flushed:
+	case <-time.After(time.Minute):
+		w.t.Fatal("waited for a minute: the wire is read to its end")
+	}
+}
+
 // Sent returns, one after the other, the segments that this host has sent into the wire.
 func (w *Wire) Sent() iter.Seq[Segment] {
+	w.t.Helper()
+	w.flush()
 	return func(yield func(Segment) bool) {
 		var p parser
 		for e := range w.record.all() {
@@ -168,11 +206,21 @@ func (w *Wire) SentTo(target netip.AddrPort) iter.Seq[Segment] {
 	}
 }
 
-// Await waits until this host has sent n segments into the wire.
-func (w *Wire) Await(n int) { w.record.awaitSent(n) }
+// Await waits until this host has sent n segments into the wire, and fails the test if
+// that takes more than a minute.
+func (w *Wire) Await(n int) {
+	w.t.Helper()
+	if !w.record.awaitSent(n) {
+		w.t.Fatalf("waited for a minute: %d segments are sent", n)
+	}
+}
 
 // Forget empties the record of packets.
-func (w *Wire) Forget() { w.record.forget() }
+func (w *Wire) Forget() {
+	w.t.Helper()
+	w.flush()
+	w.record.forget()
+}
 
 // Trace returns the packets to, from and about an address in readable lines, for the
 // message of a test that fails.
