@@ -188,7 +188,9 @@ func (w *Wire) Sent() iter.Seq[Segment] {
 			if e.fate != sent && e.fate != sentLost {
 				continue
 			}
-			if segment, _ := p.parse(e.packet); !yield(segment) {
+			segment, _ := p.parse(e.packet)
+			segment.At = e.at
+			if !yield(segment) {
 				return
 			}
 		}
