@@ -3,6 +3,7 @@ package collector
 import (
 	"hash/fnv"
 	"io"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"time"
@@ -65,7 +66,7 @@ var (
 
 // families returns the metrics of the probe.
 func (r *report) families() []*dto.MetricFamily {
-	var families []*dto.MetricFamily
+	families := make([]*dto.MetricFamily, 0, 16)
 	gauge := func(m *metric, value float64, labelValues ...string) {
 		families = append(families, m.family(value, labelValues))
 	}
@@ -103,17 +104,25 @@ func (r *report) families() []*dto.MetricFamily {
 	return families
 }
 
+var typeGauge = dto.MetricType_GAUGE
+
 func (m *metric) family(value float64, labelValues []string) *dto.MetricFamily {
-	labels := make([]*dto.LabelPair, len(m.labels))
+	// All of it in one piece: a probe has more than a dozen of these.
+	f := &struct {
+		family  dto.MetricFamily
+		metrics [1]*dto.Metric
+		metric  dto.Metric
+		gauge   dto.Gauge
+		value   float64
+	}{value: value}
+	f.gauge.Value = &f.value
+	f.metric.Gauge = &f.gauge
+	f.metrics[0] = &f.metric
+	f.family.Name, f.family.Help, f.family.Type, f.family.Metric = &m.name, &m.help, &typeGauge, f.metrics[:]
 	for i := range m.labels {
-		labels[i] = &dto.LabelPair{Name: &m.labels[i], Value: &labelValues[i]}
+		f.metric.Label = append(f.metric.Label, &dto.LabelPair{Name: &m.labels[i], Value: &labelValues[i]})
 	}
-	return &dto.MetricFamily{
-		Name:   &m.name,
-		Help:   &m.help,
-		Type:   dto.MetricType_GAUGE.Enum(),
-		Metric: []*dto.Metric{{Label: labels, Gauge: &dto.Gauge{Value: &value}}},
-	}
+	return &f.family
 }
 
 func boolean(b bool) float64 {
@@ -137,15 +146,54 @@ func addrHash(addr netip.Addr) float64 {
 	return float64(h.Sum32())
 }
 
-// write writes the metric families in the format.
-func write(w io.Writer, format expfmt.Format, families []*dto.MetricFamily) error {
-	encoder := expfmt.NewEncoder(w, format)
+// An exposition is how the metrics of a probe are written for a caller.
+type exposition struct {
+	accept string // the caller's Accept header
+	format expfmt.Format
+	kind   expfmt.FormatType
+}
+
+var plainText = &exposition{kind: expfmt.TypeTextPlain}
+
+// negotiate finds out what the caller understands. Callers of an exporter mostly ask for the
+// same again and again, so that the last answer is kept.
+func (p *Prober) negotiate(h http.Header) *exposition {
+	accept := h.Get("Accept")
+	if last := p.exposition.Load(); last != nil && last.accept == accept {
+		return last
+	}
+	format := expfmt.NegotiateAccept(h, expfmt.DefaultOpenMetricsAcceptedFormats()...)
+	e := &exposition{accept, format, format.FormatType()}
+	p.exposition.Store(e)
+	return e
+}
+
+// write writes the metric families. Their names are such that no format escapes them.
+func (e *exposition) write(w io.Writer, families []*dto.MetricFamily) error {
+	switch e.kind {
+	case expfmt.TypeTextPlain:
+		for _, family := range families {
+			if _, err := expfmt.MetricFamilyToText(w, family); err != nil {
+				return err
+			}
+		}
+		return nil
+	case expfmt.TypeOpenMetrics:
+		for _, family := range families {
+			if _, err := expfmt.MetricFamilyToOpenMetrics(w, family); err != nil {
+				return err
+			}
+		}
+		_, err := expfmt.FinalizeOpenMetrics(w)
+		return err
+	}
+	encoder := expfmt.NewEncoder(w, e.format)
 	for _, family := range families {
 		if err := encoder.Encode(family); err != nil {
 			return err
 		}
 	}
-	if closer, ok := encoder.(expfmt.Closer); ok { // OpenMetrics ends with # EOF
+	if closer, ok := encoder.(expfmt.Closer); ok {
 		return closer.Close()
 	}
 	return nil

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -42,7 +41,8 @@ type Prober struct {
 	metrics  *metrics
 	inFlight atomic.Int64
 
-	faultLogged atomic.Int64 // the second (Unix time) in which a fault was last logged
+	faultLogged atomic.Int64               // the second (Unix time) in which a fault was last logged
+	exposition  atomic.Pointer[exposition] // that was last negotiated
 }
 
 var (
@@ -172,24 +172,19 @@ func (p *Prober) reject(w http.ResponseWriter, status int, reason string, err er
 	http.Error(w, err.Error(), status)
 }
 
-// formats are what an answer can be written in, OpenMetrics among them.
-var formats = expfmt.DefaultOpenMetricsAcceptedFormats()
-
 // answer writes the metrics of a probe, or its story if asked for.
 func (p *Prober) answer(w http.ResponseWriter, r *http.Request, report *report) {
 	var body bytes.Buffer
-	format := expfmt.NegotiateAccept(r.Header, formats...)
+	body.Grow(3 << 10) // room for the metrics of most probes
+	exposition := p.negotiate(r.Header)
+	contentType := string(exposition.format)
 	if report.debug {
-		format = expfmt.NewFormat(expfmt.TypeTextPlain)
+		exposition, contentType = plainText, "text/plain; charset=utf-8"
 		report.writeStory(&body)
 	}
-	if err := write(&body, format, report.families()); err != nil {
+	if err := exposition.write(&body, report.families()); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
-	}
-	contentType := string(format)
-	if report.debug {
-		contentType = "text/plain; charset=utf-8"
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))

@@ -146,6 +146,9 @@ func TestOpenMetrics(t *testing.T) {
 		t.Errorf("%s", w.Body)
 	}
 	w = get(p, "/probe?target="+target, "Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
+	if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, "application/vnd.google.protobuf; ") {
+		t.Errorf("Content-Type %s", got)
+	}
 	if got := values(t, w)("probe_success"); got != 1 {
 		t.Errorf("protobuf: probe_success %v", got)
 	}
