@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -70,6 +73,48 @@ func BenchmarkBeside(b *testing.B) {
 				b.ReportMetric(float64(side.acks)/n, "ACKs/"+side.name)
 				b.ReportMetric(float64(side.failed)/n, "failed/"+side.name)
 			}
+			b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "CPU-ratio")
+			b.ReportMetric(theirs.wall.Seconds()/ours.wall.Seconds(), "rate-ratio")
+		})
+	}
+}
+
+// BenchmarkFloor runs Shake beside a C program of one thread that does the same system calls
+// and nothing else (testdata/floor.c), in turns. It is what no engine can go below.
+//
+//	go test -run '^$' -bench Floor -benchtime 40000x ./shaker
+func BenchmarkFloor(b *testing.B) {
+	compiler := lab.Program(b, "cc", "gcc")
+	floor := filepath.Join(b.TempDir(), "floor")
+	if out, err := exec.Command(compiler, "-O2", "-Wall", "-Werror", "-o", floor, "testdata/floor.c").CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	target, _ := listen(b, "127.0.0.1:0")
+	s := start(b)
+	shake := func() error {
+		r, err := s.Shake(context.Background(), target, &Options{Timeout: 5 * time.Second})
+		return errors.Join(err, r.Err())
+	}
+	for _, callers := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			var ours, theirs cost
+			const rounds = 4
+			for range rounds {
+				n := b.N/rounds + 1
+				ours.add(measure(b, callers, n, shake))
+				cmd := exec.Command(floor, target.Addr().String(), strconv.Itoa(int(target.Port())), strconv.Itoa(n), strconv.Itoa(callers))
+				began := time.Now()
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("%v: %s", err, out)
+				}
+				theirs.add(cost{n: n, wall: time.Since(began), cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()})
+			}
+			if ours.failed > 0 || ours.acks > 0 {
+				b.Errorf("%d failed, %d ACKs", ours.failed, ours.acks)
+			}
+			b.ReportMetric(0, "ns/op") // of both together: means nothing
+			b.ReportMetric(float64(ours.cpu.Microseconds())/float64(ours.n), "CPU-µs/shake")
+			b.ReportMetric(float64(theirs.cpu.Microseconds())/float64(theirs.n), "CPU-µs/floor")
 			b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "CPU-ratio")
 			b.ReportMetric(theirs.wall.Seconds()/ours.wall.Seconds(), "rate-ratio")
 		})
