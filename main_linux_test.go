@@ -168,7 +168,8 @@ func unsentTo(t *testing.T, client net.Conn) string {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(sockets)) {
-			if fields := strings.Fields(line); strings.HasSuffix(fields[2]+" ", ends) {
+			// 01 is ESTABLISHED: other clients of this port may have left a TIME_WAIT.
+			if fields := strings.Fields(line); strings.HasSuffix(fields[2]+" ", ends) && fields[3] == "01" {
 				queued, _, _ := strings.Cut(fields[4], ":")
 				return queued
 			}
