@@ -99,23 +99,6 @@ func (c *crowd) run(callers int, verdicts int64) *wrongError {
 	return c.wrong.Load()
 }
 
-// assertNoACK fails the test if an ACK has left, unless the machine stood still before that:
-// when nothing at all was sent for 100 ms, where else a packet follows the other, no process
-// could have sent an RST.
-func (c *crowd) assertNoACK(t *testing.T) {
-	t.Helper()
-	var last, resumed time.Duration
-	for s := range c.network.Sent() {
-		if s.At-last > 100*time.Millisecond {
-			resumed = s.At
-		}
-		last = s.At
-		if s.ACK && !s.RST && s.At-resumed > 200*time.Millisecond {
-			t.Fatalf("an ACK left: %v\n%s", s, c.network.Trace(s.Dst.Addr()))
-		}
-	}
-}
-
 // probe makes a probe that is left to chance and returns what is wrong with its result.
 func (c *crowd) probe() *wrongError {
 	random := c.network.Random(c.probes.Add(1))

@@ -46,7 +46,7 @@ func TestSoak(t *testing.T) {
 		if wrong := crowd.run(callers, crowd.verdicts.Load()+20_000); wrong != nil {
 			t.Fatal(wrong)
 		}
-		crowd.assertNoACK(t)
+		assertNoACK(t, crowd.network.Wire)
 		crowd.network.Forget()
 		return footprintOf(t, crowd.shaker)
 	}

@@ -38,7 +38,7 @@ func TestMillion(t *testing.T) {
 				t.Error(wrong)
 			}
 			t.Logf("%d probes, %d verdicts, %d of them open", crowd.probes.Load(), crowd.verdicts.Load(), crowd.open.Load())
-			crowd.assertNoACK(t)
+			assertNoACK(t, crowd.network.Wire)
 		})
 	}
 }
@@ -52,7 +52,7 @@ func TestNoACKOnABusyMachine(t *testing.T) {
 	if wrong := crowd.run(c.callers, 50_000); wrong != nil {
 		t.Error(wrong)
 	}
-	crowd.assertNoACK(t)
+	assertNoACK(t, crowd.network.Wire)
 }
 
 // The control of the ACKs: with an engine that does not withhold them they are seen.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -20,7 +19,6 @@ type Segment struct {
 	Ack                uint32 // the acknowledgement number, if ACK is set
 	TTL                uint8  // or hop limit
 	Data               []byte
-	At                 time.Duration // since the wire was laid, of a segment that Sent returns
 
 	timestamp uint32 // of the sender (TSval, RFC 7323), 0 if it sent none
 	raw       []byte // the whole IP packet

@@ -188,9 +188,7 @@ func (w *Wire) Sent() iter.Seq[Segment] {
 			if e.fate != sent && e.fate != sentLost {
 				continue
 			}
-			segment, _ := p.parse(e.packet)
-			segment.At = e.at
-			if !yield(segment) {
+			if segment, _ := p.parse(e.packet); !yield(segment) {
 				return
 			}
 		}
