@@ -39,7 +39,7 @@ func FuzzProbeRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query, timeout string) {
 		params, _ := url.ParseQuery(query)
 		if target, err := parseTarget(params.Get("target")); err == nil && target.addr.IsValid() && !target.addr.IsLoopback() {
-			t.Skip("another host")
+			return // another host
 		}
 		r := httptest.NewRequest("GET", "/probe", nil)
 		r.URL.RawQuery = query
