@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -84,11 +83,7 @@ func BenchmarkBeside(b *testing.B) {
 //
 //	go test -run '^$' -bench Floor -benchtime 40000x ./shaker
 func BenchmarkFloor(b *testing.B) {
-	compiler := lab.Program(b, "cc", "gcc")
-	floor := filepath.Join(b.TempDir(), "floor")
-	if out, err := exec.Command(compiler, "-O2", "-Wall", "-Werror", "-o", floor, "testdata/floor.c").CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
+	floor := lab.Compile(b, "testdata/floor.c")
 	target, _ := listen(b, "127.0.0.1:0")
 	s := start(b)
 	shake := func() error {

@@ -137,6 +137,17 @@ func (p *Process) Listening(port int) {
 	})
 }
 
+// Compile compiles a C program for the test and returns its path.
+func Compile(t testing.TB, source string) string {
+	t.Helper()
+	compiler := Program(t, "cc", "gcc")
+	program := filepath.Join(t.TempDir(), strings.TrimSuffix(filepath.Base(source), ".c"))
+	if out, err := exec.Command(compiler, "-O2", "-Wall", "-Werror", "-o", program, source).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", source, err, out)
+	}
+	return program
+}
+
 // KeepBusy keeps every processor busy until the test ends.
 func KeepBusy(t testing.TB) {
 	t.Helper()
