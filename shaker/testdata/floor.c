@@ -1,7 +1,10 @@
-// The floor that BenchmarkFloor compares with: the system calls of the handshake and nothing
-// else, in one thread.
+// The floor that BenchmarkFloor and BenchmarkTruth compare with: the system calls of the
+// handshake and nothing else, in one thread.
 //
 //	floor ADDRESS PORT HANDSHAKES AT_ONCE
+//
+// With AT_ONCE 0 they are made one by one, 10 ms apart, and a line is printed of each: RTT
+// and SYN to SYN-ACK, in nanoseconds.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -9,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static void check(int result, const char *call) {
@@ -18,20 +22,25 @@ static void check(int result, const char *call) {
 	}
 }
 
-static void start(int epoll, const struct sockaddr_in *target) {
+static int open_socket(void) {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
 	check(fd, "socket");
 	int off = 0;
 	check(setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off), "TCP_QUICKACK");
 	struct linger reset = {.l_onoff = 1, .l_linger = 0};
 	check(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset), "SO_LINGER");
+	return fd;
+}
+
+static void start(int epoll, int fd, const struct sockaddr_in *target) {
 	if (connect(fd, (const struct sockaddr *)target, sizeof *target) < 0 && errno != EINPROGRESS)
 		check(-1, "connect");
 	struct epoll_event event = {.events = EPOLLOUT, .data.fd = fd};
 	check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 }
 
-static void end(int fd) {
+// end returns the RTT in microseconds.
+static unsigned end(int fd) {
 	int error;
 	socklen_t size = sizeof error;
 	check(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size), "SO_ERROR");
@@ -43,6 +52,39 @@ static void end(int fd) {
 		exit(1);
 	}
 	close(fd);
+	return info.tcpi_rtt;
+}
+
+static long long now(void) {
+	struct timespec time;
+	check(clock_gettime(CLOCK_MONOTONIC, &time), "clock_gettime");
+	return 1000000000LL * time.tv_sec + time.tv_nsec;
+}
+
+static void one_by_one(int epoll, const struct sockaddr_in *target, int handshakes) {
+	for (; handshakes > 0; handshakes--) {
+		usleep(10000);
+		int fd = open_socket();
+		long long sent = now();
+		start(epoll, fd, target);
+		struct epoll_event event;
+		check(epoll_wait(epoll, &event, 1, -1), "epoll_wait");
+		long long seen = now();
+		printf("%lld %lld\n", 1000LL * end(fd), seen - sent);
+	}
+}
+
+static void at_once(int epoll, const struct sockaddr_in *target, int left, int most) {
+	int running = 0;
+	struct epoll_event events[256];
+	while (left > 0 || running > 0) {
+		for (; left > 0 && running < most; left--, running++)
+			start(epoll, open_socket(), target);
+		int n = epoll_wait(epoll, events, 256, -1);
+		check(n, "epoll_wait");
+		for (int i = 0; i < n; i++, running--)
+			end(events[i].data.fd);
+	}
 }
 
 int main(int argc, char **argv) {
@@ -51,17 +93,12 @@ int main(int argc, char **argv) {
 	struct sockaddr_in target = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
 	if (inet_pton(AF_INET, argv[1], &target.sin_addr) != 1)
 		return 2;
-	int left = atoi(argv[3]), most = atoi(argv[4]), running = 0;
+	int handshakes = atoi(argv[3]), most = atoi(argv[4]);
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	check(epoll, "epoll_create1");
-	struct epoll_event events[256];
-	while (left > 0 || running > 0) {
-		for (; left > 0 && running < most; left--, running++)
-			start(epoll, &target);
-		int n = epoll_wait(epoll, events, 256, -1);
-		check(n, "epoll_wait");
-		for (int i = 0; i < n; i++, running--)
-			end(events[i].data.fd);
-	}
+	if (most == 0)
+		one_by_one(epoll, &target, handshakes);
+	else
+		at_once(epoll, &target, handshakes, most);
 	return 0;
 }
