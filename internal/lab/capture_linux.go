@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -12,17 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Capture records the packets on the loopback interface, in their order.
+// A Capture records the packets on an interface, in their order.
 type Capture struct {
 	t    testing.TB
 	file *os.File
+	mark string // where a datagram goes to that is the last one to be captured
 }
 
-// NewCapture starts a capture that ends with the test.
+// NewCapture starts a capture of the loopback interface that ends with the test.
 func NewCapture(t testing.TB) *Capture {
 	t.Helper()
+	return newCapture(t, "lo", netip.MustParseAddr("127.0.0.1"))
+}
+
+// newCapture starts a capture of the interface, through which the address is reached.
+func newCapture(t testing.TB, name string, address netip.Addr) *Capture {
+	t.Helper()
 	Need(t)
-	lo, err := net.InterfaceByName("lo")
+	device, err := net.InterfaceByName(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,15 +40,19 @@ func NewCapture(t testing.TB) *Capture {
 	if err != nil {
 		Skip(t, "needs AF_PACKET: %v", err)
 	}
-	c := &Capture{t, os.NewFile(uintptr(fd), "capture")}
+	c := &Capture{t, os.NewFile(uintptr(fd), "capture"), netip.AddrPortFrom(address, 9).String()}
 	t.Cleanup(func() { c.file.Close() })
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20); err != nil {
 		Skip(t, "needs a large buffer to capture without loss: %v", err)
 	}
+	incomingOnly := 0
+	if address.IsLoopback() {
+		incomingOnly = 1 // loopback shows each packet going out and coming in: once is enough
+	}
 	for _, err := range []error{
-		// Loopback shows each packet going out and coming in: once is enough.
-		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: everything, Ifindex: lo.Index}),
+		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, incomingOnly),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: everything, Ifindex: device.Index}),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -53,7 +66,7 @@ func NewCapture(t testing.TB) *Capture {
 func (c *Capture) Segments() []Segment {
 	c.t.Helper()
 	mark := []byte(rand.Text())
-	conn, err := net.Dial("udp4", "127.0.0.1:9")
+	conn, err := net.Dial("udp4", c.mark)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -64,21 +77,44 @@ func (c *Capture) Segments() []Segment {
 	var segments []Segment
 	c.file.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for {
-		packet := make([]byte, 256)
-		n, err := c.file.Read(packet)
-		if err != nil {
-			c.t.Fatalf("capture: %v", err)
-		}
-		segment, ok := parse(packet[:n])
+		packet, at := c.read()
+		segment, ok := parse(packet)
 		if !ok {
 			continue
 		}
+		segment.Time = at
 		if segment.UDP && bytes.Equal(segment.Data, mark) {
 			c.checkComplete()
 			return segments
 		}
 		segments = append(segments, segment)
 	}
+}
+
+// read returns the next packet, and when the kernel captured it.
+func (c *Capture) read() (packet []byte, at time.Time) {
+	c.t.Helper()
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	packet = make([]byte, 256)
+	control := make([]byte, unix.CmsgSpace(16)) // one message, of two 64-bit numbers
+	var n int
+	var errno error
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, _, _, errno = unix.Recvmsg(int(fd), packet, control, 0)
+		return errno != unix.EAGAIN
+	})
+	if err := errors.Join(err, errno); err != nil {
+		c.t.Fatalf("capture: %v", err)
+	}
+	_, timestamp, _, err := unix.ParseOneSocketControlMessage(control)
+	if err != nil {
+		c.t.Fatalf("capture: %v", err)
+	}
+	seconds, nanoseconds := binary.NativeEndian.Uint64(timestamp), binary.NativeEndian.Uint64(timestamp[8:])
+	return packet[:n], time.Unix(int64(seconds), int64(nanoseconds))
 }
 
 // checkComplete fails the test if the kernel had to drop packets from the capture.

@@ -261,3 +261,24 @@ func TestTrace(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// A neighbour is reached, and what it answers is captured at a time after that of the SYN.
+func TestNeighbour(t *testing.T) {
+	n := NewNeighbour(t)
+	capture := n.Capture()
+	began := time.Now()
+	if _, err := dial(t, n.Target.String(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	segments := capture.Segments()
+	if len(segments) < 3 {
+		t.Fatalf("captured only %v", segments)
+	}
+	syn, synack := segments[0], segments[1]
+	if !syn.SYN || syn.ACK || syn.Dst != n.Target || !synack.SYN || !synack.ACK || synack.Src != n.Target {
+		t.Errorf("captured %v, %v", syn, synack)
+	}
+	if !syn.Time.After(began) || !synack.Time.After(syn.Time) || !time.Now().After(synack.Time) {
+		t.Errorf("captured at %v, %v; began at %v", syn.Time, synack.Time, began)
+	}
+}

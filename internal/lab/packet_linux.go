@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -19,6 +20,7 @@ type Segment struct {
 	Ack                uint32 // the acknowledgement number, if ACK is set
 	TTL                uint8  // or hop limit
 	Data               []byte
+	Time               time.Time // when a Capture has seen it
 
 	timestamp uint32 // of the sender (TSval, RFC 7323), 0 if it sent none
 	raw       []byte // the whole IP packet

@@ -1,0 +1,99 @@
+package lab
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A Neighbour is another host at the other end of a veth pair, in a network namespace of its
+// own. It accepts connections and closes them.
+type Neighbour struct {
+	Target netip.AddrPort // where it listens
+
+	t testing.TB
+}
+
+// nearEnd is this host's end of the veth pair.
+const nearEnd = "neighbour"
+
+// NewNeighbour makes a neighbour for the rest of the test.
+func NewNeighbour(t testing.TB) *Neighbour {
+	t.Helper()
+	Need(t)
+	n := &Neighbour{netip.MustParseAddrPort("198.18.2.2:80"), t}
+	var l net.Listener
+	if err := elsewhere(func(here netlink.NsFd) (err error) {
+		attributes := netlink.NewLinkAttrs()
+		attributes.Name = "host"
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: nearEnd, PeerNamespace: here}); err != nil {
+			return err
+		}
+		if err := setUp(attributes.Name, "198.18.2.2/24"); err != nil {
+			return err
+		}
+		l, err = net.Listen("tcp4", n.Target.String())
+		return err
+	}); err != nil {
+		Skip(t, "needs a veth pair to another network namespace: %v", err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			conn.Close()
+		}
+	})
+	t.Cleanup(func() { l.Close(); serving.Wait() }) // and with the last socket the namespace ends
+	if err := setUp(nearEnd, "198.18.2.1/24"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: nearEnd}}) })
+	return n
+}
+
+// Capture starts a capture of what goes to the neighbour and comes from it.
+func (n *Neighbour) Capture() *Capture {
+	n.t.Helper()
+	return newCapture(n.t, nearEnd, n.Target.Addr())
+}
+
+// elsewhere calls f in a new network namespace, which stays as long as the sockets that f
+// leaves open. Here is the namespace to which it returns.
+func elsewhere(f func(here netlink.NsFd) error) error {
+	runtime.LockOSThread() // a network namespace is a thread's
+	defer runtime.UnlockOSThread()
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer here.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	err = f(netlink.NsFd(here.Fd()))
+	return errors.Join(err, os.NewSyscallError("setns", unix.Setns(int(here.Fd()), unix.CLONE_NEWNET)))
+}
+
+// setUp gives the interface an address and sets it up.
+func setUp(name, prefix string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	address, err := netlink.ParseAddr(prefix)
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.AddrAdd(link, address), netlink.LinkSetUp(link))
+}
