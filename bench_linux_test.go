@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"sync"
@@ -21,13 +20,8 @@ import (
 //	go test -run '^$' -bench BesideBlackbox -benchtime 5000x .
 func BenchmarkBesideBlackbox(b *testing.B) {
 	lab.Need(b)
-	program := lab.Program(b, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
-	startExporter(b)
-	blackbox := lab.Start(b, exec.Command(program, "--config.file=testdata/blackbox.yml", "--web.listen-address=:9115"))
-	blackbox.Listening(9115)
 	target := listen(b)
-	ours := peer{"http://localhost:10115", "/probe?target=" + target}
-	theirs := peer{"http://localhost:9115", "/probe?module=tcp_connect&target=" + target}
+	ours, theirs := startPeers(b, target)
 	for _, connections := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
 			var here, there usage
@@ -77,6 +71,30 @@ func listen(b *testing.B) string {
 // A peer is an exporter that is asked for probes.
 type peer struct{ url, probe string }
 
+// startPeers starts this exporter and blackbox_exporter, to be asked for probes of the target.
+func startPeers(b *testing.B, target string) (ours, theirs peer) {
+	b.Helper()
+	startBlackbox(b)
+	startExporter(b)
+	return peer{"http://localhost:10115", "/probe?target=" + target},
+		peer{"http://localhost:9115", "/probe?module=tcp_connect&target=" + target}
+}
+
+// ask gets a page of the exporter.
+func (p peer) ask(b *testing.B, client *http.Client, path string) []byte {
+	b.Helper()
+	response, err := client.Get(p.url + path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return body
+}
+
 // usage is what probes took of an exporter.
 type usage struct {
 	probes, cpu, allocations, bytes float64
@@ -124,30 +142,25 @@ func (p peer) load(b *testing.B, connections, probes int) usage {
 // usage reads what an exporter says of itself.
 func (p peer) usage(b *testing.B, client *http.Client) usage {
 	b.Helper()
-	response, err := client.Get(p.url + "/metrics")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		b.Fatal(err)
-	}
-	value := func(name string) float64 {
-		match := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindSubmatch(body)
-		if match == nil {
-			b.Fatalf("%s has no %s", p.url, name)
-		}
-		value, err := strconv.ParseFloat(string(match[1]), 64)
-		if err != nil {
-			b.Fatal(err)
-		}
-		return value
-	}
+	body := p.ask(b, client, "/metrics")
 	return usage{
-		cpu:         value("process_cpu_seconds_total"),
-		allocations: value("go_memstats_mallocs_total"),
-		bytes:       value("go_memstats_alloc_bytes_total"),
-		resident:    value("process_resident_memory_bytes"),
+		cpu:         value(b, body, "process_cpu_seconds_total"),
+		allocations: value(b, body, "go_memstats_mallocs_total"),
+		bytes:       value(b, body, "go_memstats_alloc_bytes_total"),
+		resident:    value(b, body, "process_resident_memory_bytes"),
 	}
+}
+
+// value returns the value of a metric in an exporter's answer.
+func value(b *testing.B, body []byte, name string) float64 {
+	b.Helper()
+	match := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindSubmatch(body)
+	if match == nil {
+		b.Fatalf("no %s in %s", name, body)
+	}
+	value, err := strconv.ParseFloat(string(match[1]), 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return value
 }

@@ -140,12 +140,18 @@ func TestPromtool(t *testing.T) {
 	}
 }
 
+// startBlackbox starts Debian's blackbox_exporter on its usual port.
+func startBlackbox(t testing.TB) {
+	t.Helper()
+	program := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
+	lab.Start(t, exec.Command(program, "--config.file=testdata/blackbox.yml")).Listening(9115)
+}
+
 // What blackbox_exporter exports of a TCP probe has the same name and value here, but for
 // the one metric about its regular expressions.
 func TestBlackboxExporter(t *testing.T) {
-	blackbox := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
 	startExporter(t)
-	lab.Start(t, exec.Command(blackbox, "--config.file=testdata/blackbox.yml", "--web.listen-address=localhost:9115")).Listening(9115)
+	startBlackbox(t)
 	for _, target := range []string{"localhost:10115", "127.0.0.1:10115", "[::1]:10115", "127.0.0.1:1", "absent.invalid:80"} {
 		path := "/probe?module=tcp_connect&target=" + url.QueryEscape(target)
 		response, err := http.Get("http://localhost:9115" + path)
