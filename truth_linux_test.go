@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"net/http"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
+var plotFile = flag.String("plot", "", "SVG file into which BenchmarkTruth draws what it has measured")
+
 // BenchmarkTruth compares latencies that are reported with those on the wire: SYN to SYN-ACK
 // as the kernel captures them at the prober's end of a veth pair. Reported are the exporter's
 // RTT and handshake, the probe duration of Debian's blackbox_exporter, and RTT and handshake
@@ -20,9 +23,10 @@ import (
 // (shaker/testdata/floor.c). They probe in turns, one handshake at a time, 10 ms apart: first
 // while nothing else runs, then while other programs keep every processor busy. The figures
 // are how far the reports are off, the ratios those of the exporter's 99th percentiles to the
-// bare loop's: on a shared machine only these mean something.
+// bare loop's: on a shared machine only these mean something. What -plot draws is without the
+// bare loop.
 //
-//	go test -run '^$' -bench Truth -benchtime 1000x .
+//	go test -run '^$' -bench Truth -benchtime 1000x . -plot docs/truth.svg
 func BenchmarkTruth(b *testing.B) {
 	lab.Need(b)
 	floor := lab.Compile(b, "shaker/testdata/floor.c")
@@ -35,30 +39,44 @@ func BenchmarkTruth(b *testing.B) {
 		bareLoop(floor, neighbour),
 	}
 	compare(b, 1, probers, capture) // learns the neighbour's address, opens HTTP connections
+	var panels []panel
 	for _, state := range []string{"idle", "busy"} {
+		var latencies map[string][]latency
 		b.Run(state, func(b *testing.B) {
 			if state == "busy" {
 				lab.KeepBusy(b)
 			}
-			latencies := make(map[string][]latency)
+			latencies = make(map[string][]latency)
 			const rounds = 4
 			for range rounds {
 				for name, more := range compare(b, b.N/rounds+1, probers, capture) {
 					latencies[name] = append(latencies[name], more...)
 				}
 			}
-			b.ReportMetric(0, "ns/op") // of all together: means nothing
-			p99 := make(map[string]float64)
-			for name := range latencies {
-				off := off(latencies[name])
-				p99[name] = off[int(0.99*float64(len(off)-1))]
-				b.ReportMetric(off[len(off)/2], name+"-p50-µs")
-				b.ReportMetric(p99[name], name+"-p99-µs")
-			}
-			b.ReportMetric(p99["rtt"]/p99["bare-rtt"], "rtt-ratio")
-			b.ReportMetric(p99["handshake"]/p99["bare-handshake"], "handshake-ratio")
+			report(b, latencies)
 		})
+		panels = append(panels, panel{state, latencies})
 	}
+	if *plotFile == "" || b.Failed() {
+		return
+	}
+	if err := writePlot(*plotFile, panels); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// report reports how far off the latencies are.
+func report(b *testing.B, latencies map[string][]latency) {
+	b.ReportMetric(0, "ns/op") // of all together: means nothing
+	p99 := make(map[string]float64)
+	for name := range latencies {
+		off := off(latencies[name])
+		p99[name] = off[int(0.99*float64(len(off)-1))]
+		b.ReportMetric(off[len(off)/2], name+"-p50-µs")
+		b.ReportMetric(p99[name], name+"-p99-µs")
+	}
+	b.ReportMetric(p99["rtt"]/p99["bare-rtt"], "rtt-ratio")
+	b.ReportMetric(p99["handshake"]/p99["bare-handshake"], "handshake-ratio")
 }
 
 // A latency is what is reported of a handshake, and what the wire shows of it.
