@@ -142,7 +142,7 @@ func measure(b *testing.B, callers, n int, handshake func() error) cost {
 	left.Store(int64(n))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	cpu, start := processCPU(), time.Now()
+	cpu, start := lab.CPU(), time.Now()
 	var wg sync.WaitGroup
 	for range callers {
 		wg.Go(func() {
@@ -154,17 +154,11 @@ func measure(b *testing.B, callers, n int, handshake func() error) cost {
 		})
 	}
 	wg.Wait()
-	c := cost{n: n, wall: time.Since(start), cpu: processCPU() - cpu}
+	c := cost{n: n, wall: time.Since(start), cpu: lab.CPU() - cpu}
 	c.failed, c.acks = failed.Load(), lab.Counters(b)["TcpPassiveOpens"]-counters["TcpPassiveOpens"]
 	runtime.ReadMemStats(&after)
 	c.allocs = after.Mallocs - before.Mallocs
 	return c
-}
-
-func processCPU() time.Duration {
-	var usage unix.Rusage
-	unix.Getrusage(unix.RUSAGE_SELF, &usage)
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 // BenchmarkLateness keeps 10,000 silent targets in flight and tells by how much their verdicts

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,6 +58,13 @@ func TimeWaits(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// CPU returns the CPU time, user and system, that this process has taken so far.
+func CPU() time.Duration {
+	var usage unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 // Sysctl sets a kernel parameter of the namespace, such as "net.ipv4.ip_local_port_range",
