@@ -79,6 +79,21 @@ func (p *Process) Stopped() bool {
 	return true
 }
 
+// PeakMemory returns the most memory, in bytes, that the program has had resident so far.
+func (p *Process) PeakMemory() int {
+	p.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\nVmHWM:")
+	var kilobytes int
+	if _, err := fmt.Sscan(rest, &kilobytes); err != nil {
+		p.t.Fatalf("%s has no VmHWM: %v", p.name, err)
+	}
+	return kilobytes << 10
+}
+
 // Wait returns the program's exit code once it has ended, and fails the test if that
 // takes more than 30 s.
 func (p *Process) Wait() int {
