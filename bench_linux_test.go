@@ -1,14 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"regexp"
-	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -17,29 +18,62 @@ import (
 // probes of the same loopback port over kept-alive HTTP connections. The ratios are of this
 // one to that one: on a shared machine only these mean something.
 //
-//	go test -run '^$' -bench BesideBlackbox -benchtime 5000x .
+//	go test -run '^$' -bench BesideBlackbox -benchtime 20000x .
 func BenchmarkBesideBlackbox(b *testing.B) {
-	lab.Need(b)
-	target := listen(b)
-	ours, theirs := startPeers(b, target)
+	ours, theirs := peers(b)
+	ours.start(b)
+	theirs.start(b)
+	path := probePath + listen(b)
 	for _, connections := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
-			var here, there usage
+			var here, there load
 			const rounds = 4
 			for range rounds {
-				here.add(ours.load(b, connections, b.N/rounds+1))
-				there.add(theirs.load(b, connections, b.N/rounds+1))
+				here.add(ours.load(b, path, connections, b.N/rounds+1))
+				there.add(theirs.load(b, path, connections, b.N/rounds+1))
 			}
 			b.ReportMetric(0, "ns/op") // of both together: means nothing
 			b.ReportMetric(here.cpu/there.cpu, "CPU-ratio")
-			b.ReportMetric(here.cpu/here.probes*1000, "CPU-s/1000-ours")
-			b.ReportMetric(there.cpu/there.probes*1000, "CPU-s/1000-blackbox")
-			b.ReportMetric(here.allocations/here.probes, "allocs/ours")
-			b.ReportMetric(there.allocations/there.probes, "allocs/blackbox")
-			b.ReportMetric(here.bytes/here.probes, "B/ours")
-			b.ReportMetric(there.bytes/there.probes, "B/blackbox")
-			b.ReportMetric(here.resident/(1<<20), "MB-resident/ours")
-			b.ReportMetric(there.resident/(1<<20), "MB-resident/blackbox")
+			b.ReportMetric(there.wall.Seconds()/here.wall.Seconds(), "rate-ratio")
+			for _, side := range []struct {
+				name string
+				load
+			}{{"ours", here}, {"blackbox", there}} {
+				b.ReportMetric(side.cpu/side.probes*1000, "CPU-s/1000-"+side.name)
+				b.ReportMetric(side.probes/side.wall.Seconds(), "probes/s-"+side.name)
+				b.ReportMetric(side.allocations/side.probes, "allocs/"+side.name)
+				b.ReportMetric(side.bytes/side.probes, "B/"+side.name)
+			}
+		})
+	}
+}
+
+// BenchmarkMemory weighs this exporter and Debian's blackbox_exporter, in turns, each just
+// started: at rest, and with so many probes of silent targets under way, on kept-alive HTTP
+// connections that have brought some answers before, as those of Prometheus have. The ratio
+// is of this one to that one.
+//
+//	go test -run '^$' -bench Memory -benchtime 3x .
+func BenchmarkMemory(b *testing.B) {
+	ours, theirs := peers(b)
+	ours.args = []string{anyNumber}
+	lab.NewWire(b, nil, "10.0.0.0/8")
+	sizes := []int{0, 1000, 9900} // 20,000 descriptors have no room for 10,000
+	if testing.Short() {
+		sizes = sizes[:2]
+	}
+	for _, probes := range sizes {
+		b.Run(fmt.Sprintf("probes=%d", probes), func(b *testing.B) {
+			lab.NeedDescriptors(b, 2*probes+100)
+			var here, there float64
+			for range b.N {
+				here += ours.weigh(b, probes)
+				there += theirs.weigh(b, probes)
+			}
+			b.ReportMetric(0, "ns/op") // is how long they were left at rest
+			b.ReportMetric(here/there, "resident-ratio")
+			b.ReportMetric(here/float64(b.N)/(1<<20), "MB-resident/ours")
+			b.ReportMetric(there/float64(b.N)/(1<<20), "MB-resident/blackbox")
 		})
 	}
 }
@@ -68,99 +102,84 @@ func listen(b *testing.B) string {
 	return l.Addr().String()
 }
 
-// A peer is an exporter that is asked for probes.
-type peer struct{ url, probe string }
-
-// startPeers starts this exporter and blackbox_exporter, to be asked for probes of the target.
-func startPeers(b *testing.B, target string) (ours, theirs peer) {
-	b.Helper()
-	startBlackbox(b)
-	startExporter(b)
-	return peer{"http://localhost:10115", "/probe?target=" + target},
-		peer{"http://localhost:9115", "/probe?module=tcp_connect&target=" + target}
+// load is what probes took of an exporter.
+type load struct {
+	usage
+	probes float64
+	wall   time.Duration
 }
 
-// ask gets a page of the exporter.
-func (p peer) ask(b *testing.B, client *http.Client, path string) []byte {
-	b.Helper()
-	response, err := client.Get(p.url + path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return body
-}
-
-// usage is what probes took of an exporter.
-type usage struct {
-	probes, cpu, allocations, bytes float64
-	resident                        float64 // bytes, afterwards
-}
-
-func (u *usage) add(v usage) {
-	u.probes += v.probes
-	u.cpu += v.cpu
-	u.allocations += v.allocations
-	u.bytes += v.bytes
-	u.resident = v.resident
+func (l *load) add(m load) {
+	l.usage = l.plus(m.usage)
+	l.probes += m.probes
+	l.wall += m.wall
 }
 
 // load asks for so many probes over so many connections.
-func (p peer) load(b *testing.B, connections, probes int) usage {
+func (p peer) load(b *testing.B, path string, connections, probes int) load {
 	b.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: connections}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
-	before := p.usage(b, client)
+	open := regexp.MustCompile(`(?m)^probe_success 1$`)
+	before, began := p.usage(b), time.Now()
 	var asking sync.WaitGroup
 	for i := range connections {
 		asking.Go(func() {
 			for n := i; n < probes; n += connections {
-				response, err := client.Get(p.url + p.probe)
+				response, err := client.Get(p.url(path))
 				if err != nil {
 					b.Error(err)
 					return
 				}
 				body, _ := io.ReadAll(response.Body)
 				response.Body.Close()
-				if !regexp.MustCompile(`(?m)^probe_success 1$`).Match(body) {
-					b.Errorf("%s: %s", p.url, body)
+				if !open.Match(body) {
+					b.Errorf("%s: %s", p.program, body)
 					return
 				}
 			}
 		})
 	}
 	asking.Wait()
-	after := p.usage(b, client)
-	return usage{float64(probes), after.cpu - before.cpu, after.allocations - before.allocations, after.bytes - before.bytes, after.resident}
+	wall := time.Since(began)
+	return load{p.usage(b).minus(before), float64(probes), wall}
 }
 
-// usage reads what an exporter says of itself.
-func (p peer) usage(b *testing.B, client *http.Client) usage {
+// weigh starts the exporter anew and returns how many bytes of it are in memory while so many
+// probes of silent targets are under way.
+func (p peer) weigh(b *testing.B, probes int) float64 {
 	b.Helper()
-	body := p.ask(b, client, "/metrics")
-	return usage{
-		cpu:         value(b, body, "process_cpu_seconds_total"),
-		allocations: value(b, body, "go_memstats_mallocs_total"),
-		bytes:       value(b, body, "go_memstats_alloc_bytes_total"),
-		resident:    value(b, body, "process_resident_memory_bytes"),
+	process := p.start(b)
+	defer process.Stop()
+	p.usage(b)
+	time.Sleep(time.Second) // it comes to rest
+	conns := make([]net.Conn, probes)
+	for i := range conns {
+		// An address for each, so that local ports suffice.
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.1.%d.%d:%d", i>>8, i&255, p.port))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close()
+		conns[i] = conn
 	}
-}
-
-// value returns the value of a metric in an exporter's answer.
-func value(b *testing.B, body []byte, name string) float64 {
-	b.Helper()
-	match := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindSubmatch(body)
-	if match == nil {
-		b.Fatalf("no %s in %s", name, body)
+	ask := func(header string) {
+		for i, conn := range conns {
+			fmt.Fprintf(conn, "GET %s10.0.%d.%d:443 HTTP/1.1\r\nHost: x\r\n%s\r\n", probePath, i>>8, i&255, header)
+		}
 	}
-	value, err := strconv.ParseFloat(string(match[1]), 64)
-	if err != nil {
-		b.Fatal(err)
+	for range 3 {
+		ask("X-Prometheus-Scrape-Timeout-Seconds: 2\r\n")
+		for _, conn := range conns {
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			io.Copy(io.Discard, response.Body)
+		}
 	}
-	return value
+	ask("")
+	lab.Eventually(b, "all probes are under way", func() bool { return silentHandshakes(b) == probes })
+	return float64(process.Resident())
 }

@@ -518,7 +518,7 @@ func TestClientThatHalfCloses(t *testing.T) {
 }
 
 // silentHandshakes returns how many sockets of the namespace are in SYN_SENT to port 443.
-func silentHandshakes(t *testing.T) (n int) {
+func silentHandshakes(t testing.TB) (n int) {
 	t.Helper()
 	sockets, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -33,8 +31,7 @@ import (
 //	go test -run '^$' -bench Scale -benchtime 4x .
 func BenchmarkScale(b *testing.B) {
 	lab.NeedDescriptors(b, 5000)
-	program := build(b)
-	exporter := peer{url: "http://localhost:10115"}
+	exporter := build(b)
 	sizes, interval := []int{10_000, 50_000, 100_000}, 15*time.Second
 	if testing.Short() {
 		sizes, interval = []int{1000, 2000}, 3*time.Second
@@ -43,18 +40,17 @@ func BenchmarkScale(b *testing.B) {
 	for _, n := range sizes {
 		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {
 			network := lab.NewNetwork(b)
-			process := lab.Start(b, exec.Command(program))
-			process.Listening(10115)
+			process := exporter.start(b)
 			j := newJob(b, network, n, interval)
 			j.next = time.Now().Add(-interval * 2 / 3)
 			j.scrape(j.targets[n*2/3:])
 
-			before, testBefore, start := exporter.usage(b, j.client), lab.CPU(), time.Now()
+			before, testBefore, start := exporter.usage(b), lab.CPU(), time.Now()
 			for range b.N {
 				network.Forget() // 100,000 targets fill the record with 20 MB in an interval
 				j.scrape(j.targets)
 			}
-			after, test, wall := exporter.usage(b, j.client), lab.CPU()-testBefore, time.Since(start)
+			after, test, wall := exporter.usage(b), lab.CPU()-testBefore, time.Since(start)
 			j.end()
 
 			cpu, probes := after.cpu-before.cpu, float64(b.N*n)
@@ -71,21 +67,10 @@ func BenchmarkScale(b *testing.B) {
 			if fewest > 0 { // they have not been filtered out
 				b.ReportMetric(cpu/probes/fewest, "CPU-ratio")
 			}
-			b.ReportMetric(after.resident/(1<<20), "MB-resident")
-			b.ReportMetric(float64(process.PeakMemory())/(1<<20), "MB-peak")
+			b.ReportMetric(float64(process.Resident())/(1<<20), "MB-resident")
+			b.ReportMetric(float64(process.PeakResident())/(1<<20), "MB-peak")
 		})
 	}
-}
-
-// build builds the exporter: the test binary, which can be it, takes more memory.
-func build(b *testing.B) string {
-	b.Helper()
-	program := filepath.Join(b.TempDir(), name)
-	cmd := exec.Command(lab.Program(b, "go", "golang-go"), "build", "-o", program)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
-	return program
 }
 
 // A job is what Prometheus scrapes at an interval.

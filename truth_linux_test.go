@@ -28,14 +28,16 @@ var plotFile = flag.String("plot", "", "SVG file into which BenchmarkTruth draws
 //
 //	go test -run '^$' -bench Truth -benchtime 1000x . -plot docs/truth.svg
 func BenchmarkTruth(b *testing.B) {
-	lab.Need(b)
 	floor := lab.Compile(b, "shaker/testdata/floor.c")
 	neighbour := lab.NewNeighbour(b)
 	capture := neighbour.Capture()
-	ours, theirs := startPeers(b, neighbour.Target.String())
+	ours, theirs := peers(b)
+	ours.start(b)
+	theirs.start(b)
+	path := probePath + neighbour.Target.String()
 	probers := []prober{
-		ours.prober(b, map[string]string{"rtt": "probe_tcp_rtt_seconds", "handshake": "probe_tcp_handshake_seconds"}),
-		theirs.prober(b, map[string]string{"blackbox": "probe_duration_seconds"}),
+		ours.prober(b, path, map[string]string{"rtt": "probe_tcp_rtt_seconds", "handshake": "probe_tcp_handshake_seconds"}),
+		theirs.prober(b, path, map[string]string{"blackbox": "probe_duration_seconds"}),
 		bareLoop(floor, neighbour),
 	}
 	compare(b, 1, probers, capture) // learns the neighbour's address, opens HTTP connections
@@ -132,14 +134,14 @@ func off(latencies []latency) []float64 {
 func microseconds(d time.Duration) float64 { return d.Seconds() * 1e6 }
 
 // prober reports metrics of the exporter's answers, which have other names there.
-func (p peer) prober(b *testing.B, metrics map[string]string) prober {
+func (p peer) prober(b *testing.B, path string, metrics map[string]string) prober {
 	client := &http.Client{Transport: &http.Transport{}}
 	b.Cleanup(client.CloseIdleConnections)
 	return func(b *testing.B, n int) map[string][]time.Duration {
 		reports := make(map[string][]time.Duration)
 		for range n {
 			time.Sleep(10 * time.Millisecond)
-			answer := p.ask(b, client, p.probe)
+			answer := p.ask(b, client, path)
 			for name, metric := range metrics {
 				seconds := value(b, answer, metric)
 				reports[name] = append(reports[name], time.Duration(seconds*float64(time.Second)))

@@ -19,6 +19,10 @@ type Capture struct {
 	t    testing.TB
 	file *os.File
 	mark string // where a datagram goes to that is the last one to be captured
+
+	// Loopback shows each packet twice. Going out they are in the order in which they
+	// were sent, coming in each processor has its own queue of them.
+	outgoingOnly bool
 }
 
 // NewCapture starts a capture of the loopback interface that ends with the test.
@@ -40,17 +44,12 @@ func newCapture(t testing.TB, name string, address netip.Addr) *Capture {
 	if err != nil {
 		Skip(t, "needs AF_PACKET: %v", err)
 	}
-	c := &Capture{t, os.NewFile(uintptr(fd), "capture"), netip.AddrPortFrom(address, 9).String()}
+	c := &Capture{t, os.NewFile(uintptr(fd), "capture"), netip.AddrPortFrom(address, 9).String(), address.IsLoopback()}
 	t.Cleanup(func() { c.file.Close() })
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20); err != nil {
 		Skip(t, "needs a large buffer to capture without loss: %v", err)
 	}
-	incomingOnly := 0
-	if address.IsLoopback() {
-		incomingOnly = 1 // loopback shows each packet going out and coming in: once is enough
-	}
 	for _, err := range []error{
-		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, incomingOnly),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: everything, Ifindex: device.Index}),
 	} {
@@ -77,9 +76,9 @@ func (c *Capture) Segments() []Segment {
 	var segments []Segment
 	c.file.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for {
-		packet, at := c.read()
+		packet, outgoing, at := c.read()
 		segment, ok := parse(packet)
-		if !ok {
+		if !ok || c.outgoingOnly && !outgoing {
 			continue
 		}
 		segment.Time = at
@@ -91,8 +90,8 @@ func (c *Capture) Segments() []Segment {
 	}
 }
 
-// read returns the next packet, and when the kernel captured it.
-func (c *Capture) read() (packet []byte, at time.Time) {
+// read returns the next packet, whether it was going out, and when the kernel captured it.
+func (c *Capture) read() (packet []byte, outgoing bool, at time.Time) {
 	c.t.Helper()
 	raw, err := c.file.SyscallConn()
 	if err != nil {
@@ -101,9 +100,10 @@ func (c *Capture) read() (packet []byte, at time.Time) {
 	packet = make([]byte, 256)
 	control := make([]byte, unix.CmsgSpace(16)) // one message, of two 64-bit numbers
 	var n int
+	var from unix.Sockaddr
 	var errno error
 	err = raw.Read(func(fd uintptr) bool {
-		n, _, _, _, errno = unix.Recvmsg(int(fd), packet, control, 0)
+		n, _, _, from, errno = unix.Recvmsg(int(fd), packet, control, 0)
 		return errno != unix.EAGAIN
 	})
 	if err := errors.Join(err, errno); err != nil {
@@ -114,7 +114,7 @@ func (c *Capture) read() (packet []byte, at time.Time) {
 		c.t.Fatalf("capture: %v", err)
 	}
 	seconds, nanoseconds := binary.NativeEndian.Uint64(timestamp), binary.NativeEndian.Uint64(timestamp[8:])
-	return packet[:n], time.Unix(int64(seconds), int64(nanoseconds))
+	return packet[:n], from.(*unix.SockaddrLinklayer).Pkttype == unix.PACKET_OUTGOING, time.Unix(int64(seconds), int64(nanoseconds))
 }
 
 // checkComplete fails the test if the kernel had to drop packets from the capture.

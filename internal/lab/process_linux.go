@@ -79,17 +79,23 @@ func (p *Process) Stopped() bool {
 	return true
 }
 
-// PeakMemory returns the most memory, in bytes, that the program has had resident so far.
-func (p *Process) PeakMemory() int {
+// Resident returns how many bytes of the program are in memory.
+func (p *Process) Resident() int { return p.kernelTells("smaps_rollup", "Rss") }
+
+// PeakResident returns how many there have been at most.
+func (p *Process) PeakResident() int { return p.kernelTells("status", "VmHWM") }
+
+// kernelTells returns a number of bytes from one of the program's files in /proc.
+func (p *Process) kernelTells(file, name string) int {
 	p.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(status), "\nVmHWM:")
+	_, rest, _ := strings.Cut(string(text), "\n"+name+":")
 	var kilobytes int
 	if _, err := fmt.Sscan(rest, &kilobytes); err != nil {
-		p.t.Fatalf("%s has no VmHWM: %v", p.name, err)
+		p.t.Fatalf("%s has no %s: %s", file, name, text)
 	}
 	return kilobytes << 10
 }
