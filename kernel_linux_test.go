@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"unsafe"
@@ -37,17 +39,18 @@ type condition struct {
 }
 
 const (
-	live = "127.0.0.1:10115" // the exporter itself
-	dead = "127.0.0.1:1"
+	live   = "127.0.0.1:10115" // the exporter itself
+	dead   = "127.0.0.1:1"
+	silent = "192.0.2.1:80"
 )
 
-// kernelErrors returns all that are tested, by name. The descriptors are those of the
-// engine's epoll instance and of the eventfd that the engine itself watches with it.
-func kernelErrors(epoll, bell uint32) map[string]kernelError {
+// kernelErrors returns all that are tested, by name. The descriptor is that of the Go
+// runtime's epoll instance: the others are the engine's.
+func kernelErrors(runtimeEpoll uint32) map[string]kernelError {
 	equal := func(argument, value uint32) condition { return condition{argument, bpf.JumpEqual, value} }
 	socket := []condition{equal(2, unix.IPPROTO_TCP)} // Go listens with protocol 0
 	option := func(level, option uint32) []condition { return []condition{equal(1, level), equal(2, option)} }
-	watch := []condition{equal(0, epoll), equal(1, unix.EPOLL_CTL_ADD), {2, bpf.JumpNotEqual, bell}}
+	watch := []condition{{0, bpf.JumpNotEqual, runtimeEpoll}, equal(1, unix.EPOLL_CTL_ADD)}
 	quickACK, linger := option(unix.IPPROTO_TCP, unix.TCP_QUICKACK), option(unix.SOL_SOCKET, unix.SO_LINGER)
 	info, pending := option(unix.IPPROTO_TCP, unix.TCP_INFO), option(unix.SOL_SOCKET, unix.SO_ERROR)
 	return map[string]kernelError{
@@ -61,8 +64,8 @@ func kernelErrors(epoll, bell uint32) map[string]kernelError {
 		"connect ENOBUFS":      {unix.SYS_CONNECT, nil, unix.ENOBUFS, live, "connect: no buffer space available"},
 		"connect EAGAIN":       {unix.SYS_CONNECT, nil, unix.EAGAIN, live, "connect: resource temporarily unavailable"},
 		"connect EADDRINUSE":   {unix.SYS_CONNECT, nil, unix.EADDRINUSE, live, "connect: address already in use"},
-		"epoll_ctl ENOMEM":     {unix.SYS_EPOLL_CTL, watch, unix.ENOMEM, live, "epoll_ctl: cannot allocate memory"},
-		"epoll_ctl ENOSPC":     {unix.SYS_EPOLL_CTL, watch, unix.ENOSPC, live, "epoll_ctl: no space left on device"},
+		"epoll_ctl ENOMEM":     {unix.SYS_EPOLL_CTL, watch, unix.ENOMEM, silent, "epoll_ctl: cannot allocate memory"},
+		"epoll_ctl ENOSPC":     {unix.SYS_EPOLL_CTL, watch, unix.ENOSPC, silent, "epoll_ctl: no space left on device"},
 		"TCP_INFO ENOBUFS":     {unix.SYS_GETSOCKOPT, info, unix.ENOBUFS, live, "getsockopt: no buffer space available"},
 		"SO_ERROR ENOMEM, RST": {unix.SYS_GETSOCKOPT, pending, unix.ENOMEM, dead, "getsockopt: cannot allocate memory"},
 	}
@@ -74,7 +77,8 @@ func TestKernelErrors(t *testing.T) {
 	if auditArch == 0 {
 		lab.Skip(t, "needs amd64 or arm64")
 	}
-	for name, e := range kernelErrors(0, 0) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	for name, e := range kernelErrors(0) {
 		t.Run(name, func(t *testing.T) {
 			cmd := exporter(t)
 			cmd.Env = append(cmd.Env, failEnv+"="+name)
@@ -109,25 +113,18 @@ var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix
 
 // fail makes the kernel fail the system call from now on, for good, in all threads.
 func fail(name string) error {
-	// Go looks for IP versions with sockets like the handshake's, and polls with an epoll
-	// instance of its own. It does so once, which is to be before.
+	// Go looks for IP versions with sockets like the handshake's, and opens an epoll instance
+	// of its own. It does so once, which is to be before.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	l.Close()
-	// The engine is the next to open descriptors, and takes the lowest that are free.
-	epoll, err := unix.EpollCreate1(0)
+	epoll, err := epollDescriptor()
 	if err != nil {
 		return err
 	}
-	bell, err := unix.Dup(epoll)
-	if err != nil {
-		return err
-	}
-	unix.Close(epoll)
-	unix.Close(bell)
-	e := kernelErrors(uint32(epoll), uint32(bell))[name]
+	e := kernelErrors(epoll)[name]
 
 	// What seccomp(2) gives to the filter is a struct seccomp_data.
 	const call, arch, arguments = 0, 4, 16
@@ -162,4 +159,19 @@ func fail(name string) error {
 		return os.NewSyscallError("seccomp", errno)
 	}
 	return nil
+}
+
+// epollDescriptor returns the number of this process's only epoll instance.
+func epollDescriptor() (uint32, error) {
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range descriptors {
+		if what, _ := os.Readlink("/proc/self/fd/" + d.Name()); what == "anon_inode:[eventpoll]" {
+			number, err := strconv.ParseUint(d.Name(), 10, 32)
+			return uint32(number), err
+		}
+	}
+	return 0, errors.New("there is no epoll instance")
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -185,7 +186,7 @@ func TestDefaultMaxInFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &before)
-	for limit, want := range map[uint64]int{1000: 312, 64: 1} {
+	for limit, want := range map[uint64]int{1000: (1000 - 64 - runtime.GOMAXPROCS(0)) / 3, 64: 1} {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
 			t.Fatal(err)
 		}

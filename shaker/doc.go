@@ -34,15 +34,22 @@
 //
 // # How
 //
-// One goroutine with an OS thread of its own runs an epoll loop that owns every socket
-// from socket(2) to close(2) (loop_linux.go). It drives tasks, of which the handshake is
-// one (handshake_linux.go), by their tickets (slots_linux.go) and deadlines
+// There is an epoll loop for each processor, which owns its sockets from socket(2) to
+// close(2) (loop_linux.go). It drives tasks, of which the handshake is one
+// (handshake_linux.go), by their tickets (slots_linux.go) and deadlines
 // (deadlines_linux.go). Callers hand tasks over under a mutex and are woken through a
 // channel. verdict.go decides what an errno says about the target.
 //
+// A loop does its work in turns, one at a time. The caller that finds a loop at rest takes a
+// turn itself, so that its SYN leaves at once and no thread has to be woken for it. All
+// other turns are those of the loop's goroutine, which sleeps in the Go runtime's own
+// poller (an epoll descriptor can be waited for like any other) until there is an answer,
+// or a deadline.
+//
 // Wherever the loop gives its processor up, it may have to wait in line with thousands of
 // runnable goroutines while the kernel counts down to the ACK. So its system calls do not
-// tell the Go scheduler (syscall_linux.go), and it wakes callers a few at a time.
+// tell the Go scheduler (syscall_linux.go), it wakes callers a few at a time, and does not
+// sleep before these have run.
 //
 // # What it costs
 //

@@ -28,12 +28,11 @@ func newEngine() (*engine, error) {
 	return e, nil
 }
 
-func (e *engine) close() error {
+func (e *engine) close() {
 	e.mu.Lock()
 	e.cancel()
 	e.mu.Unlock()
 	e.running.Wait()
-	return nil
 }
 
 func (e *engine) begin() error {

@@ -43,9 +43,9 @@ func TestExhaustion(t *testing.T) {
 				<-exhausted // no SYN is answered before somebody has found no room
 				return [][]byte{s.SYNACK()}
 			}, "192.0.2.0/24", "2001:db8::/32")
-			s := start(t)
+			s, l := startOne(t)
 			lab.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("40000 %d", 40_000+c.ports-1))
-			close(hold(s).release) // from here on the loop has all it needs
+			close(hold(l).release) // from here on the loop has all it needs
 			descriptors, goroutines := lab.Descriptors(t), runtime.NumGoroutine()
 			room := min(int(c.descriptors)-descriptors, c.ports)
 
@@ -68,11 +68,11 @@ func TestExhaustion(t *testing.T) {
 			if n := lab.Descriptors(t); n != descriptors {
 				t.Errorf("%d descriptors before, %d after", descriptors, n)
 			}
-			h := hold(s)
-			if n := s.engine.slots.running(); n != 1 { // the holdUp
+			h := hold(l)
+			if n := l.slots.running(); n != 1 { // the holdUp
 				t.Errorf("%d slots are in use, want 1", n)
 			}
-			if n := len(s.engine.deadlines); n != 0 {
+			if n := len(l.deadlines); n != 0 {
 				t.Errorf("%d deadlines outlive their handshakes", n)
 			}
 			close(h.release)

@@ -4,30 +4,47 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// An engine is an event loop and the handshakes that wait to be used again.
+// An engine is event loops, one for each processor, and the handshakes that wait to be
+// used again.
 type engine struct {
-	*loop
-	idle sync.Pool // of *handshake
+	loops []*loop
+	next  atomic.Uint32 // of the loops, in turns
+	idle  sync.Pool     // of *handshake
 
 	// withholdACK is true but in the control of a test.
 	withholdACK bool
 }
 
-func newEngine() (*engine, error) {
-	loop, err := newLoop()
-	if err != nil {
-		return nil, err
+func newEngine() (*engine, error) { return newEngineOf(runtime.GOMAXPROCS(0)) }
+
+func newEngineOf(loops int) (*engine, error) {
+	e := &engine{withholdACK: true}
+	for range loops {
+		l, err := newLoop()
+		if err != nil {
+			e.close()
+			return nil, err
+		}
+		e.loops = append(e.loops, l)
 	}
-	return &engine{loop: loop, withholdACK: true}, nil
+	return e, nil
 }
 
-// shake runs one handshake on the loop and waits for it. The scope is that of the
+func (e *engine) close() {
+	for _, l := range e.loops {
+		l.close()
+	}
+}
+
+// shake runs one handshake on a loop and waits for it. The scope is that of the
 // target's IPv6 zone. A zero deadline is none.
 func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32, deadline time.Time) (Result, error) {
 	h, ok := e.idle.Get().(*handshake)
@@ -39,23 +56,24 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32,
 	h.result = Result{Peer: target}
 	h.err = nil
 
+	l := e.loops[e.next.Add(1)%uint32(len(e.loops))]
 	var end time.Duration
 	if !deadline.IsZero() {
-		end = e.on(deadline)
+		end = l.on(deadline)
 	}
-	if err := e.submit(h, end); err != nil {
+	if err := l.submit(h, end); err != nil {
 		return Result{}, err
 	}
 	select {
 	case <-h.done:
-		e.woke()
+		l.woke()
 		result, err := h.result, h.err
 		e.idle.Put(h)
 		return result, err
 	case <-ctx.Done():
-		e.abandon(h, ctx.Err())
+		l.abandon(h, ctx.Err())
 		<-h.done
-		e.woke()
+		l.woke()
 		return h.result, h.err // h is not used again: the loop may still meet the abort
 	}
 }
@@ -93,16 +111,30 @@ func (h *handshake) start(l *loop) {
 	h.sent = l.clock()
 	switch errno := connect(h.fd, &h.peer); {
 	case errno == unix.EINPROGRESS:
-		if err := l.watch(h.slot, h.fd, unix.EPOLLOUT); err != nil {
-			h.fail(l, err)
-		}
+		h.await(l)
 	case errno == unix.EADDRNOTAVAIL && h.withoutSource():
 		// This host has no address to send from, as without IPv6: that is a way
 		// it lacks, like a missing route, not a port.
 		h.result.Outcome, h.result.Errno = Unreachable, errno
 		h.finish(l)
 	default:
-		h.settle(l, errno)
+		h.settle(l, errno, 0)
+	}
+}
+
+// await waits for the answer, unless it is there: a target on this host answers while
+// connect(2) runs.
+func (h *handshake) await(l *loop) {
+	err := tcpInfo(h.fd, &h.info)
+	if err == nil && h.info.State != unix.BPF_TCP_SYN_SENT {
+		h.decide(l, 0, l.clock())
+		return
+	}
+	if err == nil {
+		err = l.watch(h.slot, h.fd, unix.EPOLLOUT)
+	}
+	if err != nil {
+		h.fail(l, err)
 	}
 }
 
@@ -140,14 +172,14 @@ func (h *handshake) openSocket() (err error) {
 	return err
 }
 
-func (h *handshake) ready(l *loop, _ uint32) { h.settle(l, 0) }
+func (h *handshake) ready(l *loop, _ uint32) { h.settle(l, 0, l.now) }
 
 func (h *handshake) expire(l *loop) {
 	if h.fd < 0 {
 		h.fail(l, ErrUnsent)
 		return
 	}
-	h.settle(l, unix.ETIMEDOUT)
+	h.settle(l, unix.ETIMEDOUT, 0)
 }
 
 func (h *handshake) abandon(l *loop, err error) {
@@ -161,23 +193,28 @@ func (h *handshake) abandon(l *loop, err error) {
 	h.fail(l, err)
 }
 
-// settle ends the handshake if its outcome is known. The connection's state decides
-// first: an ICMP error that a SYN met on its way does not undo the SYN-ACK that another
-// one brought. Then the socket's error, then errno, which is that of connect(2),
+// settle ends the handshake if its outcome is known. The errno is that of connect(2),
 // ETIMEDOUT when the deadline has passed, or 0: then there may be nothing to settle yet.
-func (h *handshake) settle(l *loop, errno unix.Errno) {
+// An event has told of it when it was seen; 0 is now.
+func (h *handshake) settle(l *loop, errno unix.Errno, seen time.Duration) {
 	if err := tcpInfo(h.fd, &h.info); err != nil {
 		h.fail(l, err)
 		return
 	}
+	if seen == 0 {
+		seen = l.clock() // not before: the SYN-ACK may have come this moment
+	}
+	h.decide(l, errno, seen)
+}
+
+// decide ends the handshake if its outcome is known. The connection's state comes first:
+// an ICMP error that a SYN met on its way does not undo the SYN-ACK that another one
+// brought. Then comes the socket's error, then errno.
+func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
 	switch h.info.State { // package unix has the states under their BPF names only
 	case unix.BPF_TCP_CLOSE, unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV:
 		h.settleUnanswered(l, errno)
 	default:
-		seen := l.now // an event told of the SYN-ACK
-		if errno != 0 {
-			seen = l.clock() // else it may have come after the events were looked for
-		}
 		h.settleOpen(l, seen)
 	}
 }

@@ -140,11 +140,11 @@ func TestDeadlineOfAContextThatDoesNotTellIt(t *testing.T) {
 
 // A SYN-ACK and an RST right behind it: both are there before the loop looks again.
 func TestResetAfterSYNACK(t *testing.T) {
-	s := start(t)
+	s, l := startOne(t)
 	var wire *lab.Wire
 	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
 		if syn.SYN {
-			h := hold(s)
+			h := hold(l)
 			wire.Send(syn.SYNACK(), syn.Reset())
 			close(h.release)
 		}
@@ -163,11 +163,11 @@ func TestResetAfterSYNACK(t *testing.T) {
 
 // A SYN-ACK, a FIN, and much later an RST. Here the ACK does leave, and the errno is another.
 func TestResetAfterFIN(t *testing.T) {
-	s := start(t)
+	s, l := startOne(t)
 	var wire *lab.Wire
 	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
 		if syn.SYN {
-			h := hold(s)
+			h := hold(l)
 			wire.Send(syn.SYNACK(), syn.Finish())
 			go func() {
 				wire.Await(2) // the ACK of both
@@ -187,7 +187,7 @@ func TestResetAfterFIN(t *testing.T) {
 // A SYN-ACK that comes after the loop has looked for events and is found at the deadline:
 // the handshake took until then, not until the look before.
 func TestSYNACKAtTheDeadline(t *testing.T) {
-	s := start(t)
+	s, l := startOne(t)
 	syns := make(chan lab.Segment, 1)
 	wire := lab.NewWire(t, func(segment lab.Segment) [][]byte {
 		if segment.SYN {
@@ -206,8 +206,8 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 		wire.Send(syn.SYNACK())
 		flag.end(l)
 	}
-	s.engine.submit(flag, 0)
-	close(hold(s).release) // by now the flag is watched
+	l.submit(flag, 0)
+	close(hold(l).release) // by now the flag is watched
 	flag.set()
 	if r := <-done; r.Outcome != Open || r.Handshake < later || r.RTT > r.Handshake || r.ResetLag >= later {
 		t.Errorf("%+v", r)
@@ -217,13 +217,13 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 // An RST whose errno is gone before the loop looks: the connection is closed, for no reason
 // that is left.
 func TestRefusedWithoutSocketError(t *testing.T) {
-	s := start(t)
+	s, l := startOne(t)
 	var wire *lab.Wire
 	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
-		h := hold(s)
+		h := hold(l)
 		defer close(h.release)
 		wire.Send(syn.Refusal())
-		takeSocketError(t, s, unix.ECONNREFUSED)
+		takeSocketError(t, l, unix.ECONNREFUSED)
 		return nil
 	}, "192.0.2.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
@@ -233,9 +233,9 @@ func TestRefusedWithoutSocketError(t *testing.T) {
 }
 
 // takeSocketError takes the errno from the only socket of a Shaker that is held up.
-func takeSocketError(t *testing.T, s *Shaker, want unix.Errno) {
+func takeSocketError(t *testing.T, l *loop, want unix.Errno) {
 	t.Helper()
-	for _, slot := range s.engine.slots.all {
+	for _, slot := range l.slots.all {
 		if handshake, ok := slot.task.(*handshake); ok {
 			if errno, err := socketError(handshake.fd); errno != want || err != nil {
 				t.Errorf("nothing was provoked: SO_ERROR %v, %v", errno, err)
@@ -247,14 +247,14 @@ func takeSocketError(t *testing.T, s *Shaker, want unix.Errno) {
 // The queued error is enough: SO_ERROR may be gone, which is what reading the queue does to
 // an error that comes between the two readings.
 func TestICMPErrorWithoutSocketError(t *testing.T) {
-	s := start(t)
+	s, l := startOne(t)
 	router := netip.MustParseAddr("198.51.100.7")
 	var wire *lab.Wire
 	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
-		h := hold(s)
+		h := hold(l)
 		defer close(h.release)
 		wire.Send(syn.ICMPError(router, 3, 1))
-		takeSocketError(t, s, unix.EHOSTUNREACH)
+		takeSocketError(t, l, unix.EHOSTUNREACH)
 		return nil
 	}, "192.0.2.0/24", "198.51.100.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
@@ -344,7 +344,7 @@ func TestWithoutSourceAddress(t *testing.T) {
 // A child process that is started meanwhile has none of the descriptors.
 func TestDescriptorsAreNotInherited(t *testing.T) {
 	wire := lab.NewWire(t, nil, "192.0.2.0/24")
-	s := start(t)
+	s, l := startOne(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -352,14 +352,14 @@ func TestDescriptorsAreNotInherited(t *testing.T) {
 		s.Shake(ctx, netip.MustParseAddrPort("192.0.2.1:80"), nil)
 	}()
 	wire.Await(1)
-	h := hold(s)
-	descriptors := []int{s.engine.epoll, s.engine.bell}
-	for _, slot := range s.engine.slots.all {
+	h := hold(l)
+	descriptors := []int{l.epoll}
+	for _, slot := range l.slots.all {
 		if handshake, ok := slot.task.(*handshake); ok {
 			descriptors = append(descriptors, handshake.fd)
 		}
 	}
-	if len(descriptors) != 3 {
+	if len(descriptors) != 2 {
 		t.Errorf("descriptors %v, want those of the loop and of one handshake", descriptors)
 	}
 	for _, fd := range descriptors {

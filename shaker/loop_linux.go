@@ -1,13 +1,14 @@
 package shaker
 
 import (
-	"encoding/binary"
+	"errors"
 	"math"
 	"os"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,34 +32,36 @@ const (
 	// eventsPerLook bounds how many events one epoll_wait returns. A full look is
 	// followed by another one before anything is started.
 	eventsPerLook = 256
-
-	// wakeIndex is the index of the ticket of the loop's own eventfd.
-	wakeIndex = -1
 )
 
 // A loop is the one owner of every descriptor in it: its tasks open, use and close
-// them on the loop's goroutine, which has an OS thread to itself. Other goroutines
-// hand tasks over and wait. Nothing in here knows TCP; that is the tasks' part.
+// them in the loop's turns, of which there is never more than one at a time. Whoever
+// hands a task over while nobody drives the loop takes a turn at once, so that the SYN
+// waits for no other goroutine. The loop's own goroutine takes all other turns. Nothing
+// in here knows TCP; that is the tasks' part.
 type loop struct {
-	epoll int
-	bell  int       // an eventfd, written to wake the loop
-	epoch time.Time // zero of the loop's clock
+	epoll  int             // a descriptor that does not block
+	file   *os.File        // of it, by which the Go runtime waits for events
+	events syscall.RawConn // of that
+	epoch  time.Time       // zero of the loop's clock
 
 	stopped chan struct{} // closed when run has returned
 
-	// mu guards what goroutines hand to the loop. It is held to move pointers,
-	// and for the system call of ringing the bell.
+	// mu guards what goroutines hand to the loop, and who drives it. It is held to
+	// move pointers, and to set the alarm.
 	mu       sync.Mutex
 	arrivals []arrival
 	aborts   []abort
-	asleep   bool  // the loop waits or is about to: whoever hands it something rings
-	ended    error // why the loop takes nothing any more; nil while it does
+	ended    error         // why the loop takes nothing any more; nil while it does
+	driven   bool          // somebody takes turns, and will see what is handed over
+	left     sync.Cond     // of mu; told when a caller has left off driving
+	alarm    time.Duration // when the loop's goroutine is to wake up; 0 is never
 
-	ahead   atomic.Int32 // waiters that were woken and have not run yet
-	backlog atomic.Bool  // there are more to be woken than may be
+	ahead atomic.Int32 // waiters that were woken and have not run yet
 
-	// What follows belongs to the goroutine of run.
+	// What follows belongs to whoever drives.
 
+	found     [eventsPerLook]unix.EpollEvent
 	now       time.Duration // when the last epoll_wait returned
 	slots     slots
 	deadlines deadlines
@@ -82,20 +85,27 @@ type abort struct {
 
 // newLoop opens a loop and starts its goroutine.
 func newLoop() (*loop, error) {
-	l := &loop{epoch: time.Now(), stopped: make(chan struct{})}
-	var err error
-	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	if l.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		unix.Close(l.epoll)
-		return nil, os.NewSyscallError("eventfd", err)
+	if err := unix.SetNonblock(epoll, true); err != nil {
+		unix.Close(epoll)
+		return nil, os.NewSyscallError("fcntl", err)
 	}
-	// Edge-triggered, so that nobody needs to read the bell's counter back to 0.
-	err = epollAdd(l.epoll, l.bell, unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: wakeIndex})
+	l := &loop{
+		epoll:   epoll,
+		file:    os.NewFile(uintptr(epoll), "epoll"),
+		epoch:   time.Now(),
+		stopped: make(chan struct{}),
+		driven:  true, // by run
+	}
+	l.left.L = &l.mu
+	if l.events, err = l.file.SyscallConn(); err == nil {
+		err = l.file.SetReadDeadline(time.Time{}) // fails if the runtime cannot wait for it
+	}
 	if err != nil {
-		unix.Close(l.epoll)
-		unix.Close(l.bell)
+		l.file.Close()
 		return nil, err
 	}
 	go l.run()
@@ -117,7 +127,7 @@ func (l *loop) submit(t task, deadline time.Duration) error {
 		return l.ended
 	}
 	l.arrivals = append(l.arrivals, arrival{task: t, deadline: deadline})
-	l.ring()
+	l.drive()
 	return nil
 }
 
@@ -130,22 +140,14 @@ func (l *loop) abandon(t task, err error) {
 		return // and by that every task ends
 	}
 	l.aborts = append(l.aborts, abort{task: t, err: err})
-	l.ring()
+	l.drive()
 }
 
 // woke is what a waiter that was woken calls first.
-func (l *loop) woke() {
-	if l.ahead.Add(-1) == wakesAhead/2 && l.backlog.Load() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.ended == nil {
-			l.ring()
-		}
-	}
-}
+func (l *loop) woke() { l.ahead.Add(-1) }
 
 // close ends every task with ErrClosed and returns when the loop is gone.
-func (l *loop) close() error {
+func (l *loop) close() {
 	l.mu.Lock()
 	if l.ended == nil {
 		l.ended = ErrClosed
@@ -153,94 +155,141 @@ func (l *loop) close() error {
 	}
 	l.mu.Unlock()
 	<-l.stopped
-	return nil
 }
 
-// ring wakes the loop if it sleeps. Its caller holds mu: that keeps the bell's
-// descriptor open, because the loop closes it only when ended is set.
+// drive takes a turn, unless somebody drives the loop already. Its caller holds mu, and
+// has handed something over: if the turn fails, it is still there, and the loop's
+// goroutine will come to know.
+func (l *loop) drive() {
+	if l.driven {
+		return
+	}
+	l.driven = true
+	l.mu.Unlock()
+	l.turn()
+	l.mu.Lock()
+	l.leave()
+}
+
+// leave leaves off driving. What is left is for the loop's goroutine, now or when the
+// next deadline passes. Its caller holds mu.
+func (l *loop) leave() {
+	l.driven = false
+	if l.busy() || len(l.finished) > 0 {
+		l.ring()
+	} else if deadline, ok := l.deadlines.next(); ok && (l.alarm == 0 || deadline < l.alarm) {
+		l.setAlarm(deadline)
+	}
+	l.left.Signal()
+}
+
+// busy tells whether there is something to do at once. Its caller holds mu.
+func (l *loop) busy() bool {
+	return len(l.arrivals) > 0 || len(l.aborts) > 0 || l.ended != nil ||
+		l.queueHead < len(l.queue) || len(l.abandoned) > 0 ||
+		len(l.finished) > 0 && l.ahead.Load() <= wakesAhead/2
+}
+
+// ring wakes the loop's goroutine, unless somebody drives the loop. Its caller holds mu.
 func (l *loop) ring() {
-	if l.asleep {
-		l.asleep = false
-		unix.Write(l.bell, binary.NativeEndian.AppendUint64(nil, 1))
+	if !l.driven {
+		l.setAlarm(1)
 	}
 }
 
-// run is the loop: look, answer, and only then start what has arrived.
+// setAlarm sets when the loop's goroutine wakes up; 0 is never. An alarm that is sooner
+// than the next deadline does no harm, so that not every deadline needs its own. Its
+// caller holds mu.
+func (l *loop) setAlarm(alarm time.Duration) {
+	if alarm == l.alarm {
+		return
+	}
+	l.alarm = alarm
+	if alarm == 0 {
+		l.file.SetReadDeadline(time.Time{})
+	} else {
+		l.file.SetReadDeadline(l.epoch.Add(alarm))
+	}
+}
+
+// run takes turns while there is something to do, and sleeps while there is not.
 func (l *loop) run() {
-	// A thread of its own, which ends with the goroutine: the loop is not moved from
-	// one to another while SYN-ACKs wait. No test can tell, only BenchmarkBeside.
-	runtime.LockOSThread()
 	defer close(l.stopped)
-
-	var events [eventsPerLook]unix.EpollEvent
-	for {
-		n, err := l.wait(events[:])
-		if err != nil {
-			l.shut(err)
-			return
+	var err error
+	for err == nil {
+		if err = l.turn(); err == nil {
+			err = l.sleep()
 		}
-		l.now = l.clock()
-		for i := range n {
-			l.dispatch(&events[i])
-		}
-		if err := l.receive(); err != nil {
-			l.shut(err)
-			return
-		}
-		l.expire()
-		l.abort()
-		// Waiters are woken when every socket that can be closed is closed, but
-		// before the next SYNs, so that they work while the loop does.
-		l.wake(wakesAhead)
-		if n < len(events) {
-			l.start()
-		}
-		l.wake(wakesAhead)
 	}
+	l.shut(err)
 }
 
-// wait returns the events that are there, and sleeps only if there are none and
-// nothing else is to be done.
-func (l *loop) wait(events []unix.EpollEvent) (n int, err error) {
-	n, err = epollLook(l.epoll, events)
-	if n > 0 || err != nil {
-		return n, err
-	}
-	if milliseconds := l.patience(); milliseconds != 0 {
-		return epollSleep(l.epoll, events, milliseconds)
-	}
-	return 0, nil
-}
-
-// patience returns for how many milliseconds the loop may sleep; -1 is for ever.
-func (l *loop) patience() int {
-	if l.queueHead < len(l.queue) || len(l.abandoned) > 0 {
-		return 0
-	}
+// sleep leaves the loop to callers until there is an event, or the alarm goes off.
+func (l *loop) sleep() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.arrivals) > 0 || len(l.aborts) > 0 || l.ended != nil {
-		return 0
+	if l.busy() {
+		return nil
 	}
-	if len(l.finished) > 0 && l.ahead.Load() <= wakesAhead/2 {
-		return 0 // else one of those who are woken will ring
+	if len(l.finished) > 0 {
+		// As many are ahead as may be: let them run, and look again. Asleep, the
+		// loop might have to wait behind all of them.
+		l.mu.Unlock()
+		runtime.Gosched()
+		l.mu.Lock()
+		return nil
 	}
-	l.asleep = true
-	deadline, ok := l.deadlines.next()
-	if !ok {
-		return -1
+	l.leave()
+	l.mu.Unlock()
+	err := l.events.Read(anyEvent)
+	l.mu.Lock()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		l.setAlarm(0)
+		err = nil
 	}
-	// Rounded up: waking before the deadline would only mean to sleep again.
-	left := max(0, deadline-l.clock())
-	return int(min((left+time.Millisecond-1)/time.Millisecond, math.MaxInt32))
+	for l.driven {
+		l.left.Wait()
+	}
+	l.driven = true
+	return err
+}
+
+// anyEvent tells whether a turn would find an event, or an error.
+func anyEvent(epoll uintptr) bool {
+	var event [1]unix.EpollEvent
+	n, err := epollLook(int(epoll), event[:])
+	return n > 0 || err != nil
+}
+
+// turn is what the loop does again and again: look, answer, and only then start what has
+// arrived. The error is that for which the loop is to end.
+func (l *loop) turn() error {
+	n, err := epollLook(l.epoll, l.found[:])
+	if err != nil {
+		return err
+	}
+	l.now = l.clock()
+	for i := range n {
+		l.dispatch(&l.found[i])
+	}
+	if err := l.receive(); err != nil {
+		return err
+	}
+	l.expire()
+	l.abort()
+	// Waiters are woken when every socket that can be closed is closed, but
+	// before the next SYNs, so that they work while the loop does.
+	l.wake(wakesAhead)
+	if n < len(l.found) {
+		l.start()
+	}
+	l.wake(wakesAhead)
+	return nil
 }
 
 // dispatch gives an event to the task that it is for. An event that outlived its
 // task, because the task ended after epoll_wait had collected the event, is dropped.
 func (l *loop) dispatch(event *unix.EpollEvent) {
-	if event.Fd == wakeIndex {
-		return
-	}
 	if s := l.slots.find(ticket{event.Fd, event.Pad}); s != nil {
 		s.task.ready(l, event.Events)
 	}
@@ -277,7 +326,6 @@ func (l *loop) receive() error {
 	l.abandoned = append(l.abandoned, l.aborts...)
 	clear(l.aborts)
 	l.aborts = l.aborts[:0]
-	l.asleep = false
 	ended := l.ended
 	l.mu.Unlock()
 
@@ -333,10 +381,9 @@ func (l *loop) wake(limit int32) {
 		n++
 	}
 	l.finished = slices.Delete(l.finished, 0, n)
-	l.backlog.Store(len(l.finished) > 0)
 }
 
-// shut ends every task because of err and closes the loop's own descriptors.
+// shut ends every task because of err and closes the loop's own descriptor.
 func (l *loop) shut(err error) {
 	l.mu.Lock()
 	l.ended = err
@@ -348,6 +395,5 @@ func (l *loop) shut(err error) {
 		}
 	}
 	l.wake(math.MaxInt32)
-	unix.Close(l.bell)
-	unix.Close(l.epoll)
+	l.file.Close()
 }

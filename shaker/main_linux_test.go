@@ -26,6 +26,17 @@ func start(tb testing.TB) *Shaker {
 	return s
 }
 
+// startOne starts a Shaker with one loop for the rest of the test, which looks into it.
+func startOne(tb testing.TB) (*Shaker, *loop) {
+	tb.Helper()
+	engine, err := newEngineOf(1)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(engine.close)
+	return &Shaker{engine: engine}, engine.loops[0]
+}
+
 // mustShake shakes hands within 5 s and fails the test if there is no verdict.
 func mustShake(tb testing.TB, s *Shaker, target netip.AddrPort) Result {
 	tb.Helper()
@@ -89,9 +100,9 @@ type holdUp struct {
 }
 
 // hold returns when the loop is held up.
-func hold(s *Shaker) *holdUp {
+func hold(l *loop) *holdUp {
 	h := &holdUp{held: make(chan struct{}), release: make(chan struct{})}
-	s.engine.submit(h, 0)
+	go l.submit(h, 0) // it takes the turn itself if nobody else does
 	<-h.held
 	return h
 }

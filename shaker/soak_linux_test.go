@@ -18,8 +18,6 @@ type footprint struct {
 
 func footprintOf(t *testing.T, s *Shaker) footprint {
 	t.Helper()
-	h := hold(s) // the loop's own data may be read now
-	defer close(h.release)
 	// What a test has done last may still be ending, and a sync.Pool outlives a collection.
 	for range 3 {
 		debug.FreeOSMemory()
@@ -27,13 +25,17 @@ func footprintOf(t *testing.T, s *Shaker) footprint {
 	f := footprint{
 		goroutines:  runtime.NumGoroutine(),
 		descriptors: lab.Descriptors(t),
-		slots:       s.engine.slots.running() - 1, // without that of the hold
-		deadlines:   len(s.engine.deadlines),
-		queued:      len(s.engine.queue) - s.engine.queueHead + len(s.engine.arrivals) + len(s.engine.aborts) + len(s.engine.abandoned),
 	}
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	f.heap = stats.HeapAlloc
+	for _, l := range s.engine.loops {
+		h := hold(l)                     // its own data may be read now
+		f.slots += l.slots.running() - 1 // without that of the hold
+		f.deadlines += len(l.deadlines)
+		f.queued += len(l.queue) - l.queueHead + len(l.arrivals) + len(l.aborts) + len(l.abandoned)
+		close(h.release)
+	}
 	return f
 }
 

@@ -107,14 +107,4 @@ func epollLook(epoll int, events []unix.EpollEvent) (n int, err error) {
 	return 0, check("epoll_pwait", errno)
 }
 
-// epollSleep waits for events, at most for so many milliseconds, or for ever if that
-// is -1. The one call that blocks.
-func epollSleep(epoll int, events []unix.EpollEvent, milliseconds int) (n int, err error) {
-	n, err = unix.EpollWait(epoll, events, milliseconds)
-	if err == unix.EINTR {
-		return 0, nil
-	}
-	return n, os.NewSyscallError("epoll_wait", err)
-}
-
 func closeDescriptor(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
