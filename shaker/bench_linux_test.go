@@ -1,15 +1,19 @@
 package shaker
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,21 +27,55 @@ import (
 
 // BenchmarkBeside runs Shake beside what anyone can write with the standard library: a
 // net.Dialer whose Control sets TCP_QUICKACK 0 and whose connection is closed with linger 0.
-// Both shake hands with the same loopback listener in turns. The ratios are of Shake to
-// Dialer: on a shared machine only these mean something.
+// Both shake hands with the same loopback listener in turns, in the end while other programs
+// keep every processor busy. The ratios are of Shake to Dialer: on a shared machine only
+// these mean something.
 //
-//	go test -run '^$' -bench Beside -benchtime 40000x ./shaker
+//	go test -run '^$' -bench Beside -benchtime 50000x ./shaker
 func BenchmarkBeside(b *testing.B) {
 	lab.Need(b)
 	target, _ := listen(b, "127.0.0.1:0")
-	shake := shaking(b, target)
+	shake, dial := shaking(b, target), dialing(target)
+	for _, callers := range []int{1, 10, 100, 1000, 10000} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) { beside(b, callers, shake, dial) })
+	}
+	b.Run("callers=10000,busy", func(b *testing.B) {
+		lab.KeepBusy(b)
+		beside(b, 10000, shake, dial)
+	})
+}
+
+func beside(b *testing.B, callers int, shake, dial func() error) {
+	var ours, theirs cost
+	const rounds = 4
+	for range rounds {
+		ours.add(measure(b, callers, b.N/rounds+1, shake))
+		theirs.add(measure(b, callers, b.N/rounds+1, dial))
+	}
+	b.ReportMetric(0, "ns/op") // of both together: means nothing
+	for _, side := range []struct {
+		name string
+		cost
+	}{{"shake", ours}, {"dial", theirs}} {
+		n := float64(side.n)
+		b.ReportMetric(float64(side.cpu.Microseconds())/n, "CPU-µs/"+side.name)
+		b.ReportMetric(float64(side.allocs)/n, "allocs/"+side.name)
+		b.ReportMetric(float64(side.acks)/n, "ACKs/"+side.name)
+		b.ReportMetric(float64(side.failed)/n, "failed/"+side.name)
+	}
+	b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "CPU-ratio")
+	b.ReportMetric(theirs.wall.Seconds()/ours.wall.Seconds(), "rate-ratio")
+}
+
+// dialing returns what Shake is measured beside.
+func dialing(target netip.AddrPort) func() error {
 	dialer := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 		})
 	}}
 	dialer.SetMultipathTCP(false)
-	dial := func() error {
+	return func() error {
 		conn, err := dialer.Dial("tcp4", target.String())
 		if err != nil {
 			return err
@@ -45,29 +83,54 @@ func BenchmarkBeside(b *testing.B) {
 		conn.(*net.TCPConn).SetLinger(0)
 		return conn.Close()
 	}
+}
+
+// BenchmarkSystemCalls counts the system calls of Shake and of the Dialer, with strace,
+// under which the Go scheduler's own calls may be more or fewer than otherwise.
+//
+//	go test -run '^$' -bench SystemCalls -benchtime 10000x ./shaker
+func BenchmarkSystemCalls(b *testing.B) {
+	lab.Need(b)
+	target, _ := listen(b, "127.0.0.1:0")
+	shake, dial := shaking(b, target), dialing(target)
 	for _, callers := range []int{1, 10, 100, 1000, 10000} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			var ours, theirs cost
-			const rounds = 4
-			for range rounds {
-				ours.add(measure(b, callers, b.N/rounds+1, shake))
-				theirs.add(measure(b, callers, b.N/rounds+1, dial))
-			}
 			b.ReportMetric(0, "ns/op") // of both together: means nothing
-			for _, side := range []struct {
-				name string
-				cost
-			}{{"shake", ours}, {"dial", theirs}} {
-				n := float64(side.n)
-				b.ReportMetric(float64(side.cpu.Microseconds())/n, "CPU-µs/"+side.name)
-				b.ReportMetric(float64(side.allocs)/n, "allocs/"+side.name)
-				b.ReportMetric(float64(side.acks)/n, "ACKs/"+side.name)
-				b.ReportMetric(float64(side.failed)/n, "failed/"+side.name)
-			}
-			b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "CPU-ratio")
-			b.ReportMetric(theirs.wall.Seconds()/ours.wall.Seconds(), "rate-ratio")
+			b.ReportMetric(systemCalls(b, callers, shake), "calls/shake")
+			b.ReportMetric(systemCalls(b, callers, dial), "calls/dial")
 		})
 	}
+}
+
+// systemCalls returns how many system calls this process makes for a handshake.
+func systemCalls(b *testing.B, callers int, handshake func() error) float64 {
+	b.Helper()
+	summary := filepath.Join(b.TempDir(), "summary")
+	strace := exec.Command(lab.Program(b, "strace", "strace"), "-f", "-c", "-o", summary, "-p", strconv.Itoa(os.Getpid()))
+	says, err := strace.StderrPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := strace.Start(); err != nil {
+		b.Fatal(err)
+	}
+	if line, _ := bufio.NewReader(says).ReadString('\n'); !strings.Contains(line, "attached") {
+		lab.Skip(b, "needs strace: %s", line)
+	}
+	measure(b, callers, b.N, handshake)
+	strace.Process.Signal(os.Interrupt)
+	strace.Wait()
+	table, err := os.ReadFile(summary)
+	if err != nil {
+		b.Fatal(err)
+	}
+	// The last line is percentage, seconds, µs a call, calls, errors, "total".
+	fields := strings.Fields(string(table))
+	calls, err := strconv.Atoi(fields[max(0, len(fields)-3)])
+	if err != nil {
+		b.Fatalf("%v: %s", err, table)
+	}
+	return float64(calls) / float64(b.N)
 }
 
 // BenchmarkFloor runs Shake beside a C program of one thread that does the same system calls
