@@ -76,10 +76,9 @@ func main() {
 	app.FatalIfError(f.check(), "")
 
 	if os.Getenv("GOGC") == "" {
-		// Collect garbage when it is half as much as the rest, not when it is as much:
-		// an eighth less memory for 5 to 15% more CPU time at full speed, and for
-		// none at the pace of scrapes.
-		debug.SetGCPercent(50)
+		// Collect garbage when it is three quarters of the rest, as Prometheus does, not
+		// when it is as much: less memory, for 5% more CPU time at full speed.
+		debug.SetGCPercent(75)
 	}
 	logger := promslog.New(&f.log)
 	if err := serve(&f, logger); err != nil {
