@@ -125,15 +125,17 @@ func (h *handshake) start(l *loop) {
 // await waits for the answer, unless it is there: a target on this host answers while
 // connect(2) runs.
 func (h *handshake) await(l *loop) {
-	err := tcpInfo(h.fd, &h.info)
-	if err == nil && h.info.State != unix.BPF_TCP_SYN_SENT {
-		h.decide(l, 0, l.clock())
+	if err := tcpInfo(h.fd, &h.info); err != nil {
+		h.fail(l, err)
 		return
 	}
-	if err == nil {
-		err = l.watch(h.slot, h.fd, unix.EPOLLOUT)
+	if h.info.State != unix.BPF_TCP_SYN_SENT {
+		h.decide(l, 0, l.clock())
 	}
-	if err != nil {
+	if h.slot == nil {
+		return
+	}
+	if err := l.watch(h.slot, h.fd, unix.EPOLLOUT); err != nil {
 		h.fail(l, err)
 	}
 }
