@@ -1,0 +1,141 @@
+package collector
+
+import (
+	"container/list"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// A Record is what the history keeps of a probe.
+type Record struct {
+	Time           time.Time // when the probe began
+	Success        bool
+	Result, Errno  string        // as probe_result_info has them
+	Duration       time.Duration // of the whole probe
+	Handshake, RTT time.Duration // 0 if not measured
+	SYNRetransmits int           // -1 where the platform does not tell
+	Address        netip.Addr    // that was probed, invalid if there was none
+	ICMP           shaker.ICMP   // that ended the probe; its From is invalid if there was none
+}
+
+// A Track is the history of one target, probed by one module.
+type Track struct {
+	Target, Module string
+	First          time.Time // when it was first probed, as far as is known
+	Changed        time.Time // when its result last became another one; zero if it never did
+	Records        []Record  // oldest first
+}
+
+// Last returns the latest record.
+func (t *Track) Last() *Record { return &t.Records[len(t.Records)-1] }
+
+// perTrack is how many successes, and how many failures, are kept of one target.
+const perTrack = 60
+
+// A History holds the latest records of the targets that were probed lately. Failures are
+// kept longer than successes: of each target up to 60 of either, and of all targets together
+// successes go first, until failures have half of the room. It is safe for use by any number
+// of goroutines.
+type History struct {
+	limit int // of records
+
+	mu        sync.Mutex
+	tracks    map[trackKey]*track // those that have a record
+	successes list.List           // of *entry, oldest first
+	failures  list.List           // likewise
+}
+
+type trackKey struct{ target, module string }
+
+type track struct {
+	trackKey
+	first, changed time.Time
+	last           string          // result
+	entries        []*list.Element // oldest first
+}
+
+type entry struct {
+	Record
+	track *track
+}
+
+// NewHistory returns a History of so many records at most, 0 for none.
+func NewHistory(limit int) *History {
+	return &History{limit: limit, tracks: make(map[trackKey]*track)}
+}
+
+// add adds the record of a probe.
+func (h *History) add(target, module string, record Record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.tracks[trackKey{target, module}]
+	if t == nil {
+		// A string of a request may be a small part of a large one.
+		t = &track{trackKey: trackKey{strings.Clone(target), strings.Clone(module)}, first: record.Time, last: record.Result}
+		h.tracks[t.trackKey] = t
+	}
+	if t.last != record.Result {
+		t.last, t.changed = record.Result, record.Time
+	}
+	t.entries = append(t.entries, h.list(record.Success).PushBack(&entry{record, t}))
+	t.limit(h, record.Success)
+	if h.successes.Len()+h.failures.Len() > h.limit {
+		h.forget(h.list(h.failures.Len() <= (h.limit+1)/2).Front())
+	}
+}
+
+// list returns the list that has the successes, or the failures.
+func (h *History) list(success bool) *list.List {
+	if success {
+		return &h.successes
+	}
+	return &h.failures
+}
+
+// limit forgets the oldest success, or the oldest failure, if there are too many of them.
+func (t *track) limit(h *History, success bool) {
+	n, oldest := 0, (*list.Element)(nil)
+	for _, e := range slices.Backward(t.entries) {
+		if e.Value.(*entry).Success == success {
+			n, oldest = n+1, e
+		}
+	}
+	if n > perTrack {
+		h.forget(oldest)
+	}
+}
+
+// forget forgets a record, and its target with the last one.
+func (h *History) forget(element *list.Element) {
+	e := element.Value.(*entry)
+	h.list(e.Success).Remove(element)
+	i := slices.Index(e.track.entries, element)
+	e.track.entries = slices.Delete(e.track.entries, i, i+1)
+	if len(e.track.entries) == 0 {
+		delete(h.tracks, e.track.trackKey)
+	}
+}
+
+// Tracks returns the history of every target that is the given one, or of all if that is
+// "", and likewise of every module. They are in no order.
+func (h *History) Tracks(target, module string) []Track {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var tracks []Track
+	for _, t := range h.tracks {
+		if target != "" && t.target != target || module != "" && t.module != module {
+			continue
+		}
+		records := make([]Record, len(t.entries))
+		for i, e := range t.entries {
+			records[i] = e.Value.(*entry).Record
+		}
+		tracks = append(tracks, Track{t.target, t.module, t.first, t.changed, records})
+	}
+	return tracks
+}
