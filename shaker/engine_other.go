@@ -5,8 +5,12 @@ package shaker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -45,7 +49,10 @@ func (e *engine) begin() error {
 	return nil
 }
 
-func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, deadline time.Time) (Result, error) {
+func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, options *Options, deadline time.Time) (Result, error) {
+	if err := options.supported(); err != nil {
+		return Result{}, err
+	}
 	if err := e.begin(); err != nil {
 		return Result{}, err
 	}
@@ -60,6 +67,9 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, dea
 	r := Result{Peer: target, SYNRetransmits: -1}
 	dialer := net.Dialer{Deadline: deadline}
 	dialer.SetMultipathTCP(false)
+	if source := options.Source.Unmap(); source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	}
 	start := time.Now()
 	conn, err := dialer.DialContext(dialing, "tcp", target.String())
 	if err == nil {
@@ -67,7 +77,9 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, dea
 		r.Handshake = time.Since(start)
 		r.ACKSent = true
 		r.Local = conn.LocalAddr().(*net.TCPAddr).AddrPort()
-		conn.(*net.TCPConn).SetLinger(0)
+		if !options.FIN {
+			conn.(*net.TCPConn).SetLinger(0)
+		}
 		conn.Close()
 		return r, nil
 	}
@@ -78,6 +90,8 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, dea
 		return Result{}, ErrClosed
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return Result{}, ctx.Err()
+	case beforeConnect(err):
+		return Result{}, err
 	case errors.As(err, &errno): // before Timeout, which EAGAIN claims to be as well
 		errno = portable(errno)
 	case errors.As(err, &timeout) && timeout.Timeout():
@@ -91,4 +105,45 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, dea
 	}
 	r.Outcome, r.Errno = outcome, errno
 	return r, nil
+}
+
+// beforeConnect tells whether an error is that of socket(2), bind(2) or the like.
+func beforeConnect(err error) bool {
+	call, ok := errors.AsType[*os.SyscallError](err)
+	return ok && !strings.HasPrefix(call.Syscall, "connect") // Windows has its ConnectEx
+}
+
+// supported tells of options that the standard dialer lacks.
+func (o *Options) supported() error {
+	for _, option := range []struct {
+		name string
+		set  bool
+	}{
+		{"source ports", o.SourcePorts != PortRange{}},
+		{"interface", o.Interface != ""},
+		{"DSCP", o.DSCP != 0},
+		{"mark", o.Mark != 0},
+		{"TTL", o.TTL != 0},
+	} {
+		if option.set {
+			return fmt.Errorf("%s: %w on %s", option.name, errors.ErrUnsupported, runtime.GOOS)
+		}
+	}
+	return nil
+}
+
+// try looks for options that this system lacks, and for the source on this host.
+func (o *Options) try() error {
+	if err := o.supported(); err != nil || !o.Source.IsValid() {
+		return err
+	}
+	source := o.Source.Unmap()
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0)))
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return fmt.Errorf("source %v: %w", source, portable(errno))
+	}
+	if err != nil {
+		return fmt.Errorf("source %v: %w", source, err)
+	}
+	return conn.Close()
 }

@@ -3,6 +3,7 @@ package shaker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -46,13 +47,18 @@ func (e *engine) close() {
 
 // shake runs one handshake on a loop and waits for it. The scope is that of the
 // target's IPv6 zone. A zero deadline is none.
-func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32, deadline time.Time) (Result, error) {
+func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32, options *Options, deadline time.Time) (Result, error) {
+	source, _, err := options.rawSource()
+	if err != nil {
+		return Result{}, err
+	}
 	h, ok := e.idle.Get().(*handshake)
 	if !ok {
 		h = &handshake{done: make(chan struct{}, 1)}
 	}
 	h.withholdACK = e.withholdACK
 	h.peer, h.family = newRawAddress(target, scope)
+	h.options, h.source = *options, source // a copy: the caller's own stays on its stack
 	h.result = Result{Peer: target}
 	h.err = nil
 
@@ -78,12 +84,15 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32,
 	}
 }
 
-// A handshake is the task of sending a SYN, seeing the answer and sending an RST.
+// A handshake is the task of sending a SYN, seeing the answer and sending an RST, or
+// what the options say instead.
 type handshake struct {
 	// What the caller set before it submitted the handshake.
 	withholdACK bool
 	family      int
 	peer        rawAddress
+	options     Options
+	source      rawAddress // of the options, zeros if there is none
 
 	// What belongs to the loop.
 	slot *slot // nil once the handshake has ended
@@ -117,6 +126,8 @@ func (h *handshake) start(l *loop) {
 		// it lacks, like a missing route, not a port.
 		h.result.Outcome, h.result.Errno = Unreachable, errno
 		h.finish(l)
+	case errno == unix.EINVAL && h.bound() && h.result.Peer.Addr().Zone() != "":
+		h.fail(l, fmt.Errorf("%w: its zone is not that of the interface or of the source", ErrTarget))
 	default:
 		h.settle(l, errno, 0)
 	}
@@ -140,6 +151,11 @@ func (h *handshake) await(l *loop) {
 	}
 }
 
+// bound tells whether the handshake may use one interface only.
+func (h *handshake) bound() bool {
+	return h.options.Interface != "" || h.options.Source.Zone() != ""
+}
+
 // withoutSource tells whether this host has no address to send to the peer from. To
 // connect a UDP socket takes such an address, too, and sends nothing.
 func (h *handshake) withoutSource() bool {
@@ -148,28 +164,32 @@ func (h *handshake) withoutSource() bool {
 		return false
 	}
 	defer closeDescriptor(fd)
-	return connect(fd, &h.peer) == unix.EADDRNOTAVAIL
+	return h.setRoute(fd) == nil && connect(fd, &h.peer) == unix.EADDRNOTAVAIL
 }
 
 // openSocket opens a socket that will keep the handshake's last ACK to itself, send
-// an RST when it is closed, and queue ICMP errors with their sender.
+// an RST when it is closed, unless the options say FIN, and queue ICMP errors with their
+// sender.
 func (h *handshake) openSocket() (err error) {
 	h.fd, err = socket(h.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return err
 	}
-	if h.withholdACK {
+	if h.withholdACK && !h.options.FIN {
 		// The kernel then delays the ACK by up to 200 ms (TCP_DELACK_MAX), so
 		// that it may go with the data that an application is about to send.
 		err = setInt(h.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 	}
-	if err == nil {
+	if err == nil && !h.options.FIN {
 		err = setLinger(h.fd, unix.Linger{Onoff: 1, Linger: 0})
 	}
 	if err == nil && h.family == unix.AF_INET {
 		err = setInt(h.fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
 	} else if err == nil {
 		err = setInt(h.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+	}
+	if err == nil {
+		err = h.setOptions()
 	}
 	return err
 }
@@ -222,7 +242,7 @@ func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
 }
 
 // settleOpen reads what the SYN-ACK brought, which was there when it was seen, and sends
-// the RST.
+// the RST or the FIN.
 func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	r := &h.result
 	h.readInfo()
@@ -237,7 +257,9 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	r.Handshake = seen - h.sent
 	h.readAnswer()
 	h.closeSocket()
-	r.ResetLag = l.clock() - seen
+	if !h.options.FIN {
+		r.ResetLag = l.clock() - seen
+	}
 	h.finish(l)
 }
 

@@ -83,12 +83,13 @@ type Result struct {
 	// ACKSent tells that the last ACK of the handshake left after all, so that
 	// the target's application may have seen a connection. On Linux that
 	// happens when this process is held up for 200 ms between SYN-ACK and RST,
-	// or when the target repeats its SYN-ACK. Elsewhere it is true whenever Open.
+	// or when the target repeats its SYN-ACK, or if [Options.FIN] says so. Elsewhere
+	// it is true whenever Open.
 	ACKSent bool
 
 	// ResetLag is the time from the event loop's seeing the SYN-ACK to its RST:
 	// well under the 200 ms for which the kernel holds the ACK back, unless this
-	// machine is overloaded. Only on Linux, when Open.
+	// machine is overloaded. Only on Linux, when Open, without [Options.FIN].
 	ResetLag time.Duration
 
 	// Local is the address and port from which the SYN was sent. It is invalid

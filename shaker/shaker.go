@@ -25,7 +25,8 @@ var (
 
 	// ErrTarget is returned by Shake for a target to which no SYN can be
 	// addressed: port 0, no address, an IPv6 zone that this machine lacks, or a
-	// link-local IPv6 address without one.
+	// link-local IPv6 address without one; or none from [Options.Source], which is
+	// of another family, or of another zone.
 	ErrTarget error = &sentinel{text: "no SYN can be addressed to it", wider: os.ErrInvalid}
 )
 
@@ -44,13 +45,6 @@ type Config struct {
 	// that only the context limits them; without a deadline there either, the
 	// kernel gives up by itself after about two minutes (tcp_syn_retries in
 	// tcp(7)).
-	Timeout time.Duration
-}
-
-// Options configures one handshake. Its zero value holds the defaults.
-type Options struct {
-	// Timeout limits the handshake, counted from the call of Shake. The
-	// context's deadline applies if it is sooner. 0 means [Config.Timeout].
 	Timeout time.Duration
 }
 
@@ -87,7 +81,8 @@ func New(config *Config) (*Shaker, error) {
 //   - [context.Canceled], or whatever else ended the context but a deadline;
 //   - [ErrClosed], [ErrUnsent] or [ErrTarget];
 //   - the errno of what this machine lacks, such as EMFILE, ENOBUFS or
-//     EADDRNOTAVAIL (no local port is left).
+//     EADDRNOTAVAIL (no local port is left);
+//   - what [Options.Check] returns, for options that cannot be used.
 //
 // A deadline that passes after the SYN was sent is the verdict [Timeout].
 // When Shake returns, the handshake's socket is closed.
@@ -103,12 +98,15 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	if !target.Addr().IsValid() || target.Port() == 0 {
 		return Result{}, ErrTarget
 	}
-	timeout := s.timeout
-	if options != nil && options.Timeout != 0 {
-		timeout = options.Timeout
+	if options == nil {
+		options = &Options{}
 	}
-	if timeout < 0 {
-		return Result{}, fmt.Errorf("negative timeout %v", timeout)
+	if err := options.validate(); err != nil {
+		return Result{}, err
+	}
+	timeout := s.timeout
+	if options.Timeout != 0 {
+		timeout = options.Timeout
 	}
 	deadline, limited := ctx.Deadline()
 	if timeout > 0 {
@@ -123,19 +121,22 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 		return Result{}, err
 	}
 	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
-	if addr := target.Addr(); addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "" {
-		return Result{}, fmt.Errorf("%w: a link-local address needs a zone", ErrTarget)
+	if needsZone(target.Addr()) {
+		return Result{}, fmt.Errorf("%w: %w", ErrTarget, errNoZone)
 	}
-	scope, err := scopeID(target.Addr().Zone())
+	if source := options.Source.Unmap(); source.IsValid() && source.Is4() != target.Addr().Is4() {
+		return Result{}, fmt.Errorf("%w: the source %v is of another family", ErrTarget, source)
+	}
+	scope, err := scopeID(target.Addr().Zone(), ErrTarget)
 	if err != nil {
 		return Result{}, err
 	}
-	return s.engine.shake(ctx, target, scope, deadline)
+	return s.engine.shake(ctx, target, scope, options, deadline)
 }
 
-// scopeID returns the number of the interface that an IPv6 zone names. An error that does
-// not wrap ErrTarget is this host's, which could not look.
-func scopeID(zone string) (uint32, error) {
+// scopeID returns the number of the interface that an IPv6 zone names. The error wraps
+// missing if there is none; any other one is this host's, which could not look.
+func scopeID(zone string, missing error) (uint32, error) {
 	if zone == "" {
 		return 0, nil
 	}
@@ -148,7 +149,7 @@ func scopeID(zone string) (uint32, error) {
 	case errors.As(err, &errno):
 		return 0, fmt.Errorf("zone %q: %w", zone, err)
 	case err != nil:
-		return 0, fmt.Errorf("%w: zone %q: %w", ErrTarget, zone, err)
+		return 0, fmt.Errorf("%w: zone %q: %w", missing, zone, err)
 	}
 	return uint32(iface.Index), nil
 }

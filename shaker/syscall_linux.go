@@ -2,6 +2,7 @@ package shaker
 
 import (
 	"os"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,14 @@ func setLinger(fd int, value unix.Linger) error {
 	return setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&value), unsafe.Sizeof(value))
 }
 
+// bindToDevice binds the socket to a network interface (SO_BINDTODEVICE in socket(7)).
+func bindToDevice(fd int, name string) error {
+	if len(name) >= unix.IFNAMSIZ || strings.ContainsRune(name, 0) {
+		return check("setsockopt", unix.ENODEV) // the kernel would take the name's beginning
+	}
+	return setsockopt(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unsafe.Pointer(unsafe.StringData(name)), uintptr(len(name)))
+}
+
 func setsockopt(fd, level, option int, value unsafe.Pointer, size uintptr) error {
 	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
 		uintptr(value), size, 0)
@@ -61,6 +70,11 @@ func getsockopt(fd, level, option int, value unsafe.Pointer, size uintptr) error
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
 		uintptr(value), uintptr(unsafe.Pointer(&length)), 0)
 	return check("getsockopt", errno)
+}
+
+func bind(fd int, local *rawAddress) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(local)), unsafe.Sizeof(*local))
+	return check("bind", errno)
 }
 
 func connect(fd int, peer *rawAddress) unix.Errno {

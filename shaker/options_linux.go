@@ -1,0 +1,134 @@
+package shaker
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// try opens sockets as handshakes with these options would.
+func (o *Options) try() error {
+	families := []int{unix.AF_INET, unix.AF_INET6}
+	source, family, err := o.rawSource()
+	if err != nil {
+		return err
+	}
+	if o.Source.IsValid() {
+		families = []int{family}
+	}
+	var missing error
+	tried := false
+	for _, family := range families {
+		h := handshake{withholdACK: true, options: *o, source: source, family: family}
+		err := h.openSocket()
+		h.closeSocket()
+		switch {
+		case errors.Is(err, unix.EAFNOSUPPORT):
+			missing = err
+		case err != nil:
+			return err
+		default:
+			tried = true
+		}
+	}
+	if !tried {
+		return missing
+	}
+	return o.checkSourcePorts()
+}
+
+// checkSourcePorts finds out whether the kernel would ignore a bound of SourcePorts.
+func (o *Options) checkSourcePorts() error {
+	if o.SourcePorts == (PortRange{}) {
+		return nil
+	}
+	const sysctl = "net.ipv4.ip_local_port_range"
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	var system PortRange
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &system.First, &system.Last)
+	}
+	if err != nil {
+		return fmt.Errorf("source ports %v: %s: %w", o.SourcePorts, sysctl, err)
+	}
+	if o.SourcePorts.First < system.First || o.SourcePorts.Last > system.Last {
+		return fmt.Errorf("source ports %v: not within %s, which is %v", o.SourcePorts, sysctl, system)
+	}
+	return nil
+}
+
+// rawSource returns the source in the kernel's form, zeros if there is none.
+func (o *Options) rawSource() (raw rawAddress, family int, err error) {
+	if !o.Source.IsValid() {
+		return raw, 0, nil
+	}
+	source := o.Source.Unmap()
+	scope, err := scopeID(source.Zone(), unix.ENODEV)
+	if err != nil {
+		return raw, 0, fmt.Errorf("source %v: %w", source, err)
+	}
+	raw, family = newRawAddress(netip.AddrPortFrom(source, 0), scope)
+	return raw, family, nil
+}
+
+// setOptions sets on the handshake's socket what its options say of the way to the target
+// and of the packets.
+func (h *handshake) setOptions() error {
+	o := &h.options
+	if err := h.setRoute(h.fd); err != nil {
+		return err
+	}
+	if ports := o.SourcePorts; ports != (PortRange{}) {
+		if err := setInt(h.fd, unix.IPPROTO_IP, unix.IP_LOCAL_PORT_RANGE, int32(uint32(ports.Last)<<16|uint32(ports.First))); err != nil {
+			return fmt.Errorf("source ports %v: %w", ports, err)
+		}
+	}
+	if o.TTL != 0 {
+		if err := h.setIP(h.fd, unix.IP_TTL, unix.IPV6_UNICAST_HOPS, o.TTL); err != nil {
+			return fmt.Errorf("TTL %d: %w", o.TTL, err)
+		}
+	}
+	return nil
+}
+
+// setRoute sets on a socket by what the kernel chooses a route and the address to send
+// from. The interface comes before the source: a VRF has addresses of its own.
+func (h *handshake) setRoute(fd int) error {
+	o := &h.options
+	if o.Interface != "" {
+		if err := bindToDevice(fd, o.Interface); err != nil {
+			return fmt.Errorf("interface %q: %w", o.Interface, err)
+		}
+	}
+	if o.Mark != 0 {
+		if err := setInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int32(o.Mark)); err != nil {
+			return fmt.Errorf("mark %d: %w", o.Mark, err)
+		}
+	}
+	if o.DSCP != 0 {
+		if err := h.setIP(fd, unix.IP_TOS, unix.IPV6_TCLASS, o.DSCP<<2); err != nil {
+			return fmt.Errorf("DSCP %d: %w", o.DSCP, err)
+		}
+	}
+	if o.Source.IsValid() {
+		err := setInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // of IPv6 as well
+		if err == nil {
+			err = bind(fd, &h.source)
+		}
+		if err != nil {
+			return fmt.Errorf("source %v: %w", o.Source, err)
+		}
+	}
+	return nil
+}
+
+// setIP sets the option that IPv4 and IPv6 each have under a name of their own.
+func (h *handshake) setIP(fd, option4, option6 int, value uint8) error {
+	if h.family == unix.AF_INET {
+		return setInt(fd, unix.IPPROTO_IP, option4, int32(value))
+	}
+	return setInt(fd, unix.IPPROTO_IPV6, option6, int32(value))
+}
