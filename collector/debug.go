@@ -8,39 +8,32 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // writeStory writes for a person what happened in a probe and how the probe was meant to
 // be done. The metrics follow it.
-func (r *report) writeStory(w io.Writer) {
+func (r *Report) writeStory(w io.Writer) {
 	fmt.Fprintf(w, "# Log\n\n")
-	at := func(when time.Duration, format string, args ...any) {
+	var at tell = func(when time.Duration, format string, args ...any) {
 		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))
 	}
 	at(0, "probe of %s with module %s, timeout %v", r.text, r.module, r.timeout)
 	if r.name != "" {
 		r.writeResolution(at)
 	}
-	h, sent := &r.handshake, r.resolution.took
-	switch {
-	case !h.Peer.IsValid():
-	case h.Local.IsValid():
-		at(sent, "SYN from %v to %v", h.Local, h.Peer)
-		if h.SYNRetransmits > 0 {
-			at(r.duration, "by now the SYN was sent again, %d times", h.SYNRetransmits)
+	for _, v := range r.each() {
+		if v.handshake.Peer.IsValid() {
+			r.writeHandshake(at, &v.handshake)
 		}
-	default:
-		at(sent, "no SYN could be sent to %v", h.Peer)
 	}
-	switch {
-	case h.Outcome == shaker.Open:
-		at(sent+h.Handshake, "SYN-ACK after %v (kernel: %v), MSS %d bytes", h.Handshake, h.RTT, h.MSS)
-		at(sent+h.Handshake+h.ResetLag, "RST, last ACK sent: %t", h.ACKSent)
-	case h.Outcome != 0:
-		at(r.duration, "%v", h.Err())
+	said := strings.TrimSpace(r.result + " " + r.errno)
+	if n := len(r.verdicts); n > 1 {
+		said += fmt.Sprintf(", the worst of %d addresses", n)
 	}
-	at(r.duration, "verdict: %s", strings.TrimSpace(r.result+" "+r.errno))
+	at(r.duration, "verdict: %s; wanted is %s: %s", said, strings.Join(r.moduleData.TCP.ValidResults, " or "),
+		map[bool]string{true: "success", false: "failure"}[r.success()])
 
 	fmt.Fprintf(w, "\n# Module %s\n\n", r.module)
 	encoder := yaml.NewEncoder(w)
@@ -50,14 +43,50 @@ func (r *report) writeStory(w io.Writer) {
 	fmt.Fprintf(w, "\n# Metrics\n\n")
 }
 
-func (r *report) writeResolution(at func(when time.Duration, format string, args ...any)) {
-	if r.resolution.result != "" {
-		at(r.resolution.took, "%s: %v", r.name, r.resolution.err)
+// tell is how a line of the story is written: when it happened, after the beginning, and what.
+type tell = func(when time.Duration, format string, args ...any)
+
+func (r *Report) writeResolution(at tell) {
+	took := r.resolution.took
+	if len(r.resolution.addrs) > 0 {
+		addrs := make([]string, len(r.resolution.addrs))
+		for i, addr := range r.resolution.addrs {
+			addrs[i] = addr.String()
+		}
+		taking := "all of them"
+		if r.verdicts == nil {
+			taking = r.handshake.Peer.Addr().String()
+		}
+		at(took, "%s is %s; taking %s", r.name, strings.Join(addrs, ", "), taking)
+	}
+	for _, addr := range r.resolution.addrs {
+		if err := r.check(addr); err != nil {
+			at(took, "%v", err)
+		}
+	}
+	if r.resolution.err != nil {
+		at(took, "%s: %v", r.name, r.resolution.err)
+	}
+}
+
+func (r *Report) writeHandshake(at tell, h *shaker.Result) {
+	sent := r.resolution.took
+	if h.Local.IsValid() {
+		at(sent, "SYN from %v to %v", h.Local, h.Peer)
+		if h.SYNRetransmits > 0 {
+			at(r.duration, "by now the SYN to %v was sent again, %d times", h.Peer, h.SYNRetransmits)
+		}
+	} else {
+		at(sent, "no SYN could be sent to %v", h.Peer)
+	}
+	if h.Outcome != shaker.Open {
+		at(r.duration, "%v", h.Err())
 		return
 	}
-	addrs := make([]string, len(r.resolution.addrs))
-	for i, addr := range r.resolution.addrs {
-		addrs[i] = addr.String()
+	at(sent+h.Handshake, "SYN-ACK from %v after %v (kernel: %v), MSS %d bytes", h.Peer, h.Handshake, h.RTT, h.MSS)
+	end := "RST"
+	if r.moduleData.TCP.Close == config.FIN {
+		end = "FIN"
 	}
-	at(r.resolution.took, "%s is %s; taking %v", r.name, strings.Join(addrs, ", "), r.resolution.addr)
+	at(sent+h.Handshake+h.ResetLag, "%s, last ACK sent: %t", end, h.ACKSent)
 }

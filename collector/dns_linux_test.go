@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
@@ -43,28 +44,28 @@ func TestDNS(t *testing.T) {
 		result     string // dns_timeout: the probe lasts until its deadline
 	}{
 		{"answers", "four.example", server, "open"},
-		{"refuses", "refused.example", server, dnsError},
-		{"has no such name", "absent.example", server, dnsNotFound},
-		{"has no address", "empty.example", server, dnsNotFound},
-		{"fails", "broken.example", server, dnsError},
-		{"is lame", "lame.example", server, dnsError},
-		{"is silent", "silent.example", server, dnsTimeout},
-		{"is late", "10s.example", server, dnsTimeout},
-		{"sends garbage", "garbage.silent.example", server, dnsTimeout},
-		{"answers with a wrong ID", "stray.silent.example", server, dnsTimeout},
-		{"answers another question", "other.silent.example", server, dnsTimeout},
+		{"refuses", "refused.example", server, config.DNSError},
+		{"has no such name", "absent.example", server, config.DNSNotFound},
+		{"has no address", "empty.example", server, config.DNSNotFound},
+		{"fails", "broken.example", server, config.DNSError},
+		{"is lame", "lame.example", server, config.DNSError},
+		{"is silent", "silent.example", server, config.DNSTimeout},
+		{"is late", "10s.example", server, config.DNSTimeout},
+		{"sends garbage", "garbage.silent.example", server, config.DNSTimeout},
+		{"answers with a wrong ID", "stray.silent.example", server, config.DNSTimeout},
+		{"answers another question", "other.silent.example", server, config.DNSTimeout},
 		{"answers after all that", "garbage.stray.other.example", server, "open"},
 		{"truncates", "truncated.example", server, "open"},
-		{"truncates, is silent on TCP", "truncated.silent.example", server, dnsTimeout},
-		{"truncates, refuses on TCP", "truncated.refused.example", server, dnsError},
-		{"truncates, sends garbage on TCP", "truncated.garbage.example", server, dnsError},
-		{"truncates, answers with a wrong ID on TCP", "truncated.stray.example", server, dnsError},
-		{"truncates, answers another question on TCP", "truncated.other.example", server, dnsError},
-		{"truncates, TCP is closed", "truncated.example", onlyUDP(down), dnsError},
-		{"truncates, TCP is filtered", "truncated.example", onlyUDP(filtered), dnsTimeout},
-		{"is down", "four.example", down, dnsError},
-		{"is filtered", "four.example", filtered, dnsTimeout},
-		{"is not asked (RFC 7686)", "hidden.onion", server, dnsNotFound},
+		{"truncates, is silent on TCP", "truncated.silent.example", server, config.DNSTimeout},
+		{"truncates, refuses on TCP", "truncated.refused.example", server, config.DNSError},
+		{"truncates, sends garbage on TCP", "truncated.garbage.example", server, config.DNSError},
+		{"truncates, answers with a wrong ID on TCP", "truncated.stray.example", server, config.DNSError},
+		{"truncates, answers another question on TCP", "truncated.other.example", server, config.DNSError},
+		{"truncates, TCP is closed", "truncated.example", onlyUDP(down), config.DNSError},
+		{"truncates, TCP is filtered", "truncated.example", onlyUDP(filtered), config.DNSTimeout},
+		{"is down", "four.example", down, config.DNSError},
+		{"is filtered", "four.example", filtered, config.DNSTimeout},
+		{"is not asked (RFC 7686)", "hidden.onion", server, config.DNSNotFound},
 	} {
 		t.Run(c.test, func(t *testing.T) {
 			p := newProber(t, Options{DialDNS: c.dial})
@@ -78,7 +79,7 @@ func TestDNS(t *testing.T) {
 				}
 			}
 			target := c.name + ".:7004" // the final dot keeps this machine's search domains out of it
-			if c.result == dnsTimeout {
+			if c.result == config.DNSTimeout {
 				probeUntilDeadline(t, p, target, 200*time.Millisecond, func(a answer) bool { check(a); return true })
 				return
 			}
@@ -103,7 +104,7 @@ func TestDeadlineSpansLookupAndHandshake(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		probeUntilDeadline(t, p, "999ms.example.:80", time.Second, func(a answer) bool {
 			// What is left, if anything, is enough for a SYN or not.
-			if !slices.Contains([]string{"timeout", dnsTimeout, tooLate}, a.result) {
+			if !slices.Contains([]string{"timeout", config.DNSTimeout, tooLate}, a.result) {
 				t.Errorf("%s", a.result)
 			}
 			return true

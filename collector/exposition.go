@@ -5,26 +5,15 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
-	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
-
-// report is all that is known of a probe once it has ended with a verdict.
-type report struct {
-	*request
-	resolution resolution    // zero if the target was an address
-	handshake  shaker.Result // zero if there was no address to shake hands with
-	result     string        // the verdict, as the result label has it
-	errno      string        // its symbolic name, "" if there is none
-	duration   time.Duration
-}
-
-func (r *report) success() bool { return r.result == shaker.Open.String() }
 
 // metric is a metric of /probe. All of them are gauges.
 type metric struct {
@@ -35,7 +24,7 @@ type metric struct {
 // What /probe exports. Prometheus does not care for the order, people do.
 var (
 	probeSuccess = &metric{name: "probe_success",
-		help: "Whether the result is what the module wants: 1 if the port is open, 0 if not."}
+		help: "1 if the result is what the module wants (valid_results, by default open), 0 if not."}
 	probeResultInfo = &metric{name: "probe_result_info",
 		help:   "The verdict: open, refused, reset, timeout, unreachable, prohibited, error, dns_not_found, dns_timeout or dns_error, and the kernel's errno.",
 		labels: []string{"result", "errno"}}
@@ -62,11 +51,26 @@ var (
 	probeICMPInfo = &metric{name: "probe_icmp_info",
 		help:   "The ICMP error that ended the probe, and who sent it.",
 		labels: []string{"from", "icmp_type", "icmp_code", "icmp"}}
+
+	// With addresses: all
+	probeAddresses = &metric{name: "probe_addresses",
+		help: "Addresses of the target that were probed."}
+	probeAddressesOpen = &metric{name: "probe_addresses_open",
+		help: "Addresses of the target that sent a SYN-ACK."}
+	probeAddressResultInfo = &metric{name: "probe_address_result_info",
+		help:   "The verdict about each address, and the kernel's errno.",
+		labels: []string{"ip", "result", "errno"}}
+	probeAddressHandshake = &metric{name: "probe_address_handshake_seconds",
+		help:   "Time from SYN to SYN-ACK for each address on the exporter's clock, its scheduling included.",
+		labels: []string{"ip"}}
+	probeAddressRTT = &metric{name: "probe_address_rtt_seconds",
+		help:   "Time from SYN to SYN-ACK for each address on the kernel's clock.",
+		labels: []string{"ip"}}
 )
 
 // families returns the metrics of the probe.
-func (r *report) families() []*dto.MetricFamily {
-	families := make([]*dto.MetricFamily, 0, 16)
+func (r *Report) families() []*dto.MetricFamily {
+	families := make([]*dto.MetricFamily, 0, 16) // all but those of several addresses
 	gauge := func(m *metric, value float64, labelValues ...string) {
 		families = append(families, m.family(value, labelValues))
 	}
@@ -101,7 +105,47 @@ func (r *report) families() []*dto.MetricFamily {
 	if icmp := h.ICMP; icmp.From.IsValid() {
 		gauge(probeICMPInfo, 1, icmp.From.String(), strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code)), icmp.String())
 	}
+	if r.moduleData.TCP.Addresses == config.All {
+		families = append(families, r.addressFamilies()...)
+	}
 	return families
+}
+
+// addressFamilies returns the metrics of the addresses, all of which were probed.
+func (r *Report) addressFamilies() []*dto.MetricFamily {
+	var open int
+	var infos, handshakes, rtts []*dto.Metric
+	for _, v := range r.verdicts {
+		h, ip := &v.handshake, v.handshake.Peer.Addr().String()
+		infos = append(infos, probeAddressResultInfo.metric(1, ip, v.result, v.errno))
+		if h.Outcome == shaker.Open {
+			open++
+		}
+		if h.Handshake > 0 {
+			handshakes = append(handshakes, probeAddressHandshake.metric(h.Handshake.Seconds(), ip))
+		}
+		if h.RTT > 0 {
+			rtts = append(rtts, probeAddressRTT.metric(h.RTT.Seconds(), ip))
+		}
+	}
+	families := []*dto.MetricFamily{
+		probeAddresses.family(float64(len(r.verdicts)), nil),
+		probeAddressesOpen.family(float64(open), nil),
+	}
+	for _, f := range []struct {
+		of      *metric
+		metrics []*dto.Metric
+	}{{probeAddressResultInfo, infos}, {probeAddressHandshake, handshakes}, {probeAddressRTT, rtts}} {
+		if len(f.metrics) > 0 {
+			families = append(families, &dto.MetricFamily{Name: &f.of.name, Help: &f.of.help, Type: &typeGauge, Metric: f.metrics})
+		}
+	}
+	return families
+}
+
+// metric returns one of several series of a metric.
+func (m *metric) metric(value float64, labelValues ...string) *dto.Metric {
+	return m.family(value, labelValues).Metric[0]
 }
 
 var typeGauge = dto.MetricType_GAUGE
@@ -144,6 +188,29 @@ func addrHash(addr netip.Addr) float64 {
 	h := fnv.New32a()
 	h.Write(addr.AsSlice())
 	return float64(h.Sum32())
+}
+
+// WriteOpenMetrics writes the metrics of several probes, with the target and the module of
+// each as labels.
+func WriteOpenMetrics(w io.Writer, reports []*Report) error {
+	targetLabel, moduleLabel := "target", "module"
+	byName := make(map[string]*dto.MetricFamily)
+	var families []*dto.MetricFamily
+	for _, report := range reports {
+		labels := []*dto.LabelPair{{Name: &targetLabel, Value: &report.text}, {Name: &moduleLabel, Value: &report.module}}
+		for _, family := range report.families() {
+			for _, metric := range family.Metric {
+				metric.Label = append(slices.Clone(labels), metric.Label...)
+			}
+			if first := byName[family.GetName()]; first != nil {
+				first.Metric = append(first.Metric, family.Metric...)
+				continue
+			}
+			byName[family.GetName()] = family
+			families = append(families, family)
+		}
+	}
+	return (&exposition{kind: expfmt.TypeOpenMetrics}).write(w, families)
 }
 
 // An exposition is how the metrics of a probe are written for a caller.

@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"cmp"
 	"container/list"
 	"net/netip"
 	"slices"
@@ -22,6 +23,10 @@ type Record struct {
 	Address        netip.Addr    // that was probed, invalid if there was none
 	ICMP           shaker.ICMP   // that ended the probe; its From is invalid if there was none
 }
+
+// Latency returns the time from SYN to SYN-ACK, on the kernel's clock if that has it, 0 if
+// there was no SYN-ACK.
+func (r *Record) Latency() time.Duration { return cmp.Or(r.RTT, r.Handshake) }
 
 // A Track is the history of one target, probed by one module.
 type Track struct {

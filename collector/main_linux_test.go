@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// newProber returns a Prober on a Shaker of its own, with the built-in modules.
+// newProber returns a Prober on a Shaker of its own, by default with the built-in modules.
 func newProber(t testing.TB, options Options) *Prober {
 	t.Helper()
 	lab.Need(t)
@@ -23,8 +23,12 @@ func newProber(t testing.TB, options Options) *Prober {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { options.Shaker.Close() })
-	options.Config = config.Default()
-	options.Logger = slog.New(slog.DiscardHandler)
+	if options.Config == nil {
+		options.Config = config.Default()
+	}
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
 	return NewProber(options)
 }
 

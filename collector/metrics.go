@@ -12,6 +12,7 @@ import (
 // The reasons for which a probe is not made or not finished. The reason label has no others.
 const (
 	badRequest    = "bad_request"   // the caller's mistake
+	denied        = "denied"        // the policy for targets forbids it
 	inFlightLimit = "in_flight"     // too many probes at once
 	shuttingDown  = "shutting_down" // the exporter is going away
 	tooLate       = "too_late"      // the timeout was over before a SYN could be sent
@@ -31,7 +32,7 @@ type metrics struct {
 	inFlight       prometheus.GaugeFunc
 }
 
-func newMetrics(c *config.Config, inFlight func() float64) *metrics {
+func newMetrics(inFlight func() float64) *metrics {
 	histogram := func(name, help string, buckets ...float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets,
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour}
@@ -59,11 +60,7 @@ func newMetrics(c *config.Config, inFlight func() float64) *metrics {
 			Help: "Probes that are under way."}, inFlight),
 	}
 	// What can be counted is there from the start, so that rate() sees the first one.
-	for name := range c.Modules {
-		m.probes.WithLabelValues(name)
-		m.handshake.WithLabelValues(name)
-	}
-	for _, reason := range []string{badRequest, inFlightLimit, shuttingDown, tooLate, callerGone} {
+	for _, reason := range []string{badRequest, denied, inFlightLimit, shuttingDown, tooLate, callerGone} {
 		m.rejected.WithLabelValues(reason)
 	}
 	for _, errno := range []string{"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRNOTAVAIL"} {
@@ -72,26 +69,36 @@ func newMetrics(c *config.Config, inFlight func() float64) *metrics {
 	return m
 }
 
+// expect makes the modules' metrics be there before the first probe.
+func (m *metrics) expect(c *config.Config) {
+	for name := range c.Modules {
+		m.probes.WithLabelValues(name)
+		m.handshake.WithLabelValues(name)
+	}
+}
+
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.probes, m.failures, m.rejected, m.faults, m.handshake,
 		m.synRetransmits, m.acksSent, m.resetLag, m.inFlight}
 }
 
 // count counts a probe that ended with a verdict.
-func (m *metrics) count(r *report) {
+func (m *metrics) count(r *Report) {
 	m.probes.WithLabelValues(r.module).Inc()
 	if !r.success() {
 		m.failures.WithLabelValues(r.module, r.result, r.errno).Inc()
 	}
-	h := &r.handshake
-	if h.Outcome == shaker.Open {
-		m.handshake.WithLabelValues(r.module).Observe(h.Handshake.Seconds())
-	}
-	if h.ResetLag > 0 {
-		m.resetLag.Observe(h.ResetLag.Seconds())
-	}
-	m.synRetransmits.Add(float64(max(0, h.SYNRetransmits)))
-	if h.ACKSent {
-		m.acksSent.Inc()
+	for _, v := range r.each() {
+		h := &v.handshake
+		if h.Outcome == shaker.Open {
+			m.handshake.WithLabelValues(r.module).Observe(h.Handshake.Seconds())
+		}
+		if h.ResetLag > 0 {
+			m.resetLag.Observe(h.ResetLag.Seconds())
+		}
+		m.synRetransmits.Add(float64(max(0, h.SYNRetransmits)))
+		if h.ACKSent && r.moduleData.TCP.Close != config.FIN { // which is meant to send it
+			m.acksSent.Inc()
+		}
 	}
 }

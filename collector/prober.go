@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -26,19 +25,30 @@ type Options struct {
 	Config *config.Config
 	Logger *slog.Logger
 
+	// FailureLevel is the level at which failed probes are logged. They are what the
+	// exporter is there to find, no trouble of its own.
+	FailureLevel slog.Level
+
+	// History keeps what /probe found out; nil means that nobody does.
+	History *History
+
 	// DialDNS opens connections to DNS servers; nil means that of a net.Dialer.
 	DialDNS func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// TimeoutOffset is taken off Prometheus' scrape timeout, for the answer's way back.
 	TimeoutOffset time.Duration
 
-	// MaxInFlight limits how many probes run at once; 0 means no limit.
+	// MaxInFlight limits how many handshakes run at once; 0 means no limit.
 	MaxInFlight int
 }
+
+// AnswerTime is how long a caller may take to read the answer to a probe.
+const AnswerTime = 5 * time.Second
 
 // A Prober answers /probe, and collects the exporter's own metrics about it.
 type Prober struct {
 	options  Options
+	config   atomic.Pointer[config.Config]
 	metrics  *metrics
 	inFlight atomic.Int64
 
@@ -56,11 +66,25 @@ func NewProber(options Options) *Prober {
 	if options.DialDNS == nil {
 		options.DialDNS = (&net.Dialer{}).DialContext
 	}
+	if options.History == nil {
+		options.History = NewHistory(0)
+	}
 	readNameFiles()
 	p := &Prober{options: options}
-	p.metrics = newMetrics(p.options.Config, func() float64 { return float64(p.inFlight.Load()) })
+	p.metrics = newMetrics(func() float64 { return float64(p.inFlight.Load()) })
+	p.Configure(options.Config)
 	return p
 }
+
+// Configure puts a configuration in force for the probes to come. Those that are under way
+// keep theirs.
+func (p *Prober) Configure(c *config.Config) {
+	p.metrics.expect(c)
+	p.config.Store(c)
+}
+
+// Config returns the configuration in force.
+func (p *Prober) Config() *config.Config { return p.config.Load() }
 
 // Describe implements prometheus.Collector.
 func (p *Prober) Describe(ch chan<- *prometheus.Desc) {
@@ -79,70 +103,65 @@ func (p *Prober) Collect(ch chan<- prometheus.Metric) {
 // ServeHTTP makes one probe and answers with its metrics.
 func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	req, err := parseRequest(r, p.options.Config, p.options.TimeoutOffset)
+	req, err := parseRequest(r, p.Config(), p.options.TimeoutOffset)
 	if err != nil {
 		p.reject(w, http.StatusBadRequest, badRequest, err)
 		return
 	}
+	// A recorder of answers in a test has no deadlines.
+	_ = http.NewResponseController(w).SetWriteDeadline(start.Add(req.timeout + AnswerTime))
 	report, err := p.probe(r.Context(), req, start)
 	if err != nil {
 		p.fail(w, req, err)
 		return
 	}
 	p.metrics.count(report)
+	p.options.History.add(req.text, req.module, report.record(&report.verdict))
+	if !report.success() {
+		p.logFailure(r.Context(), report)
+	}
 	p.answer(w, r, report)
 }
 
-// admit adds a probe to those in flight, unless there are as many as may be.
-func (p *Prober) admit() bool {
+func (p *Prober) logFailure(ctx context.Context, r *Report) {
+	level := p.options.FailureLevel
+	if !p.options.Logger.Enabled(ctx, level) {
+		return
+	}
+	attributes := []any{"target", r.text, "module", r.module, "result", r.result, "errno", r.errno,
+		"duration_seconds", r.duration.Seconds()}
+	if addr := r.handshake.Peer.Addr(); addr.IsValid() {
+		attributes = append(attributes, "address", addr)
+	}
+	if icmp := r.handshake.ICMP; icmp.From.IsValid() {
+		attributes = append(attributes, "icmp", icmp, "icmp_from", icmp.From)
+	}
+	p.options.Logger.Log(ctx, level, "Probe failed", attributes...)
+}
+
+// Request returns a probe of a target, host:port, by a module, with the module's timeout.
+// An error is the caller's mistake.
+func (p *Prober) Request(target, module string) (*Request, error) {
+	return newRequest(p.Config(), target, module)
+}
+
+// admit adds n handshakes to those in flight, unless there are as many as may be.
+func (p *Prober) admit(n int64) bool {
 	for {
-		n := p.inFlight.Load()
-		if p.options.MaxInFlight > 0 && n >= int64(p.options.MaxInFlight) {
+		before := p.inFlight.Load()
+		if limit := int64(p.options.MaxInFlight); limit > 0 && before+n > limit {
 			return false
 		}
-		if p.inFlight.CompareAndSwap(n, n+1) {
+		if p.inFlight.CompareAndSwap(before, before+n) {
 			return true
 		}
 	}
 }
 
-// errInFlight says that as many probes as may be in flight are.
-var errInFlight = errors.New("no more probes may be in flight (--probe.max-in-flight)")
-
-// probe resolves the target's name, if it is one, and shakes hands. An error says that
-// there is no verdict.
-func (p *Prober) probe(ctx context.Context, req *request, start time.Time) (*report, error) {
-	if !p.admit() {
-		return nil, errInFlight
-	}
-	defer p.inFlight.Add(-1)
-	report := &report{request: req}
-	deadline := start.Add(req.timeout)
-	addr := req.addr
-	if !addr.IsValid() {
-		var err error
-		if report.resolution, err = resolve(ctx, p.options.DialDNS, req.name, req.moduleData.TCP, deadline); err != nil {
-			return nil, err
-		}
-		addr = report.resolution.addr
-		report.result = report.resolution.result
-	}
-	if addr.IsValid() {
-		var err error
-		report.handshake, err = p.options.Shaker.Shake(ctx, netip.AddrPortFrom(addr, req.port),
-			&shaker.Options{Timeout: max(1, time.Until(deadline))})
-		if err != nil {
-			return nil, err
-		}
-		report.result = report.handshake.Outcome.String()
-		report.errno = shaker.ErrnoName(report.handshake.Errno)
-	}
-	report.duration = time.Since(start)
-	return report, nil
-}
+func (p *Prober) release(n int64) { p.inFlight.Add(-n) }
 
 // fail answers a request whose probe ended without a verdict.
-func (p *Prober) fail(w http.ResponseWriter, req *request, err error) {
+func (p *Prober) fail(w http.ResponseWriter, req *Request, err error) {
 	switch {
 	case errors.Is(err, context.Canceled): // nobody is there to read the answer
 		p.reject(w, http.StatusServiceUnavailable, callerGone, err)
@@ -153,6 +172,8 @@ func (p *Prober) fail(w http.ResponseWriter, req *request, err error) {
 		p.reject(w, http.StatusServiceUnavailable, shuttingDown, err)
 	case errors.Is(err, shaker.ErrUnsent):
 		p.reject(w, http.StatusServiceUnavailable, tooLate, err)
+	case errors.Is(err, ErrDenied):
+		p.reject(w, http.StatusForbidden, denied, err)
 	case errors.Is(err, shaker.ErrTarget):
 		p.reject(w, http.StatusBadRequest, badRequest, err)
 	default:
@@ -177,7 +198,7 @@ func (p *Prober) reject(w http.ResponseWriter, status int, reason string, err er
 var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // answer writes the metrics of a probe, or its story if asked for.
-func (p *Prober) answer(w http.ResponseWriter, r *http.Request, report *report) {
+func (p *Prober) answer(w http.ResponseWriter, r *http.Request, report *Report) {
 	body := bodies.Get().(*bytes.Buffer)
 	defer func() { body.Reset(); bodies.Put(body) }()
 	exposition := p.negotiate(r.Header)

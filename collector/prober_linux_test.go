@@ -27,7 +27,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // measured are the metrics whose values differ from run to run.
-var measured = regexp.MustCompile(`(?m)^(probe_(?:duration|dns_lookup_time|tcp_handshake|tcp_rtt)_seconds) [0-9.e+-]+$`)
+var measured = regexp.MustCompile(`(?m)^(probe_(?:duration|dns_lookup_time|tcp_handshake|tcp_rtt|address_handshake|address_rtt)_seconds(?:\{.*\})?) [0-9.e+-]+$`)
 
 // golden compares an exposition, but for what was measured, with a file in testdata.
 func golden(t *testing.T, name, got string) {
@@ -163,9 +163,9 @@ func TestDebug(t *testing.T) {
  +0s  probe of both\.example:7006 with module tcp_connect, timeout 5s
  +[0-9.]+[mµ]s  both\.example is (127\.0\.0\.1, ::1|::1, 127\.0\.0\.1); taking ::1
  +[0-9.]+[mµ]s  SYN from \[::1\]:\d+ to \[::1\]:7006
- +[0-9.]+[mµ]s  SYN-ACK after [0-9.]+[mµ]s \(kernel: \d+µs\), MSS \d+ bytes
+ +[0-9.]+[mµ]s  SYN-ACK from \[::1\]:7006 after [0-9.]+[mµ]s \(kernel: \d+µs\), MSS \d+ bytes
  +[0-9.]+[mµ]s  RST, last ACK sent: false
- +[0-9.]+[mµ]s  verdict: open
+ +[0-9.]+[mµ]s  verdict: open; wanted is open: success
 
 # Module tcp_connect
 
@@ -174,6 +174,10 @@ timeout: 5s
 tcp:
   preferred_ip_protocol: ip6
   ip_protocol_fallback: true
+  addresses: first
+  dscp: 0
+  valid_results: \[open\]
+  close: reset
 
 # Metrics
 
@@ -183,13 +187,13 @@ probe_success 1
 `,
 		"target=127.0.0.1:1": `SYN from 127\.0\.0\.1:\d+ to 127\.0\.0\.1:1
  +[0-9.]+[mµ]s  shake 127\.0\.0\.1:1: refused
- +[0-9.]+[mµ]s  verdict: refused ECONNREFUSED
+ +[0-9.]+[mµ]s  verdict: refused ECONNREFUSED; wanted is open: failure
 `,
 		"target=203.0.113.1:80": `no SYN could be sent to 203\.0\.113\.1:80
  +[0-9.]+[mµ]s  shake 203\.0\.113\.1:80: unreachable: ENETUNREACH
 `,
 		"target=absent.example:80": `absent\.example: lookup absent\.example on .*: no such host
- +[0-9.]+[mµ]s  verdict: dns_not_found
+ +[0-9.]+[mµ]s  verdict: dns_not_found; wanted is open: failure
 `,
 	} {
 		w := get(p, "/probe?debug=true&"+query)
@@ -387,10 +391,14 @@ func TestOwnMetrics(t *testing.T) {
 		get(p, "/probe?target="+listen(t, "127.0.0.1:0"))
 	}
 	get(p, "/probe?target=127.0.0.1:1&module=tcp_connect_ip4")
-	p.metrics.count(&report{request: &request{module: "tcp_connect"}, result: "open", handshake: shaker.Result{
-		Outcome: shaker.Open, Handshake: time.Second, ResetLag: 100 * time.Millisecond, SYNRetransmits: 2, ACKSent: true}})
-	p.metrics.count(&report{request: &request{module: "tcp_connect"}, result: "open", handshake: shaker.Result{
-		Outcome: shaker.Open, Handshake: time.Second, SYNRetransmits: -1, ACKSent: true}}) // on another platform
+	req, err := p.Request("a:1", "tcp_connect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.metrics.count(&Report{Request: req, verdict: verdict{result: "open", handshake: shaker.Result{
+		Outcome: shaker.Open, Handshake: time.Second, ResetLag: 100 * time.Millisecond, SYNRetransmits: 2, ACKSent: true}}})
+	p.metrics.count(&Report{Request: req, verdict: verdict{result: "open", handshake: shaker.Result{
+		Outcome: shaker.Open, Handshake: time.Second, SYNRetransmits: -1, ACKSent: true}}}) // on another platform
 	const want = `
 # HELP shaker_acks_sent_total Handshakes whose last ACK left after all, so that the target's application may have seen a connection.
 # TYPE shaker_acks_sent_total counter

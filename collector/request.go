@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,11 +21,12 @@ import (
 // timeoutHeader is what Prometheus tells of its scrape_timeout, in seconds.
 const timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
 
-// request is what a caller of /probe wants.
-type request struct {
+// A Request is a probe that is wanted, by the configuration that was in force then.
+type Request struct {
 	target
 	module     string
 	moduleData config.Module
+	targets    *config.Targets
 	timeout    time.Duration
 	debug      bool
 }
@@ -38,7 +40,7 @@ type target struct {
 }
 
 // parseRequest reads a request of /probe. Its errors are the caller's mistakes.
-func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration) (*request, error) {
+func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration) (*Request, error) {
 	params, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, fmt.Errorf("query: %w", err)
@@ -48,20 +50,8 @@ func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration
 			return nil, fmt.Errorf("%s is given %d times, want it once", name, n)
 		}
 	}
-	req := &request{module: config.DefaultModule}
-	if req.target, err = parseTarget(params.Get("target")); err != nil {
-		return nil, err
-	}
-	if module := params.Get("module"); module != "" {
-		req.module = module
-	}
-	module, ok := c.Modules[req.module]
-	if !ok {
-		return nil, fmt.Errorf("module %q is unknown, there are %s",
-			req.module, strings.Join(slices.Sorted(maps.Keys(c.Modules)), ", "))
-	}
-	req.moduleData = module
-	if err := req.checkFamily(); err != nil {
+	req, err := newRequest(c, params.Get("target"), cmp.Or(params.Get("module"), config.DefaultModule))
+	if err != nil {
 		return nil, err
 	}
 	if debug := params.Get("debug"); debug != "" {
@@ -69,8 +59,23 @@ func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration
 			return nil, fmt.Errorf("debug is %q, want true or false", debug)
 		}
 	}
-	req.timeout, err = parseTimeout(r.Header.Get(timeoutHeader), timeoutOffset, module.Timeout)
+	req.timeout, err = parseTimeout(r.Header.Get(timeoutHeader), timeoutOffset, req.timeout)
 	return req, err
+}
+
+// newRequest returns a request with the module's timeout.
+func newRequest(c *config.Config, target, module string) (*Request, error) {
+	t, err := parseTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	data, ok := c.Modules[module]
+	if !ok {
+		return nil, fmt.Errorf("module %q is unknown, there are %s",
+			module, strings.Join(slices.Sorted(maps.Keys(c.Modules)), ", "))
+	}
+	req := &Request{target: t, module: module, moduleData: data, targets: &c.Targets, timeout: data.Timeout}
+	return req, req.checkFamily()
 }
 
 // parseTarget reads host:port, where the host is a name, an IPv4 address, or an IPv6
@@ -140,12 +145,12 @@ func checkName(name string) error {
 }
 
 // checkFamily refuses an address that the module does not probe.
-func (r *request) checkFamily() error {
-	tcp := r.moduleData.TCP
-	if !r.addr.IsValid() || tcp.IPProtocolFallback || protocol(r.addr) == tcp.PreferredIPProtocol {
+func (r *Request) checkFamily() error {
+	network := r.moduleData.TCP.Network()
+	if !r.addr.IsValid() || network == "ip" || network == protocol(r.addr) {
 		return nil
 	}
-	return fmt.Errorf("target %q is %s, module %s probes only %s", r.text, protocol(r.addr), r.module, tcp.PreferredIPProtocol)
+	return fmt.Errorf("target %q is %s, module %s probes only %s", r.text, protocol(r.addr), r.module, network)
 }
 
 // protocol returns the IP protocol of an address as modules have it.

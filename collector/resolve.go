@@ -15,17 +15,9 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 )
 
-// The results of a probe whose target has no address.
-const (
-	dnsNotFound = "dns_not_found" // there is no such name, or no address of the wanted family
-	dnsTimeout  = "dns_timeout"   // no answer in time
-	dnsError    = "dns_error"     // any other answer, such as SERVFAIL
-)
-
 // resolution is what became of a name.
 type resolution struct {
-	addrs []netip.Addr // all that were found, in the resolver's order (RFC 6724)
-	addr  netip.Addr   // the one to probe; invalid if there is none
+	addrs []netip.Addr // that were found, in the resolver's order (RFC 6724)
 	took  time.Duration
 
 	result string // why there is no address; "" if there is one
@@ -65,16 +57,11 @@ func readNameFiles() {
 	}).LookupNetIP(context.Background(), "ip", "localhost")
 }
 
-// resolve resolves a name before the deadline and chooses the address to probe: the first
-// of the preferred family or, with fallback, the first at all. An error is a fault of this
-// host, or the end of the caller.
-func resolve(ctx context.Context, dial dialer, name string, tcp config.TCP, deadline time.Time) (resolution, error) {
+// resolve looks for the addresses of a name, on "ip4", "ip6", or either as "ip", before the
+// deadline. An error is a fault of this host, or the end of the caller.
+func resolve(ctx context.Context, dial dialer, name, network string, deadline time.Time) (resolution, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	network := "ip"
-	if !tcp.IPProtocolFallback {
-		network = tcp.PreferredIPProtocol
-	}
 	start := time.Now()
 	var unsent atomic.Uintptr // errno of this host's, for which there is a query that was not sent
 	addrs, err := newResolver(func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -103,15 +90,14 @@ func resolve(ctx context.Context, dial dialer, name string, tcp config.TCP, dead
 	case fault != 0:
 		return resolution{}, fmt.Errorf("resolve %s: %w", name, fault)
 	case ctx.Err() != nil:
-		r.result, r.err = dnsTimeout, ctx.Err()
+		r.result, r.err = config.DNSTimeout, ctx.Err()
 	case err == nil:
-		r.addr = choose(addrs, tcp.PreferredIPProtocol)
 	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &addrError):
-		r.result = dnsNotFound
+		r.result = config.DNSNotFound
 	case errors.As(err, &dns) && dns.IsTimeout:
-		r.result = dnsTimeout
+		r.result = config.DNSTimeout
 	default:
-		r.result = dnsError
+		r.result = config.DNSError
 	}
 	return r, nil
 }

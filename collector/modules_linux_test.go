@@ -1,0 +1,346 @@
+package collector
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// parse returns a configuration.
+func parse(t testing.TB, text string) *config.Config {
+	t.Helper()
+	conf, _, err := config.Parse("test.yml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conf
+}
+
+// The policy is about addresses, so that no name for one and no way to write it gets around it.
+func TestTargetPolicy(t *testing.T) {
+	var mu sync.Mutex
+	var probed []netip.AddrPort
+	lab.NewWire(t, func(s lab.Segment) [][]byte {
+		if s.SYN {
+			mu.Lock()
+			probed = append(probed, s.Dst)
+			mu.Unlock()
+			return [][]byte{s.SYNACK()}
+		}
+		return nil
+	}, "192.0.2.0/24", "198.51.100.0/24", "2001:db8::/32")
+	p := newProber(t, Options{
+		Config: parse(t, `
+targets:
+  allow: ["192.0.2.0/24:80-90", "[2001:db8::/32]:*", "127.0.0.0/8:*", "[::1]:*"]
+  deny: ["192.0.2.66:*", "[2001:db8:6::/48]:443", "127.0.0.1:*"]
+modules:
+  tcp_connect: {prober: tcp}
+  all: {prober: tcp, tcp: {addresses: all}}
+  ip4: {prober: tcp, tcp: {preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
+`),
+		DialDNS: lab.NewDNS(t, lab.Names{
+			"mixed.example":   {"2001:db8:6::1", "192.0.2.66", "192.0.2.1"},
+			"denied.example":  {"2001:db8:6::1", "192.0.2.66"},
+			"outside.example": {"198.51.100.1"},
+		}),
+	})
+	for _, c := range []struct {
+		query string
+		want  string   // of the body, if it is refused
+		to    []string // what is probed
+	}{
+		{query: "192.0.2.1:80", to: []string{"192.0.2.1:80"}},
+		{query: "192.0.2.1:90", to: []string{"192.0.2.1:90"}},
+		{query: "192.0.2.1:91", want: "target 192.0.2.1:91 may not be probed: no rule of targets.allow permits it\n"},
+		{query: "198.51.100.1:80", want: "target 198.51.100.1:80 may not be probed: no rule of targets.allow permits it\n"},
+		{query: "192.0.2.66:80", want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
+		{query: "[::ffff:192.0.2.66]:80", want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
+		{query: "0.0.0.0:80", want: "target 0.0.0.0:80 may not be probed: 0.0.0.0 stands for an address of this host, which has to be named\n"},
+		{query: "[2001:db8:6::1]:80", to: []string{"[2001:db8:6::1]:80"}},
+		{query: "[2001:db8:6::1]:443", want: "target [2001:db8:6::1]:443 may not be probed: targets.deny [2001:db8:6::/48]:443 forbids it\n"},
+		{query: "denied.example:443", want: "target [2001:db8:6::1]:443 may not be probed: targets.deny [2001:db8:6::/48]:443 forbids it\n"},
+		{query: "outside.example:80", want: "target 198.51.100.1:80 may not be probed: no rule of targets.allow permits it\n"},
+		{query: "mixed.example:80", to: []string{"[2001:db8:6::1]:80"}},
+		{query: "mixed.example:80&module=ip4", to: []string{"192.0.2.1:80"}},
+		{query: "mixed.example:80&module=all", to: []string{"192.0.2.1:80", "[2001:db8:6::1]:80"}},
+		{query: "denied.example:80&module=ip4", want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
+	} {
+		probed = nil
+		before := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(denied))
+		w := get(p, "/probe?target="+c.query)
+		refused := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(denied)) - before
+		if c.want != "" && (w.Code != 403 || w.Body.String() != c.want || refused != 1) ||
+			c.want == "" && (w.Code != 200 || refused != 0) {
+			t.Errorf("%s: %d %s counted %v times", c.query, w.Code, w.Body, refused)
+		}
+		slices.SortFunc(probed, netip.AddrPort.Compare)
+		if got := fmt.Sprint(probed); got != "["+strings.Join(c.to, " ")+"]" {
+			t.Errorf("%s: probed %v, want %v", c.query, got, c.to)
+		}
+	}
+}
+
+// With addresses: all, each address has its verdict, and the name that of the worst.
+func TestAllAddresses(t *testing.T) {
+	network := lab.NewNetwork(t)
+	network.At("192.0.2.1", lab.SYNACK())
+	network.At("192.0.2.2", lab.RST())
+	network.At("192.0.2.3", lab.ICMP("198.51.100.7", 3, 13))
+	network.At("192.0.2.4", lab.SYNACK().After(30*time.Millisecond))
+	network.At("2001:db8::1", lab.SYNACK())
+	p := newProber(t, Options{
+		Config: parse(t, `
+modules:
+  all: {prober: tcp, timeout: 500ms, tcp: {addresses: all}}
+  all4: {prober: tcp, timeout: 500ms, tcp: {addresses: all, preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
+  closed: {prober: tcp, timeout: 500ms, tcp: {addresses: all, valid_results: [refused, timeout]}}
+`),
+		DialDNS: lab.NewDNS(t, lab.Names{
+			"open.example":   {"192.0.2.4", "192.0.2.1", "192.0.2.1", "2001:db8::1"},
+			"partly.example": {"192.0.2.1", "192.0.2.3", "192.0.2.2", "192.0.2.9", "2001:db8::1"},
+			"closed.example": {"192.0.2.2", "192.0.2.9"},
+			"many.example":   manyAddresses(maxAddresses + 1),
+		}),
+	})
+	for _, c := range []struct{ golden, query string }{
+		{"all_open", "target=open.example:80&module=all"},
+		{"all_open_ip4", "target=open.example:80&module=all4"},
+		{"all_some_down", "target=partly.example:80&module=all"},
+		{"all_closed_as_wanted", "target=closed.example:80&module=closed"},
+		{"all_one_address", "target=192.0.2.2:80&module=all"},
+		{"all_no_address", "target=absent.example:80&module=all"},
+		{"all_too_many", "target=many.example:80&module=all4"},
+	} {
+		t.Run(c.golden, func(t *testing.T) {
+			w := get(p, "/probe?"+c.query)
+			if w.Code != 200 {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+			golden(t, c.golden, w.Body.String())
+			if c.golden == "all_open" && values(t, w)("probe_tcp_handshake_seconds") < 0.03 {
+				t.Errorf("the slowest address does not count")
+			}
+		})
+	}
+}
+
+// manyAddresses returns different addresses.
+func manyAddresses(n int) []string {
+	addrs := make([]string, n)
+	for i := range addrs {
+		addrs[i] = netip.AddrFrom4([4]byte{192, 0, byte(2 + i/256), byte(i)}).String()
+	}
+	return addrs
+}
+
+// All addresses of a name are in flight at once, and count as such.
+func TestAllAddressesAtOnce(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{
+		MaxInFlight: 4,
+		Config:      parse(t, `modules: {all: {prober: tcp, tcp: {addresses: all}}}`),
+		DialDNS: lab.NewDNS(t, lab.Names{
+			"three.example": manyAddresses(3),
+			"five.example":  manyAddresses(5),
+		}),
+	})
+	if w := get(p, "/probe?module=all&target=five.example:80"); w.Code != 503 || w.Body.String() != errInFlight.Error()+"\n" {
+		t.Errorf("five at once, where four may be: %d %s", w.Code, w.Body)
+	}
+	end := probeInBackground(p, "three.example:80&module=all")
+	wire.Await(3)
+	if w := get(p, "/probe?module=all&target=three.example:80"); w.Code != 503 {
+		t.Errorf("three and three at once, where four may be: %d %s", w.Code, w.Body)
+	}
+	if n := p.inFlight.Load(); n != 3 {
+		t.Errorf("%d are in flight, want 3", n)
+	}
+	end()
+	if n := p.inFlight.Load(); n != 0 {
+		t.Errorf("%d are in flight at the end", n)
+	}
+}
+
+// If one address cannot be probed for want of something on this host, there is no verdict
+// about the name.
+func TestAllAddressesFault(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{
+		Config:  parse(t, `modules: {tcp_connect: {prober: tcp, tcp: &port {source_ports: 40000}}, all: {prober: tcp, tcp: {<<: *port, addresses: all}}}`),
+		DialDNS: lab.NewDNS(t, lab.Names{"two.example": {"192.0.2.1", "192.0.2.2"}}),
+	})
+	end := probeInBackground(p, "192.0.2.2:80")
+	defer end()
+	wire.Await(1)
+	w := get(p, "/probe?module=all&target=two.example:80")
+	const want = "this prober is in trouble, not the target: shake 192.0.2.2:80: connect: cannot assign requested address\n"
+	if w.Code != 503 || w.Body.String() != want {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if n := p.inFlight.Load(); n != 1 {
+		t.Errorf("%d are in flight, want only the one in the background", n)
+	}
+}
+
+// What the module wants is success, and counts as such.
+func TestValidResults(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{
+		Config:  parse(t, `modules: {closed: {prober: tcp, timeout: 200ms, tcp: {valid_results: [refused, timeout, dns_not_found]}}}`),
+		DialDNS: lab.NewDNS(t, nil),
+	})
+	for target, want := range map[string]float64{
+		listen(t, "127.0.0.1:0"): 0,
+		"127.0.0.1:1":            1,
+		"192.0.2.1:80":           1,
+		"absent.example:80":      1,
+		"203.0.113.1:80":         0, // no route
+	} {
+		w := get(p, "/probe?module=closed&target="+target)
+		if got := values(t, w)("probe_success"); got != want {
+			t.Errorf("%s: probe_success %v, want %v", target, got, want)
+		}
+	}
+	for labels, want := range map[[3]string]float64{
+		{"closed", "open", ""}:                   1,
+		{"closed", "unreachable", "ENETUNREACH"}: 1,
+		{"closed", "refused", "ECONNREFUSED"}:    0,
+		{"closed", "timeout", "ETIMEDOUT"}:       0,
+		{"closed", "dns_not_found", ""}:          0,
+	} {
+		if got := testutil.ToFloat64(p.metrics.failures.WithLabelValues(labels[:]...)); got != want {
+			t.Errorf("failures %v: %v, want %v", labels, got, want)
+		}
+	}
+}
+
+// A module's socket options reach the wire.
+func TestModuleOptions(t *testing.T) {
+	var syn lab.Segment
+	lab.NewWire(t, func(s lab.Segment) [][]byte {
+		if s.SYN {
+			syn = s
+		}
+		return [][]byte{s.Refusal()}
+	}, "192.0.2.0/24")
+	p := newProber(t, Options{Config: parse(t, `
+modules: {marked: {prober: tcp, tcp: {source_ports: 40000-40003}}}`)})
+	w := get(p, "/probe?module=marked&target=192.0.2.1:80")
+	if port := syn.Src.Port(); w.Code != 200 || port < 40000 || port > 40003 {
+		t.Errorf("%d %s; SYN from %v", w.Code, w.Body, syn.Src)
+	}
+}
+
+// With close: fin the application sees a connection, which the metrics say and the alarm for
+// ACKs that were not meant to leave does not.
+func TestCloseFIN(t *testing.T) {
+	p := newProber(t, Options{Config: parse(t, `modules: {tcp_connect: {prober: tcp, tcp: {close: fin}}}`)})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	w := get(p, "/probe?target="+l.Addr().String())
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("the application read %d bytes, %v; want EOF", n, err)
+	}
+	if values(t, w)("probe_tcp_ack_sent") != 1 || testutil.ToFloat64(p.metrics.acksSent) != 0 {
+		t.Errorf("%s; %v ACKs sent that were not meant to", w.Body, testutil.ToFloat64(p.metrics.acksSent))
+	}
+}
+
+// A new configuration is for the probes to come.
+func TestConfigure(t *testing.T) {
+	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{Config: parse(t, `modules: {old: {prober: tcp, timeout: 300ms}, both: {prober: tcp}}`)})
+	answer := make(chan *httptest.ResponseRecorder)
+	go func() { answer <- get(p, "/probe?module=old&target=192.0.2.1:80") }()
+	wire.Await(1)
+	p.Configure(parse(t, `modules: {new: {prober: tcp}, both: {prober: tcp}}`))
+	if w := get(p, "/probe?module=old&target=127.0.0.1:1"); w.Code != 400 || w.Body.String() != "module \"old\" is unknown, there are both, new\n" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := get(p, "/probe?module=new&target=127.0.0.1:1"); w.Code != 200 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := <-answer; w.Code != 200 || !strings.Contains(w.Body.String(), "probe_timeout_seconds 0.3\n") {
+		t.Errorf("the running probe: %d %s", w.Code, w.Body)
+	}
+	if n := testutil.CollectAndCount(p.metrics.probes); n != 3 {
+		t.Errorf("%d modules are counted, want old, new and both", n)
+	}
+}
+
+// A failed probe is logged at the level for them, a successful one never.
+func TestFailureLevel(t *testing.T) {
+	open := listen(t, "127.0.0.1:0")
+	lab.NewNetwork(t).At("192.0.2.1", lab.ICMP("198.51.100.7", 3, 13))
+	for level, want := range map[slog.Level]string{
+		slog.LevelInfo: `level=INFO msg="Probe failed" target=127.0.0.1:1 module=tcp_connect result=refused errno=ECONNREFUSED duration_seconds=D address=127.0.0.1` + "\n" +
+			`level=INFO msg="Probe failed" target=192.0.2.1:1 module=tcp_connect result=prohibited errno=EHOSTUNREACH duration_seconds=D address=192.0.2.1 icmp=admin_prohibited icmp_from=198.51.100.7` + "\n",
+		slog.LevelDebug: "",
+	} {
+		var log bytes.Buffer
+		p := newProber(t, Options{FailureLevel: level, Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{
+			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+				switch a.Key {
+				case slog.TimeKey:
+					return slog.Attr{}
+				case "duration_seconds":
+					return slog.String(a.Key, "D")
+				}
+				return a
+			}}))})
+		for _, target := range []string{open, "127.0.0.1:1", "192.0.2.1:1"} {
+			get(p, "/probe?target="+target)
+		}
+		if log.String() != want {
+			t.Errorf("%v: logged\n%swant\n%s", level, &log, want)
+		}
+	}
+}
+
+// What /probe found out is remembered; what it did not is not.
+func TestProbesAreRemembered(t *testing.T) {
+	history := NewHistory(100)
+	p := newProber(t, Options{History: history})
+	target := listen(t, "127.0.0.1:0")
+	began := time.Now()
+	get(p, "/probe?target="+target)
+	get(p, "/probe?target="+target+"&module=tcp_connect_ip4")
+	get(p, "/probe?target=127.0.0.1:1")
+	get(p, "/probe?target=nonsense")
+	get(p, "/probe?target=[fe80::1%25nowhere]:1")
+	if n := len(history.Tracks("", "")); n != 3 {
+		t.Errorf("%d tracks, want 3", n)
+	}
+	r := history.Tracks(target, "tcp_connect")[0].Last()
+	if !r.Success || r.Result != "open" || r.Errno != "" || r.Handshake <= 0 || r.RTT <= 0 || r.Duration < r.Handshake ||
+		r.Address.String() != "127.0.0.1" || r.Time.Before(began) || r.Time.After(time.Now()) {
+		t.Errorf("%+v", r)
+	}
+	r = history.Tracks("127.0.0.1:1", "")[0].Last()
+	if r.Success || r.Result != "refused" || r.Errno != "ECONNREFUSED" || r.Latency() != 0 {
+		t.Errorf("%+v", r)
+	}
+}
