@@ -19,6 +19,7 @@ type Segment struct {
 	Seq                uint32
 	Ack                uint32 // the acknowledgement number, if ACK is set
 	TTL                uint8  // or hop limit
+	TOS                uint8  // or traffic class: the DSCP and two bits of ECN
 	Data               []byte
 	Time               time.Time // when a Capture has seen it
 
@@ -86,7 +87,7 @@ func (p *parser) parse(raw []byte) (s Segment, ok bool) {
 	return s, true
 }
 
-// parseIP reads an IP header: the addresses and the TTL go into s.
+// parseIP reads an IP header: the addresses, the TTL and the TOS go into s.
 func (p *parser) parseIP(raw []byte, s *Segment) (protocol layers.IPProtocol, payload []byte, ok bool) {
 	if len(raw) == 0 {
 		return 0, nil, false
@@ -97,13 +98,13 @@ func (p *parser) parseIP(raw []byte, s *Segment) (protocol layers.IPProtocol, pa
 		if p.ip6.DecodeFromBytes(raw, gopacket.NilDecodeFeedback) != nil {
 			return 0, nil, false
 		}
-		src, dst, s.TTL = p.ip6.SrcIP, p.ip6.DstIP, p.ip6.HopLimit
+		src, dst, s.TTL, s.TOS = p.ip6.SrcIP, p.ip6.DstIP, p.ip6.HopLimit, p.ip6.TrafficClass
 		protocol, payload = p.ip6.NextHeader, p.ip6.Payload
 	} else {
 		if p.ip4.DecodeFromBytes(raw, gopacket.NilDecodeFeedback) != nil {
 			return 0, nil, false
 		}
-		src, dst, s.TTL = p.ip4.SrcIP, p.ip4.DstIP, p.ip4.TTL
+		src, dst, s.TTL, s.TOS = p.ip4.SrcIP, p.ip4.DstIP, p.ip4.TTL, p.ip4.TOS
 		protocol, payload = p.ip4.Protocol, p.ip4.Payload
 	}
 	from, _ := netip.AddrFromSlice(src)

@@ -99,6 +99,9 @@ func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 	})
 }
 
+// Interface returns the name of the device.
+func (w *Wire) Interface() string { return w.link.Attrs().Name }
+
 // checkComplete fails the test if the device had to drop packets.
 func (w *Wire) checkComplete() {
 	link, err := netlink.LinkByIndex(w.link.Attrs().Index)
