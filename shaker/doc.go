@@ -24,6 +24,12 @@
 //     SYN-ACKs are answered first: between two looks for them the loop sends a few dozen
 //     SYNs and ends a few dozen handshakes at most.
 //   - A port of this host that the kernel connects to itself is [Refused].
+//   - [Options] that this host does not grant are an error: never a verdict, and never
+//     left out.
+//
+// With [Options.FIN] the first of these is given up: the handshake is completed, the
+// application sees a connection, and this host keeps it in TIME_WAIT. That is for targets
+// to which an RST means trouble.
 //
 // # What it does not
 //
@@ -32,12 +38,25 @@
 // handshake is completed and then reset: the application sees a connection, and ACKSent
 // is always true.
 //
+// # Options
+//
+// [Options] say from where a SYN leaves, and how its packets look on the way: Source and
+// SourcePorts, Interface, Mark, DSCP, TTL. All of them but Mark are for everybody.
+//
+//	Mark           CAP_NET_ADMIN, or since Linux 5.17 CAP_NET_RAW
+//	Interface      before Linux 5.7 CAP_NET_RAW
+//	SourcePorts    Linux 6.3
+//
+// A program that reads them from its configuration asks [Options.Check] first, which tries
+// them on sockets and sends nothing.
+//
 // # How
 //
 // There is an epoll loop for each processor, which owns its sockets from socket(2) to
 // close(2) (loop_linux.go). It drives tasks, of which the handshake is one
 // (handshake_linux.go), by their tickets (slots_linux.go) and deadlines
-// (deadlines_linux.go). Callers hand tasks over under a mutex and are woken through a
+// (deadlines_linux.go). Options are set on its socket before it connects
+// (options_linux.go). Callers hand tasks over under a mutex and are woken through a
 // channel. verdict.go decides what an errno says about the target.
 //
 // A loop does its work in turns, one at a time. The caller that finds a loop at rest takes a

@@ -19,7 +19,9 @@ type Options struct {
 	// Source is the address of this host to send from, of the target's family. A
 	// link-local IPv6 address needs its zone. The port is chosen as ever, for each
 	// target anew, so that a source has as many ports as there are for every target
-	// (IP_BIND_ADDRESS_NO_PORT in ip(7)). The zero Addr means that the system chooses.
+	// (IP_BIND_ADDRESS_NO_PORT in ip(7)). The zero Addr, or an unspecified one, means
+	// that the system chooses. So does the kernel for a broadcast address: Check tells,
+	// Shake does not.
 	Source netip.Addr
 
 	// SourcePorts are the ports to send from (IP_LOCAL_PORT_RANGE in ip(7), Linux
@@ -63,7 +65,7 @@ func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last
 // sends nothing. The error names the option and its value. It wraps
 //   - EPERM for a mark without the capability;
 //   - ENODEV for an interface, or the zone of a source, that is not there;
-//   - EADDRNOTAVAIL for a source that is not an address of this host;
+//   - EADDRNOTAVAIL for a source that is not an address of this host alone;
 //   - ENOPROTOOPT for source ports on a kernel that is too old for them;
 //   - [errors.ErrUnsupported] for what this operating system lacks;
 //   - or nothing, where a value is out of its range.
@@ -76,13 +78,15 @@ func (o *Options) Check() error {
 
 // validate finds the values that would be others if they got to the kernel.
 func (o *Options) validate() error {
-	switch source := o.Source; {
+	switch source := o.Source.Unmap(); {
 	case o.Timeout < 0:
 		return fmt.Errorf("negative timeout %v", o.Timeout)
-	case source.IsMulticast():
-		return fmt.Errorf("source %v: a multicast address", source)
+	case source.IsMulticast() || source == limitedBroadcast:
+		return fmt.Errorf("source %v: not the address of one host", source)
 	case needsZone(source):
 		return fmt.Errorf("source %v: %w", source, errNoZone)
+	case o.Interface != "" && source.Zone() != "" && source.Zone() != o.Interface: // the kernel would take the zone
+		return fmt.Errorf("source %v: its zone is not the interface %q", source, o.Interface)
 	case o.SourcePorts != PortRange{} && (o.SourcePorts.First == 0 || o.SourcePorts.First > o.SourcePorts.Last):
 		return fmt.Errorf("source ports %v: no range of ports", o.SourcePorts)
 	case o.DSCP > 63:
@@ -90,6 +94,8 @@ func (o *Options) validate() error {
 	}
 	return nil
 }
+
+var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 var errNoZone = errors.New("a link-local address needs a zone")
 

@@ -37,7 +37,28 @@ func (o *Options) try() error {
 	if !tried {
 		return missing
 	}
+	if err := o.checkSource(source, family); err != nil {
+		return err
+	}
 	return o.checkSourcePorts()
+}
+
+// checkSource finds out whether the kernel would send from an address of its own choice,
+// because the source is a broadcast address. It lets nobody connect to one who has not said
+// SO_BROADCAST; to connect a UDP socket sends nothing.
+func (o *Options) checkSource(source rawAddress, family int) error {
+	if family != unix.AF_INET {
+		return nil
+	}
+	fd, err := socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return err
+	}
+	defer closeDescriptor(fd)
+	if connect(fd, &source) == unix.EACCES {
+		return fmt.Errorf("source %v: a broadcast address: %w", o.Source, unix.EADDRNOTAVAIL)
+	}
+	return nil
 }
 
 // checkSourcePorts finds out whether the kernel would ignore a bound of SourcePorts.

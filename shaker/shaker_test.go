@@ -3,9 +3,11 @@ package shaker_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -41,6 +43,10 @@ func TestWrongArguments(t *testing.T) {
 			"shake [fe80::1]:80: no SYN can be addressed to it: a link-local address needs a zone", shaker.ErrTarget},
 		{netip.MustParseAddrPort("127.0.0.1:1"), &shaker.Options{Timeout: -1},
 			"shake 127.0.0.1:1: negative timeout -1ns", nil},
+		{netip.MustParseAddrPort("127.0.0.1:1"), &shaker.Options{Source: netip.IPv6Loopback()},
+			"shake 127.0.0.1:1: no SYN can be addressed to it: the source ::1 is of another family", shaker.ErrTarget},
+		{netip.MustParseAddrPort("[::1]:1"), &shaker.Options{Source: netip.MustParseAddr("::ffff:127.0.0.1")},
+			"shake [::1]:1: no SYN can be addressed to it: the source 127.0.0.1 is of another family", shaker.ErrTarget},
 	} {
 		r, err := s.Shake(context.Background(), c.target, c.options)
 		if err == nil || err.Error() != c.want || r != (shaker.Result{}) {
@@ -52,6 +58,77 @@ func TestWrongArguments(t *testing.T) {
 	}
 	if _, err := shaker.New(&shaker.Config{Timeout: -time.Second}); err == nil || err.Error() != "shaker: negative timeout -1s" {
 		t.Errorf("New: %v", err)
+	}
+}
+
+// Values that would be others to the kernel, or none, are refused before they get there.
+func TestOptionsOutOfRange(t *testing.T) {
+	s := newShaker(t)
+	for _, c := range []struct {
+		options shaker.Options
+		want    string
+	}{
+		{shaker.Options{Timeout: -time.Second}, "negative timeout -1s"},
+		{shaker.Options{DSCP: 64}, "DSCP 64: above 63"},
+		{shaker.Options{DSCP: 200}, "DSCP 200: above 63"},
+		{shaker.Options{SourcePorts: shaker.PortRange{First: 2, Last: 1}}, "source ports 2-1: no range of ports"},
+		{shaker.Options{SourcePorts: shaker.PortRange{First: 1}}, "source ports 1-0: no range of ports"},
+		{shaker.Options{SourcePorts: shaker.PortRange{Last: 1}}, "source ports 0-1: no range of ports"},
+		{shaker.Options{Source: netip.MustParseAddr("224.0.0.1")}, "source 224.0.0.1: not the address of one host"},
+		{shaker.Options{Source: netip.MustParseAddr("255.255.255.255")}, "source 255.255.255.255: not the address of one host"},
+		{shaker.Options{Source: netip.MustParseAddr("ff02::1%1")}, "source ff02::1%1: not the address of one host"},
+		{shaker.Options{Source: netip.MustParseAddr("fe80::1")}, "source fe80::1: a link-local address needs a zone"},
+		{shaker.Options{Source: netip.MustParseAddr("fe80::1%here"), Interface: "there"},
+			`source fe80::1%here: its zone is not the interface "there"`},
+	} {
+		if err := c.options.Check(); err == nil || err.Error() != c.want {
+			t.Errorf("Check: %v, want %s", err, c.want)
+		}
+		r, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), &c.options)
+		if want := "shake 127.0.0.1:1: " + c.want; err == nil || err.Error() != want || r != (shaker.Result{}) {
+			t.Errorf("%+v, %v, want %s", r, err, want)
+		}
+	}
+	if err := (&shaker.Options{}).Check(); err != nil {
+		t.Errorf("no options: %v", err)
+	}
+}
+
+// Every platform can send from an address of its own, and close with a FIN.
+func TestSourceAndFIN(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	for _, source := range []string{"127.0.0.1", "::ffff:127.0.0.1"} {
+		options := &shaker.Options{Source: netip.MustParseAddr(source), FIN: true}
+		if err := options.Check(); err != nil {
+			t.Errorf("source %v: %v", source, err)
+		}
+		r, err := newShaker(t).Shake(context.Background(), server.Addr().(*net.TCPAddr).AddrPort(), options)
+		if err != nil || r.Outcome != shaker.Open || !r.ACKSent || r.ResetLag != 0 || r.Local.Addr() != options.Source.Unmap() {
+			t.Fatalf("source %v: %+v, %v", source, r, err)
+		}
+		conn, err := server.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, err := io.ReadAll(conn); len(data) > 0 || err != nil {
+			t.Errorf("read %q, %v, want EOF", data, err)
+		}
+		conn.Close()
+	}
+}
+
+func TestSourceOfAnotherHost(t *testing.T) {
+	options := &shaker.Options{Source: netip.MustParseAddr("192.0.2.99")}
+	if err := options.Check(); !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "source 192.0.2.99: ") {
+		t.Errorf("Check: %v", err)
+	}
+	r, err := newShaker(t).Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), options)
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "192.0.2.99") || r != (shaker.Result{}) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

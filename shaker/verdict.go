@@ -12,7 +12,8 @@ func verdict(errno syscall.Errno, icmp ICMP) (outcome Outcome, ok bool) {
 	switch errno {
 	case syscall.EMFILE, syscall.ENFILE, // no descriptor
 		syscall.ENOBUFS, syscall.ENOMEM, // no kernel memory
-		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN: // no local address or port
+		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN, // no local address or port
+		syscall.ENODEV: // the interface to send through has gone
 		return 0, false
 
 	case syscall.ECONNREFUSED:

@@ -20,6 +20,7 @@ func TestVerdict(t *testing.T) {
 		{errno: syscall.EADDRNOTAVAIL},
 		{errno: syscall.EADDRINUSE},
 		{errno: syscall.EAGAIN},
+		{errno: syscall.ENODEV},
 		{errno: syscall.ECONNREFUSED, want: Refused},
 		{errno: syscall.ECONNREFUSED, icmp: ICMP{From: router4, Type: 3, Code: 3}, want: Refused},
 		{errno: syscall.ECONNRESET, want: Reset},
