@@ -5,8 +5,11 @@ package shaker
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"os"
 	"runtime"
+	"syscall"
 	"testing"
 )
 
@@ -32,5 +35,18 @@ func TestOptionsThatAreUnsupported(t *testing.T) {
 		if want := "shake 127.0.0.1:1: " + want; !errors.Is(err, errors.ErrUnsupported) || err.Error() != want || r != (Result{}) {
 			t.Errorf("%+v, %v, want %s", r, err, want)
 		}
+	}
+}
+
+// What fails before connect(2) is no verdict, whatever its errno.
+func TestBeforeConnect(t *testing.T) {
+	for call, want := range map[string]bool{"socket": true, "bind": true, "setsockopt": true, "connect": false, "connectex": false} {
+		err := &net.OpError{Op: "dial", Err: os.NewSyscallError(call, syscall.EACCES)}
+		if got := beforeConnect(err); got != want {
+			t.Errorf("%v: %t, want %t", err, got, want)
+		}
+	}
+	if err := (&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}); beforeConnect(err) {
+		t.Errorf("%v: true", err)
 	}
 }

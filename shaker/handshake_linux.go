@@ -248,7 +248,9 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	h.readInfo()
 	if r.Local.Port() == r.Peer.Port() && getsockname(h.fd) == getpeername(h.fd) {
 		// Nobody listened on a port of this host that the kernel then chose as
-		// the local one: the SYN met its own socket (simultaneous open, RFC 9293).
+		// the local one: the SYN met its own socket (simultaneous open, RFC 9293). A FIN
+		// would keep the port from whoever is to listen there.
+		setLinger(h.fd, unix.Linger{Onoff: 1, Linger: 0})
 		*r = Result{Outcome: Refused, Errno: unix.ECONNREFUSED, SYNRetransmits: r.SYNRetransmits, Local: r.Local, Peer: r.Peer}
 		h.finish(l)
 		return

@@ -22,7 +22,7 @@ func withoutTimes(r Result) Result {
 
 func TestOpen(t *testing.T) {
 	lab.Need(t)
-	addLinkLocal(t)
+	addAddress(t, "lo", "fe80::1/64")
 	s := start(t)
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "[fe80::1%lo]:0"} {
 		t.Run(address, func(t *testing.T) {
@@ -52,22 +52,6 @@ func TestOpenIPv4MappedIPv6(t *testing.T) {
 	if r.Outcome != Open || r.Peer != target {
 		t.Errorf("%v: %+v", mapped, r)
 	}
-}
-
-func addLinkLocal(t *testing.T) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address, err := netlink.ParseAddr("fe80::1/64")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address.Flags |= unix.IFA_F_NODAD
-	if err := netlink.AddrAdd(lo, address); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { netlink.AddrDel(lo, address) })
 }
 
 func TestRefusedByRST(t *testing.T) {

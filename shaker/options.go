@@ -47,8 +47,8 @@ type Options struct {
 
 	// FIN completes the handshake and closes the connection with a FIN, for a target
 	// that takes offence at an RST. Its application sees a connection: ACKSent says so,
-	// and the promise of this package is off. On this host it leaves a TIME_WAIT of the
-	// connection's local port.
+	// and the promise of this package is off. On this host it leaves a TIME_WAIT. Where
+	// the target has already said something, close(2) sends an RST all the same.
 	FIN bool
 }
 

@@ -54,8 +54,10 @@ func addAddress(t *testing.T, device, prefix string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { netlink.AddrDel(link, address) })
+	// The kernel takes in packets for an IPv6 address only a moment later.
 	lab.Eventually(t, prefix+" is local", func() bool {
-		return (&Options{Source: netip.MustParsePrefix(prefix).Addr(), Interface: device}).Check() == nil || address.IP.IsLinkLocalUnicast()
+		routes, err := netlink.RouteGetWithOptions(address.IP, &netlink.RouteGetOptions{Oif: device})
+		return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 	})
 }
 
@@ -65,14 +67,14 @@ func addDetour(t *testing.T) (device string) {
 	t.Helper()
 	lab.Need(t)
 	attributes := netlink.NewLinkAttrs()
-	attributes.Name = "detour"
+	attributes.Name = "detour-of-a-lab" // no name is longer
 	link := &netlink.Veth{LinkAttrs: attributes, PeerName: "detour-end"}
 	if err := netlink.LinkAdd(link); err != nil {
 		lab.Skip(t, "needs a veth pair: %v", err)
 	}
 	t.Cleanup(func() { netlink.LinkDel(link) })
-	lab.Sysctl(t, "net.ipv6.conf.detour.addr_gen_mode", "1") // no link-local address
-	for _, name := range []string{"detour", "detour-end"} {
+	lab.Sysctl(t, "net.ipv6.conf."+attributes.Name+".addr_gen_mode", "1") // no link-local address
+	for _, name := range []string{attributes.Name, "detour-end"} {
 		end, err := netlink.LinkByName(name)
 		if err == nil {
 			err = netlink.LinkSetUp(end)
@@ -144,7 +146,7 @@ func TestSource(t *testing.T) {
 
 func TestLinkLocalSource(t *testing.T) {
 	lab.Need(t)
-	addLinkLocal(t)
+	addAddress(t, "lo", "fe80::1/64")
 	addAddress(t, "lo", "fe80::2/64")
 	target, _ := listen(t, "[fe80::1%lo]:0")
 	s := start(t)
@@ -307,7 +309,7 @@ func TestVRF(t *testing.T) {
 func TestInterfaceWithoutAddress(t *testing.T) {
 	lab.NewWire(t, nil, "2001:db8::/32")
 	detour := addDetour(t)
-	lab.Sysctl(t, "net.ipv6.conf.detour.use_oif_addrs_only", "1")
+	lab.Sysctl(t, "net.ipv6.conf."+detour+".use_oif_addrs_only", "1")
 	target := netip.MustParseAddrPort("[2001:db8::2]:80") // no route of its own leads to the detour
 	link, err := netlink.LinkByName(detour)
 	if err != nil {
@@ -460,7 +462,7 @@ func TestFIN(t *testing.T) {
 // The options change nothing about a handshake with oneself.
 func TestHandshakeWithOneselfByOptions(t *testing.T) {
 	lab.Need(t)
-	s := start(t)
+	s, timeWaits := start(t), lab.TimeWaits(t)
 	for i, address := range []string{"127.0.0.1", "::1"} {
 		for j, options := range []Options{{}, {FIN: true}} {
 			port := uint16(41_000 + 2*i + j)
@@ -475,12 +477,15 @@ func TestHandshakeWithOneselfByOptions(t *testing.T) {
 			}
 		}
 	}
+	if n := lab.TimeWaits(t) - timeWaits; n > 0 {
+		t.Errorf("%d ports, on which somebody may want to listen, are left in TIME_WAIT", n)
+	}
 }
 
 // What this host does not let the options have, Check and Shake say alike.
 func TestOptionsThatThisHostLacks(t *testing.T) {
-	wire := openWire(t)
-	addLinkLocal(t)
+	wire, detour := openWire(t), addDetour(t)
+	addAddress(t, "lo", "fe80::1/64")
 	s := start(t)
 	for _, c := range []struct {
 		options Options
@@ -490,7 +495,7 @@ func TestOptionsThatThisHostLacks(t *testing.T) {
 	}{
 		{Options{Interface: "nowhere"}, target4, unix.ENODEV, `interface "nowhere": setsockopt: no such device`},
 		{Options{Interface: "nowhere"}, target6, unix.ENODEV, `interface "nowhere": setsockopt: no such device`},
-		{Options{Interface: "a name that is too long"}, target4, unix.ENODEV, `interface "a name that is too long": setsockopt: no such device`},
+		{Options{Interface: detour + "oratory"}, target4, unix.ENODEV, `interface "detour-of-a-laboratory": setsockopt: no such device`},
 		{Options{Interface: "lo\x00"}, target4, unix.ENODEV, `interface "lo\x00": setsockopt: no such device`},
 		{Options{Source: netip.MustParseAddr("198.51.100.9")}, target4, unix.EADDRNOTAVAIL,
 			"source 198.51.100.9: bind: cannot assign requested address"},
@@ -518,7 +523,7 @@ func TestOptionsThatThisHostLacks(t *testing.T) {
 // A target's zone that is not the source's or the interface's is the caller's mistake.
 func TestZoneThatDoesNotFit(t *testing.T) {
 	wire := openWire(t)
-	addLinkLocal(t)
+	addAddress(t, "lo", "fe80::1/64")
 	target := netip.MustParseAddrPort("[fe80::9%" + wire.Interface() + "]:80")
 	for _, options := range []Options{{Source: netip.MustParseAddr("fe80::1%lo")}, {Interface: "lo"}} {
 		options.Timeout = 5 * time.Second

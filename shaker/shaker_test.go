@@ -76,6 +76,7 @@ func TestOptionsOutOfRange(t *testing.T) {
 		{shaker.Options{SourcePorts: shaker.PortRange{Last: 1}}, "source ports 0-1: no range of ports"},
 		{shaker.Options{Source: netip.MustParseAddr("224.0.0.1")}, "source 224.0.0.1: not the address of one host"},
 		{shaker.Options{Source: netip.MustParseAddr("255.255.255.255")}, "source 255.255.255.255: not the address of one host"},
+		{shaker.Options{Source: netip.MustParseAddr("::ffff:255.255.255.255")}, "source 255.255.255.255: not the address of one host"},
 		{shaker.Options{Source: netip.MustParseAddr("ff02::1%1")}, "source ff02::1%1: not the address of one host"},
 		{shaker.Options{Source: netip.MustParseAddr("fe80::1")}, "source fe80::1: a link-local address needs a zone"},
 		{shaker.Options{Source: netip.MustParseAddr("fe80::1%here"), Interface: "there"},
