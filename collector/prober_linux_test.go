@@ -176,7 +176,9 @@ tcp:
   ip_protocol_fallback: true
   addresses: first
   dscp: 0
-  valid_results: \[open\]
+  fwmark: 0
+  valid_results:
+    - open
   close: reset
 
 # Metrics
@@ -406,7 +408,7 @@ shaker_acks_sent_total 2
 # HELP shaker_probe_failures_total Probes whose verdict was not what the module wants, by verdict.
 # TYPE shaker_probe_failures_total counter
 shaker_probe_failures_total{errno="ECONNREFUSED",module="tcp_connect_ip4",result="refused"} 1
-# HELP shaker_probes_in_flight Probes that are under way.
+# HELP shaker_probes_in_flight Handshakes that are under way, name resolution included.
 # TYPE shaker_probes_in_flight gauge
 shaker_probes_in_flight 0
 # HELP shaker_probes_total Probes that ended with a verdict about the target, open or not.

@@ -1,6 +1,5 @@
 // Package config holds what a user can configure: who may be probed, and the modules, by
-// which a probe says how it is to be done. config.go has what is in force, load.go reads it
-// from a file, keys.go says which keys there are, and targets.go decides who may be probed.
+// which a probe says how it is to be done.
 package config
 
 import (
@@ -12,20 +11,16 @@ import (
 
 // Config is a configuration in force. It is not changed once it is in use.
 type Config struct {
-	Targets Targets           `yaml:"targets,omitempty"`
-	Modules map[string]Module `yaml:"modules"`
+	Targets Targets
+	Modules map[string]Module
 }
 
 // Module is a way to probe. The names are those of blackbox_exporter where it has the same.
 type Module struct {
-	Prober  string        `yaml:"prober"`  // "tcp"
-	Timeout time.Duration `yaml:"timeout"` // upper limit of a probe's timeout
-	TCP     TCP           `yaml:"tcp"`
+	Prober  string        // "tcp"
+	Timeout time.Duration // upper limit of a probe's timeout
+	TCP     TCP
 }
-
-// MaxTimeout is the longest timeout of a module. The kernel gives a SYN up by itself after
-// about that (tcp_syn_retries in tcp(7)).
-const MaxTimeout = 2 * time.Minute
 
 // TCP is how the tcp prober shakes hands.
 type TCP struct {
@@ -39,19 +34,21 @@ type TCP struct {
 	// Addresses is how many addresses of a name are probed, First or All.
 	Addresses string
 
-	// ValidResults are the results that are success, some of Results.
+	// SourceIPAddress is the address of this host to send from, no IPv4-mapped one. If it
+	// is valid, only addresses of its family are probed.
+	SourceIPAddress netip.Addr
+
+	SourcePorts shaker.PortRange // zero: the system's
+	Interface   string           // "": as the routes say
+	DSCP        uint8            // 0 to 63
+	FWMark      uint32
+	TTL         uint8 // 0: the system's
+
+	// ValidResults are the results with which a probe succeeds. There is at least one.
 	ValidResults []string
 
 	// Close is how a handshake ends, Reset or FIN.
 	Close string
-
-	// The rest is not set if it is zero.
-	SourceIPAddress netip.Addr
-	SourcePorts     shaker.PortRange
-	Interface       string
-	DSCP            uint8
-	FWMark          uint32
-	TTL             uint8
 }
 
 // The values of PreferredIPProtocol.
@@ -68,11 +65,11 @@ const (
 
 // The values of Close.
 const (
-	Reset = "reset"
-	FIN   = "fin"
+	Reset = "reset" // the application never sees the handshake
+	FIN   = "fin"   // the handshake is completed, for a target that takes offence at an RST
 )
 
-// The results of a probe whose target has no address. The others are those of
+// The results of a probe whose target has no address to shake hands with. All others are a
 // [shaker.Outcome].
 const (
 	DNSNotFound = "dns_not_found" // there is no such name, or no address of the wanted family
@@ -80,13 +77,13 @@ const (
 	DNSError    = "dns_error"     // any other answer, such as SERVFAIL
 )
 
-// Results are all that the result label can have.
-func Results() []string {
-	var results []string
+// results returns all results that there are.
+func results() []string {
+	var all []string
 	for outcome := shaker.Open; outcome <= shaker.Failed; outcome++ {
-		results = append(results, outcome.String())
+		all = append(all, outcome.String())
 	}
-	return append(results, DNSNotFound, DNSTimeout, DNSError)
+	return append(all, DNSNotFound, DNSTimeout, DNSError)
 }
 
 // DefaultModule is the module of a probe that names none.
@@ -94,20 +91,20 @@ const DefaultModule = "tcp_connect"
 
 // Default returns the built-in configuration.
 func Default() *Config {
-	module := func(protocol string, fallback bool) Module {
-		m := newModule()
-		m.TCP.PreferredIPProtocol, m.TCP.IPProtocolFallback = protocol, fallback
-		return m
+	only := func(protocol string) Module {
+		module := defaultModule()
+		module.TCP.PreferredIPProtocol, module.TCP.IPProtocolFallback = protocol, false
+		return module
 	}
 	return &Config{Modules: map[string]Module{
-		DefaultModule:     module(IP6, true),
-		"tcp_connect_ip4": module(IP4, false),
-		"tcp_connect_ip6": module(IP6, false),
+		DefaultModule:     defaultModule(),
+		"tcp_connect_ip4": only(IP4),
+		"tcp_connect_ip6": only(IP6),
 	}}
 }
 
-// newModule returns a module of which nothing is configured.
-func newModule() Module {
+// defaultModule returns a module of which nothing but the prober is configured.
+func defaultModule() Module {
 	return Module{
 		Prober:  "tcp",
 		Timeout: 5 * time.Second,
@@ -121,7 +118,7 @@ func newModule() Module {
 	}
 }
 
-// Options returns what of the module concerns a handshake, but for the timeout.
+// Options returns what the module asks of the engine for one handshake, without Timeout.
 func (m *Module) Options() shaker.Options {
 	return shaker.Options{
 		Source:      m.TCP.SourceIPAddress,
@@ -134,7 +131,8 @@ func (m *Module) Options() shaker.Options {
 	}
 }
 
-// Network returns which addresses may be probed: "ip4", "ip6", or "ip" for either.
+// Network returns which addresses are probed, as package net has it: "ip4", "ip6", or "ip"
+// for both. A source can reach only its own family.
 func (t *TCP) Network() string {
 	switch {
 	case t.SourceIPAddress.Is4():
@@ -145,38 +143,4 @@ func (t *TCP) Network() string {
 		return "ip"
 	}
 	return t.PreferredIPProtocol
-}
-
-// MarshalYAML gives it the form that it has in a file.
-func (t TCP) MarshalYAML() (any, error) {
-	text := struct {
-		PreferredIPProtocol string   `yaml:"preferred_ip_protocol"`
-		IPProtocolFallback  bool     `yaml:"ip_protocol_fallback"`
-		Addresses           string   `yaml:"addresses"`
-		SourceIPAddress     string   `yaml:"source_ip_address,omitempty"`
-		SourcePorts         string   `yaml:"source_ports,omitempty"`
-		Interface           string   `yaml:"interface,omitempty"`
-		DSCP                uint8    `yaml:"dscp"`
-		FWMark              uint32   `yaml:"fwmark,omitempty"`
-		TTL                 uint8    `yaml:"ttl,omitempty"`
-		ValidResults        []string `yaml:"valid_results,flow"`
-		Close               string   `yaml:"close"`
-	}{
-		PreferredIPProtocol: t.PreferredIPProtocol,
-		IPProtocolFallback:  t.IPProtocolFallback,
-		Addresses:           t.Addresses,
-		Interface:           t.Interface,
-		DSCP:                t.DSCP,
-		FWMark:              t.FWMark,
-		TTL:                 t.TTL,
-		ValidResults:        t.ValidResults,
-		Close:               t.Close,
-	}
-	if t.SourceIPAddress.IsValid() {
-		text.SourceIPAddress = t.SourceIPAddress.String()
-	}
-	if t.SourcePorts != (shaker.PortRange{}) {
-		text.SourcePorts = t.SourcePorts.String()
-	}
-	return text, nil
 }

@@ -3,142 +3,149 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// Targets is who may be probed.
+// Targets is the policy: which targets may be probed. Its zero value allows everyone.
 type Targets struct {
-	Allow []Range `yaml:"allow,omitempty"` // nil: everyone
-	Deny  []Range `yaml:"deny,omitempty"`  // wins over Allow
+	Allow []Range // nil: everyone
+	Deny  []Range // wins over Allow
 }
 
-// A Range is the addresses of a prefix and some of their ports.
+// Range is a set of targets: the addresses of a prefix, with the ports of a range.
 type Range struct {
-	prefix      netip.Prefix
-	first, last uint16 // ports; 1 and 65535 are all of them
+	prefix      netip.Prefix // of IPv4 where it was an IPv4-mapped one; without host bits
+	first, last uint16
 }
 
-// Check returns an error that says why a target may not be probed, nil if it may.
+// Check returns nil if the target may be probed, and otherwise the rule that forbids it.
 //
-// IPv4-mapped IPv6 addresses are IPv4 ones, and zones do not count. The unspecified address,
-// which the kernel takes for one of this host's own, is none that a policy permits.
+// An IPv4-mapped target is its IPv4 address, and one with a zone is matched without it. No
+// policy permits the unspecified addresses 0.0.0.0 and ::, with which the kernel connects to
+// this host: to the loopback address, or to the source address where a module has one.
 func (t *Targets) Check(target netip.AddrPort) error {
 	if t.Allow == nil && t.Deny == nil {
 		return nil
 	}
-	addr, port := target.Addr().Unmap().WithZone(""), target.Port()
+	addr := target.Addr().Unmap().WithZone("")
 	if addr.IsUnspecified() {
 		return fmt.Errorf("%v stands for an address of this host, which has to be named", addr)
 	}
-	for _, r := range t.Deny {
-		if r.contains(addr, port) {
-			return fmt.Errorf("targets.deny %v forbids it", r)
-		}
+	matches := func(r Range) bool {
+		return r.prefix.Contains(addr) && r.first <= target.Port() && target.Port() <= r.last
 	}
-	for _, r := range t.Allow {
-		if r.contains(addr, port) {
-			return nil
-		}
+	if i := slices.IndexFunc(t.Deny, matches); i >= 0 {
+		return fmt.Errorf("targets.deny %v forbids it", t.Deny[i])
 	}
-	if t.Allow == nil {
-		return nil
+	if t.Allow != nil && !slices.ContainsFunc(t.Allow, matches) {
+		return errors.New("no rule of targets.allow permits it")
 	}
-	return errors.New("no rule of targets.allow permits it")
+	return nil
 }
 
-func (r Range) contains(addr netip.Addr, port uint16) bool {
-	return r.prefix.Contains(addr) && r.first <= port && port <= r.last
-}
+// anyPort is how a Range is written that has all ports.
+const anyPort = "*"
 
-// String returns the range as it is written in a file.
+// String returns the range as the configuration file has it, with the length of its prefix
+// in any case: 10.0.0.0/8:443, [2001:db8::1/128]:1-1024 or 192.0.2.1/32:*.
 func (r Range) String() string {
-	ports := fmt.Sprintf("%d-%d", r.first, r.last)
+	var ports string
 	switch {
-	case r.first == 1 && r.last == 65535:
-		ports = "*"
+	case r.first == 0:
+		ports = anyPort
 	case r.first == r.last:
 		ports = strconv.Itoa(int(r.first))
+	default:
+		ports = fmt.Sprintf("%d-%d", r.first, r.last)
 	}
-	if r.prefix.Addr().Is6() {
-		return fmt.Sprintf("[%v]:%s", r.prefix, ports)
-	}
-	return fmt.Sprintf("%v:%s", r.prefix, ports)
+	return net.JoinHostPort(r.prefix.String(), ports)
 }
 
-// MarshalText returns what String returns.
-func (r Range) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// parseRange reads 10.0.0.0/8:443, [2001:db8::/32]:*, or 10.0.0.1:1-1024. Its errors begin
-// with what the text is.
+// parseRange reads prefix:ports. A bare address is a prefix of all its bits.
 func parseRange(text string) (Range, error) {
-	const want = `want addresses and ports, as in 10.0.0.0/8:443, 10.0.0.1:1-1024 or [2001:db8::/32]:*`
-	wrong := func(what string, args ...any) (Range, error) {
-		return Range{}, fmt.Errorf("is %q: %s", text, fmt.Sprintf(what, args...))
-	}
-	colon := strings.LastIndexByte(text, ':')
-	addresses, ports := text, ""
-	if colon >= 0 && !strings.HasSuffix(text, "]") {
-		addresses, ports = text[:colon], text[colon+1:]
-	}
-	bare, bracketed := strings.CutPrefix(addresses, "[")
-	if bracketed {
-		var closed bool
-		if bare, closed = strings.CutSuffix(bare, "]"); !closed {
-			return wrong(want)
-		}
-	}
-	prefix, err := netip.ParsePrefix(bare)
-	if addr, addrErr := netip.ParseAddr(bare); addrErr == nil {
-		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
-		if addr.Zone() != "" {
-			return wrong("a zone cannot be part of it")
-		}
-	}
-	if _, addrErr := netip.ParseAddr(text); err != nil || prefix.Addr().Is4() == bracketed || addrErr == nil && prefix.Addr().Is6() {
-		return wrong(want)
-	}
-	if ports == "" {
-		return wrong("no port, want one, or a range of them, or * for all, as in %s:*", addresses)
-	}
-	first, last, err := parsePorts(ports)
-	if ports == "*" {
-		first, last, err = 1, 65535, nil
-	}
+	host, ports, err := net.SplitHostPort(text)
 	if err != nil {
-		return wrong("port %v", err)
+		return Range{}, explainSplit(text)
 	}
-	if prefix != prefix.Masked() {
-		return wrong("the address has bits beyond the prefix, want %v", Range{prefix.Masked(), first, last})
-	}
-	if addr := prefix.Addr(); addr.Is4In6() {
-		if prefix.Bits() < 96 {
-			return wrong("an IPv4-mapped prefix has 96 bits or more")
+	r := Range{first: 0, last: 65535}
+	if ports != anyPort {
+		if r.first, r.last, err = parsePorts(ports); err != nil {
+			return Range{}, fmt.Errorf("has the port %s, want 1 to 65535, a range such as 1-1024, or %s", strconv.Quote(ports), anyPort)
 		}
-		prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
 	}
-	return Range{prefix, first, last}, nil
+	if r.prefix, err = parsePrefix(host); err != nil {
+		return Range{}, err
+	}
+	if r.prefix.Addr().Is4() == strings.HasPrefix(text, "[") {
+		return Range{}, fmt.Errorf("has brackets, which are for IPv6, want %s:%s", host, ports)
+	}
+	if masked := r.prefix.Masked(); masked != r.prefix {
+		r.prefix = masked
+		return Range{}, fmt.Errorf("has bits set beyond its prefix, want %v", r)
+	}
+	if addr := r.prefix.Addr(); addr.Is4In6() {
+		r.prefix = netip.PrefixFrom(addr.Unmap(), r.prefix.Bits()-96)
+	}
+	return r, nil
 }
 
-// parsePorts reads a port or a range of ports. Its errors begin with what the text is.
-func parsePorts(text string) (first, last uint16, err error) {
-	low, high, isRange := strings.Cut(text, "-")
-	if !isRange {
-		high = low
+// explainSplit returns what keeps a text from being host:port, by the wants of a Range.
+func explainSplit(text string) error {
+	if _, err := parsePrefix(strings.Trim(text, "[]")); err == nil {
+		host := strings.Trim(text, "[]")
+		return fmt.Errorf("has no port, want %s or %s", net.JoinHostPort(host, "443"), net.JoinHostPort(host, anyPort))
 	}
-	first, lowErr := parsePort(low)
-	last, highErr := parsePort(high)
-	if lowErr != nil || highErr != nil || first > last {
-		return 0, 0, fmt.Errorf("is %q, want a port from 1 to 65535 or a range such as 40000-40999", text)
+	if i := strings.LastIndexByte(text, ':'); i >= 0 {
+		if _, err := parsePrefix(text[:i]); err == nil {
+			return fmt.Errorf("has no brackets, want %s", net.JoinHostPort(text[:i], text[i+1:]))
+		}
+	}
+	return errors.New("is no range of addresses and ports, want one such as 10.0.0.0/8:443 or [2001:db8::/32]:*")
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	if before, zone, found := strings.Cut(text, "%"); found {
+		if _, bits, found := strings.Cut(zone, "/"); found {
+			before += "/" + bits
+		}
+		return netip.Prefix{}, fmt.Errorf("has a zone, want %s: it is matched on every interface", before)
+	}
+	if prefix, err := netip.ParsePrefix(text); err == nil {
+		return prefix, nil
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}, errors.New("has no address, want one such as 10.0.0.0/8 or 192.0.2.1: names are checked once they are resolved")
+	}
+	return netip.PrefixFrom(addr, addr.BitLen()), nil
+}
+
+// parsePorts reads a port or two with a dash between them.
+func parsePorts(text string) (first, last uint16, err error) {
+	from, to, isRange := strings.Cut(text, "-")
+	if !isRange {
+		to = from
+	}
+	if first, err = parsePort(from); err != nil {
+		return 0, 0, err
+	}
+	if last, err = parsePort(to); err != nil {
+		return 0, 0, err
+	}
+	if first > last {
+		return 0, 0, errors.New("the first port is above the last")
 	}
 	return first, last, nil
 }
 
 func parsePort(text string) (uint16, error) {
 	port, err := strconv.ParseUint(text, 10, 16)
-	if err == nil && port == 0 || strings.HasPrefix(text, "+") {
-		err = strconv.ErrRange
+	if err != nil || port == 0 {
+		return 0, errors.New("a port is 1 to 65535")
 	}
-	return uint16(port), err
+	return uint16(port), nil
 }

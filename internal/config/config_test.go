@@ -1,0 +1,74 @@
+package config
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+func TestNetwork(t *testing.T) {
+	four, six := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
+	for _, test := range []struct {
+		tcp  TCP
+		want string
+	}{
+		{TCP{PreferredIPProtocol: IP6, IPProtocolFallback: true}, "ip"},
+		{TCP{PreferredIPProtocol: IP4, IPProtocolFallback: true}, "ip"},
+		{TCP{PreferredIPProtocol: IP6}, "ip6"},
+		{TCP{PreferredIPProtocol: IP4}, "ip4"},
+		{TCP{PreferredIPProtocol: IP6, IPProtocolFallback: true, SourceIPAddress: four}, "ip4"},
+		{TCP{PreferredIPProtocol: IP4, IPProtocolFallback: true, SourceIPAddress: six}, "ip6"},
+		{TCP{PreferredIPProtocol: IP4, SourceIPAddress: four}, "ip4"},
+	} {
+		if got := test.tcp.Network(); got != test.want {
+			t.Errorf("%+v: %s, want %s", test.tcp, got, test.want)
+		}
+	}
+}
+
+// Every option of the engine but the timeout comes from the module.
+func TestOptions(t *testing.T) {
+	module := Module{Prober: "tcp", Timeout: 1, TCP: TCP{
+		SourceIPAddress: netip.MustParseAddr("192.0.2.7"),
+		SourcePorts:     shaker.PortRange{First: 2, Last: 3},
+		Interface:       "eth0",
+		DSCP:            4,
+		FWMark:          5,
+		TTL:             6,
+		Close:           FIN,
+	}}
+	want := shaker.Options{
+		Source:      netip.MustParseAddr("192.0.2.7"),
+		SourcePorts: shaker.PortRange{First: 2, Last: 3},
+		Interface:   "eth0",
+		DSCP:        4,
+		Mark:        5,
+		TTL:         6,
+		FIN:         true,
+	}
+	got := module.Options()
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	options := reflect.ValueOf(got)
+	for i := range options.NumField() {
+		if name := options.Type().Field(i).Name; options.Field(i).IsZero() != (name == "Timeout") {
+			t.Errorf("%s is %v", name, options.Field(i))
+		}
+	}
+	for name, module := range Default().Modules {
+		if got := module.Options(); got != (shaker.Options{}) {
+			t.Errorf("module %s: %+v", name, got)
+		}
+	}
+}
+
+func TestResults(t *testing.T) {
+	want := []string{"open", "refused", "reset", "timeout", "unreachable", "prohibited", "error", "dns_not_found", "dns_timeout", "dns_error"}
+	if got := results(); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}

@@ -1,0 +1,10 @@
+package config
+
+import (
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// The tests have no other network than their own loopback.
+func TestMain(m *testing.M) { lab.Main(m) }

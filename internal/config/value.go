@@ -1,0 +1,220 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// value is a value in a file, and what a remark about it has to name.
+type value struct {
+	*yaml.Node // no alias, but what it stands for
+	file       *file
+	line       int    // where the value is; of a mapping or a list, where its key is
+	path       string // such as "module smtp: tcp.dscp"
+	prefix     string // of the path of a key in it, such as "module smtp: tcp."
+}
+
+// entry is a key of a mapping and its value.
+type entry struct {
+	name  string
+	line  int // of the key
+	value value
+}
+
+// within returns a value that is in v.
+func (v value) within(node *yaml.Node, line int, path, prefix string) value {
+	if node.Kind == yaml.AliasNode {
+		v.file.alias = node.Line
+		node = node.Alias
+	}
+	if node.Kind == yaml.ScalarNode {
+		line = node.Line
+	}
+	return value{Node: node, file: v.file, line: line, path: path, prefix: prefix}
+}
+
+func (v value) refuse(format string, args ...any) {
+	v.file.refuse(v.line, "%s "+format, append([]any{v.path}, args...)...)
+}
+
+func (v value) warn(format string, args ...any) {
+	text := fmt.Sprintf("%s "+format, append([]any{v.path}, args...)...)
+	v.file.warnings = append(v.file.warnings, remark{line: v.line, text: text})
+}
+
+// wrong refuses the value for not being what is wanted.
+func (v value) wrong(want string) {
+	var is string
+	switch {
+	case v.Kind == yaml.MappingNode:
+		is = "is a mapping"
+	case v.Kind == yaml.SequenceNode:
+		is = "is a list"
+	case isNull(v.Node):
+		is = "has no value"
+	default:
+		is = "is " + v.quote()
+	}
+	v.refuse("%s, want %s", is, want)
+}
+
+// quote returns a scalar as the file has it, but never more than a line's part.
+func (v value) quote() string {
+	if v.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+		return strconv.Quote(shorten(v.Value))
+	}
+	return quote(v.Value)
+}
+
+// quote puts a text in quotes if it would not be seen for what it is without them.
+func quote(text string) string {
+	text = shorten(text)
+	unclear := func(r rune) bool { return r == '"' || unicode.IsSpace(r) || !unicode.IsGraphic(r) }
+	if text == "" || strings.ContainsFunc(text, unclear) {
+		return strconv.Quote(text)
+	}
+	return text
+}
+
+func shorten(text string) string {
+	const limit = 80
+	if runes := []rune(text); len(runes) > limit {
+		return string(runes[:limit]) + "…"
+	}
+	return text
+}
+
+// isEmpty tells whether there is nothing in a mapping, which may have been left out.
+func isEmpty(node *yaml.Node) bool {
+	return isNull(node) || node.Kind == yaml.MappingNode && len(node.Content) == 0
+}
+
+func isNull(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null"
+}
+
+// text returns a scalar's text. It is not ok, and refused, if there is none.
+func (v value) text(want string) (text string, ok bool) {
+	if v.Kind != yaml.ScalarNode || isNull(v.Node) {
+		v.wrong(want)
+		return "", false
+	}
+	return v.Value, true
+}
+
+// choice reads one of the choices.
+func (v value) choice(into *string, choices ...string) {
+	want := strings.Join(choices[:len(choices)-1], ", ") + " or " + choices[len(choices)-1]
+	text, ok := v.text(want)
+	switch {
+	case ok && slices.Contains(choices, text):
+		*into = text
+	case ok:
+		v.wrong(want)
+	}
+}
+
+// boolean reads true or false, or another word that YAML has for them.
+func (v value) boolean(into *bool) {
+	if isNull(v.Node) || v.Decode(into) != nil {
+		v.wrong("true or false")
+	}
+}
+
+// number reads an integer from first to last.
+func number[T uint8 | uint32](v value, into *T, first, last uint64) (ok bool) {
+	var n uint64
+	if v.ShortTag() != "!!int" || v.Decode(&n) != nil || n < first || n > last {
+		v.wrong(fmt.Sprintf("%d to %d", first, last))
+		return false
+	}
+	*into = T(n)
+	return true
+}
+
+// items returns the values of a list. It is not ok, and refused, if this is none.
+func (v value) items(want string) (items []value, ok bool) {
+	if v.Kind != yaml.SequenceNode {
+		v.wrong(want)
+		return nil, false
+	}
+	for _, node := range v.Content {
+		item := v.within(node, node.Line, v.path+": an entry", "")
+		if !v.file.visit() {
+			return nil, false
+		}
+		items = append(items, item)
+	}
+	return items, true
+}
+
+// entries returns the keys of a mapping and their values, in the order of the file, and
+// then those that it merges (<<) and does not have itself. It is not ok, and refused, if
+// this is no mapping.
+func (v value) entries(want string) (entries []entry, ok bool) {
+	if v.Kind != yaml.MappingNode {
+		v.wrong(want)
+		return nil, false
+	}
+	if !v.file.visit() {
+		return nil, false
+	}
+	lines := map[string]int{} // of the keys
+	var merged []value
+	for i := 0; i < len(v.Content); i += 2 {
+		line := v.Content[i].Line
+		key := v.within(v.Content[i], line, v.path+": a key", "")
+		name, ok := key.text("a name")
+		if !ok {
+			continue
+		}
+		path := v.prefix + quote(name)
+		e := entry{name: name, line: line, value: v.within(v.Content[i+1], line, path, path+".")}
+		if !v.file.visit() {
+			return nil, false
+		}
+		if first, twice := lines[name]; twice {
+			v.file.refuse(line, "%s is given twice, first on line %d", e.value.path, first)
+			continue
+		}
+		lines[name] = line
+		if key.ShortTag() == "!!merge" {
+			merged = e.value.merges(v)
+			continue
+		}
+		entries = append(entries, e)
+	}
+	for _, other := range merged {
+		others, _ := other.entries(want)
+		for _, e := range others {
+			if _, own := lines[e.name]; !own {
+				lines[e.name] = e.line
+				entries = append(entries, e)
+			}
+		}
+	}
+	return entries, true
+}
+
+// merges returns the mappings that a mapping merges, as if they were written there. They
+// are the value of its key <<.
+func (v value) merges(mapping value) (merged []value) {
+	nodes := []*yaml.Node{v.Node}
+	if v.Kind == yaml.SequenceNode {
+		nodes = v.Content
+	}
+	for _, node := range nodes {
+		other := mapping.within(node, v.line, mapping.path, mapping.prefix)
+		if other.Kind != yaml.MappingNode {
+			v.refuse("is to merge a mapping, or a list of them")
+			continue
+		}
+		merged = append(merged, other)
+	}
+	return merged
+}
