@@ -3,6 +3,7 @@ package collector
 import (
 	"cmp"
 	"container/list"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,6 +28,21 @@ type Record struct {
 // Latency returns the time from SYN to SYN-ACK, on the kernel's clock if that has it, 0 if
 // there was no SYN-ACK.
 func (r *Record) Latency() time.Duration { return cmp.Or(r.RTT, r.Handshake) }
+
+// Milliseconds writes a time for people, in milliseconds with three digits, as ping(8) does it.
+func Milliseconds(d time.Duration) string {
+	ms := float64(d) / float64(time.Millisecond)
+	switch {
+	case ms < 1:
+		return fmt.Sprintf("%.3f", ms)
+	case ms < 10:
+		return fmt.Sprintf("%.2f", ms)
+	case ms < 100:
+		return fmt.Sprintf("%.1f", ms)
+	default:
+		return fmt.Sprintf("%.0f", ms)
+	}
+}
 
 // A Track is the history of one target, probed by one module.
 type Track struct {

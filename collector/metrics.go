@@ -57,7 +57,7 @@ func newMetrics(inFlight func() float64) *metrics {
 			"Time from seeing a SYN-ACK to sending the RST. At 0.2 the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Probes that are under way."}, inFlight),
+			Help: "Handshakes that are under way, name resolution included."}, inFlight),
 	}
 	// What can be counted is there from the start, so that rate() sees the first one.
 	for _, reason := range []string{badRequest, denied, inFlightLimit, shuttingDown, tooLate, callerGone} {

@@ -49,6 +49,20 @@ TIME                      SUCCESS  RESULT   ERRNO         DURATION  HANDSHAKE  R
 	}
 }
 
+// Of probes at the same time, the one that ended last comes first.
+func TestLogsOfOneTime(t *testing.T) {
+	tr := track("a:1", "ort", 0)
+	for i := range tr.Records {
+		tr.Records[i].Time = noon
+	}
+	lines := strings.Split(get(newPages(tr).Logs, "target=a:1&module=tcp_connect").Body.String(), "\n")
+	for i, want := range []string{"RESULT", "timeout", "refused", "open"} {
+		if got := strings.Fields(lines[i])[2]; got != want {
+			t.Errorf("line %d has %s, want %s", i, got, want)
+		}
+	}
+}
+
 func TestLogsOfNothing(t *testing.T) {
 	p := newPages(track("a:1", "o", 0))
 	for _, test := range []struct {

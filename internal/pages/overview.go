@@ -187,9 +187,9 @@ func newRow(t collector.Track, now time.Time) row {
 	}
 	switch {
 	case last.RTT > 0:
-		r.Latency, r.Clock = milliseconds(last.RTT), "RTT on the kernel's clock"
+		r.Latency, r.Clock = collector.Milliseconds(last.RTT), "RTT on the kernel's clock"
 	case last.Handshake > 0:
-		r.Latency, r.Clock = milliseconds(last.Handshake), "handshake on the exporter's clock"
+		r.Latency, r.Clock = collector.Milliseconds(last.Handshake), "handshake on the exporter's clock"
 	}
 	recent := recentOf(&t)
 	r.Recent = tallyOf(recent)

@@ -227,7 +227,7 @@ func TestRow(t *testing.T) {
 		want   string // verdict, target and address, why, ICMP, latency, retransmits
 	}{
 		{"open", collector.Record{Result: "open", Success: true, RTT: 12345 * time.Nanosecond, Handshake: time.Hour, Address: netip.MustParseAddr("192.0.2.1")},
-			"open|192.0.2.1|||0.01 RTT on the kernel's clock|0"},
+			"open|192.0.2.1|||0.012 RTT on the kernel's clock|0"},
 		{"open, no sample", collector.Record{Result: "open", Success: true, Handshake: 1034 * time.Millisecond, SYNRetransmits: 1, Address: netip.MustParseAddr("2001:db8::1")},
 			"open|2001:db8::1|||1034 handshake on the exporter's clock|1"},
 		{"not counted", collector.Record{Result: "open", Success: true, Handshake: 23456 * time.Microsecond, SYNRetransmits: -1, Address: netip.MustParseAddr("192.0.2.1")},

@@ -22,14 +22,14 @@ const (
 func sparkline(records []collector.Record) template.HTML {
 	longest := time.Duration(1)
 	for _, r := range records {
-		longest = max(longest, latency(&r))
+		longest = max(longest, r.Latency())
 	}
 	var line, dots, failures strings.Builder
 	joined := false // the line goes on
 	width := max(len(records), sparkLeast)
 	for i, r := range records {
 		x := width - len(records) + i
-		switch d := latency(&r); {
+		switch d := r.Latency(); {
 		case !r.Success:
 			fmt.Fprintf(&failures, "M%d.5 2V%d", x, sparkHeight-2)
 			joined = false
@@ -60,9 +60,6 @@ func sparkline(records []collector.Record) template.HTML {
 	return template.HTML(svg.String())
 }
 
-// latency returns the kernel's RTT or else the handshake's time, 0 if neither was measured.
-func latency(r *collector.Record) time.Duration { return cmp.Or(r.RTT, r.Handshake) }
-
 // caption says in words what a sparkline shows.
 func caption(records []collector.Record) string {
 	t := tallyOf(records)
@@ -70,12 +67,12 @@ func caption(records []collector.Record) string {
 		span(records[len(records)-1].Time.Sub(records[0].Time)))
 	var shortest, longest time.Duration
 	for _, r := range records {
-		if d := latency(&r); r.Success && d > 0 {
+		if d := r.Latency(); r.Success && d > 0 {
 			shortest, longest = min(cmp.Or(shortest, d), d), max(longest, d)
 		}
 	}
 	if longest > 0 {
-		text += fmt.Sprintf(", with latencies from %s to %s ms", milliseconds(shortest), milliseconds(longest))
+		text += fmt.Sprintf(", with latencies from %s to %s ms", collector.Milliseconds(shortest), collector.Milliseconds(longest))
 	}
 	return text
 }

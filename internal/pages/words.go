@@ -97,17 +97,3 @@ func span(d time.Duration) string {
 
 // exact returns a time to the millisecond (RFC 3339, UTC).
 func exact(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
-
-// milliseconds returns a latency in milliseconds, with three significant digits or two
-// decimals.
-func milliseconds(d time.Duration) string {
-	ms := float64(d) / float64(time.Millisecond)
-	switch {
-	case ms < 10:
-		return fmt.Sprintf("%.2f", ms)
-	case ms < 100:
-		return fmt.Sprintf("%.1f", ms)
-	default:
-		return fmt.Sprintf("%.0f", ms)
-	}
-}
