@@ -37,7 +37,7 @@ func TestRealServersStaySilent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
 			before := len(s.lines())
-			probe(t, s.port, 150)
+			probeTimes(t, s.port, 150)
 
 			port := connect(t, s.port)
 			lab.Eventually(t, name+" logs the connection", func() bool {
@@ -78,8 +78,8 @@ func addServerAddress(t *testing.T) {
 	t.Cleanup(func() { netlink.AddrDel(lo, address) })
 }
 
-// probe lets the exporter probe the port n times, and it is open each time.
-func probe(t *testing.T, port, n int) {
+// probeTimes lets the exporter probe the port n times, and it is open each time.
+func probeTimes(t *testing.T, port, n int) {
 	t.Helper()
 	for range n {
 		_, body := get(t, "/probe?target="+addressOf(port))
@@ -114,16 +114,6 @@ func linesOf(t *testing.T, file string) func() []string {
 	}
 }
 
-// write writes a configuration file.
-func write(t *testing.T, name, content string) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 func startSSHD(t *testing.T) server {
 	sshd := lab.Program(t, "sshd", "openssh-server")
 	key := filepath.Join(t.TempDir(), "key")
@@ -133,8 +123,8 @@ func startSSHD(t *testing.T) server {
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
 		t.Fatal(err)
 	}
-	log := write(t, "log", "")
-	p := lab.Start(t, exec.Command(sshd, "-D", "-f", write(t, "sshd_config", "PidFile none\n"), "-E", log,
+	log := writeFile(t, t.TempDir(), "log", "")
+	p := lab.Start(t, exec.Command(sshd, "-D", "-f", writeFile(t, t.TempDir(), "sshd_config", "PidFile none\n"), "-E", log,
 		"-o", "HostKey="+key, "-o", "ListenAddress="+serverAddress+":2222"))
 	p.Listening(2222)
 	return server{port: 2222, lines: linesOf(t, log), linesEach: 2, linesNaming: 1}
@@ -145,7 +135,7 @@ func startNginx(t *testing.T) server {
 	directory := t.TempDir()
 	log := filepath.Join(directory, "log")
 	// At the level info nginx logs clients that connect and say nothing. %s is where.
-	config := write(t, "nginx.conf", fmt.Sprintf(`
+	config := writeFile(t, t.TempDir(), "nginx.conf", fmt.Sprintf(`
 		daemon off;
 		master_process off;
 		pid %[1]s/pid;
@@ -163,7 +153,7 @@ func startNginx(t *testing.T) server {
 
 func startRedis(t *testing.T) server {
 	redis := lab.Program(t, "redis-server", "redis-server")
-	log := write(t, "log", "")
+	log := writeFile(t, t.TempDir(), "log", "")
 	// At the level verbose Redis logs every accepted connection.
 	lab.Start(t, exec.Command(redis, "--port", "6379", "--bind", serverAddress, "--protected-mode", "no",
 		"--loglevel", "verbose", "--logfile", log, "--save", "", "--dir", t.TempDir())).Listening(6379)
@@ -187,7 +177,7 @@ func TestMariaDBDoesNotBlockTheProber(t *testing.T) {
 	socket := filepath.Join(data, "socket")
 	// MariaDB counts only for hosts whose name it finds, which here a hosts file of its own
 	// has to tell it.
-	hosts := write(t, "hosts", serverAddress+" prober.example\n")
+	hosts := writeFile(t, t.TempDir(), "hosts", serverAddress+" prober.example\n")
 	lab.Start(t, exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts,
 		mariadbd, "--no-defaults", "--user=root", "--datadir="+data, "--socket="+socket,
 		"--bind-address="+serverAddress, "--port=3306", "--performance-schema=on", "--log-warnings=2")).Listening(3306)
@@ -204,7 +194,7 @@ func TestMariaDBDoesNotBlockTheProber(t *testing.T) {
 		aborted = "select variable_value from information_schema.global_status where variable_name = 'aborted_connects'"
 	)
 	ask("create user somebody@'%'") // so that the prober's host may connect at all
-	probe(t, 3306, 150)
+	probeTimes(t, 3306, 150)
 	if e, a := ask(errors), ask(aborted); e != "0" || a != "0" {
 		t.Errorf("after 150 probes: %s connect errors in the host cache, %s aborted connects", e, a)
 	}

@@ -77,9 +77,12 @@ func TestEndpoints(t *testing.T) {
 		status int
 		body   string // a part of it
 	}{
-		"/":                             {200, `<form action="/probe">`},
+		"/":                             {200, `<form action="probe"`},
 		"/-/healthy":                    {200, "Healthy\n"},
 		"/-/ready":                      {200, "Ready\n"},
+		"/-/reload":                     {405, ""},
+		"/config":                       {200, "tcp_connect_ip4:"},
+		"/logs?target=absent:1":         {404, "nothing is in the history"},
 		"/metrics":                      {200, "shaker_exporter_build_info{"},
 		"/probe":                        {400, "target is missing"},
 		"/probe?target=localhost:10115": {200, "probe_success 1\n"},
@@ -285,7 +288,7 @@ func TestREADMEFlags(t *testing.T) {
 
 // README has a row for each metric, with its labels, and none for others.
 func TestREADMEMetrics(t *testing.T) {
-	startExporter(t)
+	startExporter(t, "--config.file="+writeFile(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all}}}"))
 	exported := make(map[string]bool)
 	lab.NewWire(t, func(s lab.Segment) [][]byte {
 		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}

@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// probeFlags are those of the command that shakes hands from the terminal.
+type probeFlags struct {
+	targets  []string
+	module   string
+	count    int
+	interval time.Duration
+	output   string
+}
+
+func (f *probeFlags) register(cmd *kingpin.CmdClause) {
+	cmd.Flag("count", "Handshakes with each target; 0 goes on until interrupted.").Default("1").IntVar(&f.count)
+	cmd.Flag("interval", "Time from one handshake with a target to the next.").Default("1s").DurationVar(&f.interval)
+	cmd.Flag("module", "Module to probe with.").Default(config.DefaultModule).StringVar(&f.module)
+	cmd.Flag("output", "What to print: text; json, an object on a line for each handshake; openmetrics, the metrics of each target's last probe. One of: [text, json, openmetrics]").
+		Default("text").EnumVar(&f.output, "text", "json", "openmetrics")
+	cmd.Arg("target", "What to shake hands with, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443.").Required().StringsVar(&f.targets)
+}
+
+// The exit codes of the command.
+const (
+	allWell = 0
+	notAll  = 1 // some target is not what the module wants, or could not be probed
+	misuse  = 2
+)
+
+// shakeHands shakes hands with the targets and prints what comes of it, until there were as many
+// handshakes as were asked for or SIGINT or SIGTERM comes. It returns the exit code.
+func shakeHands(f *probeFlags, conf *config.Config, logger *slog.Logger) int {
+	fail := func(err error) int {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return misuse
+	}
+	if f.count < 0 {
+		return fail(fmt.Errorf("--count is %d, want 0 or more", f.count))
+	}
+	if f.interval < 0 {
+		return fail(fmt.Errorf("--interval is %v, want 0 or more", f.interval))
+	}
+	engine, err := shaker.New(nil)
+	if err != nil {
+		return fail(err)
+	}
+	defer engine.Close()
+	prober := collector.NewProber(collector.Options{Shaker: engine, Config: conf, Logger: logger})
+	var all []*shakes
+	for i, target := range f.targets {
+		if slices.Contains(f.targets[:i], target) {
+			return fail(fmt.Errorf("target %q is given twice", target))
+		}
+		request, err := prober.Request(target, f.module)
+		if err != nil {
+			return fail(err)
+		}
+		all = append(all, &shakes{probeFlags: f, target: target, request: request})
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	out := newTerminal(os.Stdout, f.output == "text")
+	var probing sync.WaitGroup
+	for _, s := range all {
+		probing.Go(func() { s.run(ctx, prober, out) })
+	}
+	probing.Wait()
+	out.close()
+	return f.conclude(all, out)
+}
+
+// conclude prints what is left to be said when all handshakes were made.
+func (f *probeFlags) conclude(all []*shakes, out io.Writer) int {
+	code := allWell
+	var reports []*collector.Report
+	for _, s := range all {
+		if !s.well() {
+			code = notAll
+		}
+		if s.report != nil {
+			reports = append(reports, s.report)
+		}
+		if f.output == "text" {
+			fmt.Fprintf(out, "\n--- %s ---\n%s\n", s.target, s.summary())
+		}
+	}
+	if f.output == "openmetrics" {
+		if err := collector.WriteOpenMetrics(out, reports); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+			return notAll
+		}
+	}
+	return code
+}
+
+// shakes are the handshakes with one target.
+type shakes struct {
+	*probeFlags
+	target  string
+	request *collector.Request
+
+	report     *collector.Report  // the last one
+	records    []collector.Record // of all handshakes
+	unmeasured int                // probes without a verdict
+}
+
+// run makes the handshakes and prints what comes of each.
+func (s *shakes) run(ctx context.Context, prober *collector.Prober, out *terminal) {
+	for seq := 1; ; seq++ {
+		next := time.Now().Add(s.interval)
+		done := out.wait(s.target)
+		report, err := prober.Probe(ctx, s.request)
+		done()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.unmeasured++
+			s.printError(out, seq, err)
+		default:
+			s.report = report
+			for _, record := range report.Records() {
+				s.records = append(s.records, record)
+				s.print(out, seq, &record)
+			}
+		}
+		if seq == s.count {
+			return
+		}
+		select {
+		case <-time.After(time.Until(next)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// well tells whether every handshake went as the module wants, and there was one.
+func (s *shakes) well() bool {
+	return s.unmeasured == 0 && len(s.records) > 0 &&
+		!slices.ContainsFunc(s.records, func(r collector.Record) bool { return !r.Success })
+}
+
+// print prints what became of a handshake.
+func (s *shakes) print(out *terminal, seq int, r *collector.Record) {
+	switch s.output {
+	case "text":
+		out.line(fmt.Sprintf("%s: seq=%d", s.named(r.Address), seq), r.Result, r.Success, details(r))
+	case "json":
+		json.NewEncoder(out).Encode(newJSONLine(s, seq, r))
+	}
+}
+
+// printError prints why there is no verdict.
+func (s *shakes) printError(out *terminal, seq int, err error) {
+	switch s.output {
+	case "text":
+		out.line(fmt.Sprintf("%s: seq=%d", s.target, seq), "not probed", false, ": "+err.Error())
+	case "json":
+		json.NewEncoder(out).Encode(jsonLine{Time: time.Now(), Target: s.target, Module: s.module, Seq: seq, Error: err.Error()})
+	default:
+		fmt.Fprintf(os.Stderr, "%s: %s: %v\n", name, s.target, err)
+	}
+}
+
+// named returns the target and the address, if that is not the same.
+func (s *shakes) named(addr netip.Addr) string {
+	if host, _, _ := net.SplitHostPort(s.target); !addr.IsValid() || host == addr.String() {
+		return s.target
+	}
+	return fmt.Sprintf("%s (%v)", s.target, addr)
+}
+
+// details returns what there is to say of a handshake besides its result.
+func details(r *collector.Record) string {
+	var text strings.Builder
+	if latency := r.Latency(); latency > 0 {
+		fmt.Fprintf(&text, " time=%s ms", collector.Milliseconds(latency))
+	} else if r.Errno != "" {
+		fmt.Fprintf(&text, " %s after %s ms", r.Errno, collector.Milliseconds(r.Duration))
+	}
+	if r.SYNRetransmits > 0 {
+		fmt.Fprintf(&text, ", SYN sent again %d×", r.SYNRetransmits)
+	}
+	if r.ICMP.From.IsValid() {
+		fmt.Fprintf(&text, ", ICMP %v from %v", r.ICMP, r.ICMP.From)
+	}
+	return text.String()
+}
+
+// summary returns how many handshakes there were, how they ended, and how long they took.
+func (s *shakes) summary() string {
+	counts := make(map[string]int)
+	sent := 0
+	var latencies []time.Duration
+	for _, r := range s.records {
+		if r.Address.IsValid() {
+			sent++
+		}
+		counts[r.Result]++
+		if latency := r.Latency(); latency > 0 {
+			latencies = append(latencies, latency)
+		}
+	}
+	open, lost := shaker.Open.String(), shaker.Timeout.String()
+	text := fmt.Sprintf("%d sent, %d open, %d lost", sent, counts[open], counts[lost])
+	for _, result := range slices.Sorted(maps.Keys(counts)) {
+		if result != open && result != lost {
+			text += fmt.Sprintf(", %d %s", counts[result], result)
+		}
+	}
+	if s.unmeasured > 0 {
+		text += fmt.Sprintf(", %d not probed", s.unmeasured)
+	}
+	if len(latencies) > 0 {
+		slices.Sort(latencies)
+		var sum time.Duration
+		for _, latency := range latencies {
+			sum += latency
+		}
+		n := len(latencies)
+		text += fmt.Sprintf("; min/avg/p95/max = %s/%s/%s/%s ms", collector.Milliseconds(latencies[0]), collector.Milliseconds(sum/time.Duration(n)),
+			collector.Milliseconds(latencies[(95*n+99)/100-1]), collector.Milliseconds(latencies[n-1]))
+	}
+	return text
+}
+
+// jsonLine is what is printed as JSON of each handshake. What was not measured is left out.
+type jsonLine struct {
+	Time           time.Time `json:"time"` // when the probe began
+	Target         string    `json:"target"`
+	Module         string    `json:"module"`
+	Seq            int       `json:"seq"`
+	Address        string    `json:"address,omitempty"`
+	Success        bool      `json:"success"`
+	Result         string    `json:"result,omitempty"`
+	Errno          string    `json:"errno,omitempty"`
+	Duration       float64   `json:"duration_seconds,omitempty"`
+	Handshake      float64   `json:"handshake_seconds,omitempty"`
+	RTT            float64   `json:"rtt_seconds,omitempty"`
+	SYNRetransmits *int      `json:"syn_retransmits,omitempty"`
+	ICMP           *jsonICMP `json:"icmp,omitempty"`
+	Error          string    `json:"error,omitempty"` // why there is no verdict
+}
+
+type jsonICMP struct {
+	From string `json:"from"`
+	Type uint8  `json:"type"`
+	Code uint8  `json:"code"`
+	Name string `json:"name"`
+}
+
+func newJSONLine(s *shakes, seq int, r *collector.Record) jsonLine {
+	line := jsonLine{
+		Time: r.Time, Target: s.target, Module: s.module, Seq: seq,
+		Success: r.Success, Result: r.Result, Errno: r.Errno,
+		Duration: r.Duration.Seconds(), Handshake: r.Handshake.Seconds(), RTT: r.RTT.Seconds(),
+	}
+	if r.Address.IsValid() {
+		line.Address = r.Address.String()
+		if r.SYNRetransmits >= 0 {
+			line.SYNRetransmits = &r.SYNRetransmits
+		}
+	}
+	if icmp := r.ICMP; icmp.From.IsValid() {
+		line.ICMP = &jsonICMP{icmp.From.String(), icmp.Type, icmp.Code, icmp.String()}
+	}
+	return line
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// shook is what the probe command printed, and its exit code.
+func shook(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs strings.Builder
+	cmd := exporter(t, append([]string{"probe"}, args...)...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// times are what differs from run to run.
+var times = regexp.MustCompile(`[0-9.]+ ms|= [0-9./]+ ms|"(time|duration_seconds|handshake_seconds|rtt_seconds)":[^,}]+`)
+
+func steady(text string) string {
+	return times.ReplaceAllStringFunc(text, func(found string) string {
+		switch {
+		case strings.HasPrefix(found, `"`):
+			name, _, _ := strings.Cut(found, ":")
+			return name + ":T"
+		case strings.HasPrefix(found, "="):
+			return "= T/T/T/T ms"
+		}
+		return "T ms"
+	})
+}
+
+// What the command prints and how it exits.
+func TestShakeFromTheTerminal(t *testing.T) {
+	network := lab.NewNetwork(t)
+	network.At("192.0.2.1", lab.SYNACK())
+	network.At("192.0.2.2", lab.RST())
+	network.At("192.0.2.3", lab.ICMP("198.51.100.7", 3, 13))
+	network.At("192.0.2.4").Then(lab.SYNACK()) // the first SYN is lost
+	network.At("2001:db8::1", lab.SYNACK())
+	config := writeFile(t, t.TempDir(), "shaker.yml", `
+targets: {deny: ["192.0.2.66:*"]}
+modules:
+  tcp_connect: {prober: tcp}
+  quick: {prober: tcp, timeout: 100ms}
+  closed: {prober: tcp, tcp: {valid_results: [refused]}}
+`)
+	for _, c := range []struct {
+		name           string
+		args           []string
+		stdout, stderr string
+		code           int
+	}{
+		{"open", []string{"192.0.2.1:80"},
+			"192.0.2.1:80: seq=1 open time=T ms\n\n--- 192.0.2.1:80 ---\n1 sent, 1 open, 0 lost; min/avg/p95/max = T/T/T/T ms\n", "", 0},
+		{"IPv6, three times", []string{"--count=3", "--interval=1ms", "[2001:db8::1]:80"},
+			"[2001:db8::1]:80: seq=1 open time=T ms\n[2001:db8::1]:80: seq=2 open time=T ms\n[2001:db8::1]:80: seq=3 open time=T ms\n" +
+				"\n--- [2001:db8::1]:80 ---\n3 sent, 3 open, 0 lost; min/avg/p95/max = T/T/T/T ms\n", "", 0},
+		{"refused", []string{"192.0.2.2:80"},
+			"192.0.2.2:80: seq=1 refused ECONNREFUSED after T ms\n\n--- 192.0.2.2:80 ---\n1 sent, 0 open, 0 lost, 1 refused\n", "", 1},
+		{"refused, as wanted", []string{"--config.file=" + config, "--module=closed", "192.0.2.2:80"},
+			"192.0.2.2:80: seq=1 refused ECONNREFUSED after T ms\n\n--- 192.0.2.2:80 ---\n1 sent, 0 open, 0 lost, 1 refused\n", "", 0},
+		{"prohibited", []string{"192.0.2.3:80"},
+			"192.0.2.3:80: seq=1 prohibited EHOSTUNREACH after T ms, ICMP admin_prohibited from 198.51.100.7\n" +
+				"\n--- 192.0.2.3:80 ---\n1 sent, 0 open, 0 lost, 1 prohibited\n", "", 1},
+		{"lost", []string{"--config.file=" + config, "--module=quick", "192.0.2.9:80"},
+			"192.0.2.9:80: seq=1 timeout ETIMEDOUT after T ms\n\n--- 192.0.2.9:80 ---\n1 sent, 0 open, 1 lost\n", "", 1},
+		{"the first SYN lost", []string{"192.0.2.4:80"},
+			"192.0.2.4:80: seq=1 open time=T ms, SYN sent again 1×\n\n--- 192.0.2.4:80 ---\n1 sent, 1 open, 0 lost; min/avg/p95/max = T/T/T/T ms\n", "", 0},
+		{"a name, and no DNS server", []string{"--config.file=" + config, "--module=quick", "silent.example:80"},
+			"silent.example:80: seq=1 dns_timeout\n\n--- silent.example:80 ---\n0 sent, 0 open, 0 lost, 1 dns_timeout\n", "", 1},
+		{"a name", []string{"localhost:1"},
+			"localhost:1 (127.0.0.1): seq=1 refused ECONNREFUSED after T ms\n\n--- localhost:1 ---\n1 sent, 0 open, 0 lost, 1 refused\n", "", 1},
+		{"JSON", []string{"--output=json", "192.0.2.1:80"},
+			`{"time":T,"target":"192.0.2.1:80","module":"tcp_connect","seq":1,"address":"192.0.2.1","success":true,"result":"open","duration_seconds":T,"handshake_seconds":T,"rtt_seconds":T,"syn_retransmits":0}` + "\n", "", 0},
+		{"JSON with ICMP", []string{"--output=json", "192.0.2.3:80"},
+			`{"time":T,"target":"192.0.2.3:80","module":"tcp_connect","seq":1,"address":"192.0.2.3","success":false,"result":"prohibited","errno":"EHOSTUNREACH","duration_seconds":T,"syn_retransmits":0,"icmp":{"from":"198.51.100.7","type":3,"code":13,"name":"admin_prohibited"}}` + "\n", "", 1},
+		{"denied", []string{"--config.file=" + config, "192.0.2.66:80"},
+			"192.0.2.66:80: seq=1 not probed: target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n" +
+				"\n--- 192.0.2.66:80 ---\n0 sent, 0 open, 0 lost, 1 not probed\n", "", 1},
+		{"no target", nil, "", "shaker_exporter: required argument 'target' not provided\n", 2},
+		{"no port", []string{"192.0.2.1"}, "", `shaker_exporter: target "192.0.2.1": want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443` + "\n", 2},
+		{"one is nonsense", []string{"192.0.2.1:80", "b"}, "", `shaker_exporter: target "b": want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443` + "\n", 2},
+		{"twice the same", []string{"192.0.2.1:80", "192.0.2.1:80"}, "", "shaker_exporter: target \"192.0.2.1:80\" is given twice\n", 2},
+		{"no such module", []string{"--module=x", "192.0.2.1:80"}, "", "shaker_exporter: module \"x\" is unknown, there are tcp_connect, tcp_connect_ip4, tcp_connect_ip6\n", 2},
+		{"no such output", []string{"--output=xml", "192.0.2.1:80"}, "", "shaker_exporter: enum value must be one of text,json,openmetrics, got 'xml'\n", 2},
+		{"negative count", []string{"--count=-1", "192.0.2.1:80"}, "", "shaker_exporter: --count is -1, want 0 or more\n", 2},
+		{"negative interval", []string{"--interval=-1s", "192.0.2.1:80"}, "", "shaker_exporter: --interval is -1s, want 0 or more\n", 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			stdout, stderr, code := shook(t, c.args...)
+			if got := steady(stdout); got != c.stdout || stderr != c.stderr || code != c.code {
+				t.Errorf("exit code %d, want %d\n--- got\n%s%s--- want\n%s%s", code, c.code, got, stderr, c.stdout, c.stderr)
+			}
+			for line := range strings.Lines(stdout) {
+				if strings.HasPrefix(c.stdout, "{") && !json.Valid([]byte(line)) {
+					t.Errorf("no JSON: %s", line)
+				}
+			}
+		})
+	}
+}
+
+// The metrics of several targets are one exposition that promtool accepts.
+func TestShakeForOpenMetrics(t *testing.T) {
+	promtool := lab.Program(t, "promtool", "prometheus")
+	stdout, stderr, code := shook(t, "--output=openmetrics", "127.0.0.1:1", "localhost:1")
+	if code != 1 || stderr != "" {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+	for _, want := range []string{
+		`probe_success{target="127.0.0.1:1",module="tcp_connect"} 0.0` + "\n" + `probe_success{target="localhost:1",module="tcp_connect"} 0.0`,
+		`probe_result_info{target="127.0.0.1:1",module="tcp_connect",result="refused",errno="ECONNREFUSED"} 1.0`,
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %s in\n%s", want, stdout)
+		}
+	}
+	if strings.Count(stdout, "# TYPE probe_success ") != 1 || !strings.HasSuffix(stdout, "\n# EOF\n") {
+		t.Errorf("%s", stdout)
+	}
+	cmd := exec.Command(promtool, "check", "metrics")
+	cmd.Stdin = strings.NewReader(strings.TrimSuffix(stdout, "# EOF\n"))
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+}
+
+// An interrupted command says what it has found out so far.
+func TestShakeInterrupted(t *testing.T) {
+	network := lab.NewNetwork(t)
+	network.At("192.0.2.1", lab.SYNACK())
+	p := lab.Start(t, exporter(t, "probe", "--count=0", "--interval=1ms", "192.0.2.1:80", "192.0.2.9:80"))
+	lab.Eventually(t, "there were three handshakes", func() bool { return strings.Contains(p.Output(), "seq=3 open") })
+	p.Signal(os.Interrupt)
+	if code := p.Wait(); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	want := regexp.MustCompile(`\n--- 192\.0\.2\.1:80 ---\n(\d+) sent, (\d+) open, 0 lost; min/avg/p95/max = .* ms\n\n--- 192\.0\.2\.9:80 ---\n0 sent, 0 open, 0 lost\n$`)
+	if found := want.FindStringSubmatch(p.Output()); found == nil || found[1] != found[2] {
+		t.Errorf("printed %s", p.Output())
+	}
+}
+
+// On a terminal verdicts have colours, and what is waited for is shown and taken away.
+func TestShakeOnATerminal(t *testing.T) {
+	lab.NewNetwork(t).At("192.0.2.1", lab.SYNACK().After(800*time.Millisecond))
+	for env, coloured := range map[string]bool{"TERM=xterm": true, "NO_COLOR=1": false, "TERM=dumb": false} {
+		out := onTerminal(t, env, "probe", "192.0.2.1:80", "127.0.0.1:1")
+		if got := strings.Contains(out, "seq=1 \x1b[32mopen\x1b[0m time=") && strings.Contains(out, "seq=1 \x1b[31mrefused\x1b[0m "); got != coloured {
+			t.Errorf("%s: colours: %t, want %t, in %q", env, got, coloured, out)
+		}
+		if !coloured && strings.Contains(out, "\x1b[3") {
+			t.Errorf("%s: colours in %q", env, out)
+		}
+		progress := regexp.MustCompile(`192\.0\.2\.1:80: waiting, 0\.\d s\r\x1b\[K`).MatchString(out)
+		if want := env != "TERM=dumb"; progress != want {
+			t.Errorf("%s: progress: %t, want %t, in %q", env, progress, want, out)
+		}
+		if rest := out[strings.LastIndex(out, "\x1b[K")+1:]; strings.Contains(rest, "waiting") {
+			t.Errorf("%s: what was waited for stays: %q", env, out)
+		}
+	}
+}
+
+// onTerminal runs the exporter on a terminal and returns what it printed there.
+func onTerminal(t *testing.T, env string, args ...string) string {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		lab.Skip(t, "needs a pseudoterminal: %v", err)
+	}
+	defer master.Close()
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		lab.Skip(t, "needs a pseudoterminal: %v", err)
+	}
+	cmd := exporter(t, args...)
+	cmd.Env = append(cmd.Env, "TERM=xterm", "NO_COLOR=", env)
+	cmd.Stdout, cmd.Stderr = slave, slave
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	slave.Close()
+	var out strings.Builder
+	for buffer := make([]byte, 4096); ; {
+		n, err := master.Read(buffer) // EIO when nobody has the other end any more
+		out.Write(buffer[:n])
+		if err != nil {
+			break
+		}
+	}
+	cmd.Wait()
+	return out.String()
+}
