@@ -49,19 +49,19 @@ modules:
 	b.Eval(`document.getElementById("target").focus()`)
 	b.Type(target)
 	b.Eval(`document.getElementById("module").value = "tcp_connect_ip4"`)
-	b.Eval(`document.querySelector("form button").click()`)
+	b.Leave(`document.querySelector("form button").click()`)
 	b.Arrive("/probe")
 	if text := b.Eval("document.body.textContent").(string); !strings.Contains(text, "probe_success 1\n") || !strings.Contains(text, "verdict: open; wanted is open: success\n") {
 		t.Errorf("the probe says: %s", text)
 	}
 
-	b.Eval(`history.back()`)
+	b.Leave(`history.back()`)
 	b.Arrive("/")
 	b.Eventually(`document.querySelector("tbody .verdict")?.textContent.trim() === "open"`)
 	if got := b.Eval(`document.querySelector("tbody .target a").textContent + " " + document.querySelector("td.module").textContent`); got != target+" tcp_connect_ip4" {
 		t.Errorf("the row is of %v", got)
 	}
-	b.Eval(`document.querySelector(".probed a").click()`)
+	b.Leave(`document.querySelector(".probed a").click()`)
 	b.Arrive("/logs")
 	if lines := strings.Split(b.Eval("document.body.textContent").(string), "\n"); len(lines) != 3 || !strings.Contains(lines[1], "  true     open    -  ") {
 		t.Errorf("the history is %q", lines)

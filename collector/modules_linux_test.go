@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,17 +31,9 @@ func parse(t testing.TB, text string) *config.Config {
 
 // The policy is about addresses, so that no name for one and no way to write it gets around it.
 func TestTargetPolicy(t *testing.T) {
-	var mu sync.Mutex
-	var probed []netip.AddrPort
-	lab.NewWire(t, func(s lab.Segment) [][]byte {
-		if s.SYN {
-			mu.Lock()
-			probed = append(probed, s.Dst)
-			mu.Unlock()
-			return [][]byte{s.SYNACK()}
-		}
-		return nil
-	}, "192.0.2.0/24", "198.51.100.0/24", "2001:db8::/32")
+	network := lab.NewNetwork(t)
+	network.At("0.0.0.0/0", lab.SYNACK())
+	network.At("::/0", lab.SYNACK())
 	p := newProber(t, Options{
 		Config: parse(t, `
 targets:
@@ -80,13 +71,19 @@ modules:
 		{query: "mixed.example:80&module=all", to: []string{"192.0.2.1:80", "[2001:db8:6::1]:80"}},
 		{query: "denied.example:80&module=ip4", want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
 	} {
-		probed = nil
+		network.Forget()
 		before := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(denied))
 		w := get(p, "/probe?target="+c.query)
 		refused := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(denied)) - before
 		if c.want != "" && (w.Code != 403 || w.Body.String() != c.want || refused != 1) ||
 			c.want == "" && (w.Code != 200 || refused != 0) {
 			t.Errorf("%s: %d %s counted %v times", c.query, w.Code, w.Body, refused)
+		}
+		var probed []netip.AddrPort
+		for s := range network.Sent() {
+			if s.SYN {
+				probed = append(probed, s.Dst)
+			}
 		}
 		slices.SortFunc(probed, netip.AddrPort.Compare)
 		if got := fmt.Sprint(probed); got != "["+strings.Join(c.to, " ")+"]" {
@@ -231,18 +228,15 @@ func TestValidResults(t *testing.T) {
 
 // A module's socket options reach the wire.
 func TestModuleOptions(t *testing.T) {
-	var syn lab.Segment
-	lab.NewWire(t, func(s lab.Segment) [][]byte {
-		if s.SYN {
-			syn = s
-		}
-		return [][]byte{s.Refusal()}
-	}, "192.0.2.0/24")
+	network := lab.NewNetwork(t)
+	network.At("192.0.2.1", lab.RST())
 	p := newProber(t, Options{Config: parse(t, `
 modules: {marked: {prober: tcp, tcp: {source_ports: 40000-40003}}}`)})
 	w := get(p, "/probe?module=marked&target=192.0.2.1:80")
-	if port := syn.Src.Port(); w.Code != 200 || port < 40000 || port > 40003 {
-		t.Errorf("%d %s; SYN from %v", w.Code, w.Body, syn.Src)
+	for syn := range network.Sent() {
+		if port := syn.Src.Port(); w.Code != 200 || port < 40000 || port > 40003 {
+			t.Errorf("%d %s; SYN from %v", w.Code, w.Body, syn.Src)
+		}
 	}
 }
 

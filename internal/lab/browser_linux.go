@@ -88,6 +88,12 @@ func (b *Browser) newPage() {
 // Do lets the browser do something and reads the result, which may be nil.
 func (b *Browser) Do(method string, params, result any) {
 	b.t.Helper()
+	if err := b.do(method, params, result); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *Browser) do(method string, params, result any) error {
 	answer := make(chan reply, 1)
 	b.mu.Lock()
 	b.sent++
@@ -105,21 +111,22 @@ func (b *Browser) Do(method string, params, result any) {
 	}
 	b.mu.Unlock()
 	if err != nil {
-		b.t.Fatalf("%s: %v", method, err)
+		return fmt.Errorf("%s: %w", method, err)
 	}
 	select {
 	case r := <-answer:
 		if r.Error != nil {
-			b.t.Fatalf("%s: %s", method, r.Error.Message)
+			return fmt.Errorf("%s: %s", method, r.Error.Message)
 		}
 		if result == nil {
-			return
+			return nil
 		}
 		if err := json.Unmarshal(r.Result, result); err != nil {
-			b.t.Fatalf("%s: %v: %s", method, err, r.Result)
+			return fmt.Errorf("%s: %w: %s", method, err, r.Result)
 		}
+		return nil
 	case <-time.After(time.Minute):
-		b.t.Fatalf("waited for a minute: %s", method)
+		return fmt.Errorf("waited for a minute: %s", method)
 	}
 }
 
@@ -192,23 +199,48 @@ func (b *Browser) Type(text string) {
 // Eval returns the value of an expression of JavaScript, as encoding/json has it.
 func (b *Browser) Eval(expression string) any {
 	b.t.Helper()
+	value, err := b.evaluate(expression)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return value
+}
+
+// Leave evaluates an expression that leads to another page.
+func (b *Browser) Leave(expression string) {
+	b.t.Helper()
+	if _, err := b.evaluate(expression); err != nil && !left(err) {
+		b.t.Fatal(err)
+	}
+}
+
+// Eventually waits until an expression is true, on this page or the next one, and fails
+// the test if that takes more than a minute.
+func (b *Browser) Eventually(expression string) {
+	b.t.Helper()
+	Eventually(b.t, expression, func() bool {
+		value, err := b.evaluate(expression)
+		if err != nil && !left(err) {
+			b.t.Fatal(err)
+		}
+		return value == true
+	})
+}
+
+func (b *Browser) evaluate(expression string) (any, error) {
 	var evaluated struct {
 		Result           struct{ Value any }
 		ExceptionDetails json.RawMessage
 	}
-	b.Do("Runtime.evaluate", map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true}, &evaluated)
-	if evaluated.ExceptionDetails != nil {
-		b.t.Fatalf("%s: %s", expression, evaluated.ExceptionDetails)
+	err := b.do("Runtime.evaluate", map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true}, &evaluated)
+	if err == nil && evaluated.ExceptionDetails != nil {
+		err = fmt.Errorf("%s: %s", expression, evaluated.ExceptionDetails)
 	}
-	return evaluated.Result.Value
+	return evaluated.Result.Value, err
 }
 
-// Eventually waits until an expression is true, and fails the test if that takes more than
-// a minute.
-func (b *Browser) Eventually(expression string) {
-	b.t.Helper()
-	Eventually(b.t, expression, func() bool { return b.Eval(expression) == true })
-}
+// left tells whether the browser could not tell a value because it went to another page.
+func left(err error) bool { return strings.Contains(err.Error(), "navigated") }
 
 // Screenshot returns a picture of the whole page, a PNG.
 func (b *Browser) Screenshot() []byte {

@@ -159,7 +159,7 @@ func TestHostileNamesInBrowser(t *testing.T) {
 		t.Errorf("there are %v elements that a name has made", got)
 	}
 	quiet(t, b)
-	b.Eval(`document.querySelector(".target a").click()`)
+	b.Leave(`document.querySelector(".target a").click()`)
 	b.Arrive("/below/probe")
 	query, err := url.ParseQuery(b.Eval("document.body.textContent").(string))
 	if err != nil || query.Get("target") != hostileTarget || query.Get("module") != hostileModule || query.Get("debug") != "true" {
