@@ -235,7 +235,7 @@ func (h *handshake) settle(l *loop, errno unix.Errno, seen time.Duration) {
 func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
 	switch h.info.State { // package unix has the states under their BPF names only
 	case unix.BPF_TCP_CLOSE, unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV:
-		h.settleUnanswered(l, errno)
+		h.settleUnanswered(l, errno, seen)
 	default:
 		h.settleOpen(l, seen)
 	}
@@ -257,6 +257,7 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	}
 	r.Outcome = Open
 	r.Handshake = seen - h.sent
+	r.answered = r.Handshake
 	h.readAnswer()
 	h.closeSocket()
 	if !h.options.FIN {
@@ -266,7 +267,7 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 }
 
 // settleUnanswered finds out why there is no SYN-ACK, if there is a reason yet.
-func (h *handshake) settleUnanswered(l *loop, errno unix.Errno) {
+func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Duration) {
 	// SO_ERROR before the error queue: reading the queue clears SO_ERROR. It also
 	// gives the "soft" error of an ICMP error that came while connect(2) had the
 	// socket locked; any other ICMP error ends the handshake, so this one does, too.
@@ -293,7 +294,7 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno) {
 		return
 	}
 	r := &h.result
-	r.Outcome, r.Errno, r.ICMP = outcome, errno, icmp
+	r.Outcome, r.Errno, r.ICMP, r.answered = outcome, errno, icmp, seen-h.sent
 	h.readInfo()
 	if outcome == Reset {
 		h.readAnswer()

@@ -33,6 +33,12 @@ func (i ICMP) destinationUnreachable() bool {
 	return i.From.Is4() && i.Type == 3 || i.From.Is6() && i.Type == 1
 }
 
+// ttlExceeded tells whether a router dropped the packet since it had passed as many as it
+// might.
+func (i ICMP) ttlExceeded() bool {
+	return i.Code == 0 && (i.From.Is4() && i.Type == 11 || i.From.Is6() && i.Type == 3)
+}
+
 // prohibited tells whether somebody forbids the way to the target, rather than lacks it.
 func (i ICMP) prohibited() bool {
 	if !i.destinationUnreachable() {

@@ -103,6 +103,10 @@ type Result struct {
 	// ICMP is the ICMP error that ended the handshake. Its From is invalid if
 	// there was none. Only on Linux.
 	ICMP ICMP
+
+	// answered is the time from the first SYN to whatever ended the handshake, on
+	// this process's clock. Only on Linux.
+	answered time.Duration
 }
 
 // Err returns nil if the target is open, and otherwise an error for which

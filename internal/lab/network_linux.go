@@ -183,6 +183,12 @@ func (h *Host) Behind(routers ...string) *Host {
 	})
 }
 
+// Distance returns how many routers are before the host.
+func (h *Host) Distance() (routers int) {
+	h.change(func() { routers = len(h.path) })
+	return routers
+}
+
 // Forget empties the record of packets, and lets chance begin anew.
 func (n *Network) Forget() {
 	n.Wire.Forget()
