@@ -28,6 +28,7 @@ func (r *Report) writeStory(w io.Writer) {
 			r.writeHandshake(at, &v.handshake)
 		}
 	}
+	r.writePath(at)
 	said := strings.TrimSpace(r.result + " " + r.errno)
 	if n := len(r.verdicts); n > 1 {
 		said += fmt.Sprintf(", the worst of %d addresses", n)

@@ -52,6 +52,16 @@ var (
 		help:   "The ICMP error that ended the probe, and who sent it.",
 		labels: []string{"from", "icmp_type", "icmp_code", "icmp"}}
 
+	// With a path
+	probePathHopInfo = &metric{name: "probe_path_hop_info",
+		help:   "Who answered for each hop of the path, and with which ICMP error; an empty one stands for the answer of the target, or in its name.",
+		labels: []string{"hop", "address", "icmp"}}
+	probePathHopRTT = &metric{name: "probe_path_hop_rtt_seconds",
+		help:   "Time from SYN to the answer of each hop, on the exporter's clock.",
+		labels: []string{"hop", "address"}}
+	probePathHops = &metric{name: "probe_path_hops",
+		help: "The hop at which the target itself answered, or somebody in its name."}
+
 	// With addresses: all
 	probeAddresses = &metric{name: "probe_addresses",
 		help: "Addresses of the target that were probed."}
@@ -105,6 +115,9 @@ func (r *Report) families() []*dto.MetricFamily {
 	if icmp := h.ICMP; icmp.From.IsValid() {
 		gauge(probeICMPInfo, 1, icmp.From.String(), strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code)), icmp.String())
 	}
+	if r.path != nil {
+		families = append(families, pathFamilies(r.path)...)
+	}
 	if r.moduleData.TCP.Addresses == config.All {
 		families = append(families, r.addressFamilies()...)
 	}
@@ -132,15 +145,40 @@ func (r *Report) addressFamilies() []*dto.MetricFamily {
 		probeAddresses.family(float64(len(r.verdicts)), nil),
 		probeAddressesOpen.family(float64(open), nil),
 	}
-	for _, f := range []struct {
-		of      *metric
-		metrics []*dto.Metric
-	}{{probeAddressResultInfo, infos}, {probeAddressHandshake, handshakes}, {probeAddressRTT, rtts}} {
-		if len(f.metrics) > 0 {
-			families = append(families, &dto.MetricFamily{Name: &f.of.name, Help: &f.of.help, Type: &typeGauge, Metric: f.metrics})
+	families = several(families, probeAddressResultInfo, infos)
+	families = several(families, probeAddressHandshake, handshakes)
+	families = several(families, probeAddressRTT, rtts)
+	return families
+}
+
+// pathFamilies returns the metrics of a path. Hops that stayed silent have none.
+func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
+	var infos, rtts []*dto.Metric
+	for _, h := range path.Hops {
+		if !h.From.IsValid() {
+			continue
 		}
+		hop, address, icmp := strconv.Itoa(h.TTL), h.From.String(), ""
+		if h.ICMP.From.IsValid() {
+			icmp = h.ICMP.String()
+		}
+		infos = append(infos, probePathHopInfo.metric(1, hop, address, icmp))
+		rtts = append(rtts, probePathHopRTT.metric(h.RTT.Seconds(), hop, address))
+	}
+	families := several(nil, probePathHopInfo, infos)
+	families = several(families, probePathHopRTT, rtts)
+	if path.Reached > 0 {
+		families = append(families, probePathHops.family(float64(path.Reached), nil))
 	}
 	return families
+}
+
+// several adds a metric with several series, if it has any.
+func several(families []*dto.MetricFamily, of *metric, series []*dto.Metric) []*dto.MetricFamily {
+	if len(series) == 0 {
+		return families
+	}
+	return append(families, &dto.MetricFamily{Name: &of.name, Help: &of.help, Type: &typeGauge, Metric: series})
 }
 
 // metric returns one of several series of a metric.

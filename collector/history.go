@@ -50,6 +50,10 @@ type Track struct {
 	First          time.Time // when it was first probed, as far as is known
 	Changed        time.Time // when its result last became another one; zero if it never did
 	Records        []Record  // oldest first
+
+	// Path is the last one that was traced, and GoodPath the last one with a success;
+	// nil if there is none.
+	Path, GoodPath *shaker.Path
 }
 
 // Last returns the latest record.
@@ -76,7 +80,8 @@ type trackKey struct{ target, module string }
 type track struct {
 	trackKey
 	first, changed time.Time
-	last           string          // result
+	last           string // result
+	path, goodPath *shaker.Path
 	entries        []*list.Element // oldest first
 }
 
@@ -90,8 +95,8 @@ func NewHistory(limit int) *History {
 	return &History{limit: limit, tracks: make(map[trackKey]*track)}
 }
 
-// add adds the record of a probe.
-func (h *History) add(target, module string, record Record) {
+// add adds the record of a probe, and the path, nil if it was not traced.
+func (h *History) add(target, module string, record Record, path *shaker.Path) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.tracks[trackKey{target, module}]
@@ -102,6 +107,12 @@ func (h *History) add(target, module string, record Record) {
 	}
 	if t.last != record.Result {
 		t.last, t.changed = record.Result, record.Time
+	}
+	if path != nil {
+		t.path = path
+		if record.Success {
+			t.goodPath = path
+		}
 	}
 	t.entries = append(t.entries, h.list(record.Success).PushBack(&entry{record, t}))
 	t.limit(h, record.Success)
@@ -156,7 +167,7 @@ func (h *History) Tracks(target, module string) []Track {
 		for i, e := range t.entries {
 			records[i] = e.Value.(*entry).Record
 		}
-		tracks = append(tracks, Track{t.target, t.module, t.first, t.changed, records})
+		tracks = append(tracks, Track{t.target, t.module, t.first, t.changed, records, t.path, t.goodPath})
 	}
 	return tracks
 }

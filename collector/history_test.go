@@ -15,7 +15,7 @@ func outcomes(h *History, start int, target, results string) {
 		if r != 'o' {
 			record.Result, record.Success = string(r), false
 		}
-		h.add(target, "tcp_connect", record)
+		h.add(target, "tcp_connect", record, nil)
 	}
 }
 
@@ -35,7 +35,7 @@ func TestHistory(t *testing.T) {
 	h := NewHistory(1000)
 	outcomes(h, 100, "a:1", "oort")
 	outcomes(h, 200, "b:1", "o")
-	h.add("b:1", "other", Record{Time: time.Unix(300, 0), Result: "timeout"})
+	h.add("b:1", "other", Record{Time: time.Unix(300, 0), Result: "timeout"}, nil)
 
 	if got := len(h.Tracks("", "")); got != 3 {
 		t.Errorf("there are %d tracks, want 3", got)

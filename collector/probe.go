@@ -37,6 +37,10 @@ type Report struct {
 	// verdicts are those about all addresses, in the order of the addresses, if the module
 	// probes all of them.
 	verdicts []verdict
+
+	// path is the way to the target, if it was traced; pathErr why it could not be.
+	path    *shaker.Path
+	pathErr error
 }
 
 // A verdict is what is said of an address, or of a name that has none.
@@ -63,8 +67,12 @@ func (p *Prober) probe(ctx context.Context, req *Request, start time.Time) (*Rep
 	}
 	defer p.release(1)
 	report := &Report{Request: req, start: start}
-	if err := report.run(ctx, p, start.Add(req.timeout)); err != nil {
+	deadline := start.Add(req.timeout)
+	if err := report.run(ctx, p, deadline.Add(-req.traceTime())); err != nil {
 		return nil, err
+	}
+	if report.wantsPath() {
+		report.trace(ctx, p, deadline)
 	}
 	report.duration = time.Since(start)
 	return report, nil

@@ -116,7 +116,7 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.metrics.count(report)
-	p.options.History.add(req.text, req.module, report.record(&report.verdict))
+	p.options.History.add(req.text, req.module, report.record(&report.verdict), report.path)
 	if !report.success() {
 		p.logFailure(r.Context(), report)
 	}

@@ -27,7 +27,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // measured are the metrics whose values differ from run to run.
-var measured = regexp.MustCompile(`(?m)^(probe_(?:duration|dns_lookup_time|tcp_handshake|tcp_rtt|address_handshake|address_rtt)_seconds(?:\{.*\})?) [0-9.e+-]+$`)
+var measured = regexp.MustCompile(`(?m)^(probe_(?:duration|dns_lookup_time|tcp_handshake|tcp_rtt|address_handshake|address_rtt|path_hop_rtt)_seconds(?:\{.*\})?) [0-9.e+-]+$`)
 
 // golden compares an exposition, but for what was measured, with a file in testdata.
 func golden(t *testing.T, name, got string) {
@@ -179,6 +179,8 @@ tcp:
   fwmark: 0
   valid_results:
     - open
+  path: never
+  max_hops: 30
   close: reset
 
 # Metrics

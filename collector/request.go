@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // timeoutHeader is what Prometheus tells of its scrape_timeout, in seconds.
@@ -29,6 +30,7 @@ type Request struct {
 	targets    *config.Targets
 	timeout    time.Duration
 	debug      bool
+	onHop      func(shaker.Hop) // nil if nobody wants to be told
 }
 
 // target is what is to be probed: a name, or an address if that is valid, and a port.

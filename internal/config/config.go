@@ -47,6 +47,12 @@ type TCP struct {
 	// ValidResults are the results with which a probe succeeds. There is at least one.
 	ValidResults []string
 
+	// Path is when the way to the target is traced: Never, OnFailure or Always.
+	Path string
+
+	// MaxHops is how many hops of it are looked at, 1 to 255.
+	MaxHops uint8
+
 	// Close is how a handshake ends, Reset or FIN.
 	Close string
 }
@@ -61,6 +67,13 @@ const (
 const (
 	First = "first"
 	All   = "all"
+)
+
+// The values of Path.
+const (
+	Never     = "never"
+	OnFailure = "on_failure" // if the result is none of ValidResults
+	Always    = "always"
 )
 
 // The values of Close.
@@ -113,6 +126,8 @@ func defaultModule() Module {
 			IPProtocolFallback:  true,
 			Addresses:           First,
 			ValidResults:        []string{shaker.Open.String()},
+			Path:                Never,
+			MaxHops:             30,
 			Close:               Reset,
 		},
 	}

@@ -105,6 +105,16 @@ var tcpKeys = []key[TCP]{
 	{"valid_results",
 		func(t *TCP, v value) { readResults(v, &t.ValidResults) },
 		func(t *TCP) any { return t.ValidResults }},
+	{"path",
+		func(t *TCP, v value) {
+			if v.choice(&t.Path, Never, OnFailure, Always); t.Path != Never {
+				v.try(shaker.Options{TTL: 1})
+			}
+		},
+		func(t *TCP) any { return t.Path }},
+	{"max_hops",
+		func(t *TCP, v value) { number(v, &t.MaxHops, 1, 255) },
+		func(t *TCP) any { return t.MaxHops }},
 	{"close",
 		func(t *TCP, v value) { v.choice(&t.Close, Reset, FIN) },
 		func(t *TCP) any { return t.Close }},
