@@ -60,6 +60,7 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32,
 	h.peer, h.family = newRawAddress(target, scope)
 	h.options, h.source = *options, source // a copy: the caller's own stays on its stack
 	h.result = Result{Peer: target}
+	h.soft, h.softErrno = ICMP{}, 0
 	h.err = nil
 
 	l := e.loops[e.next.Add(1)%uint32(len(e.loops))]
@@ -99,6 +100,10 @@ type handshake struct {
 	fd   int   // -1 while there is none
 	sent time.Duration
 	info unix.TCPInfo
+
+	// An ICMP error with which the handshake went on, and its errno; zeros if none did.
+	soft      ICMP
+	softErrno unix.Errno
 
 	// What the caller reads when done has told it to: the verdict, or why there
 	// is none.
@@ -245,7 +250,7 @@ func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
 // the RST or the FIN.
 func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	r := &h.result
-	h.readInfo()
+	h.readInfo(seen)
 	if r.Local.Port() == r.Peer.Port() && getsockname(h.fd) == getpeername(h.fd) {
 		// Nobody listened on a port of this host that the kernel then chose as
 		// the local one: the SYN met its own socket (simultaneous open, RFC 9293). A FIN
@@ -257,7 +262,6 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	}
 	r.Outcome = Open
 	r.Handshake = seen - h.sent
-	r.answered = r.Handshake
 	h.readAnswer()
 	h.closeSocket()
 	if !h.options.FIN {
@@ -267,22 +271,38 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 }
 
 // settleUnanswered finds out why there is no SYN-ACK, if there is a reason yet.
+//
+// An ICMP error ends the handshake: the kernel closes a socket in SYN-SENT for any of them,
+// as RFC 5461 has it, and a prober that says at once who refused is worth more than one that
+// waits. Only one that came while connect(2) had the socket locked leaves it open. If that
+// is a soft one (RFC 1122), the next SYN may well be answered, so the handshake goes on, and
+// the error is the verdict if nothing better comes.
 func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Duration) {
-	// SO_ERROR before the error queue: reading the queue clears SO_ERROR. It also
-	// gives the "soft" error of an ICMP error that came while connect(2) had the
-	// socket locked; any other ICMP error ends the handshake, so this one does, too.
+	// SO_ERROR before the error queue: reading the queue clears SO_ERROR.
 	pending, err := socketError(h.fd)
 	if err != nil {
 		h.fail(l, err)
 		return
 	}
 	icmp, icmpErrno := readErrorQueue(h.fd)
+	if pending == 0 {
+		pending = icmpErrno // it came between the two calls above
+	}
+	if pending != 0 && errno == 0 && icmp.soft() {
+		if err := tcpInfo(h.fd, &h.info); err != nil {
+			h.fail(l, err)
+			return
+		}
+		if h.info.State == unix.BPF_TCP_SYN_SENT {
+			h.soft, h.softErrno = icmp, pending
+			return
+		}
+	}
 	switch {
 	case pending != 0:
 		errno = pending
-	case icmpErrno != 0:
-		// It came between the two calls above.
-		errno = icmpErrno
+	case errno == unix.ETIMEDOUT && h.softErrno != 0:
+		icmp, errno = h.soft, h.softErrno
 	case errno == 0 && h.info.State == unix.BPF_TCP_CLOSE:
 		errno = unix.ECONNABORTED // what connect(2) returns in that case
 	case errno == 0:
@@ -294,19 +314,20 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 		return
 	}
 	r := &h.result
-	r.Outcome, r.Errno, r.ICMP, r.answered = outcome, errno, icmp, seen-h.sent
-	h.readInfo()
+	r.Outcome, r.Errno, r.ICMP = outcome, errno, icmp
+	h.readInfo(seen)
 	if outcome == Reset {
 		h.readAnswer()
 	}
 	h.finish(l)
 }
 
-// readInfo reads what is known of every handshake whose SYN was sent.
-func (h *handshake) readInfo() {
+// readInfo reads what is known of every handshake whose SYN was sent, when it has ended.
+func (h *handshake) readInfo(seen time.Duration) {
 	if h.info.Segs_out == 0 {
 		return // no route, or forbidden by this host
 	}
+	h.result.answered = seen - h.sent
 	h.result.SYNRetransmits = int(h.info.Total_retrans)
 	h.result.Local = getsockname(h.fd).addrPort(h.result.Peer.Addr().Zone())
 }

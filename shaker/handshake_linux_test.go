@@ -16,7 +16,7 @@ import (
 
 // withoutTimes returns the result without what differs from run to run.
 func withoutTimes(r Result) Result {
-	r.Handshake, r.RTT, r.ResetLag, r.Local = 0, 0, 0, netip.AddrPort{}
+	r.Handshake, r.RTT, r.ResetLag, r.answered, r.Local = 0, 0, 0, 0, netip.AddrPort{}
 	return r
 }
 
@@ -249,13 +249,17 @@ func TestICMPErrorWithoutSocketError(t *testing.T) {
 }
 
 // An ICMP error that comes while connect(2) holds the socket leaves the connection as it is.
-// A reject rule in this host's own output path does that every time.
+// A reject rule in this host's own output path does that every time. A soft one is not the
+// last word: the next SYN may be answered.
 func TestICMPErrorDuringConnect(t *testing.T) {
 	lab.Need(t)
 	nft := lab.Program(t, "nft", "nftables")
 	for rule, want := range map[string]Result{
-		"reject with icmp type host-unreachable": {Outcome: Unreachable, Errno: unix.EHOSTUNREACH,
+		"limit rate 1/hour burst 1 packets reject with icmp type host-unreachable": {Outcome: Open, SYNRetransmits: 1, MSS: 32741},
+		"reject with icmp type host-unreachable": {Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNRetransmits: 1,
 			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 1}},
+		"limit rate 1/hour burst 1 packets reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
+			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13}},
 		"reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
 			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13}},
 		"reject with tcp reset": {Outcome: Refused, Errno: unix.ECONNREFUSED},

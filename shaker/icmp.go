@@ -39,6 +39,16 @@ func (i ICMP) ttlExceeded() bool {
 	return i.Code == 0 && (i.From.Is4() && i.Type == 11 || i.From.Is6() && i.Type == 3)
 }
 
+// soft tells whether it may be over the next moment, by RFC 1122, 4.2.3.9: a network or a
+// host that is unreachable. (So is, there, a TTL exceeded. But that is a loop, and nothing
+// that a SYN sent again would get out of.)
+func (i ICMP) soft() bool {
+	if i.From.Is6() {
+		return i.Type == 1 && (i.Code == 0 || i.Code == 3)
+	}
+	return i.Type == 3 && (i.Code == 0 || i.Code == 1 || i.Code == 5)
+}
+
 // prohibited tells whether somebody forbids the way to the target, rather than lacks it.
 func (i ICMP) prohibited() bool {
 	if !i.destinationUnreachable() {
