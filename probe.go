@@ -31,6 +31,7 @@ type probeFlags struct {
 	count    int
 	interval time.Duration
 	output   string
+	path     bool
 }
 
 func (f *probeFlags) register(cmd *kingpin.CmdClause) {
@@ -39,6 +40,7 @@ func (f *probeFlags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("module", "Module to probe with.").Default(config.DefaultModule).StringVar(&f.module)
 	cmd.Flag("output", "What to print: text; json, an object on a line for each handshake; openmetrics, the metrics of each target's last probe. One of: [text, json, openmetrics]").
 		Default("text").EnumVar(&f.output, "text", "json", "openmetrics")
+	cmd.Flag("path", "Trace the path to each target, and print its hops as they answer.").BoolVar(&f.path)
 	cmd.Arg("target", "What to shake hands with, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443.").Required().StringsVar(&f.targets)
 }
 
@@ -84,6 +86,9 @@ func shakeHands(f *probeFlags, conf *config.Config, logger *slog.Logger) int {
 	out := newTerminal(os.Stdout, f.output == "text")
 	var probing sync.WaitGroup
 	for _, s := range all {
+		if f.path {
+			s.request.TracePath(func(hop shaker.Hop) { s.printHop(out, hop) })
+		}
 		probing.Go(func() { s.run(ctx, prober, out) })
 	}
 	probing.Wait()
@@ -143,7 +148,7 @@ func (s *shakes) run(ctx context.Context, prober *collector.Prober, out *termina
 			s.report = report
 			for _, record := range report.Records() {
 				s.records = append(s.records, record)
-				s.print(out, seq, &record)
+				s.print(out, seq, &record, report.PathTo(record.Address))
 			}
 		}
 		if seq == s.count {
@@ -163,13 +168,20 @@ func (s *shakes) well() bool {
 		!slices.ContainsFunc(s.records, func(r collector.Record) bool { return !r.Success })
 }
 
-// print prints what became of a handshake.
-func (s *shakes) print(out *terminal, seq int, r *collector.Record) {
+// print prints what became of a handshake. The path is nil if it was not traced.
+func (s *shakes) print(out *terminal, seq int, r *collector.Record, path *shaker.Path) {
 	switch s.output {
 	case "text":
 		out.line(fmt.Sprintf("%s: seq=%d", s.named(r.Address), seq), r.Result, r.Success, details(r))
 	case "json":
-		json.NewEncoder(out).Encode(newJSONLine(s, seq, r))
+		json.NewEncoder(out).Encode(newJSONLine(s, seq, r, path))
+	}
+}
+
+// printHop prints a hop of the path.
+func (s *shakes) printHop(out *terminal, hop shaker.Hop) {
+	if s.output == "text" {
+		fmt.Fprintf(out, "%s: %s\n", s.target, collector.DescribeHop(hop))
 	}
 }
 
@@ -262,6 +274,7 @@ type jsonLine struct {
 	RTT            float64   `json:"rtt_seconds,omitempty"`
 	SYNRetransmits *int      `json:"syn_retransmits,omitempty"`
 	ICMP           *jsonICMP `json:"icmp,omitempty"`
+	Path           []jsonHop `json:"path,omitempty"`
 	Error          string    `json:"error,omitempty"` // why there is no verdict
 }
 
@@ -272,7 +285,15 @@ type jsonICMP struct {
 	Name string `json:"name"`
 }
 
-func newJSONLine(s *shakes, seq int, r *collector.Record) jsonLine {
+// jsonHop is what is printed as JSON of a hop; only the number if it stayed silent.
+type jsonHop struct {
+	Hop     int     `json:"hop"`
+	Address string  `json:"address,omitempty"`
+	ICMP    string  `json:"icmp,omitempty"`
+	RTT     float64 `json:"rtt_seconds,omitempty"`
+}
+
+func newJSONLine(s *shakes, seq int, r *collector.Record, path *shaker.Path) jsonLine {
 	line := jsonLine{
 		Time: r.Time, Target: s.target, Module: s.module, Seq: seq,
 		Success: r.Success, Result: r.Result, Errno: r.Errno,
@@ -286,6 +307,18 @@ func newJSONLine(s *shakes, seq int, r *collector.Record) jsonLine {
 	}
 	if icmp := r.ICMP; icmp.From.IsValid() {
 		line.ICMP = &jsonICMP{icmp.From.String(), icmp.Type, icmp.Code, icmp.String()}
+	}
+	if path != nil {
+		for _, h := range path.Hops {
+			hop := jsonHop{Hop: h.TTL, RTT: h.RTT.Seconds()}
+			if h.From.IsValid() {
+				hop.Address = h.From.String()
+			}
+			if h.ICMP.From.IsValid() {
+				hop.ICMP = h.ICMP.String()
+			}
+			line.Path = append(line.Path, hop)
+		}
 	}
 	return line
 }

@@ -52,6 +52,7 @@ func TestShakeFromTheTerminal(t *testing.T) {
 	network.At("192.0.2.2", lab.RST())
 	network.At("192.0.2.3", lab.ICMP("198.51.100.7", 3, 13))
 	network.At("192.0.2.4").Then(lab.SYNACK()) // the first SYN is lost
+	network.At("192.0.2.5", lab.SYNACK()).Behind("198.51.100.1", "", "198.51.100.3")
 	network.At("2001:db8::1", lab.SYNACK())
 	config := writeFile(t, t.TempDir(), "shaker.yml", `
 targets: {deny: ["192.0.2.66:*"]}
@@ -90,6 +91,12 @@ modules:
 			`{"time":T,"target":"192.0.2.1:80","module":"tcp_connect","seq":1,"address":"192.0.2.1","success":true,"result":"open","duration_seconds":T,"handshake_seconds":T,"rtt_seconds":T,"syn_retransmits":0}` + "\n", "", 0},
 		{"JSON with ICMP", []string{"--output=json", "192.0.2.3:80"},
 			`{"time":T,"target":"192.0.2.3:80","module":"tcp_connect","seq":1,"address":"192.0.2.3","success":false,"result":"prohibited","errno":"EHOSTUNREACH","duration_seconds":T,"syn_retransmits":0,"icmp":{"from":"198.51.100.7","type":3,"code":13,"name":"admin_prohibited"}}` + "\n", "", 1},
+		{"a path", []string{"--path", "192.0.2.5:80"},
+			"192.0.2.5:80:  1  198.51.100.1  T ms\n192.0.2.5:80:  2  *\n192.0.2.5:80:  3  198.51.100.3  T ms\n192.0.2.5:80:  4  192.0.2.5  T ms  open\n" +
+				"192.0.2.5:80: seq=1 open time=T ms\n\n--- 192.0.2.5:80 ---\n1 sent, 1 open, 0 lost; min/avg/p95/max = T/T/T/T ms\n", "", 0},
+		{"a path as JSON", []string{"--path", "--output=json", "192.0.2.5:80"},
+			`{"time":T,"target":"192.0.2.5:80","module":"tcp_connect","seq":1,"address":"192.0.2.5","success":true,"result":"open","duration_seconds":T,"handshake_seconds":T,"rtt_seconds":T,"syn_retransmits":0,` +
+				`"path":[{"hop":1,"address":"198.51.100.1","icmp":"ttl_exceeded","rtt_seconds":T},{"hop":2},{"hop":3,"address":"198.51.100.3","icmp":"ttl_exceeded","rtt_seconds":T},{"hop":4,"address":"192.0.2.5","rtt_seconds":T}]}` + "\n", "", 0},
 		{"denied", []string{"--config.file=" + config, "192.0.2.66:80"},
 			"192.0.2.66:80: seq=1 not probed: target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n" +
 				"\n--- 192.0.2.66:80 ---\n0 sent, 0 open, 0 lost, 1 not probed\n", "", 1},

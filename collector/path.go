@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
@@ -64,6 +65,14 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 		return
 	}
 	r.path = &path
+}
+
+// PathTo returns the path to an address that was probed, nil if it was not traced.
+func (r *Report) PathTo(addr netip.Addr) *shaker.Path {
+	if addr != r.handshake.Peer.Addr() {
+		return nil
+	}
+	return r.path
 }
 
 // writePath writes the path for a person.
