@@ -316,6 +316,7 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 	r := &h.result
 	r.Outcome, r.Errno, r.ICMP = outcome, errno, icmp
 	h.readInfo(seen)
+	r.ICMP.Own = icmp.From.IsValid() && icmp.From == r.Local.Addr().WithZone("")
 	if outcome == Reset {
 		h.readAnswer()
 	}

@@ -257,11 +257,11 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 	for rule, want := range map[string]Result{
 		"limit rate 1/hour burst 1 packets reject with icmp type host-unreachable": {Outcome: Open, SYNRetransmits: 1, MSS: 32741},
 		"reject with icmp type host-unreachable": {Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNRetransmits: 1,
-			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 1}},
+			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 1, Own: true}},
 		"limit rate 1/hour burst 1 packets reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
-			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13}},
+			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13, Own: true}},
 		"reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
-			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13}},
+			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13, Own: true}},
 		"reject with tcp reset": {Outcome: Refused, Errno: unix.ECONNREFUSED},
 	} {
 		t.Run(rule, func(t *testing.T) {

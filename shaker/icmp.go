@@ -5,18 +5,25 @@ import "net/netip"
 // ICMP is an ICMP error, or an ICMPv6 error if From is an IPv6 address, that
 // answered a SYN.
 type ICMP struct {
-	// From is who sent it: a router, the target, or this host itself when its
-	// own ARP or neighbour discovery failed.
+	// From is who sent it: a router, the target, or this host itself.
 	From netip.Addr
 
 	// Type and Code are the numbers on the wire, as RFC 792, RFC 1812,
 	// RFC 4443 and those after them give them.
 	Type, Code uint8
+
+	// Own tells that this host says so itself, since nobody answered its ARP or
+	// neighbour discovery, or its own firewall does.
+	Own bool
 }
 
 // String returns the error's name, such as "host_unreachable", and "other"
-// for one that has none here.
+// for one that has none here. If this host itself finds a host unreachable, that is
+// "neighbor_unreachable": the target, or the router on the way to it, is not on the link.
 func (i ICMP) String() string {
+	if i.Own && (i.From.Is4() && i.Type == 3 && i.Code == 1 || i.From.Is6() && i.Type == 1 && i.Code == 3) {
+		return "neighbor_unreachable"
+	}
 	names := icmpNames
 	if i.From.Is6() {
 		names = icmp6Names

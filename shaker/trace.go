@@ -115,8 +115,8 @@ func (t *trace) run(ctx context.Context) (Path, error) {
 	if t.options.Timeout == 0 {
 		t.options.Timeout = 2 * time.Second
 	}
-	if !t.after.Local.IsValid() {
-		return Path{}, nil // this host has no way to the target
+	if !t.after.Local.IsValid() || t.after.ICMP.Own {
+		return Path{}, nil // nothing has left this host
 	}
 	t.options.FIN = false
 	ctx, cancel := context.WithTimeout(ctx, t.options.Timeout)

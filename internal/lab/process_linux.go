@@ -100,6 +100,18 @@ func (p *Process) kernelTells(file, name string) int {
 	return kilobytes << 10
 }
 
+// Status returns a field of the program's status in /proc.
+func (p *Process) Status(name string) string {
+	p.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n"+name+":")
+	value, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(value)
+}
+
 // Wait returns the program's exit code once it has ended, and fails the test if that
 // takes more than 30 s.
 func (p *Process) Wait() int {

@@ -51,7 +51,7 @@ func reason(r *collector.Record) string {
 		switch {
 		case r.Errno == "ENETUNREACH" && !byICMP:
 			return "this host has no route to it"
-		case byICMP && r.ICMP.From.IsLoopback() || r.Errno == "ENETDOWN":
+		case r.ICMP.Own || r.Errno == "ENETDOWN":
 			return "this host cannot send to it"
 		}
 		return "there is no way to it"
