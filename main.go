@@ -117,6 +117,24 @@ func (f *serveFlags) home() string {
 	return strings.TrimSuffix(f.routePrefix, "/") + "/"
 }
 
+// blame says more about an error of the command line: which flag it is about, or which
+// command was left out.
+func blame(app *kingpin.Application, err error) error {
+	line, unreadable := app.ParseContext(os.Args[1:])
+	if word, ok := strings.CutPrefix(err.Error(), "unexpected "); ok && strings.Contains(word, ":") {
+		return fmt.Errorf("%w (is \"%s probe %s\" meant?)", err, name, word)
+	}
+	if unreadable != nil {
+		return err
+	}
+	for _, e := range line.Elements {
+		if f, ok := e.Clause.(*kingpin.FlagClause); ok && e.Value != nil && f.Model().Value.Set(*e.Value) != nil {
+			return fmt.Errorf("--%s is %q: %w", f.Model().Name, *e.Value, err)
+		}
+	}
+	return err
+}
+
 func main() {
 	if build, ok := debug.ReadBuildInfo(); ok && version.Version == "" {
 		version.Version = build.Main.Version // of a build that was told none
@@ -131,11 +149,18 @@ func main() {
 			os.Exit(code)
 		}
 	}
-	exitIf(misuse, err)
+	if err != nil {
+		exitIf(misuse, blame(app, err))
+	}
 	logger := promslog.New(&f.log)
-	conf, err := loadConfig(f.configFile, logger)
+	conf, warnings, err := loadConfig(f.configFile)
 	if command == "probe" {
 		exitIf(misuse, err)
+		for _, warning := range warnings {
+			if strings.Contains(warning, ": module "+f.probe.module+": ") {
+				fmt.Fprintf(os.Stderr, "%s: %s\n", name, warning)
+			}
+		}
 		os.Exit(shakeHands(&f.probe, conf, logger))
 	}
 	exitIf(misuse, f.serve.check())
@@ -143,6 +168,8 @@ func main() {
 		exitIf(misuse, errors.New("--config.check wants --config.file"))
 	}
 	exitIf(1, err)
+	exitIf(1, web.Validate(*f.serve.web.WebConfigFile))
+	warn(logger, warnings)
 	if f.serve.configCheck {
 		fmt.Printf("%s is valid. Its modules: %s\n", f.configFile, strings.Join(slices.Sorted(maps.Keys(conf.Modules)), ", "))
 		return

@@ -261,6 +261,13 @@ func TestWrongCommandLines(t *testing.T) {
 		{[]string{"--timeout-offset=NaN"}, "--timeout-offset is NaN, want 0 to 3600 seconds"},
 		{[]string{"--timeout-offset=-1"}, "--timeout-offset is -1, want 0 to 3600 seconds"},
 		{[]string{"--probe.max-in-flight=-1"}, "--probe.max-in-flight is -1, want 0 or more"},
+		{[]string{"--history.limit=x"}, `--history.limit is "x": `},
+		{[]string{"--history.limit=-1"}, "--history.limit is -1, want 0 or more"},
+		{[]string{"--log.prober=warn"}, `--log.prober is "warn": `},
+		{[]string{"--web.external-url=shaker"}, `--web.external-url is "shaker", want a URL such as https://example.com/shaker/`},
+		{[]string{"--web.route-prefix=a b"}, `--web.route-prefix is "/a b", want a path such as /shaker`},
+		{[]string{"--web.config.file=/absent"}, "open /absent: no such file or directory"},
+		{[]string{"localhost:443"}, `unexpected localhost:443 (is "shaker_exporter probe localhost:443" meant?)`},
 		{[]string{"--no-such-flag"}, "unknown long flag '--no-such-flag'"},
 		{[]string{"--web.listen-address=nowhere"}, "missing port in address"},
 	} {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -30,6 +29,7 @@ type probeFlags struct {
 	module   string
 	count    int
 	interval time.Duration
+	timeout  time.Duration
 	output   string
 	path     bool
 }
@@ -37,6 +37,7 @@ type probeFlags struct {
 func (f *probeFlags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("count", "Handshakes with each target; 0 goes on until interrupted.").Default("1").IntVar(&f.count)
 	cmd.Flag("interval", "Time from one handshake with a target to the next.").Default("1s").DurationVar(&f.interval)
+	cmd.Flag("timeout", "How long a handshake may take, name resolution and path included; 0 is the module's timeout.").Default("0s").DurationVar(&f.timeout)
 	cmd.Flag("module", "Module to probe with.").Default(config.DefaultModule).StringVar(&f.module)
 	cmd.Flag("output", "What to print: text; json, an object on a line for each handshake; openmetrics, the metrics of each target's last probe. One of: [text, json, openmetrics]").
 		Default("text").EnumVar(&f.output, "text", "json", "openmetrics")
@@ -64,9 +65,13 @@ func shakeHands(f *probeFlags, conf *config.Config, logger *slog.Logger) int {
 	if f.interval < 0 {
 		return fail(fmt.Errorf("--interval is %v, want 0 or more", f.interval))
 	}
+	if f.timeout < 0 || f.timeout > config.MaxTimeout {
+		return fail(fmt.Errorf("--timeout is %v, want up to %v", f.timeout, config.MaxTimeout))
+	}
 	engine, err := shaker.New(nil)
 	if err != nil {
-		return fail(err)
+		fail(err)
+		return notAll
 	}
 	defer engine.Close()
 	prober := collector.NewProber(collector.Options{Shaker: engine, Config: conf, Logger: logger})
@@ -78,6 +83,9 @@ func shakeHands(f *probeFlags, conf *config.Config, logger *slog.Logger) int {
 		request, err := prober.Request(target, f.module)
 		if err != nil {
 			return fail(err)
+		}
+		if f.timeout > 0 {
+			request.SetTimeout(f.timeout)
 		}
 		all = append(all, &shakes{probeFlags: f, target: target, request: request})
 	}
@@ -92,8 +100,12 @@ func shakeHands(f *probeFlags, conf *config.Config, logger *slog.Logger) int {
 		probing.Go(func() { s.run(ctx, prober, out) })
 	}
 	probing.Wait()
-	out.close()
-	return f.conclude(all, out)
+	code := f.conclude(all, out)
+	if err := out.close(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return notAll
+	}
+	return code
 }
 
 // conclude prints what is left to be said when all handshakes were made.
@@ -101,21 +113,18 @@ func (f *probeFlags) conclude(all []*shakes, out io.Writer) int {
 	code := allWell
 	var reports []*collector.Report
 	for _, s := range all {
-		if !s.well() {
+		if !s.tally.well() {
 			code = notAll
 		}
 		if s.report != nil {
 			reports = append(reports, s.report)
 		}
 		if f.output == "text" {
-			fmt.Fprintf(out, "\n--- %s ---\n%s\n", s.target, s.summary())
+			fmt.Fprintf(out, "\n--- %s ---\n%s\n", s.target, &s.tally)
 		}
 	}
 	if f.output == "openmetrics" {
-		if err := collector.WriteOpenMetrics(out, reports); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-			return notAll
-		}
+		collector.WriteOpenMetrics(out, reports) // the terminal keeps the error
 	}
 	return code
 }
@@ -126,9 +135,8 @@ type shakes struct {
 	target  string
 	request *collector.Request
 
-	report     *collector.Report  // the last one
-	records    []collector.Record // of all handshakes
-	unmeasured int                // probes without a verdict
+	report *collector.Report // of the last one; nil if it came to no verdict
+	tally  tally
 }
 
 // run makes the handshakes and prints what comes of each.
@@ -142,12 +150,13 @@ func (s *shakes) run(ctx context.Context, prober *collector.Prober, out *termina
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			s.unmeasured++
+			s.report = nil
+			s.tally.unprobed++
 			s.printError(out, seq, err)
 		default:
 			s.report = report
 			for _, record := range report.Records() {
-				s.records = append(s.records, record)
+				s.tally.add(&record)
 				s.print(out, seq, &record, report.PathTo(record.Address))
 			}
 		}
@@ -160,12 +169,6 @@ func (s *shakes) run(ctx context.Context, prober *collector.Prober, out *termina
 			return
 		}
 	}
-}
-
-// well tells whether every handshake went as the module wants, and there was one.
-func (s *shakes) well() bool {
-	return s.unmeasured == 0 && len(s.records) > 0 &&
-		!slices.ContainsFunc(s.records, func(r collector.Record) bool { return !r.Success })
 }
 
 // print prints what became of a handshake. The path is nil if it was not traced.
@@ -212,6 +215,8 @@ func details(r *collector.Record) string {
 		fmt.Fprintf(&text, " time=%s ms", collector.Milliseconds(latency))
 	} else if r.Errno != "" {
 		fmt.Fprintf(&text, " %s after %s ms", r.Errno, collector.Milliseconds(r.Duration))
+	} else if r.Reason != "" {
+		fmt.Fprintf(&text, ": %s", r.Reason)
 	}
 	if r.SYNRetransmits > 0 {
 		fmt.Fprintf(&text, ", SYN sent again %d×", r.SYNRetransmits)
@@ -220,43 +225,6 @@ func details(r *collector.Record) string {
 		fmt.Fprintf(&text, ", ICMP %v from %v", r.ICMP, r.ICMP.From)
 	}
 	return text.String()
-}
-
-// summary returns how many handshakes there were, how they ended, and how long they took.
-func (s *shakes) summary() string {
-	counts := make(map[string]int)
-	sent := 0
-	var latencies []time.Duration
-	for _, r := range s.records {
-		if r.Address.IsValid() {
-			sent++
-		}
-		counts[r.Result]++
-		if latency := r.Latency(); latency > 0 {
-			latencies = append(latencies, latency)
-		}
-	}
-	open, lost := shaker.Open.String(), shaker.Timeout.String()
-	text := fmt.Sprintf("%d sent, %d open, %d lost", sent, counts[open], counts[lost])
-	for _, result := range slices.Sorted(maps.Keys(counts)) {
-		if result != open && result != lost {
-			text += fmt.Sprintf(", %d %s", counts[result], result)
-		}
-	}
-	if s.unmeasured > 0 {
-		text += fmt.Sprintf(", %d not probed", s.unmeasured)
-	}
-	if len(latencies) > 0 {
-		slices.Sort(latencies)
-		var sum time.Duration
-		for _, latency := range latencies {
-			sum += latency
-		}
-		n := len(latencies)
-		text += fmt.Sprintf("; min/avg/p95/max = %s/%s/%s/%s ms", collector.Milliseconds(latencies[0]), collector.Milliseconds(sum/time.Duration(n)),
-			collector.Milliseconds(latencies[(95*n+99)/100-1]), collector.Milliseconds(latencies[n-1]))
-	}
-	return text
 }
 
 // jsonLine is what is printed as JSON of each handshake. What was not measured is left out.
@@ -269,6 +237,7 @@ type jsonLine struct {
 	Success        bool      `json:"success"`
 	Result         string    `json:"result,omitempty"`
 	Errno          string    `json:"errno,omitempty"`
+	Reason         string    `json:"reason,omitempty"` // why there is no address
 	Duration       float64   `json:"duration_seconds,omitempty"`
 	Handshake      float64   `json:"handshake_seconds,omitempty"`
 	RTT            float64   `json:"rtt_seconds,omitempty"`
@@ -296,14 +265,14 @@ type jsonHop struct {
 func newJSONLine(s *shakes, seq int, r *collector.Record, path *shaker.Path) jsonLine {
 	line := jsonLine{
 		Time: r.Time, Target: s.target, Module: s.module, Seq: seq,
-		Success: r.Success, Result: r.Result, Errno: r.Errno,
+		Success: r.Success, Result: r.Result, Errno: r.Errno, Reason: r.Reason,
 		Duration: r.Duration.Seconds(), Handshake: r.Handshake.Seconds(), RTT: r.RTT.Seconds(),
 	}
 	if r.Address.IsValid() {
 		line.Address = r.Address.String()
-		if r.SYNRetransmits >= 0 {
-			line.SYNRetransmits = &r.SYNRetransmits
-		}
+	}
+	if r.SYNRetransmits >= 0 {
+		line.SYNRetransmits = &r.SYNRetransmits
 	}
 	if icmp := r.ICMP; icmp.From.IsValid() {
 		line.ICMP = &jsonICMP{icmp.From.String(), icmp.Type, icmp.Code, icmp.String()}

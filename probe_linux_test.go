@@ -105,8 +105,14 @@ modules:
 		{"one is nonsense", []string{"192.0.2.1:80", "b"}, "", `shaker_exporter: target "b": want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443` + "\n", 2},
 		{"twice the same", []string{"192.0.2.1:80", "192.0.2.1:80"}, "", "shaker_exporter: target \"192.0.2.1:80\" is given twice\n", 2},
 		{"no such module", []string{"--module=x", "192.0.2.1:80"}, "", "shaker_exporter: module \"x\" is unknown, there are tcp_connect, tcp_connect_ip4, tcp_connect_ip6\n", 2},
-		{"no such output", []string{"--output=xml", "192.0.2.1:80"}, "", "shaker_exporter: enum value must be one of text,json,openmetrics, got 'xml'\n", 2},
+		{"no such output", []string{"--output=xml", "192.0.2.1:80"}, "", "shaker_exporter: --output is \"xml\": enum value must be one of text,json,openmetrics, got 'xml'\n", 2},
 		{"negative count", []string{"--count=-1", "192.0.2.1:80"}, "", "shaker_exporter: --count is -1, want 0 or more\n", 2},
+		{"no number", []string{"--count=x", "192.0.2.1:80"}, "", "shaker_exporter: --count is \"x\": strconv.ParseFloat: parsing \"x\": invalid syntax\n", 2},
+		{"too long a timeout", []string{"--timeout=1h", "192.0.2.1:80"}, "", "shaker_exporter: --timeout is 1h0m0s, want up to 2m0s\n", 2},
+		{"a timeout of its own", []string{"--timeout=150ms", "192.0.2.9:80"},
+			"192.0.2.9:80: seq=1 timeout ETIMEDOUT after T ms\n\n--- 192.0.2.9:80 ---\n1 sent, 0 open, 1 lost\n", "", 1},
+		{"no route", []string{"224.0.0.1:80"},
+			"224.0.0.1:80: seq=1 unreachable ENETUNREACH after T ms\n\n--- 224.0.0.1:80 ---\n0 sent, 0 open, 0 lost, 1 unreachable\n", "", 1},
 		{"negative interval", []string{"--interval=-1s", "192.0.2.1:80"}, "", "shaker_exporter: --interval is -1s, want 0 or more\n", 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -120,6 +126,24 @@ modules:
 				}
 			}
 		})
+	}
+}
+
+// Output that cannot be written is a failure.
+func TestShakeIntoAFullDevice(t *testing.T) {
+	for _, output := range []string{"text", "json", "openmetrics"} {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			lab.Skip(t, "needs /dev/full: %v", err)
+		}
+		var errs strings.Builder
+		cmd := exporter(t, "probe", "--output="+output, "127.0.0.1:1")
+		cmd.Stdout, cmd.Stderr = full, &errs
+		cmd.Run()
+		full.Close()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || errs.String() != "shaker_exporter: write /dev/stdout: no space left on device\n" {
+			t.Errorf("%s: exit code %d, %s", output, code, &errs)
+		}
 	}
 }
 

@@ -58,12 +58,13 @@ func (r *reloader) Collect(ch chan<- prometheus.Metric) {
 func (r *reloader) reload() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	conf, err := loadConfig(r.file, r.logger)
+	conf, warnings, err := loadConfig(r.file)
 	if err != nil {
 		r.successful.Set(0)
 		r.logger.Error("The configuration is refused, the former one stays in force", "err", err)
 		return err
 	}
+	warn(r.logger, warnings)
 	r.prober.Configure(conf)
 	r.successful.Set(1)
 	r.when.SetToCurrentTime()
@@ -92,15 +93,17 @@ func (r *reloader) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "the configuration is in force")
 }
 
-// loadConfig loads a configuration file, or the built-in configuration if there is none, and
-// logs what to beware of.
-func loadConfig(file string, logger *slog.Logger) (*config.Config, error) {
+// loadConfig loads a configuration file, or the built-in configuration if there is none. The
+// warnings say what to beware of.
+func loadConfig(file string) (conf *config.Config, warnings []string, err error) {
 	if file == "" {
-		return config.Default(), nil
+		return config.Default(), nil, nil
 	}
-	conf, warnings, err := config.Load(file)
+	return config.Load(file)
+}
+
+func warn(logger *slog.Logger, warnings []string) {
 	for _, warning := range warnings {
 		logger.Warn("The configuration may not work as it is meant", "warning", warning)
 	}
-	return conf, err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -20,7 +21,8 @@ type terminal struct {
 
 	mu      sync.Mutex
 	waiting []waiting
-	shown   bool // the last line
+	shown   bool  // the last line
+	err     error // the first one of writing
 	closed  chan struct{}
 	ended   sync.WaitGroup
 }
@@ -53,10 +55,11 @@ func newTerminal(file *os.File, text bool) *terminal {
 	return t
 }
 
-// close takes the last line away.
-func (t *terminal) close() {
+// close takes the last line away. It returns the first error that there was.
+func (t *terminal) close() error {
 	close(t.closed)
 	t.ended.Wait()
+	return t.err
 }
 
 // Write writes whole lines.
@@ -64,7 +67,9 @@ func (t *terminal) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.erase()
-	return t.file.Write(p)
+	n, err := t.file.Write(p)
+	t.err = cmp.Or(t.err, err)
+	return n, err
 }
 
 // line writes a line: what it is about, the verdict, and the rest.

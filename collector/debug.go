@@ -25,7 +25,7 @@ func (r *Report) writeStory(w io.Writer) {
 	}
 	for _, v := range r.each() {
 		if v.handshake.Peer.IsValid() {
-			r.writeHandshake(at, &v.handshake)
+			r.writeHandshake(at, &v)
 		}
 	}
 	r.writePath(at)
@@ -54,9 +54,11 @@ func (r *Report) writeResolution(at tell) {
 		for i, addr := range r.resolution.addrs {
 			addrs[i] = addr.String()
 		}
-		taking := "all of them"
-		if r.verdicts == nil {
-			taking = r.handshake.Peer.Addr().String()
+		taking := "none"
+		if r.verdicts != nil {
+			taking = fmt.Sprintf("%d of them", len(r.verdicts))
+		} else if addr := r.handshake.Peer.Addr(); addr.IsValid() {
+			taking = addr.String()
 		}
 		at(took, "%s is %s; taking %s", r.name, strings.Join(addrs, ", "), taking)
 	}
@@ -70,18 +72,18 @@ func (r *Report) writeResolution(at tell) {
 	}
 }
 
-func (r *Report) writeHandshake(at tell, h *shaker.Result) {
-	sent := r.resolution.took
+func (r *Report) writeHandshake(at tell, v *verdict) {
+	h, sent := &v.handshake, r.resolution.took
 	if h.Local.IsValid() {
 		at(sent, "SYN from %v to %v", h.Local, h.Peer)
 		if h.SYNRetransmits > 0 {
-			at(r.duration, "by now the SYN to %v was sent again, %d times", h.Peer, h.SYNRetransmits)
+			at(v.at, "by now the SYN to %v was sent again, %d times", h.Peer, h.SYNRetransmits)
 		}
 	} else {
 		at(sent, "no SYN could be sent to %v", h.Peer)
 	}
 	if h.Outcome != shaker.Open {
-		at(r.duration, "%v", h.Err())
+		at(v.at, "%v", h.Err())
 		return
 	}
 	at(sent+h.Handshake, "SYN-ACK from %v after %v (kernel: %v), MSS %d bytes", h.Peer, h.Handshake, h.RTT, h.MSS)

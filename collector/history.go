@@ -18,9 +18,11 @@ type Record struct {
 	Time           time.Time // when the probe began
 	Success        bool
 	Result, Errno  string        // as probe_result_info has them
-	Duration       time.Duration // of the whole probe
+	Reason         string        // what the resolver said, if there is no address
+	Duration       time.Duration // from the beginning of the probe to the verdict
 	Handshake, RTT time.Duration // 0 if not measured
-	SYNRetransmits int           // -1 where the platform does not tell
+	Sent           bool          // a SYN left this host, as far as is known
+	SYNRetransmits int           // -1 if no SYN was sent, or the platform does not tell
 	Address        netip.Addr    // that was probed, invalid if there was none
 	ICMP           shaker.ICMP   // that ended the probe; its From is invalid if there was none
 }
@@ -49,6 +51,7 @@ type Track struct {
 	Target, Module string
 	First          time.Time // when it was first probed, as far as is known
 	Changed        time.Time // when its result last became another one; zero if it never did
+	Whole          time.Time // none later than this was forgotten; zero if none was at all
 	Records        []Record  // oldest first
 
 	// Path is the last one that was traced, and GoodPath the last one with a success;
@@ -64,15 +67,16 @@ const perTrack = 60
 
 // A History holds the latest records of the targets that were probed lately. Failures are
 // kept longer than successes: of each target up to 60 of either, and of all targets together
-// successes go first, until failures have half of the room. It is safe for use by any number
-// of goroutines.
+// successes go first, until failures have half of the room. The last record of a target goes
+// after those of which there are others. It is safe for use by any number of goroutines.
 type History struct {
 	limit int // of records
 
 	mu        sync.Mutex
 	tracks    map[trackKey]*track // those that have a record
-	successes list.List           // of *entry, oldest first
+	successes list.List           // of *entry, the next to be forgotten first
 	failures  list.List           // likewise
+	lost      time.Time           // when the last record of a target was last forgotten; zero if never
 }
 
 type trackKey struct{ target, module string }
@@ -80,6 +84,7 @@ type trackKey struct{ target, module string }
 type track struct {
 	trackKey
 	first, changed time.Time
+	whole          time.Time
 	last           string // result
 	path, goodPath *shaker.Path
 	entries        []*list.Element // oldest first
@@ -97,6 +102,9 @@ func NewHistory(limit int) *History {
 
 // add adds the record of a probe, and the path, nil if it was not traced.
 func (h *History) add(target, module string, record Record, path *shaker.Path) {
+	if h.limit == 0 {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.tracks[trackKey{target, module}]
@@ -117,8 +125,32 @@ func (h *History) add(target, module string, record Record, path *shaker.Path) {
 	t.entries = append(t.entries, h.list(record.Success).PushBack(&entry{record, t}))
 	t.limit(h, record.Success)
 	if h.successes.Len()+h.failures.Len() > h.limit {
-		h.forget(h.list(h.failures.Len() <= (h.limit+1)/2).Front())
+		h.forgetOne(h.list(h.failures.Len() <= (h.limit+1)/2))
 	}
+}
+
+// lastChances is how many records are passed over because they are the last of their targets,
+// before one is forgotten nevertheless: then there is hardly room for more than one of each.
+const lastChances = 64
+
+// forgetOne forgets the first record of a list that is not the last one of its target.
+func (h *History) forgetOne(of *list.List) {
+	for range lastChances {
+		first := of.Front()
+		if len(first.Value.(*entry).track.entries) > 1 {
+			h.forget(first)
+			return
+		}
+		of.MoveToBack(first)
+	}
+	h.forget(of.Front())
+}
+
+// Lost returns when a target was last forgotten for want of room, zero if none ever was.
+func (h *History) Lost() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lost
 }
 
 // list returns the list that has the successes, or the failures.
@@ -146,10 +178,14 @@ func (t *track) limit(h *History, success bool) {
 func (h *History) forget(element *list.Element) {
 	e := element.Value.(*entry)
 	h.list(e.Success).Remove(element)
+	if e.Time.After(e.track.whole) {
+		e.track.whole = e.Time
+	}
 	i := slices.Index(e.track.entries, element)
 	e.track.entries = slices.Delete(e.track.entries, i, i+1)
 	if len(e.track.entries) == 0 {
 		delete(h.tracks, e.track.trackKey)
+		h.lost = time.Now()
 	}
 }
 
@@ -167,7 +203,7 @@ func (h *History) Tracks(target, module string) []Track {
 		for i, e := range t.entries {
 			records[i] = e.Value.(*entry).Record
 		}
-		tracks = append(tracks, Track{t.target, t.module, t.first, t.changed, records, t.path, t.goodPath})
+		tracks = append(tracks, Track{t.target, t.module, t.first, t.changed, t.whole, records, t.path, t.goodPath})
 	}
 	return tracks
 }

@@ -56,6 +56,9 @@ func TestHistory(t *testing.T) {
 	if a.First.Unix() != 100 || a.Changed.Unix() != 103 || a.Last().Result != "t" {
 		t.Errorf("a:1 was first probed at %d, last changed at %d to %s; want 100, 103, t", a.First.Unix(), a.Changed.Unix(), a.Last().Result)
 	}
+	if !a.Whole.IsZero() || !h.Lost().IsZero() {
+		t.Errorf("until %v records of a:1 were forgotten, and at %v a target; want none", a.Whole, h.Lost())
+	}
 	if !b.Changed.IsZero() {
 		t.Errorf("b:1 changed at %v, want never", b.Changed)
 	}
@@ -76,21 +79,35 @@ func TestHistoryForgets(t *testing.T) {
 		{"successes before failures that are older", 4,
 			func(h *History) { outcomes(h, 0, "a:1", "rrooooooooo") },
 			map[string]string{"a:1": "rroo"}},
-		{"of all targets, the oldest success", 4,
+		{"of all targets, the oldest success of which there is another", 4,
 			func(h *History) {
 				outcomes(h, 0, "a:1", "oo")
 				outcomes(h, 10, "b:1", "r")
 				outcomes(h, 20, "c:1", "oo")
 				outcomes(h, 30, "d:1", "o")
 			},
-			map[string]string{"a:1": "", "b:1": "r", "c:1": "oo", "d:1": "o"}},
+			map[string]string{"a:1": "o", "b:1": "r", "c:1": "o", "d:1": "o"}},
 		{"failures that have more than half of the room", 4,
 			func(h *History) {
 				outcomes(h, 0, "a:1", "r")
 				outcomes(h, 10, "b:1", "oo")
 				outcomes(h, 20, "c:1", "tttt")
 			},
-			map[string]string{"a:1": "", "b:1": "oo", "c:1": "tt"}},
+			map[string]string{"a:1": "r", "b:1": "oo", "c:1": "t"}},
+		{"the only record of a target after those of others", 4,
+			func(h *History) {
+				outcomes(h, 0, "a:1", "o")
+				outcomes(h, 10, "b:1", "ooooo")
+				outcomes(h, 20, "c:1", "r")
+			},
+			map[string]string{"a:1": "o", "b:1": "oo", "c:1": "r"}},
+		{"targets, where there is no room for more", 2,
+			func(h *History) {
+				outcomes(h, 0, "a:1", "o")
+				outcomes(h, 10, "b:1", "o")
+				outcomes(h, 20, "c:1", "o")
+			},
+			map[string]string{"c:1": "o"}},
 		{"a target's own successes, not its failures", many * 10,
 			func(h *History) {
 				outcomes(h, 0, "a:1", "rt")
@@ -123,6 +140,21 @@ func TestHistoryForgets(t *testing.T) {
 
 func letters(letter string, n int) string {
 	return string(slices.Repeat([]byte(letter), n))
+}
+
+// It is known since when the history of a target is whole, and that a target was lost.
+func TestHistoryTellsWhatIsMissing(t *testing.T) {
+	h := NewHistory(100)
+	outcomes(h, 1000, "a:1", "r"+letters("o", perTrack+3))
+	if got := h.Tracks("a:1", "")[0].Whole.Unix(); got != 1003 {
+		t.Errorf("whole since %d, want the third success, 1003", got)
+	}
+	h = NewHistory(1)
+	outcomes(h, 1000, "a:1", "o")
+	outcomes(h, 1001, "b:1", "o")
+	if h.Lost().IsZero() || kept(t, h, "b:1") == kept(t, h, "a:1") {
+		t.Errorf("lost: %v", h.Lost())
+	}
 }
 
 // Whatever is added, there are never more records than may be, and no target without one.

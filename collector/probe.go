@@ -16,8 +16,8 @@ import (
 
 // Why a probe is not made, although it could be.
 var (
-	// ErrDenied says that the policy for targets forbids to probe an address.
-	ErrDenied = errors.New("may not be probed")
+	// errDenied says that the policy for targets forbids to probe an address.
+	errDenied = errors.New("may not be probed")
 
 	// errInFlight says that as many probes as may be in flight are.
 	errInFlight = errors.New("no more probes may be in flight (--probe.max-in-flight)")
@@ -47,10 +47,12 @@ type Report struct {
 type verdict struct {
 	result, errno string        // as the labels have them
 	handshake     shaker.Result // zero if there was no address to shake hands with
+	at            time.Duration // when it was there, from the beginning of the probe
 }
 
-// Probe makes a probe. An error says that there is no verdict: it wraps ErrDenied, or is one
-// of [shaker.Shaker.Shake] or of the resolver for want of something on this host.
+// Probe makes a probe. An error says that there is no verdict: the policy forbids the target,
+// too many handshakes are in flight, or it is one of [shaker.Shaker.Shake], or of the resolver
+// for want of something on this host.
 func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
 	return p.probe(ctx, req, time.Now())
 }
@@ -106,7 +108,7 @@ func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]n
 	if r.resolution, err = resolve(ctx, p.options.DialDNS, r.name, tcp.Network(), deadline); err != nil {
 		return nil, err
 	}
-	r.result = r.resolution.result
+	r.result, r.at = r.resolution.result, r.resolution.took
 	if r.result != "" {
 		return nil, nil
 	}
@@ -126,7 +128,7 @@ func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]n
 func (r *Request) check(addr netip.Addr) error {
 	target := netip.AddrPortFrom(addr, r.port)
 	if err := r.targets.Check(target); err != nil {
-		return fmt.Errorf("target %v %w: %w", target, ErrDenied, err)
+		return fmt.Errorf("target %v %w: %w", target, errDenied, err)
 	}
 	return nil
 }
@@ -136,6 +138,7 @@ func (r *Report) shake(ctx context.Context, p *Prober, addr netip.Addr, deadline
 	options := r.moduleData.Options()
 	options.Timeout = max(1, time.Until(deadline))
 	v.handshake, err = p.options.Shaker.Shake(ctx, netip.AddrPortFrom(addr, r.port), &options)
+	v.at = time.Since(r.start)
 	v.result = v.handshake.Outcome.String()
 	v.errno = shaker.ErrnoName(v.handshake.Errno)
 	return v, err
@@ -147,7 +150,7 @@ func (r *Report) shakeAll(ctx context.Context, p *Prober, addrs []netip.Addr, de
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	addrs = slices.Compact(addrs)
 	if len(addrs) > maxAddresses {
-		r.result = config.DNSError
+		r.result, r.at = config.DNSError, time.Since(r.start)
 		r.resolution.result, r.resolution.err = config.DNSError, fmt.Errorf("%d addresses, of which %d at most are probed", len(addrs), maxAddresses)
 		return nil
 	}
@@ -214,14 +217,24 @@ func (r *Report) Records() []Record {
 // record returns what there is to remember of a verdict.
 func (r *Report) record(v *verdict) Record {
 	h := &v.handshake
+	sent := h.Local.IsValid() || h.Outcome == shaker.Refused || h.Outcome == shaker.Timeout
+	if !sent {
+		h = &shaker.Result{Peer: h.Peer, ICMP: h.ICMP, SYNRetransmits: -1}
+	}
+	var reason string
+	if r.resolution.err != nil && r.result != config.DNSTimeout { // which says it all
+		reason = r.resolution.err.Error()
+	}
 	return Record{
+		Reason:         reason,
 		Time:           r.start,
 		Success:        r.wants(v.result),
 		Result:         v.result,
 		Errno:          v.errno,
-		Duration:       r.duration,
+		Duration:       v.at,
 		Handshake:      h.Handshake,
 		RTT:            h.RTT,
+		Sent:           sent,
 		SYNRetransmits: h.SYNRetransmits,
 		Address:        h.Peer.Addr(),
 		ICMP:           h.ICMP,

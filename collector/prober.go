@@ -130,6 +130,9 @@ func (p *Prober) logFailure(ctx context.Context, r *Report) {
 	}
 	attributes := []any{"target", r.text, "module", r.module, "result", r.result, "errno", r.errno,
 		"duration_seconds", r.duration.Seconds()}
+	if r.resolution.err != nil {
+		attributes = append(attributes, "err", r.resolution.err)
+	}
 	if addr := r.handshake.Peer.Addr(); addr.IsValid() {
 		attributes = append(attributes, "address", addr)
 	}
@@ -172,7 +175,7 @@ func (p *Prober) fail(w http.ResponseWriter, req *Request, err error) {
 		p.reject(w, http.StatusServiceUnavailable, shuttingDown, err)
 	case errors.Is(err, shaker.ErrUnsent):
 		p.reject(w, http.StatusServiceUnavailable, tooLate, err)
-	case errors.Is(err, ErrDenied):
+	case errors.Is(err, errDenied):
 		p.reject(w, http.StatusForbidden, denied, err)
 	case errors.Is(err, shaker.ErrTarget):
 		p.reject(w, http.StatusBadRequest, badRequest, err)

@@ -80,6 +80,9 @@ func newRequest(c *config.Config, target, module string) (*Request, error) {
 	return req, req.checkFamily()
 }
 
+// SetTimeout sets how long the probe may take, in place of the module's timeout.
+func (r *Request) SetTimeout(timeout time.Duration) { r.timeout = timeout }
+
 // parseTarget reads host:port, where the host is a name, an IPv4 address, or an IPv6
 // address in brackets, with its zone if it is a link-local one.
 func parseTarget(text string) (target, error) {

@@ -198,14 +198,10 @@ func newRow(t collector.Track, now time.Time) row {
 }
 
 // recentOf returns the records of the time in which none is missing. Since failures are
-// kept longer than successes, those older than the oldest success would make the target
-// look worse than it was.
+// kept longer than successes, those before it would make the target look worse than it was.
 func recentOf(t *collector.Track) []collector.Record {
 	all := t.Records
-	if all[0].Time.Equal(t.First) {
-		return all // none was ever forgotten
-	}
-	return all[max(0, slices.IndexFunc(all, func(r collector.Record) bool { return r.Success })):]
+	return all[max(0, slices.IndexFunc(all, func(r collector.Record) bool { return r.Time.After(t.Whole) })):]
 }
 
 // A tally counts probes.

@@ -311,23 +311,25 @@ func TestSpan(t *testing.T) {
 
 // Failures that are kept longer than successes do not count against a target.
 func TestRecent(t *testing.T) {
-	for results, test := range map[string]struct {
-		forgotten bool
-		want      string
+	for _, test := range []struct {
+		results string
+		whole   int // how many of the first ones are of a time in which others were forgotten
+		want    string
 	}{
-		"rrro":                          {false, "25 %"},
-		"rrroor":                        {true, "66 %"},
-		"rrr":                           {true, "0 %"},
-		"oo":                            {true, "100 %"},
-		"ro" + strings.Repeat("r", 150): {true, "1 %"},
-		"r" + strings.Repeat("o", 150):  {false, "99 %"},
+		{"rrro", 0, "25 %"},
+		{"rrroor", 3, "66 %"},
+		{"rrr", 0, "0 %"},
+		{"oo", 1, "100 %"},
+		{"ro" + strings.Repeat("r", 150), 1, "1 %"},
+		{strings.Repeat("o", 60) + strings.Repeat("r", 60), 60, "0 %"},
+		{"r" + strings.Repeat("o", 150), 0, "99 %"},
 	} {
-		track := track("a:1", results, 0)
-		if test.forgotten {
-			track.First = track.First.Add(-time.Hour)
+		track := track("a:1", test.results, 0)
+		if test.whole > 0 {
+			track.Whole = track.Records[test.whole-1].Time
 		}
 		if got := newRow(track, noon).Recent.String(); got != test.want {
-			t.Errorf("%s: %s, want %s", results, got, test.want)
+			t.Errorf("%s: %s, want %s", test.results, got, test.want)
 		}
 	}
 }

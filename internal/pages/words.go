@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -19,7 +20,7 @@ func words(result string) string {
 
 // why says why a record's result is what it is, "" if that goes without saying.
 func why(r *collector.Record) string {
-	what := reason(r)
+	what := cmp.Or(r.Reason, reason(r))
 	if r.Errno != "" {
 		what = strings.TrimSpace(fmt.Sprintf("%s (%s)", what, r.Errno))
 	}
