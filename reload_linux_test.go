@@ -105,8 +105,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// Reloads under load cost no probe: each is answered by the configuration that was in force
-// when it began.
+// Reloads under load cost no probe, and each of the configurations comes into force.
 func TestReloadUnderLoad(t *testing.T) {
 	network := lab.NewNetwork(t)
 	network.At("192.0.2.0/24", lab.SYNACK().Between(0, 20*time.Millisecond))

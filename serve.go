@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -122,36 +123,43 @@ func (f *serveFlags) routes(prober *collector.Prober, shown *pages.Pages, reload
 		versioncollector.NewCollector(name),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	prefix := strings.TrimSuffix(f.routePrefix, "/")
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", shown.Home)
-	mux.HandleFunc("GET /logs", shown.Logs)
-	mux.Handle("GET /probe", prober)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	at := func(method, path string, handler http.Handler) { mux.Handle(method+" "+prefix+path, handler) }
+	at("GET", "/{$}", http.HandlerFunc(shown.Home))
+	at("GET", "/logs", http.HandlerFunc(shown.Logs))
+	at("GET", "/probe", prober)
+	at("GET", "/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics:  true,
 		Registry:           registry,
 		DisableCompression: true, // a compressor stays in memory
 	}))
-	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) {
+	at("GET", "/config", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		encoder := yaml.NewEncoder(w)
 		encoder.SetIndent(2)
 		encoder.Encode(prober.Config())
-	})
-	mux.Handle("POST /-/reload", reloader)
-	mux.Handle("PUT /-/reload", reloader)
-	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Healthy") })
-	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Ready") })
+	}))
+	at("POST", "/-/reload", reloader)
+	at("PUT", "/-/reload", reloader)
+	at("GET", "/-/healthy", text("Healthy"))
+	at("GET", "/-/ready", text("Ready"))
 	if f.enablePprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		for path, handler := range map[string]http.HandlerFunc{
+			"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
+			"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
+		} {
+			at("GET", path, http.StripPrefix(prefix, handler))
+		}
 	}
-	if f.routePrefix == "/" {
-		return mux
+	if prefix != "" {
+		home := http.RedirectHandler(f.home(), http.StatusFound)
+		mux.Handle("GET /{$}", home)
+		mux.Handle("GET "+prefix, home) // all links of the page are relative
 	}
-	prefixed := http.NewServeMux()
-	prefixed.Handle(f.routePrefix+"/", http.StripPrefix(f.routePrefix, mux))
-	prefixed.Handle("GET /{$}", http.RedirectHandler(f.home(), http.StatusFound))
-	return prefixed
+	return mux
+}
+
+// text answers with a line of text.
+func text(line string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, line) })
 }

@@ -180,13 +180,18 @@ func TestRoutePrefix(t *testing.T) {
 				}
 			}
 		}
-		response, err := http.DefaultTransport.RoundTrip(newRequest(t, "GET", "/"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if got := response.Header.Get("Location"); got != c.location {
-			t.Errorf("%v: / redirects to %q, want %q", c.flags, got, c.location)
+		for _, path := range []string{"/", c.prefix} {
+			if path == "" {
+				continue
+			}
+			response, err := http.DefaultTransport.RoundTrip(newRequest(t, "GET", path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if got := response.Header.Get("Location"); got != c.location {
+				t.Errorf("%v: %s redirects to %q, want %q", c.flags, path, got, c.location)
+			}
 		}
 		http.DefaultClient.CloseIdleConnections()
 		p.Stop()
@@ -208,6 +213,8 @@ func TestProfiling(t *testing.T) {
 	startExporter(t, "--web.enable-pprof", "--web.route-prefix=/shaker")
 	for path, want := range map[string]string{
 		"/shaker/debug/pprof/":                  "heap",
+		"/shaker/debug/pprof":                   "heap",
+		"/shaker/debug/pprof/heap?debug=1":      "heap profile:",
 		"/shaker/debug/pprof/goroutine?debug=1": "goroutine profile:",
 		"/shaker/debug/pprof/cmdline":           "--web.enable-pprof",
 	} {

@@ -111,6 +111,8 @@ modules:
 			"open.example":   {"192.0.2.4", "192.0.2.1", "192.0.2.1", "2001:db8::1"},
 			"partly.example": {"192.0.2.1", "192.0.2.3", "192.0.2.2", "192.0.2.9", "2001:db8::1"},
 			"closed.example": {"192.0.2.2", "192.0.2.9"},
+			"link.example":   {"fe80::1", "192.0.2.1"},
+			"local.example":  {"fe80::1"},
 			"many.example":   manyAddresses(maxAddresses + 1),
 		}),
 	})
@@ -121,6 +123,8 @@ modules:
 		{"all_closed_as_wanted", "target=closed.example:80&module=closed"},
 		{"all_one_address", "target=192.0.2.2:80&module=all"},
 		{"all_no_address", "target=absent.example:80&module=all"},
+		{"all_but_link_local", "target=link.example:80&module=all"},
+		{"only_link_local", "target=local.example:80&module=all"},
 		{"all_too_many", "target=many.example:80&module=all4"},
 	} {
 		t.Run(c.golden, func(t *testing.T) {
@@ -311,6 +315,46 @@ func TestFailureLevel(t *testing.T) {
 		if log.String() != want {
 			t.Errorf("%v: logged\n%swant\n%s", level, &log, want)
 		}
+	}
+}
+
+// Each address has the time of its own verdict, not that of the slowest.
+func TestAddressesHaveTheirOwnTimes(t *testing.T) {
+	network := lab.NewNetwork(t)
+	network.At("192.0.2.2", lab.RST())
+	p := newProber(t, Options{
+		Config:  parse(t, `modules: {all: {prober: tcp, timeout: 400ms, tcp: {addresses: all}}}`),
+		DialDNS: lab.NewDNS(t, lab.Names{"two.example": {"192.0.2.2", "192.0.2.9"}}),
+	})
+	req, err := p.Request("two.example:80", "all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := p.Probe(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := report.Records()
+	if len(records) != 2 || records[0].Duration >= records[1].Duration/2 || records[1].Duration < 400*time.Millisecond {
+		t.Errorf("%+v", records)
+	}
+}
+
+// A probe may take longer than the server's own limit for answers.
+func TestProbeLongerThanTheServersLimit(t *testing.T) {
+	lab.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{Config: parse(t, `modules: {tcp_connect: {prober: tcp, timeout: 300ms}}`)})
+	server := httptest.NewUnstartedServer(p)
+	server.Config.WriteTimeout = 50 * time.Millisecond
+	server.Start()
+	defer server.Close()
+	response, err := server.Client().Get(server.URL + "/probe?target=192.0.2.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 200 || !strings.Contains(string(body), `result="timeout"`) {
+		t.Errorf("%s %v %s", response.Status, err, body)
 	}
 }
 

@@ -112,8 +112,17 @@ func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]n
 	if r.result != "" {
 		return nil, nil
 	}
-	var denied error
+	// A link-local address without its zone is on no link in particular.
 	addrs := slices.DeleteFunc(slices.Clone(r.resolution.addrs), func(addr netip.Addr) bool {
+		return addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == ""
+	})
+	if len(addrs) == 0 {
+		r.result = config.DNSError
+		r.resolution.result, r.resolution.err = config.DNSError, errors.New("only link-local addresses, which mean nothing without their zone")
+		return nil, nil
+	}
+	var denied error
+	addrs = slices.DeleteFunc(addrs, func(addr netip.Addr) bool {
 		err := r.check(addr)
 		denied = cmp.Or(denied, err)
 		return err != nil
