@@ -176,7 +176,7 @@ func TestShakeForOpenMetrics(t *testing.T) {
 func TestShakeInterrupted(t *testing.T) {
 	network := lab.NewNetwork(t)
 	network.At("192.0.2.1", lab.SYNACK())
-	p := lab.Start(t, exporter(t, "probe", "--count=0", "--interval=1ms", "192.0.2.1:80", "192.0.2.9:80"))
+	p := lab.Start(t, exporter(t, "probe", "--count=0", "--interval=1ms", "--timeout=2m", "192.0.2.1:80", "192.0.2.9:80"))
 	lab.Eventually(t, "there were three handshakes", func() bool { return strings.Contains(p.Output(), "seq=3 open") })
 	p.Signal(os.Interrupt)
 	if code := p.Wait(); code != 1 {
@@ -188,35 +188,67 @@ func TestShakeInterrupted(t *testing.T) {
 	}
 }
 
-// On a terminal verdicts have colours, and what is waited for is shown and taken away.
-func TestShakeOnATerminal(t *testing.T) {
-	lab.NewNetwork(t).At("192.0.2.1", lab.SYNACK().After(800*time.Millisecond))
+// On a terminal verdicts have colours, unless they are not wanted.
+func TestColours(t *testing.T) {
 	for env, coloured := range map[string]bool{"TERM=xterm": true, "NO_COLOR=1": false, "TERM=dumb": false} {
-		out := onTerminal(t, env, "probe", "192.0.2.1:80", "127.0.0.1:1")
-		if got := strings.Contains(out, "seq=1 \x1b[32mopen\x1b[0m time=") && strings.Contains(out, "seq=1 \x1b[31mrefused\x1b[0m "); got != coloured {
+		out := onTerminal(t, env, "probe", "127.0.0.1:1")
+		if got := strings.Contains(out, "seq=1 \x1b[31mrefused\x1b[0m "); got != coloured || !coloured && strings.Contains(out, "\x1b[3") {
 			t.Errorf("%s: colours: %t, want %t, in %q", env, got, coloured, out)
 		}
-		if !coloured && strings.Contains(out, "\x1b[3") {
-			t.Errorf("%s: colours in %q", env, out)
-		}
-		progress := regexp.MustCompile(`192\.0\.2\.1:80: waiting, 0\.\d s\r\x1b\[K`).MatchString(out)
-		if want := env != "TERM=dumb"; progress != want {
-			t.Errorf("%s: progress: %t, want %t, in %q", env, progress, want, out)
-		}
-		if rest := out[strings.LastIndex(out, "\x1b[K")+1:]; strings.Contains(rest, "waiting") {
-			t.Errorf("%s: what was waited for stays: %q", env, out)
-		}
+	}
+	lab.NewNetwork(t).At("192.0.2.1", lab.SYNACK())
+	if out := onTerminal(t, "TERM=xterm", "probe", "192.0.2.1:80"); !strings.Contains(out, "seq=1 \x1b[32mopen\x1b[0m time=") {
+		t.Errorf("an open port has no colour in %q", out)
 	}
 }
 
-// onTerminal runs the exporter on a terminal and returns what it printed there.
-func onTerminal(t *testing.T, env string, args ...string) string {
+// What is waited for is shown on the last line, and is gone in the end.
+func TestProgress(t *testing.T) {
+	lab.NewNetwork(t)
+	out := onTerminal(t, "TERM=xterm", "probe", "--timeout=2s", "192.0.2.1:80")
+	if !regexp.MustCompile(`192\.0\.2\.1:80: waiting, \d\.\d s\r\x1b\[K`).MatchString(out) {
+		t.Errorf("no progress in %q", out)
+	}
+	if rest := out[strings.LastIndex(out, "\x1b[K")+1:]; strings.Contains(rest, "waiting") {
+		t.Errorf("what was waited for stays: %q", out)
+	}
+	if out := onTerminal(t, "TERM=dumb", "probe", "--timeout=500ms", "192.0.2.1:80"); strings.Contains(out, "waiting") {
+		t.Errorf("progress on a dumb terminal: %q", out)
+	}
+}
+
+// The last line tells of what has been waited for longest, and fits the terminal.
+func TestLastLine(t *testing.T) {
+	master, slave := openTerminal(t)
+	defer master.Close()
+	if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 30}); err != nil {
+		t.Fatal(err)
+	}
+	out := &terminal{file: slave, closed: make(chan struct{})}
+	now := time.Now()
+	first := out.wait("a:1")
+	second := out.wait("b:2")
+	out.draw(now) // nothing yet: it has only begun
+	out.draw(now.Add(1500 * time.Millisecond))
+	out.line("a:1", "open", true, "")
+	first()
+	second()
+	out.wait("a-name-that-is-longer-than-the-line:3")
+	out.draw(now.Add(2 * time.Second))
+	slave.Close()
+	const want = "a:1: waiting, 1.5 s (and 1 mo\r\x1b[Ka:1 open\r\na-name-that-is-longer-than-th"
+	if got := readAll(master); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// openTerminal returns the two ends of a pseudoterminal.
+func openTerminal(t *testing.T) (master, slave *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		lab.Skip(t, "needs a pseudoterminal: %v", err)
 	}
-	defer master.Close()
 	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	if err != nil {
 		t.Fatal(err)
@@ -224,25 +256,38 @@ func onTerminal(t *testing.T, env string, args ...string) string {
 	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
+	if slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
 		lab.Skip(t, "needs a pseudoterminal: %v", err)
 	}
+	return master, slave
+}
+
+// readAll returns what a terminal shows until nobody has its other end any more.
+func readAll(master *os.File) string {
+	var out strings.Builder
+	for buffer := make([]byte, 4096); ; {
+		n, err := master.Read(buffer) // EIO at the end
+		out.Write(buffer[:n])
+		if err != nil {
+			return out.String()
+		}
+	}
+}
+
+// onTerminal runs the exporter on a terminal and returns what it printed there.
+func onTerminal(t *testing.T, env string, args ...string) string {
+	t.Helper()
+	master, slave := openTerminal(t)
+	defer master.Close()
 	cmd := exporter(t, args...)
 	cmd.Env = append(cmd.Env, "TERM=xterm", "NO_COLOR=", env)
 	cmd.Stdout, cmd.Stderr = slave, slave
-	if err := cmd.Start(); err != nil {
+	err := cmd.Start()
+	slave.Close()
+	if err != nil {
 		t.Fatal(err)
 	}
-	slave.Close()
-	var out strings.Builder
-	for buffer := make([]byte, 4096); ; {
-		n, err := master.Read(buffer) // EIO when nobody has the other end any more
-		out.Write(buffer[:n])
-		if err != nil {
-			break
-		}
-	}
+	out := readAll(master)
 	cmd.Wait()
-	return out.String()
+	return out
 }
