@@ -295,7 +295,7 @@ func TestREADMEFlags(t *testing.T) {
 
 // README has a row for each metric, with its labels, and none for others.
 func TestREADMEMetrics(t *testing.T) {
-	startExporter(t, "--config.file="+writeFile(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all}}}"))
+	startExporter(t, "--config.file="+writeFile(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}}"))
 	exported := make(map[string]bool)
 	lab.NewWire(t, func(s lab.Segment) [][]byte {
 		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}

@@ -137,6 +137,7 @@ type shakes struct {
 
 	report *collector.Report // of the last one; nil if it came to no verdict
 	tally  tally
+	silent []shaker.Hop // the last ones of the path, so far
 }
 
 // run makes the handshakes and prints what comes of each.
@@ -146,6 +147,7 @@ func (s *shakes) run(ctx context.Context, prober *collector.Prober, out *termina
 		done := out.wait(s.target)
 		report, err := prober.Probe(ctx, s.request)
 		done()
+		s.printEnd(out)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -181,11 +183,25 @@ func (s *shakes) print(out *terminal, seq int, r *collector.Record, path *shaker
 	}
 }
 
-// printHop prints a hop of the path.
+// printHop prints a hop of the path. Those that stay silent are kept until there is one
+// behind them that does not.
 func (s *shakes) printHop(out *terminal, hop shaker.Hop) {
-	if s.output == "text" {
+	s.silent = append(s.silent, hop)
+	if s.output != "text" || !hop.From.IsValid() {
+		return
+	}
+	for _, hop := range s.silent {
 		fmt.Fprintf(out, "%s: %s\n", s.target, collector.DescribeHop(hop))
 	}
+	s.silent = nil
+}
+
+// printEnd prints that the path ends in silence, if it does.
+func (s *shakes) printEnd(out *terminal) {
+	if s.output == "text" && len(s.silent) > 0 {
+		fmt.Fprintf(out, "%s: %s, and nobody beyond\n", s.target, collector.DescribeHop(s.silent[0]))
+	}
+	s.silent = nil
 }
 
 // printError prints why there is no verdict.

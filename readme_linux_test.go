@@ -45,11 +45,22 @@ func TestREADMEPolicy(t *testing.T) {
 	}
 }
 
-// README's transcript of the probe command has the form of what it prints.
+// README's transcripts of the probe command have the form of what it prints.
 func TestREADMEProbe(t *testing.T) {
-	transcript := block(t, "console", "$ shaker_exporter probe ")
-	command, want, _ := strings.Cut(strings.TrimPrefix(transcript, "$ shaker_exporter "), "\n")
 	startExporter(t)
+	transcript(t, "$ shaker_exporter probe --count")
+}
+
+func TestREADMEPath(t *testing.T) {
+	nft := lab.Program(t, "nft", "nftables")
+	lab.NewChain(t).Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; tcp flags syn / syn,ack drop; }; }")
+	transcript(t, "$ shaker_exporter probe --path")
+}
+
+// transcript runs README's command that begins like this.
+func transcript(t *testing.T, with string) {
+	t.Helper()
+	command, want, _ := strings.Cut(strings.TrimPrefix(block(t, "console", with), "$ shaker_exporter "), "\n")
 	out, _ := exporter(t, strings.Fields(command)...).Output()
 	if got := steady(string(out)); got != steady(want) {
 		t.Errorf("README.md says\n%swant\n%s", want, out)
