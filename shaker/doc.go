@@ -50,6 +50,13 @@
 // A program that reads them from its configuration asks [Options.Check] first, which tries
 // them on sockets and sends nothing.
 //
+// # The path
+//
+// [Shaker.Trace] finds the routers on the way to a target with which a handshake has just
+// ended, with SYNs of a small TTL that have the same flow: the kernel tells an unprivileged
+// process who dropped them (IP_RECVERR in ip(7)). trace.go is all there is to it, on top of
+// the handshake.
+//
 // # How
 //
 // There is an epoll loop for each processor, which owns its sockets from socket(2) to
