@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -48,6 +49,28 @@ func TestPath(t *testing.T) {
 			}
 			golden(t, c.golden, w.Body.String())
 		})
+	}
+	if n := p.inFlight.Load(); n != 0 {
+		t.Errorf("%d are in flight at the end", n)
+	}
+}
+
+// What of a probe's timeout is kept for the path.
+func TestTraceTime(t *testing.T) {
+	for _, c := range []struct {
+		path          string
+		timeout, want time.Duration
+	}{
+		{config.Never, 6 * time.Second, 0},
+		{config.OnFailure, 3 * time.Second, time.Second},
+		{config.Always, 6 * time.Second, 2 * time.Second},
+		{config.Always, time.Minute, 2 * time.Second},
+	} {
+		r := Request{timeout: c.timeout}
+		r.moduleData.TCP.Path = c.path
+		if got := r.traceTime(); got != c.want {
+			t.Errorf("%s, %v: %v, want %v", c.path, c.timeout, got, c.want)
+		}
 	}
 }
 

@@ -272,8 +272,17 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 				t.Fatalf("nft: %v: %s", err, out)
 			}
 			defer exec.Command(nft, "delete table ip lab").Run()
-			if got := withoutTimes(mustShake(t, start(t), target)); got != want {
+			s := start(t)
+			if got := withoutTimes(mustShake(t, s, target)); got != want {
 				t.Errorf("\n got %+v\nwant %+v", got, want)
+			}
+			if want.Outcome != Unreachable {
+				return
+			}
+			// If the deadline is sooner than the next SYN, the error is the verdict.
+			got, err := s.Shake(t.Context(), target, &Options{Timeout: 100 * time.Millisecond})
+			if want.SYNRetransmits = 0; err != nil || withoutTimes(got) != want {
+				t.Errorf("\n got %+v, %v\nwant %+v", withoutTimes(got), err, want)
 			}
 		})
 	}
