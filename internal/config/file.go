@@ -6,18 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"slices"
 	"sort"
+	"time"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// Load reads a configuration file, as [Parse] does.
+// Load reads a configuration file, as [Parse] does. A file of more than 16 MiB is refused, and
+// so is a FIFO whose writer does not come to an end in 5 s.
 func Load(name string) (c *Config, warnings []string, err error) {
-	text, err := os.ReadFile(name)
+	text, err := read(name, time.Now().Add(patience))
 	if err != nil {
 		return nil, nil, err
 	}
