@@ -25,7 +25,20 @@ func readTCP(v value, t *TCP) {
 	}
 	if zone := source.Zone(); zone != "" && t.Interface != "" && zone != t.Interface {
 		v.refuse("is %v, but tcp.interface is %s, want %v", source, t.Interface, source.WithZone(t.Interface))
+		return
 	}
+	v.try(sourceOptions(t))
+}
+
+// sourceOptions returns the options that say whether the source can be had. An address of a
+// VRF is one of this host only with the interface; one that cannot be had has its own remark.
+func sourceOptions(t *TCP) shaker.Options {
+	options := shaker.Options{Interface: t.Interface}
+	if options.Check() != nil {
+		options.Interface = ""
+	}
+	options.Source = t.SourceIPAddress
+	return options
 }
 
 func readSource(v value, source *netip.Addr) {
@@ -51,8 +64,7 @@ func readSource(v value, source *netip.Addr) {
 	case !linkLocal && zone != "":
 		v.wrong(addr.WithZone("").String() + ": only a link-local address has a zone")
 	default:
-		*source = addr
-		v.try(shaker.Options{Source: addr})
+		*source = addr // tried once the interface is known
 	}
 }
 

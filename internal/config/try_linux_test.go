@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -10,10 +11,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // parseTCP parses a file with a key of the section tcp.
@@ -42,6 +45,77 @@ func TestWarnings(t *testing.T) {
 	for _, text := range []string{"interface: lo", "source_ip_address: 127.0.0.2", "source_ip_address: ::1"} {
 		if _, warnings, err := parseTCP(text); err != nil || warnings != nil {
 			t.Errorf("%s: %q, %v", text, warnings, err)
+		}
+	}
+}
+
+// A source is tried with the module's interface, if this host has that.
+func TestSourceOptions(t *testing.T) {
+	lab.Need(t)
+	source := netip.MustParseAddr("127.0.0.2")
+	for name, want := range map[string]string{"": "", "lo": "lo", "eth9": ""} {
+		got := sourceOptions(&TCP{SourceIPAddress: source, Interface: name})
+		if want := (shaker.Options{Source: source, Interface: want}); got != want {
+			t.Errorf("interface %q: %+v, want %+v", name, got, want)
+		}
+	}
+}
+
+// A VRF has addresses that this host does not have without it. The order of the keys does
+// not matter, and the remark is about the source.
+func TestSourceInVRF(t *testing.T) {
+	lab.Need(t)
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name = "vrf-lab"
+	vrf := &netlink.Vrf{LinkAttrs: attributes, Table: 1001}
+	switch err := netlink.LinkAdd(vrf); {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		t.Skip("needs a kernel that was built with CONFIG_NET_VRF") // which nothing can provide
+	case err != nil:
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.LinkDel(vrf) })
+	if err := netlink.LinkSetUp(vrf); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"192.0.2.7/32", "2001:db8::7/128"} {
+		addr, err := netlink.ParseAddr(address)
+		if err == nil {
+			addr.Flags = unix.IFA_F_NODAD // it is there at once
+			err = netlink.AddrAdd(vrf, addr)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		source := "source_ip_address: " + addr.IP.String()
+		for _, text := range []string{source + "\n      interface: vrf-lab", "interface: vrf-lab\n      " + source} {
+			if _, warnings, err := parseTCP(text); err != nil || warnings != nil {
+				t.Errorf("%s: %q, %v", text, warnings, err)
+			}
+		}
+		want := []string{"shaker.yml:5: module m: tcp.source_ip_address is " + addr.IP.String() +
+			", which this host does not have: until it does, the module's probes are faults"}
+		if _, warnings, err := parseTCP(source); err != nil || !slices.Equal(warnings, want) {
+			t.Errorf("%s: %v\n got %q\nwant %q", source, err, warnings, want)
+		}
+	}
+}
+
+// Source and interface have a remark each, on the line of their own key.
+func TestSourceAndInterfaceWarnings(t *testing.T) {
+	lab.Need(t)
+	const lacks = ", which this host does not have: until it does, the module's probes are faults"
+	for text, want := range map[string][]string{
+		"source_ip_address: 192.0.2.7\n      interface: lo":   {"5: module m: tcp.source_ip_address is 192.0.2.7"},
+		"interface: lo\n      source_ip_address: 192.0.2.7":   {"6: module m: tcp.source_ip_address is 192.0.2.7"},
+		"source_ip_address: 127.0.0.2\n      interface: eth9": {"6: module m: tcp.interface is eth9"},
+		"source_ip_address: 192.0.2.7\n      interface: eth9": {"5: module m: tcp.source_ip_address is 192.0.2.7", "6: module m: tcp.interface is eth9"},
+	} {
+		for i := range want {
+			want[i] = "shaker.yml:" + want[i] + lacks
+		}
+		if _, warnings, err := parseTCP(text); err != nil || !slices.Equal(warnings, want) {
+			t.Errorf("%s: %v\n got %q\nwant %q", text, err, warnings, want)
 		}
 	}
 }
