@@ -36,7 +36,8 @@ func TestBlackboxExportersOwnFile(t *testing.T) {
 	foreign := 0
 	for module, m := range theirs.Modules {
 		section, _ := m.Rest["tcp"].(map[string]any)
-		plain := m.Prober == "tcp" && section["query_response"] == nil && section["tls"] != true && section["tls_config"] == nil
+		queries, _ := section["query_response"].([]any)
+		plain := m.Prober == "tcp" && len(queries) == 0 && section["tls"] != true
 		if named := strings.Contains(err.Error(), " module "+module+": "); named == plain {
 			t.Errorf("module %s: plain %t, refused %t", module, plain, named)
 		}

@@ -119,9 +119,9 @@ var tcpKeys = []key[TCP]{
 		func(t *TCP, v value) { v.choice(&t.Close, Reset, FIN) },
 		func(t *TCP) any { return t.Close }},
 	// What blackbox_exporter does after the handshake.
-	{"query_response", refuseKey[TCP], nil},
+	{"query_response", func(_ *TCP, v value) { refuseQueries(v) }, nil},
 	{"tls", func(_ *TCP, v value) { refuseTLS(v) }, nil},
-	{"tls_config", refuseKey[TCP], nil},
+	{"tls_config", func(_ *TCP, v value) { ignoreTLSConfig(v) }, nil},
 }
 
 // unless returns a value to be shown, unless it is what stands for none.

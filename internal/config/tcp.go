@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -122,9 +124,23 @@ func readResults(v value, into *[]string) {
 	*into = valid
 }
 
+func refuseQueries(v value) {
+	if empty := v.Kind == yaml.SequenceNode && len(v.Content) == 0; !empty && !isNull(v.Node) {
+		v.refuse("is given, %s", keepThere)
+	}
+}
+
 func refuseTLS(v value) {
 	var tls bool
 	if v.boolean(&tls); tls {
 		v.refuse("is true, %s", keepThere)
+	}
+}
+
+// ignoreTLSConfig takes any mapping: without tls, which is refused, it means nothing in
+// blackbox_exporter either.
+func ignoreTLSConfig(v value) {
+	if v.Kind != yaml.MappingNode && !isNull(v.Node) {
+		v.wrong("a mapping")
 	}
 }
