@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,11 +127,23 @@ func (v value) boolean(into *bool) {
 	}
 }
 
-// number reads an integer from first to last.
+// zeroInFront matches a number such as 064, which is octal in YAML 1.1 and decimal in 1.2.
+var zeroInFront = regexp.MustCompile(`^[-+]?0[0-9_]*[0-9]$`)
+
+// number reads an integer from first to last. It may be written 0x34 or 0o64, but not 064.
 func number[T uint8 | uint32](v value, into *T, first, last uint64) (ok bool) {
+	want := fmt.Sprintf("%d to %d", first, last)
+	if tag := v.ShortTag(); zeroInFront.MatchString(v.Value) && (tag == "!!int" || tag == "!!float") { // a float is 089
+		n, err := strconv.ParseUint(strings.NewReplacer("+", "", "_", "").Replace(v.Value), 10, 64)
+		if err == nil && n >= first && n <= last {
+			want = fmt.Sprintf("%d: with a 0 in front it would be octal", n)
+		}
+		v.wrong(want)
+		return false
+	}
 	var n uint64
 	if v.ShortTag() != "!!int" || v.Decode(&n) != nil || n < first || n > last {
-		v.wrong(fmt.Sprintf("%d to %d", first, last))
+		v.wrong(want)
 		return false
 	}
 	*into = T(n)
