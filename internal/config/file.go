@@ -100,7 +100,11 @@ func (f *file) parse(text []byte) *yaml.Node {
 	documents, err := parseYAML(text)
 	switch {
 	case err != nil:
-		f.refuse(errorLine(text, err), "this is no YAML: %s", syntaxError(err))
+		line, is := errorLine(text, err), syntaxError(err)
+		if tabIndents(text, line, err) {
+			is = "a tab cannot indent, want blanks"
+		}
+		f.refuse(line, "this is no YAML: %s", is)
 		return nil
 	case len(documents) > 1:
 		f.refuse(documents[1].Line, "a second document begins, want one")
@@ -143,6 +147,15 @@ func errorLine(text []byte, err error) int {
 		_, other := parseYAML(bytes.Join(lines[:n+1], nil))
 		return other != nil && syntaxError(other) == syntaxError(err)
 	})
+}
+
+// tabIndents tells whether the parser says this of the line for a tab: with a blank in its
+// place it would not.
+func tabIndents(text []byte, line int, err error) bool {
+	lines := bytes.SplitAfter(text, []byte("\n"))[:line]
+	lines[line-1] = bytes.ReplaceAll(lines[line-1], []byte("\t"), []byte(" "))
+	_, other := parseYAML(bytes.Join(lines, nil))
+	return other == nil || syntaxError(other) != syntaxError(err)
 }
 
 // maxAliased is how many nodes the aliases of a file may stand for in all. Without a limit
