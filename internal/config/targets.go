@@ -117,9 +117,13 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	if prefix, err := netip.ParsePrefix(text); err == nil {
 		return prefix, nil
 	}
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
+	host, bits, hasBits := strings.Cut(text, "/")
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
 		return netip.Prefix{}, errors.New("has no address, want one such as 10.0.0.0/8 or 192.0.2.1: names are checked once they are resolved")
+	case hasBits:
+		return netip.Prefix{}, fmt.Errorf("has the prefix length %s, want 0 to %d", quote(bits), addr.BitLen())
 	}
 	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
