@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -221,15 +220,5 @@ func (c *Chain) listen() {
 		l, err = net.Listen("tcp", ":80")
 		return err
 	})
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return // the test is over
-			}
-			conn.Close()
-		}
-	})
-	c.t.Cleanup(func() { l.Close(); serving.Wait() })
+	acceptAll(c.t, l)
 }

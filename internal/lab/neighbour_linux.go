@@ -44,8 +44,18 @@ func NewNeighbour(t testing.TB) *Neighbour {
 	}); err != nil {
 		Skip(t, "needs a veth pair to another network namespace: %v", err)
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
+	acceptAll(t, l) // when it is closed the namespace ends
+	if err := setUp(nearEnd, "198.18.2.1/24"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: nearEnd}}) })
+	return n
+}
+
+// acceptAll accepts connections and closes them until the test ends, and then the listener.
+func acceptAll(t testing.TB, l net.Listener) {
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
@@ -54,12 +64,7 @@ func NewNeighbour(t testing.TB) *Neighbour {
 			conn.Close()
 		}
 	})
-	t.Cleanup(func() { l.Close(); serving.Wait() }) // and with the last socket the namespace ends
-	if err := setUp(nearEnd, "198.18.2.1/24"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: nearEnd}}) })
-	return n
+	t.Cleanup(func() { l.Close(); accepting.Wait() })
 }
 
 // Capture starts a capture of what goes to the neighbour and comes from it.
