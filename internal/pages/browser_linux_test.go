@@ -184,8 +184,11 @@ func TestWithoutJavaScript(t *testing.T) {
 	if rows := b.Eval(`document.querySelectorAll("tbody tr").length`); rows != float64(len(fleet())) {
 		t.Errorf("%v rows", rows)
 	}
-	if hidden := b.Eval(`getComputedStyle(document.getElementById("filter")).display`); hidden != "none" {
-		t.Error("there is a filter, which needs JavaScript")
+	b.Eval(`document.getElementById("filter").focus()`)
+	b.Type("prod REFUSED\n")
+	b.Eventually(`location.search === "?filter=prod+REFUSED" && document.readyState === "complete"`)
+	if got := b.Eval(`document.querySelectorAll("tbody tr").length + " " + document.getElementById("filter").value`); got != "2 prod REFUSED" {
+		t.Errorf("filtered, the page has %v", got)
 	}
 	b.Eval(`document.getElementById("target").focus()`)
 	quiet(t, b)
@@ -229,21 +232,12 @@ func TestRefresh(t *testing.T) {
 	// From here on the page is told that it is seen again, so that it does not wait.
 	const seen = `document.dispatchEvent(new Event("visibilitychange"))`
 
-	t.Log("A link that has the focus keeps it, and the filter stays.")
-	b.Eval(`(filter.value = "prod REFUSED", filter.dispatchEvent(new Event("input")))`)
-	const shown = `[...document.querySelectorAll("tbody tr")].filter(row => !row.hidden).length`
-	if got := b.Eval(shown); got != 2.0 {
-		t.Errorf("the filter shows %v rows", got)
-	}
+	t.Log("A link that has the focus keeps it.")
+	const shown = `document.querySelectorAll("tbody tr").length`
 	tracks = fleet()
 	s.tracks.Store(&tracks)
 	b.Eval(seen)
 	b.Eventually(`document.title.startsWith("5 failing")`)
-	b.Eventually(shown + " === 2")
-	b.Eval(`(filter.value = "", filter.dispatchEvent(new Event("input")))`)
-	if got := b.Eval(shown); got != float64(len(tracks)) {
-		t.Errorf("without the filter there are %v rows", got)
-	}
 	b.Eval(`document.querySelector(".target a").focus()`)
 	link := b.Eval(`document.activeElement.href`)
 	b.Eval(`window.old = document.activeElement`)
@@ -282,5 +276,79 @@ func TestRefresh(t *testing.T) {
 	if s.served.Load() == before {
 		t.Error("nor does one that somebody sees")
 	}
+	quiet(t, b)
+}
+
+// The filter acts while one types, and stays.
+func TestFilterInBrowser(t *testing.T) {
+	s := serve(t, fleet()...)
+	b := lab.NewBrowser(t)
+	b.Open(s.url)
+	b.Eval(`window.same = true`)
+	const shown = `document.querySelectorAll("tbody tr").length`
+	const seen = `document.dispatchEvent(new Event("visibilitychange"))`
+	now := func() any {
+		return b.Eval(`[window.same, location.search, filter.value, document.activeElement.id].join()`)
+	}
+
+	b.Eval(`filter.focus()`)
+	b.Type("prod REFUSED")
+	b.Eventually(shown + " === 2")
+	if got := now(); got != "true,?filter=prod+REFUSED,prod REFUSED,filter" {
+		t.Errorf("while one types: %v", got)
+	}
+
+	t.Log("A refresh keeps it, and so does a reload.")
+	down := track("down.prod.example:1", "or", 0)
+	down.Last().Time = time.Now()
+	tracks := append(fleet(), down, track("up.prod.example:1", "o", 0))
+	s.tracks.Store(&tracks)
+	b.Eval(seen)
+	b.Eventually(shown + " === 3")
+	b.Leave(`location.reload()`)
+	b.Eventually(`!window.same && document.readyState === "complete"`)
+	if got := b.Eval(shown); got != 3.0 {
+		t.Errorf("after a reload there are %v rows", got)
+	}
+	if got := now(); got != ",?filter=prod+REFUSED,prod REFUSED," {
+		t.Errorf("after a reload: %v", got)
+	}
+
+	t.Log("The Enter key leads nowhere, and an empty filter shows all.")
+	b.Eval(`(same = true, filter.value = "nowhere", filter.focus())`)
+	b.Type("\n")
+	b.Eventually(`document.querySelector("main > p")?.textContent === "No target matches the filter."`)
+	if got := now(); got != "true,?filter=nowhere,nowhere,filter" {
+		t.Errorf("after the Enter key: %v", got)
+	}
+	b.Eval(`(filter.value = " ", filter.dispatchEvent(new Event("input")))`)
+	b.Eventually(fmt.Sprintf("%s === %d", shown, len(tracks)))
+	if got := now(); got != "true,, ,filter" {
+		t.Errorf("without the filter: %v", got)
+	}
+
+	t.Log("An answer that comes late, to a filter that was, is not shown.")
+	b.Eval(`(inTime = fetch, fetch = async (...args) => {
+		const response = await inTime(...args), text = await response.text();
+		if (args[0].endsWith("=late")) await new Promise(resolve => release = resolve);
+		return {ok: response.ok, text: async () => text};
+	}, 0)`)
+	b.Eval(`(filter.value = "late", find())`)
+	b.Eventually(`typeof release === "function"`)
+	b.Eval(`(filter.value = "prod refused", find())`)
+	b.Eventually(shown + " === 3")
+	b.Eval(`new Promise(resolve => { release(); setTimeout(resolve) })`)
+	if got := b.Eval(shown); got != 3.0 {
+		t.Errorf("a late answer shows %v rows", got)
+	}
+
+	t.Log("There is none where there is nothing to filter.")
+	const hidden = `getComputedStyle(search).display === "none"`
+	if got := b.Eval(hidden); got != false {
+		t.Error("the filter is hidden")
+	}
+	s.tracks.Store(new([]collector.Track))
+	b.Eval(seen)
+	b.Eventually(hidden)
 	quiet(t, b)
 }

@@ -17,10 +17,13 @@ const mostRows = 200
 
 // An overview is what the page says of all targets.
 type overview struct {
-	Now     time.Time
-	Groups  []group // those that there are
-	Rows    []row   // of the first targets: those that fail, then those that do not, then the others
-	Omitted int     // targets that have no row
+	Now      time.Time
+	Groups   []group // those that there are, whatever the filter
+	Targets  int     // in all groups
+	Filter   string  // words that are wanted in every row, "" if all targets are
+	Matching int     // targets that have these words
+	Rows     []row   // of the first of those: targets that fail, then those that do not, then the others
+	Omitted  int     // matching targets that have no row
 }
 
 // A group is the targets of which the same is to be said.
@@ -64,13 +67,7 @@ type row struct {
 func (r *row) Why() string { return why(r.Last()) }
 
 // ICMP says which ICMP error ended the latest probe, "" if none did.
-func (r *row) ICMP() string {
-	icmp := r.Last().ICMP
-	if !icmp.From.IsValid() {
-		return ""
-	}
-	return fmt.Sprintf("ICMP %s from %s", strings.ReplaceAll(icmp.String(), "_", " "), icmp.From)
-}
+func (r *row) ICMP() string { return icmp(r.Last()) }
 
 // Address is the one that was probed, "" if the target tells it.
 func (r *row) Address() string {
@@ -83,11 +80,13 @@ func (r *row) Address() string {
 // Retransmits returns how many SYNs the latest probe sent again, "" if that is not known.
 func (r *row) Retransmits() string { return retransmits(r.Last()) }
 
-// newOverview makes an overview of the targets.
-func newOverview(tracks []collector.Track, now time.Time) *overview {
-	o := &overview{Now: now}
+// newOverview makes an overview of the targets, with rows of those that match the filter.
+func newOverview(tracks []collector.Track, filter string, now time.Time) *overview {
+	o := &overview{Now: now, Targets: len(tracks), Filter: strings.TrimSpace(filter)}
 	slices.SortFunc(tracks, func(a, b collector.Track) int { return order(&a, &b, now) })
 	o.group(tracks)
+	tracks = filtered(tracks, filter)
+	o.Matching = len(tracks)
 	shown := tracks[:min(len(tracks), mostRows)]
 	o.Omitted = len(tracks) - len(shown)
 	for _, track := range shown {

@@ -1,43 +1,54 @@
 "use strict";
 
-// The page is complete without this, which keeps it up to date and finds rows.
-const form = document.querySelector("form");
+// The page is complete without this, which keeps it up to date and filters while one types.
+const search = document.getElementById("search");
 const filter = document.getElementById("filter");
 const state = document.getElementById("state");
 const period = 10_000; // ms
+const pause = 200; // ms without a key, after which the filter is meant
 let asOf = new Date();
+let typing;
 
-function sift() {
-  const words = filter.value.toLowerCase().split(/\s+/);
-  for (const row of document.querySelectorAll("tbody tr")) {
-    const text = row.textContent.toLowerCase();
-    row.hidden = !words.every(word => text.includes(word));
-  }
-  filter.hidden = !document.querySelector("tbody");
+// find puts the filter into the URL, where every refresh finds it, and a reload.
+function find() {
+  clearTimeout(typing);
+  const url = new URL(location);
+  url.search = filter.value.trim() && new URLSearchParams({filter: filter.value});
+  history.replaceState(null, "", url);
+  refresh();
 }
 
 async function refresh() {
   if (document.hidden) return;
+  const url = location.href;
   try {
-    const response = await fetch(location.href, {cache: "no-store", signal: AbortSignal.timeout(period - 1000)});
+    const response = await fetch(url, {cache: "no-store", signal: AbortSignal.timeout(period - 1000)});
     if (!response.ok) throw new Error(`status ${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const main = page.querySelector("main");
     if (!main) throw new Error("another page"); // such as a proxy's, that asks who we are
+    if (url !== location.href) return; // the filter is another one by now
     const focused = document.activeElement.closest("main a")?.getAttribute("href");
     document.querySelector("main").replaceWith(main);
     document.title = page.title;
-    sift();
+    search.hidden = page.getElementById("search").hidden;
     [...main.querySelectorAll("a")].find(a => a.getAttribute("href") === focused)?.focus({preventScroll: true});
     asOf = new Date();
     state.textContent = "";
   } catch {
+    if (url !== location.href) return;
     state.textContent = `The exporter does not answer. This is as of ${asOf.toLocaleTimeString()}.`;
   }
 }
 
-filter.addEventListener("input", sift);
-sift();
+filter.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(find, pause);
+});
+search.addEventListener("submit", event => {
+  event.preventDefault();
+  find();
+});
 setInterval(refresh, period);
 document.addEventListener("visibilitychange", refresh);
 addEventListener("pageshow", event => event.persisted && refresh()); // by the Back button

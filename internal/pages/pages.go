@@ -1,10 +1,10 @@
 // Package pages shows a person what targets answered lately: as a page that says it at a
 // glance, and as plain text that says all of it.
 //
-// The page is complete without JavaScript, which only keeps it up to date, and comes in one
-// piece: its Content-Security-Policy allows what is embedded in it and nothing else. All its
-// URLs are relative, so that it works below any prefix and behind any proxy. Whatever a
-// target or a module is called, it stays text.
+// The page is complete without JavaScript, which only keeps it up to date and filters while
+// one types, and comes in one piece: its Content-Security-Policy allows what is embedded in it
+// and nothing else. All its URLs are relative, so that it works below any prefix and behind any
+// proxy. Whatever a target or a module is called, it stays text.
 package pages
 
 import (
@@ -67,7 +67,8 @@ func hash(text string) string {
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// Home answers with the page of targets.
+// Home answers with the page of targets, or of those in which each word of the query's filter
+// is found.
 func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
 	err := p.page.Execute(&body, struct {
@@ -80,7 +81,7 @@ func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 	}{
 		template.CSS(pageCSS), template.JS(pageJS),
 		p.options.Version, p.options.Modules(), config.DefaultModule,
-		newOverview(p.options.Tracks("", ""), p.now()),
+		newOverview(p.options.Tracks("", ""), r.URL.Query().Get("filter"), p.now()),
 	})
 	if err != nil {
 		p.options.Logger.Error("Cannot show the page", "err", err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -105,9 +106,9 @@ func TestHostileNamesStayText(t *testing.T) {
 // All that the page needs is in it, and all it links to is beside it.
 func TestHomeIsWholeAndRelative(t *testing.T) {
 	body := home(t, newPages(track("a:1", "or", 0), track("b:1", "o", 0)))
-	for _, url := range regexp.MustCompile(`(?:href|src|action)="([^"]*)"`).FindAllStringSubmatch(body, -1) {
-		if !regexp.MustCompile(`^((probe|logs|metrics|config|-/healthy|-/ready)(\?|$)|data:image/svg)`).MatchString(url[1]) {
-			t.Errorf("the page has the URL %s", url[1])
+	for _, link := range regexp.MustCompile(`(?:href|src|action)="([^"]*)"`).FindAllStringSubmatch(body, -1) {
+		if !regexp.MustCompile(`^((probe|logs|metrics|config|-/healthy|-/ready)(\?|$)|data:image/svg)`).MatchString(link[1]) {
+			t.Errorf("the page has the URL %s", link[1])
 		}
 	}
 	for _, wrong := range []string{"style=", "ZgotmplZ", " onclick", "@import"} {
@@ -197,6 +198,69 @@ func TestMostRows(t *testing.T) {
 	}
 	if body := home(t, newPages(tracks[:200]...)); strings.Contains(body, "not shown") {
 		t.Error("something is not shown of 200 targets")
+	}
+}
+
+// The filter looks at all targets before any is left out, and not at the summary.
+func TestFilter(t *testing.T) {
+	var tracks []collector.Track
+	for i := range 300 {
+		tracks = append(tracks, track(fmt.Sprintf("open-%03d:1", i), "o", 0))
+	}
+	refused := track("Refused.example:1", "or", 0)
+	refused.Module = "Other module"
+	refused.Last().Errno = "ECONNREFUSED"
+	forbidden := track("forbidden.example:1", "ot", 0)
+	last := forbidden.Last()
+	last.Result, last.Address = "prohibited", netip.MustParseAddr("2001:DB8::1")
+	last.ICMP = shaker.ICMP{From: netip.MustParseAddr("192.0.2.254"), Type: 3, Code: 13}
+	unnamed := track("unnamed.example:1", "ot", time.Hour)
+	unnamed.Last().Result = "dns_not_found"
+	tracks = append(tracks, refused, forbidden, unnamed)
+	p := newPages(tracks...)
+	const all = `<b>2</b> failing <span>1 prohibited, 1 refused</span>`
+	const found = "The filter matches 1 of 303 targets."
+	for _, test := range []struct {
+		filter string
+		rows   []string // nil: too many to name
+		says   string
+	}{
+		{"REFUSED.EXAMPLE", []string{"Refused.example:1"}, found},
+		{"other", []string{"Refused.example:1"}, found},
+		{"module  refused", []string{"Refused.example:1"}, found},
+		{"econnrefused", []string{"Refused.example:1"}, found},
+		{"nobody listens", []string{"Refused.example:1"}, found},
+		{"2001:db8::1", []string{"forbidden.example:1"}, found},
+		{"admin prohibited", []string{"forbidden.example:1"}, found},
+		{"admin_prohibited", []string{"forbidden.example:1"}, found},
+		{"192.0.2.254", []string{"forbidden.example:1"}, found},
+		{"dns_not_found", []string{"unnamed.example:1"}, found},
+		{"DNS not found", []string{"unnamed.example:1"}, found},
+		{"open-299", []string{"open-299:1"}, found},
+		{".example -", nil, "No target matches the filter."},
+		{"refused forbidden", nil, "No target matches the filter."},
+		{"invalid", nil, "No target matches the filter."}, // as netip.Addr says of none
+		{"other:", nil, "No target matches the filter."},  // as shaker.ICMP says of none
+		{" open- ", nil, "The filter matches 300 of 303 targets; 100 of these are not shown."},
+	} {
+		body := get(p.Home, url.Values{"filter": {test.filter}}.Encode()).Body.String()
+		if got := targets(body); test.rows != nil && !slices.Equal(got, test.rows) {
+			t.Errorf("%q finds %v, want %v", test.filter, got, test.rows)
+		}
+		for _, want := range []string{test.says, all, "<title>2 failing, 300 succeeding", ` value="` + strings.TrimSpace(test.filter) + `"`} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%q: the page lacks %s", test.filter, want)
+			}
+		}
+		if len(targets(body)) == 0 != strings.HasPrefix(test.says, "No ") {
+			t.Errorf("%q: there are %d rows", test.filter, len(targets(body)))
+		}
+	}
+	for _, none := range []string{"", "filter=", "filter=+"} {
+		body := get(p.Home, none).Body.String()
+		if got := len(targets(body)); got != 200 || strings.Contains(body, "match") || !strings.Contains(body, "103 more are not shown.") {
+			t.Errorf("%q: there are %d rows, and the page speaks of a filter", none, got)
+		}
 	}
 }
 

@@ -72,6 +72,14 @@ func reason(r *collector.Record) string {
 	}
 }
 
+// icmp says which ICMP error ended a record's probe, "" if none did.
+func icmp(r *collector.Record) string {
+	if !r.ICMP.From.IsValid() {
+		return ""
+	}
+	return fmt.Sprintf("ICMP %s from %s", strings.ReplaceAll(r.ICMP.String(), "_", " "), r.ICMP.From)
+}
+
 // retransmits returns how many SYNs were sent again, "" if none was sent at all, or if that
 // is not known.
 func retransmits(r *collector.Record) string {
