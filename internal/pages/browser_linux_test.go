@@ -155,6 +155,9 @@ func TestHostileNamesInBrowser(t *testing.T) {
 	if got := b.Eval(`document.querySelector("td.module").textContent`); got != hostileModule {
 		t.Errorf("the module is %q", got)
 	}
+	if got := b.Eval(`document.querySelector("#module option:last-child").value`); got != hostileModule {
+		t.Errorf("the form probes by the module %q", got)
+	}
 	if got := b.Eval(`document.querySelectorAll("img, main script, iframe").length`); got != 0.0 {
 		t.Errorf("there are %v elements that a name has made", got)
 	}
