@@ -37,7 +37,7 @@ modules:
 		}
 	}
 	b.Open(home)
-	if got := b.Eval(`document.querySelector("h2").textContent`); got != "Nothing was probed yet" {
+	if got := b.Eval(`document.querySelector("h2").textContent`); got != "The history is empty" {
 		t.Errorf("at first the page says: %v", got)
 	}
 	for _, path := range b.Eval(`[...document.querySelectorAll("nav a")].map(a => a.pathname)`).([]any) {

@@ -264,9 +264,10 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-func TestNothingProbedYet(t *testing.T) {
+// Whether nothing was probed yet, or nothing is kept, the page says what is true.
+func TestEmptyHistory(t *testing.T) {
 	body := home(t, newPages())
-	for _, want := range []string{"Nothing was probed yet", "__param_target", "<title>shaker_exporter</title>",
+	for _, want := range []string{"<h2>The history is empty</h2>", "<code>--history.limit=0</code>", "__param_target", "<title>shaker_exporter</title>",
 		`<option value="a">a</option>
       <option value="tcp_connect" selected>tcp_connect</option>`} {
 		if !strings.Contains(body, want) {
