@@ -74,10 +74,21 @@ func look(b *lab.Browser, scheme string, width, height int) {
 		"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}, nil)
 }
 
-// sticksOut is what does not fit into what it is in, or into the page.
-const sticksOut = `[document.documentElement, ...document.querySelectorAll("td, tbody th, input, select, button")]
-	.filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "visible" ||
-		e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML).join("\n")`
+// sticksOut is what does not fit into what it is in, or into the page. Where rows are wide, a
+// path may reach below the cells up to the module's.
+const sticksOut = `[document.documentElement, ...document.querySelectorAll("td, tbody th, input, select, button, .paths, .paths *")]
+	.filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "visible" &&
+		getComputedStyle(e).display !== "inline" && !e.querySelector(".paths") ||
+		e.getBoundingClientRect().right > innerWidth ||
+		e.matches(".paths") && e.getBoundingClientRect().right > (getComputedStyle(e.closest("td")).display === "table-cell" ?
+			e.closest("tr").querySelector(".module").getBoundingClientRect().left : e.closest("td").getBoundingClientRect().right))
+	.map(e => e.outerHTML).join("\n")`
+
+// goodIsBeside tells whether the last good path is beside the present one, and not below it.
+const goodIsBeside = `(() => {
+	const [now, good] = [...document.querySelectorAll(".paths:has(:nth-child(2 of div)) div")].map(e => e.getBoundingClientRect());
+	return now.right < good.left && now.top === good.top;
+})()`
 
 // tooPale is the texts of the page whose contrast is below 4.5, as WCAG 2 (AA) has it.
 const tooPale = `(() => {
@@ -107,6 +118,14 @@ const tooPale = `(() => {
 func TestLooks(t *testing.T) {
 	s := serve(t, fleet()...)
 	b := lab.NewBrowser(t)
+	picture := func(name string) {
+		if *pictures == "" {
+			return
+		}
+		if err := os.WriteFile(filepath.Join(*pictures, name+".png"), b.Screenshot(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, scheme := range []string{"light", "dark"} {
 		for _, screen := range []struct {
 			name          string
@@ -115,16 +134,17 @@ func TestLooks(t *testing.T) {
 			name := screen.name + "-" + scheme
 			look(b, scheme, screen.width, screen.height)
 			b.Open(s.url)
+			picture(name)
+			b.Eval(`document.querySelectorAll("details").forEach(details => details.open = true)`)
+			picture(name + "-paths")
 			if sticksOut := b.Eval(sticksOut); sticksOut != "" {
 				t.Errorf("%s: these stick out:\n%v", name, sticksOut)
 			}
+			if beside := b.Eval(goodIsBeside); beside != (screen.name != "phone") {
+				t.Errorf("%s: the last good path is beside the present one: %v", name, beside)
+			}
 			if pale := b.Eval(tooPale); pale != "" {
 				t.Errorf("%s: these are too pale:\n%v", name, pale)
-			}
-			if *pictures != "" {
-				if err := os.WriteFile(filepath.Join(*pictures, name+".png"), b.Screenshot(), 0o644); err != nil {
-					t.Fatal(err)
-				}
 			}
 		}
 		if page := b.Eval("getComputedStyle(document.body).backgroundColor"); (page == "rgb(246, 247, 249)") != (scheme == "light") {
@@ -249,6 +269,26 @@ func TestRefresh(t *testing.T) {
 	if got := b.Eval(`document.activeElement.href`); got != link {
 		t.Errorf("the focus is on %v, was on %v", got, link)
 	}
+
+	t.Log("A path that is open stays open, no other opens, and it keeps the focus.")
+	const paths = `[...document.querySelectorAll("details[open]")].map(d => d.closest("tr").querySelector("a").textContent).join()`
+	if got := b.Eval(paths); got != "" {
+		t.Errorf("these paths are open from the start: %v", got)
+	}
+	b.Eval(`[...document.querySelectorAll("tr")].find(row => row.textContent.includes("mail.example.org")).querySelector("summary").focus()`)
+	b.Eval(`document.activeElement.click()`)
+	b.Eval(`window.old = document.activeElement`)
+	tracks = append(fleet(), down) // above it
+	s.tracks.Store(&tracks)
+	b.Eval(seen)
+	b.Eventually(`!old.isConnected && document.querySelector("tbody .target a").textContent === "down.example:1"`)
+	if got := b.Eval(paths + ` + " " + (document.activeElement === document.querySelector("details[open] summary"))`); got != "mail.example.org:25 true" {
+		t.Errorf("after a refresh, these paths are open, and one has the focus: %v", got)
+	}
+	tracks = fleet()
+	s.tracks.Store(&tracks)
+	b.Eval(seen)
+	b.Eventually(`document.title.startsWith("5 failing")`)
 
 	t.Log("An exporter that does not answer is told of, until it does.")
 	s.broken.Store(true)

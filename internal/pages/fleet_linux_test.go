@@ -55,7 +55,7 @@ func fleet() []collector.Track {
 	router := shaker.ICMP{From: netip.MustParseAddr("10.4.0.1"), Type: 3, Code: 1}
 	wall := shaker.ICMP{From: netip.MustParseAddr("10.9.255.254"), Type: 3, Code: 13}
 	const us, ms = time.Microsecond, time.Millisecond
-	return []collector.Track{
+	tracks := []collector.Track{
 		track("orders-db-2.prod.example:5432", "tcp_connect", "10.1.7.32", o(52)+r("r", 3), 4*time.Second, 410*us, router, "open"),
 		track("mail.example.org:25", "tcp_connect", "198.51.100.25", o(20)+"t"+o(11)+r("t", 27), 9*time.Second, 18*ms, router, "open"),
 		track("10.4.12.8:22", "tcp_connect", "10.4.12.8", r("u", 60), 12*time.Second, 3*ms, router, "open"),
@@ -70,4 +70,35 @@ func fleet() []collector.Track {
 		track("web-1.prod.example:443", "tcp_connect", "10.1.7.10", o(12), 8*time.Second, 240*us, router, "open"),
 		track("staging.example:443", "tcp_connect", "10.2.0.4", o(33), 3*time.Hour, 610*us, router, "open"),
 	}
+	// way is a path whose hops answer after 0.3 ms and more, but those that have no address.
+	way := func(reached bool, outcome shaker.Outcome, last shaker.ICMP, addresses ...string) *shaker.Path {
+		p := &shaker.Path{}
+		for i, a := range addresses {
+			h := shaker.Hop{TTL: i + 1}
+			if a != "" {
+				h.From, h.RTT = netip.MustParseAddr(a), time.Duration((i*i+1)*307)*us
+				h.ICMP = shaker.ICMP{From: h.From, Type: 11}
+				if h.From.Is6() {
+					h.ICMP.Type = 3
+				}
+			}
+			p.Hops = append(p.Hops, h)
+		}
+		end := &p.Hops[len(p.Hops)-1]
+		if last.From.IsValid() {
+			end.ICMP = last
+		}
+		if reached {
+			end.ICMP, end.Outcome, p.Reached = shaker.ICMP{}, outcome, end.TTL
+		}
+		return p
+	}
+	none := shaker.ICMP{}
+	tracks[0].Path = way(true, shaker.Refused, none, "10.1.0.1", "10.1.7.32")
+	tracks[1].Path = way(false, 0, none, "10.1.0.1", "192.0.2.1", "198.51.100.130", "", "198.51.100.161")
+	tracks[1].GoodPath = way(true, shaker.Open, none, "10.1.0.1", "192.0.2.1", "", "203.0.113.17", "198.51.100.1", "198.51.100.25")
+	tracks[2].Path = way(false, 0, router, "10.1.0.1", "10.4.0.1")
+	tracks[5].Path = way(true, shaker.Open, none, "2001:db8:1::1", "", "2001:db8:ffff:ffff:ffff:ffff:ffff:fff1", "2001:db8:4::443")
+	tracks[5].GoodPath = tracks[5].Path
+	return tracks
 }

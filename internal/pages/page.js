@@ -18,6 +18,9 @@ function find() {
   refresh();
 }
 
+// nameOf names a link, or a part of a row, by where it leads, or its row does.
+const nameOf = e => e.localName + " " + (e.closest("a") ?? e.closest("tr").querySelector("a")).getAttribute("href");
+
 async function refresh() {
   if (document.hidden) return;
   const url = location.href;
@@ -28,11 +31,13 @@ async function refresh() {
     const main = page.querySelector("main");
     if (!main) throw new Error("another page"); // such as a proxy's, that asks who we are
     if (url !== location.href) return; // the filter is another one by now
-    const focused = document.activeElement.closest("main a")?.getAttribute("href");
+    const focused = document.activeElement.closest("main :is(a, summary)");
+    const open = [...document.querySelectorAll("details[open]")].map(nameOf);
+    for (const details of main.querySelectorAll("details")) details.open = open.includes(nameOf(details));
     document.querySelector("main").replaceWith(main);
     document.title = page.title;
     search.hidden = page.getElementById("search").hidden;
-    [...main.querySelectorAll("a")].find(a => a.getAttribute("href") === focused)?.focus({preventScroll: true});
+    if (focused) [...main.querySelectorAll("a, summary")].find(e => nameOf(e) === nameOf(focused))?.focus({preventScroll: true});
     asOf = new Date();
     state.textContent = "";
   } catch {
