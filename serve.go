@@ -70,6 +70,7 @@ func serve(f *flags, conf *config.Config, logger *slog.Logger) error {
 	go reloader.follow(ctx, hangups)
 	shown := pages.New(pages.Options{
 		Tracks:  history.Tracks,
+		Lost:    history.Lost,
 		Modules: func() []string { return slices.Sorted(maps.Keys(prober.Config().Modules)) },
 		Version: version.Version,
 		Logger:  logger,

@@ -106,10 +106,13 @@ func order(a, b *collector.Track, now time.Time) int {
 	return cmp.Or(first, cmp.Compare(a.Target, b.Target), cmp.Compare(a.Module, b.Module))
 }
 
+// lately is how long a target may not have been probed at least before it counts as unprobed.
+const lately = 10 * time.Minute
+
 // standingOf says how a target stands. It is unprobed after ten minutes without a probe, or
 // if it is probed more rarely, after three times as long as it was between the last two.
 func standingOf(t *collector.Track, now time.Time) standing {
-	patience := 10 * time.Minute
+	patience := lately
 	if n := len(t.Records); n > 1 {
 		patience = max(patience, 3*t.Records[n-1].Time.Sub(t.Records[n-2].Time))
 	}

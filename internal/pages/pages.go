@@ -21,11 +21,14 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 )
 
-// Options are what the pages are made from. All of them are required.
+// Options are what the pages are made from. All of them are required, but Lost.
 type Options struct {
 	// Tracks returns the history of the targets and modules that are the given ones, ""
 	// for all, in any order: that of a collector.History.
 	Tracks func(target, module string) []collector.Track
+
+	// Lost returns when a target was last forgotten for want of room, zero if none was.
+	Lost func() time.Time
 
 	// Modules returns the names of the modules in force, in the order to show them in.
 	Modules func() []string
@@ -71,17 +74,20 @@ func hash(text string) string {
 // is found.
 func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
+	now := p.now()
 	err := p.page.Execute(&body, struct {
 		Style         template.CSS
 		Script        template.JS
 		Version       string
 		Modules       []string
 		DefaultModule string
+		Missing       bool // targets of late
 		*overview
 	}{
 		template.CSS(pageCSS), template.JS(pageJS),
 		p.options.Version, p.options.Modules(), config.DefaultModule,
-		newOverview(p.options.Tracks("", ""), r.URL.Query().Get("filter"), p.now()),
+		p.options.Lost != nil && now.Sub(p.options.Lost()) < lately,
+		newOverview(p.options.Tracks("", ""), r.URL.Query().Get("filter"), now),
 	})
 	if err != nil {
 		p.options.Logger.Error("Cannot show the page", "err", err)

@@ -418,3 +418,18 @@ func TestSparkline(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// The page says that targets are missing for as long as they may be.
+func TestMissingTargets(t *testing.T) {
+	p := newPages(track("a:1", "o", 0))
+	for lost, want := range map[time.Time]bool{
+		{}:                         false,
+		noon.Add(-5 * time.Minute): true,
+		noon.Add(-time.Hour):       false,
+	} {
+		p.options.Lost = func() time.Time { return lost }
+		if got := strings.Contains(get(p.Home, "").Body.String(), "Some targets are missing"); got != want {
+			t.Errorf("lost at %v: %t, want %t", lost, got, want)
+		}
+	}
+}
