@@ -78,6 +78,8 @@ func TestChainOfRouters(t *testing.T) {
 		{"admin-prohibited", "prohibited EACCES", "admin_prohibited"},
 		{"addr-unreachable", "unreachable EHOSTUNREACH", "host_unreachable"},
 		{"port-unreachable", "refused ECONNREFUSED", "port_unreachable"},
+		{"policy-fail", "prohibited EACCES", "policy_failed"},
+		{"reject-route", "prohibited EACCES", "route_rejected"},
 	} {
 		situations = append(situations, situation{"a router rejects with " + with[0], "reject with icmpv6 type " + with[0], host6,
 			fmt.Sprintf("%s; %s from fd77:2::2; %s3 fd77:2::2 %s; reached 0", with[1], with[2], way6, with[2])})

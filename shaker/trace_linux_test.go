@@ -1,12 +1,17 @@
 package shaker
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -183,5 +188,63 @@ func TestTrace(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A router whose answer takes a longer way back than that of the next one is not overtaken
+// by it: each hop has its own latency.
+func TestTraceOfAsymmetricAnswers(t *testing.T) {
+	const slow = 20 * time.Millisecond
+	routers := []string{"198.51.100.1", "198.51.100.2", "198.51.100.3"}
+	var wire atomic.Pointer[lab.Wire]
+	wire.Store(lab.NewWire(t, func(s lab.Segment) [][]byte {
+		switch {
+		case !s.SYN:
+			return nil
+		case int(s.TTL) > len(routers):
+			return [][]byte{s.SYNACK()}
+		}
+		answer := s.ICMPError(netip.MustParseAddr(routers[s.TTL-1]), 11, 0)
+		if s.TTL == 2 {
+			time.AfterFunc(slow, func() { wire.Load().Send(answer) })
+			return nil
+		}
+		return [][]byte{answer}
+	}, "192.0.2.0/24", "198.51.100.0/24"))
+	s := start(t)
+	path, err := s.Trace(t.Context(), mustShake(t, s, target4), nil)
+	const want = "1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, 4 192.0.2.1 open; reached 4"
+	if got := sketch(path); err != nil || got != want {
+		t.Fatalf("%s, %v, want %s", got, err, want)
+	}
+	if rtt := path.Hops[1].RTT; rtt < slow {
+		t.Errorf("the second hop took %v, its answer %v", rtt, slow)
+	}
+}
+
+// What a trace cannot do, or has nothing to do.
+func TestTraceOfNothing(t *testing.T) {
+	openWire(t)
+	s := start(t)
+	r := mustShake(t, s, target4)
+	if _, err := s.Trace(t.Context(), r, &TraceOptions{MaxHops: 256}); err == nil || err.Error() != "trace 192.0.2.1:80: 256 hops, of 1 to 255" {
+		t.Errorf("256 hops: %v", err)
+	}
+	if path, err := s.Trace(t.Context(), mustShake(t, s, netip.MustParseAddrPort("203.0.113.1:80")), nil); err != nil || len(path.Hops) > 0 {
+		t.Errorf("without a route: %+v, %v", path, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Trace(ctx, r, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	lab.WithDescriptors(t, 0, func() {
+		if _, err := s.Trace(t.Context(), r, nil); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("without descriptors: %v", err)
+		}
+	})
+	s.Close()
+	if _, err := s.Trace(t.Context(), r, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("closed: %v", err)
 	}
 }
