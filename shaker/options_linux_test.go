@@ -277,30 +277,21 @@ func TestInterface(t *testing.T) {
 // The routes of a VRF are those of its own table.
 func TestVRF(t *testing.T) {
 	wire := openWire(t)
-	attributes := netlink.NewLinkAttrs()
-	attributes.Name = "vrf-lab"
-	vrf := &netlink.Vrf{LinkAttrs: attributes, Table: 1001}
-	switch err := netlink.LinkAdd(vrf); {
-	case errors.Is(err, unix.EOPNOTSUPP):
-		t.Skip("needs a kernel that was built with CONFIG_NET_VRF") // which nothing can provide
-	case err != nil:
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { netlink.LinkDel(vrf) })
+	vrf := lab.NewVRF(t)
 	device, err := netlink.LinkByName(wire.Interface())
 	if err == nil {
-		err = errors.Join(netlink.LinkSetUp(vrf), netlink.LinkSetMaster(device, vrf))
+		err = netlink.LinkSetMaster(device, vrf)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
-		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: device.Attrs().Index, Dst: single(target.Addr()), Table: 1001}); err != nil {
+		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: device.Attrs().Index, Dst: single(target.Addr()), Table: lab.VRFTable}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, target := range targets {
-		options := &Options{Interface: attributes.Name, Timeout: 5 * time.Second}
+		options := &Options{Interface: vrf.Attrs().Name, Timeout: 5 * time.Second}
 		if r, err := start(t).Shake(t.Context(), target, options); err != nil || r.Outcome != Open {
 			t.Errorf("%v: %+v, %v", target, r, err)
 		}

@@ -64,20 +64,7 @@ func TestSourceOptions(t *testing.T) {
 // A VRF has addresses that this host does not have without it. The order of the keys does
 // not matter, and the remark is about the source.
 func TestSourceInVRF(t *testing.T) {
-	lab.Need(t)
-	attributes := netlink.NewLinkAttrs()
-	attributes.Name = "vrf-lab"
-	vrf := &netlink.Vrf{LinkAttrs: attributes, Table: 1001}
-	switch err := netlink.LinkAdd(vrf); {
-	case errors.Is(err, unix.EOPNOTSUPP):
-		t.Skip("needs a kernel that was built with CONFIG_NET_VRF") // which nothing can provide
-	case err != nil:
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { netlink.LinkDel(vrf) })
-	if err := netlink.LinkSetUp(vrf); err != nil {
-		t.Fatal(err)
-	}
+	vrf := lab.NewVRF(t)
 	for _, address := range []string{"192.0.2.7/32", "2001:db8::7/128"} {
 		addr, err := netlink.ParseAddr(address)
 		if err == nil {
@@ -88,7 +75,7 @@ func TestSourceInVRF(t *testing.T) {
 			t.Fatal(err)
 		}
 		source := "source_ip_address: " + addr.IP.String()
-		for _, text := range []string{source + "\n      interface: vrf-lab", "interface: vrf-lab\n      " + source} {
+		for _, text := range []string{source + "\n      interface: " + vrf.Attrs().Name, "interface: " + vrf.Attrs().Name + "\n      " + source} {
 			if _, warnings, err := parseTCP(text); err != nil || warnings != nil {
 				t.Errorf("%s: %q, %v", text, warnings, err)
 			}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +60,7 @@ func NewChain(t testing.TB) *Chain {
 func newNamespace(t testing.TB) *os.File {
 	t.Helper()
 	var namespace *os.File
-	err := elsewhere(func(netlink.NsFd) (err error) {
+	err := elsewhere(enterNew, func(netlink.NsFd) (err error) {
 		if err := loopbackUp(); err != nil {
 			return err
 		}
@@ -87,18 +86,10 @@ func (c *Chain) in(n int, f func() error) error {
 	if n == 0 {
 		return f()
 	}
-	runtime.LockOSThread() // a network namespace is a thread's
-	defer runtime.UnlockOSThread()
-	here, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
+	enter := func() error {
+		return os.NewSyscallError("setns", unix.Setns(int(c.nodes[n-1].Fd()), unix.CLONE_NEWNET))
 	}
-	defer here.Close()
-	if err := unix.Setns(int(c.nodes[n-1].Fd()), unix.CLONE_NEWNET); err != nil {
-		return os.NewSyscallError("setns", err)
-	}
-	err = f()
-	return errors.Join(err, os.NewSyscallError("setns", unix.Setns(int(here.Fd()), unix.CLONE_NEWNET)))
+	return elsewhere(enter, func(netlink.NsFd) error { return f() })
 }
 
 // Run runs a program in the n-th namespace.

@@ -30,7 +30,7 @@ func NewNeighbour(t testing.TB) *Neighbour {
 	Need(t)
 	n := &Neighbour{netip.MustParseAddrPort("198.18.2.2:80"), t}
 	var l net.Listener
-	if err := elsewhere(func(here netlink.NsFd) (err error) {
+	if err := elsewhere(enterNew, func(here netlink.NsFd) (err error) {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = "host"
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: nearEnd, PeerNamespace: here}); err != nil {
@@ -73,9 +73,9 @@ func (n *Neighbour) Capture() *Capture {
 	return newCapture(n.t, nearEnd, n.Target.Addr())
 }
 
-// elsewhere calls f in a new network namespace, which stays as long as the sockets that f
-// leaves open. Here is the namespace to which it returns.
-func elsewhere(f func(here netlink.NsFd) error) error {
+// elsewhere calls f in another network namespace, which enter enters. Here is the namespace
+// to which it returns.
+func elsewhere(enter func() error, f func(here netlink.NsFd) error) error {
 	runtime.LockOSThread() // a network namespace is a thread's
 	defer runtime.UnlockOSThread()
 	here, err := os.Open("/proc/thread-self/ns/net")
@@ -83,11 +83,17 @@ func elsewhere(f func(here netlink.NsFd) error) error {
 		return err
 	}
 	defer here.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return os.NewSyscallError("unshare", err)
+	if err := enter(); err != nil {
+		return err
 	}
 	err = f(netlink.NsFd(here.Fd()))
 	return errors.Join(err, os.NewSyscallError("setns", unix.Setns(int(here.Fd()), unix.CLONE_NEWNET)))
+}
+
+// enterNew enters a new network namespace. It stays as long as a socket of it is open, or a
+// file of it.
+func enterNew() error {
+	return os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNET))
 }
 
 // setUp gives the interface an address and sets it up.
