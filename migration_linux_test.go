@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -41,23 +40,20 @@ groups:
 // A user of blackbox_exporter moves a job over: the address in prometheus.yml is all that
 // changes. The same alerts fire, the same rules record, the same series go on.
 func TestMigration(t *testing.T) {
-	program := lab.Program(t, "prometheus", "prometheus")
 	startBlackbox(t)
 	startExporter(t, "--config.file=testdata/blackbox.yml") // their file
 	dir := t.TempDir()
 	writeFile(t, dir, "rules.yml", migrationRules)
 	file := writeFile(t, dir, "prometheus.yml", migrationJob)
-	prometheus := lab.Start(t, exec.Command(program, "--config.file="+file,
-		"--storage.tsdb.path="+t.TempDir(), "--web.listen-address=:9090"))
-	prometheus.Listening(9090)
+	prometheus := lab.StartPrometheus(t, 9090, file)
 
 	recorded := `{__name__=~"job:.*|instance:.*"}`
 	settled := func() bool {
-		return len(query(t, `probe_success{job="tcp"}`)) == 3 && len(query(t, "ALERTS")) == 1 && len(query(t, recorded)) == 4
+		return len(prometheus.Query(`probe_success{job="tcp"}`)) == 3 && len(prometheus.Query("ALERTS")) == 1 && len(prometheus.Query(recorded)) == 4
 	}
 	lab.Eventually(t, "blackbox_exporter's job has been scraped and judged", settled)
-	before := names(query(t, `{__name__=~"probe_.*|ALERTS|job:.*|instance:.*"}`))
-	if got := query(t, `probe_result_info`); len(got) != 0 {
+	before := names(prometheus.Query(`{__name__=~"probe_.*|ALERTS|job:.*|instance:.*"}`))
+	if got := prometheus.Query(`probe_result_info`); len(got) != 0 {
 		t.Fatalf("it is this exporter already: %v", got)
 	}
 
@@ -67,9 +63,9 @@ func TestMigration(t *testing.T) {
 	}
 	prometheus.Signal(syscall.SIGHUP)
 	lab.Eventually(t, "this exporter's job has been scraped and judged", func() bool {
-		return len(query(t, "probe_result_info")) == 3 && settled()
+		return len(prometheus.Query("probe_result_info")) == 3 && settled()
 	})
-	after := names(query(t, `{__name__=~"probe_.*|ALERTS|job:.*|instance:.*"}`))
+	after := names(prometheus.Query(`{__name__=~"probe_.*|ALERTS|job:.*|instance:.*"}`))
 	for _, name := range before {
 		if !slices.Contains(after, name) && !strings.HasPrefix(name, "probe_failed_due_to_regex") {
 			t.Errorf("the series %s has ended", name)
@@ -82,27 +78,27 @@ func TestMigration(t *testing.T) {
 		`ALERTS{alertname="PortDown",alertstate="firing",instance="127.0.0.1:1",severity="page"}`: 1,
 		`ALERTS{alertname="ProbeSlow"}`: 0,
 	} {
-		if got := query(t, expression); len(got) != want {
+		if got := prometheus.Query(expression); len(got) != want {
 			t.Errorf("%s: %v, want %d", expression, got, want)
 		}
 	}
-	if got := query(t, `changes(ALERTS_FOR_STATE{alertname="PortDown"}[1m])`); len(got) != 1 || got[0].value != 0 {
+	if got := prometheus.Query(`changes(ALERTS_FOR_STATE{alertname="PortDown"}[1m])`); len(got) != 1 || got[0].Value != 0 {
 		t.Errorf("the alert began anew: %v", got)
 	}
 }
 
 // names returns the samples' names and labels, in order.
-func names(samples []sample) []string {
+func names(samples []lab.Sample) []string {
 	var names []string
 	for _, s := range samples {
 		var labels []string
-		for name, value := range s.labels {
+		for name, value := range s.Labels {
 			if name != "__name__" {
 				labels = append(labels, fmt.Sprintf("%s=%q", name, value))
 			}
 		}
 		slices.Sort(labels)
-		names = append(names, s.labels["__name__"]+"{"+strings.Join(labels, ",")+"}")
+		names = append(names, s.Labels["__name__"]+"{"+strings.Join(labels, ",")+"}")
 	}
 	slices.Sort(names)
 	return names

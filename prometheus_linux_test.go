@@ -1,14 +1,12 @@
 package main
 
 import (
-	"encoding/json"
 	"io"
 	"net/http"
 	"net/url"
 	"os/exec"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -18,13 +16,11 @@ import (
 // A real Prometheus with the example's configuration scrapes an open, a refused and a
 // silent target.
 func TestPrometheus(t *testing.T) {
-	prometheus := lab.Program(t, "prometheus", "prometheus")
 	lab.NewWire(t, nil, "192.0.2.0/24")
 	startExporter(t)
-	lab.Start(t, exec.Command(prometheus, "--config.file=examples/prometheus.yml",
-		"--storage.tsdb.path="+t.TempDir(), "--web.listen-address=localhost:9090")).Listening(9090)
+	prometheus := lab.StartPrometheus(t, 9090, "examples/prometheus.yml")
 
-	lab.Eventually(t, "each target has been scraped", func() bool { return len(query(t, "probe_success")) == 3 })
+	lab.Eventually(t, "each target has been scraped", func() bool { return len(prometheus.Query("probe_success")) == 3 })
 	for instance, want := range map[string]struct {
 		success       float64
 		result, errno string
@@ -34,28 +30,28 @@ func TestPrometheus(t *testing.T) {
 		"192.0.2.1:443":   {0, "timeout", "ETIMEDOUT"},
 	} {
 		series := `{job="shaker",instance="` + instance + `"}`
-		if got := query(t, "up"+series); len(got) != 1 || got[0].value != 1 {
+		if got := prometheus.Query("up" + series); len(got) != 1 || got[0].Value != 1 {
 			t.Errorf("up%s: %v", series, got)
 		}
-		if got := query(t, "probe_success"+series); len(got) != 1 || got[0].value != want.success {
+		if got := prometheus.Query("probe_success" + series); len(got) != 1 || got[0].Value != want.success {
 			t.Errorf("probe_success%s: %v", series, got)
 		}
-		if got := query(t, "probe_result_info"+series); len(got) != 1 || got[0].value != 1 ||
-			got[0].labels["result"] != want.result || got[0].labels["errno"] != want.errno {
+		if got := prometheus.Query("probe_result_info" + series); len(got) != 1 || got[0].Value != 1 ||
+			got[0].Labels["result"] != want.result || got[0].Labels["errno"] != want.errno {
 			t.Errorf("probe_result_info%s: %v", series, got)
 		}
-		got := query(t, "probe_tcp_rtt_seconds"+series)
-		if open := want.result == "open"; len(got) == 1 != open || open && !(got[0].value > 0 && got[0].value < 1) {
+		got := prometheus.Query("probe_tcp_rtt_seconds" + series)
+		if open := want.result == "open"; len(got) == 1 != open || open && !(got[0].Value > 0 && got[0].Value < 1) {
 			t.Errorf("probe_tcp_rtt_seconds%s: %v", series, got)
 		}
 	}
 	lab.Eventually(t, "the exporter itself has been scraped", func() bool {
-		return len(query(t, `shaker_exporter_build_info{job="shaker_exporter"}`)) == 1
+		return len(prometheus.Query(`shaker_exporter_build_info{job="shaker_exporter"}`)) == 1
 	})
 	for _, expression := range readmeQueries(t) {
-		query(t, expression) // is understood
+		prometheus.Query(expression) // is understood
 	}
-	if down := query(t, readmeQueries(t)[0]); len(down) != 2 {
+	if down := prometheus.Query(readmeQueries(t)[0]); len(down) != 2 {
 		t.Errorf("README's first query finds %v, want the two targets that are down", down)
 	}
 }
@@ -75,46 +71,6 @@ func readmeQueries(t *testing.T) []string {
 		t.Fatalf("only %q", queries)
 	}
 	return queries
-}
-
-type sample struct {
-	labels map[string]string
-	value  float64
-}
-
-// query asks the Prometheus on its usual port for an instant vector.
-func query(t testing.TB, expression string) []sample {
-	t.Helper()
-	response, err := http.Get("http://localhost:9090/api/v1/query?query=" + url.QueryEscape(expression))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer http.DefaultClient.CloseIdleConnections()
-	defer response.Body.Close()
-	if response.StatusCode == http.StatusServiceUnavailable {
-		return nil // it is starting
-	}
-	var answer struct {
-		Status, Error string
-		Data          struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any // time, and the value as text
-			}
-		}
-	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Status != "success" {
-		t.Fatalf("%s: %s, %v", expression, answer.Error, err)
-	}
-	var samples []sample
-	for _, r := range answer.Data.Result {
-		value, err := strconv.ParseFloat(r.Value[1].(string), 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		samples = append(samples, sample{r.Metric, value})
-	}
-	return samples
 }
 
 // promtool has nothing to say against the metrics and the example.

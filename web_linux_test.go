@@ -26,7 +26,6 @@ import (
 // With a web configuration a client has to show a certificate and a password. The client is
 // a real Prometheus, and curl where there is something to be denied.
 func TestMutualTLSAndPassword(t *testing.T) {
-	prometheus := lab.Program(t, "prometheus", "prometheus")
 	curl := lab.Program(t, "curl", "curl")
 	dir := t.TempDir()
 	newAuthority(t, dir, "server", "client")
@@ -57,14 +56,13 @@ scrape_configs:
   - job_name: wrong_password
     basic_auth: {username: prometheus, password: guess}`+client)
 	p := startExporter(t, "--web.config.file="+dir+"/web.yml")
-	lab.Start(t, exec.Command(prometheus, "--config.file="+dir+"/prometheus.yml",
-		"--storage.tsdb.path="+t.TempDir(), "--web.listen-address=localhost:9090")).Listening(9090)
+	prometheus := lab.StartPrometheus(t, 9090, dir+"/prometheus.yml")
 
-	lab.Eventually(t, "both jobs have scraped", func() bool { return len(query(t, "up")) == 2 })
-	if got := query(t, "probe_success"); len(got) != 1 || got[0].value != 1 {
+	lab.Eventually(t, "both jobs have scraped", func() bool { return len(prometheus.Query("up")) == 2 })
+	if got := prometheus.Query("probe_success"); len(got) != 1 || got[0].Value != 1 {
 		t.Errorf("probe_success: %v", got)
 	}
-	if got := query(t, `up{job="wrong_password"}`); len(got) != 1 || got[0].value != 0 {
+	if got := prometheus.Query(`up{job="wrong_password"}`); len(got) != 1 || got[0].Value != 0 {
 		t.Errorf("up with a wrong password: %v", got)
 	}
 	with := []string{"-s", "--cacert", dir + "/authority.pem", "https://localhost:10115/-/healthy"}
