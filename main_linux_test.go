@@ -241,6 +241,9 @@ func TestProbeFlags(t *testing.T) {
 	if !strings.Contains(string(body), "probe_timeout_seconds 2.5\n") {
 		t.Errorf("--timeout-offset: %s", body)
 	}
+	if _, body := get(t, "/metrics"); !strings.Contains(body, "\nshaker_probes_in_flight_limit 1\n") {
+		t.Errorf("--probe.max-in-flight is no metric: %s", body)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -59,6 +59,9 @@ var (
 	probePathHopRTT = &metric{name: "probe_path_hop_rtt_seconds",
 		help:   "Time from SYN to the answer of each hop, on the exporter's clock.",
 		labels: []string{"hop", "address"}}
+	probePathLastHop = &metric{name: "probe_path_last_hop",
+		help:   "The last hop that answered, and who it is: where SYNs end, if it is not the target.",
+		labels: []string{"address"}}
 	probePathHops = &metric{name: "probe_path_hops",
 		help: "The hop at which the target itself answered, or somebody in its name."}
 
@@ -154,10 +157,12 @@ func (r *Report) addressFamilies() []*dto.MetricFamily {
 // pathFamilies returns the metrics of a path. Hops that stayed silent have none.
 func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 	var infos, rtts []*dto.Metric
+	var last shaker.Hop
 	for _, h := range path.Hops {
 		if !h.From.IsValid() {
 			continue
 		}
+		last = h
 		hop, address, icmp := strconv.Itoa(h.TTL), h.From.String(), ""
 		if h.ICMP.From.IsValid() {
 			icmp = h.ICMP.String()
@@ -167,6 +172,9 @@ func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 	}
 	families := several(nil, probePathHopInfo, infos)
 	families = several(families, probePathHopRTT, rtts)
+	if last.From.IsValid() {
+		families = append(families, probePathLastHop.family(float64(last.TTL), []string{last.From.String()}))
+	}
 	if path.Reached > 0 {
 		families = append(families, probePathHops.family(float64(path.Reached), nil))
 	}

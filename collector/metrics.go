@@ -30,9 +30,10 @@ type metrics struct {
 	acksSent       prometheus.Counter
 	resetLag       prometheus.Histogram
 	inFlight       prometheus.GaugeFunc
+	inFlightLimit  prometheus.Gauge
 }
 
-func newMetrics(inFlight func() float64) *metrics {
+func newMetrics(inFlight func() float64, limit int) *metrics {
 	histogram := func(name, help string, buckets ...float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets,
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour}
@@ -58,7 +59,10 @@ func newMetrics(inFlight func() float64) *metrics {
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
 			Help: "Handshakes that are under way, name resolution included."}, inFlight),
+		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
+			Help: "Handshakes that may be under way at once, 0 if there is no limit."}),
 	}
+	m.inFlightLimit.Set(float64(limit))
 	// What can be counted is there from the start, so that rate() sees the first one.
 	for _, reason := range []string{badRequest, denied, inFlightLimit, shuttingDown, tooLate, callerGone} {
 		m.rejected.WithLabelValues(reason)
@@ -79,7 +83,7 @@ func (m *metrics) expect(c *config.Config) {
 
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.probes, m.failures, m.rejected, m.faults, m.handshake,
-		m.synRetransmits, m.acksSent, m.resetLag, m.inFlight}
+		m.synRetransmits, m.acksSent, m.resetLag, m.inFlight, m.inFlightLimit}
 }
 
 // count counts a probe that ended with a verdict.

@@ -71,7 +71,7 @@ func NewProber(options Options) *Prober {
 	}
 	readNameFiles()
 	p := &Prober{options: options}
-	p.metrics = newMetrics(func() float64 { return float64(p.inFlight.Load()) })
+	p.metrics = newMetrics(func() float64 { return float64(p.inFlight.Load()) }, options.MaxInFlight)
 	p.Configure(options.Config)
 	return p
 }
