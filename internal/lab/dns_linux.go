@@ -34,11 +34,17 @@ type Names map[string][]string
 //	80ms       what follows, but so much later; any duration
 func NewDNS(t testing.TB, names Names) func(ctx context.Context, network, address string) (net.Conn, error) {
 	t.Helper()
-	onTCP, err := net.Listen("tcp", "127.0.0.1:0")
+	return DialDNS(ServeDNS(t, "127.0.0.1:0", names))
+}
+
+// ServeDNS starts such a server at an address, which may have port 0, and returns where it is.
+func ServeDNS(t testing.TB, address string, names Names) string {
+	t.Helper()
+	onTCP, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := onTCP.Addr().String()
+	address = onTCP.Addr().String()
 	onUDP, err := net.ListenPacket("udp", address)
 	if err != nil {
 		onTCP.Close()
@@ -68,7 +74,7 @@ func NewDNS(t testing.TB, names Names) func(ctx context.Context, network, addres
 		}
 	})
 	t.Cleanup(func() { onUDP.Close(); onTCP.Close(); serving.Wait() })
-	return DialDNS(address)
+	return address
 }
 
 // DialDNS returns what connects a resolver to an address, whatever its own configuration.

@@ -1,0 +1,292 @@
+package examples
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// A notification is what Alertmanager sends to a webhook.
+type notification struct {
+	receiver string // the path of its URL
+	Alerts   []alert
+	GroupKey string
+}
+
+type alert struct {
+	Status              string
+	Labels, Annotations map[string]string
+}
+
+func (a alert) String() string {
+	labels := a.Labels
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s%s", labels["alertname"], labels["instance"], labels["at"], labels["errno"]))
+}
+
+// A pager is who is told by an Alertmanager with the configuration of the example.
+type pager struct {
+	t  *testing.T
+	mu sync.Mutex
+	of []notification
+}
+
+// newPager starts an Alertmanager that is sixty times as fast as the example, and its receiver.
+func newPager(t *testing.T) *pager {
+	t.Helper()
+	lab.Need(t)
+	program := lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager")
+	p := &pager{t: t}
+	listener, err := net.Listen("tcp", "localhost:9095")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: p}
+	var serving sync.WaitGroup
+	serving.Go(func() { server.Serve(listener) })
+	t.Cleanup(func() { server.Close(); serving.Wait() })
+	file := writeFile(t, t.TempDir(), "alertmanager.yml", faster(read(t, "alertmanager.yml")))
+	lab.Start(t, exec.Command(program, "--config.file="+file, "--storage.path="+t.TempDir(),
+		"--web.listen-address=localhost:9093", "--cluster.listen-address=")).Listening(9093)
+	return p
+}
+
+// ServeHTTP takes a notification.
+func (p *pager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n := notification{receiver: r.URL.Path}
+	if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+		p.t.Errorf("webhook: %v", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of = append(p.of, n)
+}
+
+// told returns what was said of an alert to a receiver with that status.
+func (p *pager) told(receiver, status, name string) (annotations map[string]string, found bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, n := range p.of {
+		for _, a := range n.Alerts {
+			if n.receiver == receiver && a.Status == status && a.String() == name {
+				annotations, found = a.Annotations, true // the last one counts
+			}
+		}
+	}
+	return annotations, found
+}
+
+// all returns all alerts that somebody was told of, each once, and the groups they were in.
+func (p *pager) all() (alerts, groups []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, n := range p.of {
+		groups = append(groups, n.GroupKey)
+		for _, a := range n.Alerts {
+			alerts = append(alerts, a.String())
+		}
+	}
+	slices.Sort(alerts)
+	slices.Sort(groups)
+	return slices.Compact(alerts), slices.Compact(groups)
+}
+
+// forget forgets all notifications.
+func (p *pager) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of = nil
+}
+
+// startPrometheus starts a Prometheus that is sixty times as fast as the example, with its
+// rules and these targets.
+func startPrometheus(t *testing.T, targets ...string) *lab.Prometheus {
+	t.Helper()
+	dir := t.TempDir()
+	for _, file := range files(t, "rules/*.yml") {
+		writeFile(t, dir, file, faster(read(t, file)))
+	}
+	config := faster(read(t, "prometheus.yml"))
+	list := ""
+	for _, target := range targets {
+		list += fmt.Sprintf("          - %q\n", target)
+	}
+	for _, change := range [][2]string{
+		{"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list},
+		{"scrape_interval: 250ms", "scrape_interval: 500ms"}, // room for a timeout
+		{"  - rules/slo.yml\n", ""}, // an outage of a few seconds is all there is
+	} {
+		if strings.Count(config, change[0]) != 1 {
+			t.Fatalf("the example has no %q", change[0])
+		}
+		config = strings.Replace(config, change[0], change[1], 1)
+	}
+	return lab.StartPrometheus(t, 9090, writeFile(t, dir, "prometheus.yml", config))
+}
+
+// A target is broken in each of five ways, and the notification says which, with the errno;
+// then it is repaired, and that is told, too. Nothing else is.
+func TestAlerts(t *testing.T) {
+	chain := lab.NewChain(t)
+	nft := lab.Program(t, "nft", "nftables")
+	ip := lab.Program(t, "ip", "iproute2")
+	dir := t.TempDir()
+	hosts := writeFile(t, dir, "hosts", "127.0.0.1 localhost web.example\n")
+	resolv := writeFile(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")
+	lab.ServeDNS(t, "127.0.0.1:53", nil) // there is no name
+	config := writeFile(t, dir, "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
+	exporter := lab.WithFiles(t, exporter(t, "--config.file="+config, "--timeout-offset=0.1"),
+		map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv})
+	lab.Start(t, exporter).Listening(10115)
+	redis := startRedis(t)
+
+	const stopped, firewalled, unrouted, nameless = "127.0.0.1:6379", "10.77.4.2:80", "[fd77:4::2]:80", "web.example:10115"
+	pager := newPager(t)
+	prometheus := startPrometheus(t, stopped, firewalled, unrouted, nameless)
+	lab.Eventually(t, "all is well", func() bool {
+		return len(prometheus.Query("probe_success == 1")) == 4 && len(prometheus.Query(`up{job="shaker_exporter"} == 1`)) == 1
+	})
+
+	var limit unix.Rlimit
+	descriptors := func(soft uint64) {
+		t.Helper()
+		if err := unix.Prlimit(exporter.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: soft, Max: limit.Max}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Prlimit(exporter.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+		t.Fatal(err)
+	}
+	rewrite := func(content string) {
+		if err := os.WriteFile(hosts, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name               string
+		breaks, repairs    func()
+		alert              string
+		annotation, reason string // how it begins
+	}{
+		{"stopped",
+			func() { redis.Stop() },
+			func() { redis = startRedis(t) },
+			"TargetDown " + stopped, "reason", "refused (ECONNREFUSED)"},
+		{"firewalled",
+			func() {
+				chain.Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; ip daddr 10.77.4.2 tcp flags syn / syn,ack reject with icmp type admin-prohibited; }; }")
+			},
+			func() { chain.Run(2, nft, "delete table inet lab") },
+			"TargetDown " + firewalled, "reason", "prohibited (EHOSTUNREACH), admin_prohibited from 10.77.2.2, the last hop that answers is "},
+		{"unrouted",
+			func() { chain.Run(1, ip, "-6", "route", "del", "fd77:4::/64") },
+			func() { chain.Route(1, "fd77:4::/64", "fd77:2::2", unix.RTN_UNICAST) },
+			"TargetDown " + unrouted, "reason", "unreachable (ENETUNREACH), net_unreachable from fd77:1::2"},
+		{"name gone",
+			func() { rewrite("127.0.0.1 localhost\n") },
+			func() { rewrite("127.0.0.1 localhost web.example\n") },
+			"TargetDown " + nameless, "reason", "dns_not_found"},
+		{"prober out of descriptors",
+			func() { descriptors(0) },
+			func() { descriptors(limit.Cur) },
+			"ProberFaults localhost:10115 EMFILE", "summary", "The exporter at localhost:10115 cannot measure: EMFILE"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pager.forget()
+			c.breaks()
+			lab.Eventually(t, "somebody is woken up", func() bool { _, told := pager.told("/page", "firing", c.alert); return told })
+			annotations, _ := pager.told("/page", "firing", c.alert)
+			if got := annotations[c.annotation]; !strings.HasPrefix(got, c.reason) {
+				t.Errorf("%s: %s is %q, want %q", c.alert, c.annotation, got, c.reason)
+			}
+			c.repairs()
+			lab.Eventually(t, "somebody may sleep again", func() bool { _, told := pager.told("/page", "resolved", c.alert); return told })
+			if alerts, _ := pager.all(); !slices.Equal(alerts, []string{c.alert}) {
+				t.Errorf("told of %q, want %s alone", alerts, c.alert)
+			}
+		})
+	}
+}
+
+// startRedis starts a server for the rest of the test, or until it is stopped.
+func startRedis(t *testing.T) *lab.Process {
+	t.Helper()
+	program := lab.Program(t, "redis-server", "redis-server")
+	redis := lab.Start(t, exec.Command(program, "--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()))
+	redis.Listening(6379)
+	return redis
+}
+
+// A router dies, and five targets with it. There is one notification for the router, which has
+// the targets, and none for each of them. A sixth, behind another router, is told of by itself.
+func TestOneDeadRouterPagesOnce(t *testing.T) {
+	network := lab.NewNetwork(t)
+	behind := []string{"198.51.100.1", "198.51.100.2"}
+	var targets, want []string
+	for i := range 5 {
+		target := fmt.Sprintf("192.0.2.%d:443", i+1)
+		network.At(target, lab.SYNACK()).Behind(behind...)
+		targets = append(targets, target)
+		want = append(want, "TargetCutOff "+target+" 198.51.100.1")
+	}
+	network.At("203.0.113.1:22", lab.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
+	config := writeFile(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
+	startExporter(t, 10115, "--config.file="+config, "--timeout-offset=0.1")
+	pager := newPager(t)
+	prometheus := startPrometheus(t, append(targets, "203.0.113.1:22")...)
+	lab.Eventually(t, "all is well", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
+
+	for _, target := range targets {
+		network.At(target).Behind("198.51.100.1", "") // the next router, and all beyond it, are silent
+	}
+	network.At("203.0.113.1:22", lab.RST()).Behind("198.51.100.1", "198.51.100.3")
+	want = append(want, "TargetDown 203.0.113.1:22")
+	slices.Sort(want)
+	lab.Eventually(t, "all of it has been told", func() bool {
+		alerts, _ := pager.all()
+		return slices.Equal(alerts, want) || len(alerts) > len(want)
+	})
+	// Until here TargetDown has been firing for as long as it takes to be told.
+	lab.Eventually(t, "the targets are down, too", func() bool {
+		return len(prometheus.Query(`ALERTS{alertname="TargetDown",alertstate="firing"}`)) == 6
+	})
+	for _, target := range targets {
+		network.At(target, lab.SYNACK()).Behind(behind...)
+	}
+	lab.Eventually(t, "the end has been told", func() bool {
+		for _, name := range want {
+			if _, told := pager.told("/page", "resolved", name); !told && strings.HasPrefix(name, "TargetCutOff") {
+				return false
+			}
+		}
+		return true
+	})
+	alerts, groups := pager.all()
+	if !slices.Equal(alerts, want) || len(groups) != 2 {
+		t.Errorf("told of %q in %q, want %q in two groups", alerts, groups, want)
+	}
+}
+
+// amtool has nothing to say against the configuration, and finds what is wrong in another one.
+func TestAlertmanagerConfig(t *testing.T) {
+	amtool := lab.Program(t, "amtool", "prometheus-alertmanager")
+	if out, err := exec.Command(amtool, "check-config", "alertmanager.yml").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	wrong := strings.Replace(read(t, "alertmanager.yml"), "receiver: page", "receiver: nobody", 1)
+	file := writeFile(t, t.TempDir(), filepath.Base("alertmanager.yml"), wrong)
+	if out, err := exec.Command(amtool, "check-config", file).CombinedOutput(); err == nil {
+		t.Errorf("amtool accepts a receiver that is not there: %s", out)
+	}
+}
