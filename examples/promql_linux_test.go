@@ -1,0 +1,40 @@
+package examples
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// Every metric of the README is in a query of docs/promql.md, and every query finds something
+// where it has happened.
+func testPromQLPage(t *testing.T, prometheus *lab.Prometheus) {
+	var queries []string
+	for _, block := range regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(read(t, "../docs/promql.md"), -1) {
+		for line := range strings.Lines(block[1]) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				queries = append(queries, line)
+			}
+		}
+	}
+	all := strings.Join(queries, "\n")
+	metrics := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(read(t, "../README.md"), -1)
+	if len(metrics) < 30 {
+		t.Fatalf("README has %d metrics", len(metrics))
+	}
+	for _, metric := range metrics {
+		if !regexp.MustCompile(metric[1] + `(_bucket)?\b`).MatchString(all) {
+			t.Errorf("no query has %s", metric[1])
+		}
+	}
+	// What these look for did not happen here.
+	const absent = `changes\(|probe_tcp_ack_sent == 1|last_reload_successful == 0|icmp!=""|count by \(job, instance, address\)`
+	for _, query := range queries {
+		found := prometheus.Query(query)
+		if happened := !regexp.MustCompile(absent).MatchString(query); happened != (len(found) > 0) {
+			t.Errorf("%s: %v", query, found)
+		}
+	}
+}
