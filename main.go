@@ -138,6 +138,11 @@ func blame(app *kingpin.Application, err error) error {
 func main() {
 	if build, ok := debug.ReadBuildInfo(); ok && version.Version == "" {
 		version.Version = build.Main.Version // of a build that was told none
+		for _, setting := range build.Settings {
+			if setting.Key == "vcs.time" {
+				version.BuildDate = setting.Value // the commit's, as in a release
+			}
+		}
 	}
 	var f flags
 	app := kingpin.New(name, description)
