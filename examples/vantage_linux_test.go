@@ -1,0 +1,367 @@
+package examples
+
+import (
+	"fmt"
+	"maps"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// places are the vantage points of vantage.yml. Each has an exporter, which probes from an
+// address of its own, so that a router on the way can tell them apart.
+type places struct {
+	t         *testing.T
+	chain     *lab.Chain
+	targets   []string
+	hosts     string // a file
+	program   string
+	exporters map[string]*exec.Cmd
+	processes map[string]*lab.Process
+}
+
+// placeNames are the places in the order of their addresses: the first one probes from 10.77.1.11,
+// and its exporter is at 127.0.0.1.
+var placeNames = []string{"fra", "nyc", "sin"}
+
+// newPlaces starts the exporters, with eight targets at the end of a chain of routers.
+func newPlaces(t *testing.T) *places {
+	t.Helper()
+	p := &places{t: t, chain: lab.NewChain(t), program: exporter(t).Path,
+		exporters: make(map[string]*exec.Cmd), processes: make(map[string]*lab.Process)}
+	for i := range 8 {
+		p.targets = append(p.targets, p.target(i))
+		p.chain.In(4, func() error { return addAddress("to3", fmt.Sprintf("10.77.4.%d/24", 11+i)) })
+	}
+	names := make(map[string]string)
+	for i, place := range placeNames {
+		if err := addAddress("to1", p.source(place)+"/24"); err != nil {
+			t.Fatal(err)
+		}
+		names["shaker."+place+".example.com"] = fmt.Sprintf("127.0.0.%d", i+1)
+		p.start(place)
+	}
+	p.hosts = hostsFile(t, names)
+	p.chain.Run(2, lab.Program(t, "nft", "nftables"), "table inet lab { chain forward { type filter hook forward priority 0; }; }")
+	return p
+}
+
+func addAddress(device, prefix string) error {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return err
+	}
+	address, err := netlink.ParseAddr(prefix)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrAdd(link, address)
+}
+
+// target returns a target by its number.
+func (p *places) target(i int) string { return fmt.Sprintf("10.77.4.%d:80", 11+i) }
+
+// source returns the address that a place probes from.
+func (p *places) source(place string) string {
+	return fmt.Sprintf("10.77.1.%d", 11+slices.Index(placeNames, place))
+}
+
+// start starts the exporter of a place.
+func (p *places) start(place string) {
+	p.t.Helper()
+	address := fmt.Sprintf("127.0.0.%d:10115", 1+slices.Index(placeNames, place))
+	config := writeFile(p.t, p.t.TempDir(), "shaker.yml", fmt.Sprintf("modules: {tcp_connect: {prober: tcp, tcp: {source_ip_address: %s}}}", p.source(place)))
+	p.exporters[place] = exec.Command(p.program, "--config.file="+config, "--web.listen-address="+address)
+	p.processes[place] = lab.Start(p.t, p.exporters[place])
+	lab.Eventually(p.t, "the exporter is ready", func() bool { return ready("http://" + address) })
+}
+
+// cut has the second router drop, reject or otherwise treat what a place sends to an address.
+func (p *places) cut(place, to, how string) {
+	p.t.Helper()
+	p.chain.Run(2, "nft", strings.Fields(fmt.Sprintf("add rule inet lab forward ip saddr %s ip daddr %s %s", p.source(place), strings.TrimSuffix(to, ":80"), how))...)
+}
+
+// repair undoes all that was cut.
+func (p *places) repair() {
+	p.t.Helper()
+	p.chain.Run(2, "nft", "flush", "chain", "inet", "lab", "forward")
+}
+
+// descriptors sets how many descriptors the exporter of a place may have, or sets that back.
+func (p *places) descriptors(place string, limited bool) {
+	p.t.Helper()
+	var limit unix.Rlimit
+	pid := p.exporters[place].Process.Pid
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+		p.t.Fatal(err)
+	}
+	limit.Cur = limit.Max
+	if limited {
+		limit.Cur = 0
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// quick are the rules of an example, sixty times as fast. A page waits longer than that, for a
+// scrape here does not take a sixtieth of its time.
+func quick(t *testing.T, dir string) {
+	t.Helper()
+	for _, file := range files(t, "rules/*.yml") {
+		writeFile(t, dir, file, strings.ReplaceAll(faster(read(t, file)), "for: 2s", "for: 6s"))
+	}
+}
+
+// watch starts the example's Prometheus, with its rules sixty times as fast.
+func (p *places) watch() server {
+	p.t.Helper()
+	dir := p.t.TempDir()
+	file := scaleExample(p.t, dir, "vantage.yml", p.targets, "scrape_interval: 15s", "scrape_interval: 1s", "evaluation_interval: 15s", "evaluation_interval: 500ms")
+	quick(p.t, dir)
+	s := startServer(p.t, 9090, file, p.hosts)
+	lab.Eventually(p.t, "all targets are open from everywhere", func() bool {
+		return len(s.query("probe_success == 1")) == len(p.targets)*len(placeNames)
+	})
+	return s
+}
+
+// firing returns the alerts that fire and, if they are about a target, which, each with the reason.
+func (s server) firing() map[string]string {
+	s.t.Helper()
+	var data struct {
+		Alerts []struct {
+			State               string
+			Labels, Annotations map[string]string
+		}
+	}
+	s.api("alerts", &data)
+	firing := make(map[string]string)
+	for _, alert := range data.Alerts {
+		if alert.State == "firing" {
+			about := alert.Labels["alertname"]
+			for _, label := range []string{"instance", "prober"} {
+				if alert.Labels[label] != "" {
+					about += " " + alert.Labels[label]
+				}
+			}
+			firing[about] = alert.Annotations["reason"]
+		}
+	}
+	return firing
+}
+
+// fires waits until an alert fires with that reason, if any.
+func (s server) fires(alert, reason string) {
+	s.t.Helper()
+	lab.Eventually(s.t, alert+" fires: "+reason, func() bool {
+		got, fires := s.firing()[alert]
+		return fires && (reason == "" || got == reason)
+	})
+}
+
+// resolved waits until no alert of those fires.
+func (s server) resolved(alerts ...string) {
+	s.t.Helper()
+	lab.Eventually(s.t, strings.Join(alerts, ", ")+" resolved", func() bool {
+		firing := s.firing()
+		return !slices.ContainsFunc(alerts, func(alert string) bool { _, fires := firing[alert]; return fires })
+	})
+}
+
+// paged fails the test if somebody was woken up so far for other targets than these.
+func (s server) paged(want ...string) {
+	s.t.Helper()
+	got := s.instances(`count by (instance) (count_over_time(ALERTS{alertname=~"TargetDown.*|TargetCutOff",severity="page",alertstate="firing"}[1h]))`)
+	if !slices.Equal(got, want) {
+		s.t.Errorf("there were pages for %v, want %v", got, want)
+	}
+}
+
+// A target that is down from one of three places is a ticket, from two it is a page, with what
+// each of them saw. A place whose exporter is in trouble has no vote, and neither has one that is
+// cut off from most targets; that it has none ends no alert.
+func TestVantagePoints(t *testing.T) {
+	p := newPlaces(t)
+	s := p.watch()
+	for alert := range s.firing() {
+		if strings.HasPrefix(alert, "TargetDown") || strings.HasPrefix(alert, "Vantage") {
+			t.Errorf("nothing is wrong, and there is %s", alert)
+		}
+	}
+	for _, query := range regexp.MustCompile("(?m)^[a-z_ ]+[({].*$").FindAllString(regexp.MustCompile("(?s)```promql.*?```").FindString(read(t, "../docs/scale.md")), -1) {
+		if found := s.query(strings.ReplaceAll(query, "192.0.2.1:443", p.target(0))); len(found) != len(placeNames) {
+			t.Errorf("%s finds %v", query, found)
+		}
+	}
+
+	p.cut("fra", p.target(0), "drop")
+	s.fires("TargetDownFromSome "+p.target(0), "fra: timeout (ETIMEDOUT), nyc: open, sin: open")
+	s.paged()
+
+	p.cut("nyc", p.target(0), "reject with tcp reset")
+	s.fires("TargetDownFromMost "+p.target(0), "fra: timeout (ETIMEDOUT), nyc: refused (ECONNREFUSED), sin: open")
+	s.resolved("TargetDownFromSome " + p.target(0))
+	s.paged(p.target(0))
+
+	// Without descriptors fra sees nothing. What it saw last still counts for what is down already,
+	// but another target that is down from nyc is not down from most of those that can see it.
+	p.descriptors("fra", true)
+	p.cut("nyc", p.target(1), "drop")
+	lab.Eventually(t, "a page goes on when one that voted for it cannot measure", func() bool {
+		return len(s.query(`ALERTS{alertname="TargetDownFromMost",alertstate="firing"} and on (instance) max_over_time(up{prober="fra"}[4s]) == 0`)) == 1
+	})
+	s.fires("VantagePointBlind fra", "")
+	s.fires("TargetDownFromSome "+p.target(1), "nyc: timeout (ETIMEDOUT), sin: open; without a measurement: fra")
+	s.paged(p.target(0))
+	if down := s.query(fmt.Sprintf(`min_over_time(probe_success{prober="fra",instance!=%q}[1h]) == 0`, p.target(0))); len(down) > 0 {
+		t.Errorf("fra could not measure, and said that these are down: %v", down)
+	}
+	p.descriptors("fra", false)
+	p.repair()
+	lab.Eventually(t, "fra says that it had no descriptors", func() bool {
+		return len(s.query(`shaker_faults_total{prober="fra",errno="EMFILE"} > 0`)) == 1
+	})
+	s.resolved("TargetDownFromMost "+p.target(0), "TargetDownFromSome "+p.target(1), "VantagePointBlind fra")
+
+	// The same if an exporter is not there.
+	p.processes["nyc"].Stop()
+	p.cut("sin", p.target(2), "drop")
+	s.fires("VantagePointBlind nyc", "")
+	s.fires("TargetDownFromSome "+p.target(2), "fra: open, sin: timeout (ETIMEDOUT); without a measurement: nyc")
+	s.paged(p.target(0))
+	p.start("nyc")
+	p.repair()
+	s.resolved("VantagePointBlind nyc", "TargetDownFromSome "+p.target(2))
+
+	// fra is cut off from everything: one that is down from nyc besides is down from one of two.
+	p.cut("fra", "10.77.4.0/24", "reject with icmp type admin-prohibited")
+	p.cut("nyc", p.target(3), "drop")
+	s.fires("VantagePointDisagrees fra", "Its votes do not count. Most frequent there: prohibited (EHOSTUNREACH), 8 times")
+	s.fires("TargetDownFromSome "+p.target(3), "fra: prohibited (EHOSTUNREACH), nyc: timeout (ETIMEDOUT), sin: open; without a vote: fra")
+	s.paged(p.target(0))
+	p.repair()
+	s.resolved("VantagePointDisagrees fra", "TargetDownFromSome "+p.target(3))
+	if lost := s.query(`count_over_time(ALERTS{alertname="VantageQuorumLost",alertstate="firing"}[1h])`); len(lost) > 0 {
+		t.Errorf("there were always two that could measure, and there was %v", lost)
+	}
+
+	// Only sin is left: nobody would be woken up for a target any more, but for that.
+	p.processes["nyc"].Stop()
+	p.descriptors("fra", true)
+	s.fires("VantageQuorumLost", "")
+	s.paged(p.target(0))
+	p.start("nyc")
+	p.descriptors("fra", false)
+	s.resolved("VantageQuorumLost", "VantagePointBlind fra", "VantagePointBlind nyc")
+}
+
+// Two places have a Prometheus of their own, as the example has it, which writes to a central one,
+// or is asked by it. There the verdicts come together and make a page, and there is what is worth
+// keeping and nothing else.
+func TestPlaces(t *testing.T) {
+	p := newPlaces(t)
+	const native = "--enable-feature=native-histograms"
+	start := func(port int, name, hosts string, changes []string, args ...string) server {
+		t.Helper()
+		dir := t.TempDir()
+		file := scaleExample(t, dir, name, p.targets, append(changes, "scrape_interval: 15s", "scrape_interval: 1s", "evaluation_interval: 15s", "evaluation_interval: 500ms")...)
+		quick(t, dir)
+		return startServer(t, port, file, hosts, args...)
+	}
+	// What has not been heard of for five minutes is gone: here, five seconds.
+	const soon = "--query.lookback-delta=5s"
+	centers := map[string]server{
+		"write": start(9090, "central.yml", hostsFile(t, nil), nil, "--web.enable-remote-write-receiver", native, soon),
+		"asked": start(9093, "central.yml", hostsFile(t, nil), []string{"targets: []", `targets: ["localhost:9091", "localhost:9092"]`}, soon),
+	}
+	there := make(map[string]server)
+	for i, place := range []string{"fra", "nyc"} {
+		hosts := writeFile(t, t.TempDir(), "hosts", fmt.Sprintf("127.0.0.%d localhost\n127.0.0.1 prometheus.example.com\n%s", i+1, read(t, p.hosts)))
+		there[place] = start(9091+i, "place.yml", hosts, []string{"prober: fra", "prober: " + place, "send_native_histograms: false", "send_native_histograms: true"}, native)
+	}
+	for how, center := range centers {
+		lab.Eventually(t, how+": all targets are open from both places", func() bool {
+			return len(center.query(`probe_success{job="shaker",prober=~"fra|nyc"} == 1`)) == 2*len(p.targets)
+		})
+	}
+
+	written := centers["write"]
+	for _, name := range []string{"up", "probe_success", "probe_result_info", "probe_tcp_rtt_seconds", "shaker_probes_total", "job_slo:missed:ratio_5m"} {
+		lab.Eventually(t, name+" has been written", func() bool { return len(written.query(name+`{prober="fra"}`)) > 0 })
+	}
+	lab.Eventually(t, "the native histogram has been written", func() bool {
+		return len(written.query(`histogram_count(shaker_handshake_seconds{prober="fra"}) > 0`)) > 0
+	})
+	for _, name := range []string{"probe_duration_seconds", "probe_timeout_seconds", "go_goroutines", "process_open_fds", "scrape_duration_seconds"} {
+		if len(there["fra"].query(name)) == 0 {
+			t.Errorf("there is no %s at the place", name)
+		}
+		if got := written.query(name + `{prober!=""}`); len(got) > 0 {
+			t.Errorf("%s has been written: %v", name, got)
+		}
+	}
+
+	p.cut("fra", p.target(0), "drop")
+	p.cut("nyc", p.target(0), "reject with tcp reset")
+	for _, center := range centers {
+		center.fires("TargetDownFromMost "+p.target(0), "fra: timeout (ETIMEDOUT), nyc: refused (ECONNREFUSED)")
+	}
+	p.repair()
+	for how, center := range centers {
+		center.resolved("TargetDownFromMost " + p.target(0))
+		lab.Eventually(t, how+": the exporters themselves are known", func() bool {
+			return len(center.query(`up{job="shaker_exporter",prober=~"fra|nyc"} == 1 and on (prober) shaker_probes_total > 0`)) == 2
+		})
+	}
+
+	there["nyc"].Stop()
+	for _, center := range centers {
+		center.fires("VantagePointBlind nyc", "")
+		center.paged(p.target(0))
+	}
+}
+
+// Whatever the rules look at comes from a place to a center.
+func TestPlacesSendWhatRulesNeed(t *testing.T) {
+	needed := make(map[string]bool)
+	for _, file := range []string{"rules/targets.yml", "rules/prober.yml", "rules/vantage.yml"} {
+		for _, r := range rulesOf(t, file) {
+			for _, name := range regexp.MustCompile(`\b(?:up|(?:probe|shaker)_\w+)\b`).FindAllString(regexp.MustCompile(`\w+:\w+:\w+`).ReplaceAllString(r.Expr, ""), -1) {
+				needed[name] = true
+			}
+		}
+	}
+	if len(needed) < 8 {
+		t.Fatalf("the rules need only %v", slices.Collect(maps.Keys(needed)))
+	}
+	for file, pattern := range map[string]string{"scale/place.yml": `(?m)^ +regex: (up\|.*)$`, "scale/central.yml": `__name__=~"(.*)"`} {
+		match := regexp.MustCompile(pattern).FindStringSubmatch(read(t, file))
+		if match == nil {
+			t.Fatalf("%s does not say what is kept", file)
+		}
+		kept := regexp.MustCompile("^(?:" + match[1] + ")$")
+		for name := range needed {
+			if !kept.MatchString(name) {
+				t.Errorf("%s leaves out %s, which a rule needs", file, name)
+			}
+		}
+	}
+}
+
+// The configurations are valid.
+func TestScaleConfigurations(t *testing.T) {
+	for _, file := range []string{"sharding.yml", "vantage.yml", "place.yml", "central.yml"} {
+		if out, err := promtool(t, "check", "config", scaleExample(t, t.TempDir(), file, []string{"192.0.2.1:443"})); err != nil || strings.Contains(out, "WARNING") {
+			t.Errorf("%s: %v\n%s", file, err, out)
+		}
+	}
+}
