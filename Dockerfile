@@ -7,7 +7,8 @@
 #   docker buildx build --platform=linux/amd64,linux/arm64 \
 #       --build-arg VERSION="$(git describe --tags)" \
 #       --build-arg REVISION="$(git rev-parse HEAD)" \
-#       --build-arg BUILD_DATE="$(git log -1 --format=%cI)" -t registry.example.com/shaker_exporter --push .
+#       --build-arg BUILD_DATE="$(TZ=UTC0 git log -1 --format=%cd --date=format-local:%FT%TZ)" \
+#       --tag=registry.example.com/shaker_exporter --push .
 
 # Go compiles for the image's platform on the builder's own: nothing is emulated.
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
@@ -17,7 +18,7 @@ ARG TARGETOS TARGETARCH VERSION REVISION BUILD_DATE
 # The caches outlive the build. Of the modules only those of the program are fetched, not
 # those of its tests.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
-    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -o /shaker_exporter -ldflags "-s -w -buildid= \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -o /shaker_exporter -ldflags "-s -w \
     -X github.com/prometheus/common/version.Version=$VERSION \
     -X github.com/prometheus/common/version.Revision=$REVISION \
     -X github.com/prometheus/common/version.BuildDate=$BUILD_DATE" .
