@@ -86,6 +86,13 @@ func listen(b *testing.B) string {
 	if err != nil {
 		b.Fatal(err)
 	}
+	serveUntilEOF(b, l)
+	return l.Addr().String()
+}
+
+// serveUntilEOF accepts connections, and closes each when the client has, until the listener
+// is closed.
+func serveUntilEOF(t testing.TB, l net.Listener) {
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
@@ -99,8 +106,7 @@ func listen(b *testing.B) string {
 			})
 		}
 	})
-	b.Cleanup(func() { l.Close(); serving.Wait() })
-	return l.Addr().String()
+	t.Cleanup(func() { l.Close(); serving.Wait() })
 }
 
 // load is what probes took of an exporter.

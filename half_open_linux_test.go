@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -133,25 +132,6 @@ func (p place) timeout(t *testing.T, state string) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(seconds) * time.Second
-}
-
-// serveUntilEOF accepts connections, and closes each when the client has, until the listener
-// is closed.
-func serveUntilEOF(t *testing.T, l net.Listener) {
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() {
-				io.Copy(io.Discard, conn)
-				conn.Close()
-			})
-		}
-	})
-	t.Cleanup(func() { l.Close(); serving.Wait() })
 }
 
 // An RST that is lost leaves the server half open until it repeats its SYN-ACK: the

@@ -56,7 +56,7 @@ func newPager(t *testing.T) *pager {
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(listener) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })
-	file := writeFile(t, t.TempDir(), "alertmanager.yml", faster(read(t, "alertmanager.yml")))
+	file := lab.Write(t, t.TempDir(), "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml")))
 	lab.Start(t, exec.Command(program, "--config.file="+file, "--storage.path="+t.TempDir(),
 		"--web.listen-address=localhost:9093", "--cluster.listen-address=")).Listening(9093)
 	return p
@@ -114,10 +114,10 @@ func (p *pager) forget() {
 func startPrometheus(t *testing.T, targets ...string) *lab.Prometheus {
 	t.Helper()
 	dir := t.TempDir()
-	for _, file := range files(t, "rules/*.yml") {
-		writeFile(t, dir, file, faster(read(t, file)))
+	for _, file := range lab.Files(t, "rules/*.yml") {
+		lab.Write(t, dir, file, lab.Faster(lab.Read(t, file)))
 	}
-	config := faster(read(t, "prometheus.yml"))
+	config := lab.Faster(lab.Read(t, "prometheus.yml"))
 	list := ""
 	for _, target := range targets {
 		list += fmt.Sprintf("          - %q\n", target)
@@ -132,7 +132,7 @@ func startPrometheus(t *testing.T, targets ...string) *lab.Prometheus {
 		}
 		config = strings.Replace(config, change[0], change[1], 1)
 	}
-	return lab.StartPrometheus(t, 9090, writeFile(t, dir, "prometheus.yml", config))
+	return lab.StartPrometheus(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
 }
 
 // A target is broken in each of five ways, and the notification says which, with the errno;
@@ -142,13 +142,13 @@ func TestAlerts(t *testing.T) {
 	nft := lab.Program(t, "nft", "nftables")
 	ip := lab.Program(t, "ip", "iproute2")
 	dir := t.TempDir()
-	hosts := writeFile(t, dir, "hosts", "127.0.0.1 localhost web.example\n")
-	resolv := writeFile(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")
+	hosts := lab.Write(t, dir, "hosts", "127.0.0.1 localhost web.example\n")
+	resolv := lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")
 	lab.ServeDNS(t, "127.0.0.1:53", nil) // there is no name
-	config := writeFile(t, dir, "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
-	exporter := lab.WithFiles(t, exporter(t, "--config.file="+config, "--timeout-offset=0.1"),
+	config := lab.Write(t, dir, "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
+	shaker := lab.WithFiles(t, lab.Exporter(t, "--config.file="+config, "--timeout-offset=0.1"),
 		map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv})
-	lab.Start(t, exporter).Listening(10115)
+	lab.Start(t, shaker).Listening(10115)
 	redis := startRedis(t)
 
 	const stopped, firewalled, unrouted, nameless = "127.0.0.1:6379", "10.77.4.2:80", "[fd77:4::2]:80", "web.example:10115"
@@ -161,11 +161,11 @@ func TestAlerts(t *testing.T) {
 	var limit unix.Rlimit
 	descriptors := func(soft uint64) {
 		t.Helper()
-		if err := unix.Prlimit(exporter.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: soft, Max: limit.Max}, nil); err != nil {
+		if err := unix.Prlimit(shaker.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: soft, Max: limit.Max}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := unix.Prlimit(exporter.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+	if err := unix.Prlimit(shaker.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
 		t.Fatal(err)
 	}
 	rewrite := func(content string) {
@@ -241,8 +241,8 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 		want = append(want, "TargetCutOff "+target+" 198.51.100.1")
 	}
 	network.At("203.0.113.1:22", lab.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
-	config := writeFile(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
-	startExporter(t, 10115, "--config.file="+config, "--timeout-offset=0.1")
+	config := lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
+	lab.StartExporter(t, 10115, "--config.file="+config, "--timeout-offset=0.1")
 	pager := newPager(t)
 	prometheus := startPrometheus(t, append(targets, "203.0.113.1:22")...)
 	lab.Eventually(t, "all is well", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
@@ -278,14 +278,28 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 	}
 }
 
-// amtool has nothing to say against the configuration, and finds what is wrong in another one.
+// amtool has nothing to say against the configuration, which sends alerts where they belong, and
+// finds what is wrong in another one.
 func TestAlertmanagerConfig(t *testing.T) {
 	amtool := lab.Program(t, "amtool", "prometheus-alertmanager")
 	if out, err := exec.Command(amtool, "check-config", "alertmanager.yml").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	wrong := strings.Replace(read(t, "alertmanager.yml"), "receiver: page", "receiver: nobody", 1)
-	file := writeFile(t, t.TempDir(), filepath.Base("alertmanager.yml"), wrong)
+	for alert, want := range map[string]string{
+		"alertname=TargetDown severity=page":                "page",
+		"alertname=TargetCutOff severity=page at=192.0.2.1": "page",
+		"alertname=ExporterDown severity=page":              "page",
+		"alertname=ExporterDown severity=page prober=fra":   "ticket", // there are others
+		"alertname=VantageQuorumLost severity=page":         "page",
+		"alertname=SYNsLost severity=ticket":                "ticket",
+	} {
+		args := append([]string{"config", "routes", "test", "--config.file=alertmanager.yml"}, strings.Fields(alert)...)
+		if out, err := exec.Command(amtool, args...).Output(); err != nil || string(out) != want+"\n" {
+			t.Errorf("%s goes to %s, %v, want %s", alert, out, err, want)
+		}
+	}
+	wrong := strings.Replace(lab.Read(t, "alertmanager.yml"), "receiver: page", "receiver: nobody", 1)
+	file := lab.Write(t, t.TempDir(), filepath.Base("alertmanager.yml"), wrong)
 	if out, err := exec.Command(amtool, "check-config", file).CombinedOutput(); err == nil {
 		t.Errorf("amtool accepts a receiver that is not there: %s", out)
 	}

@@ -1,12 +1,12 @@
 package examples
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http"
-	"net/url"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,12 +110,12 @@ func TestCompose(t *testing.T) {
 	if out, err := check(composeFile); err != nil || out != "" {
 		t.Errorf("%v: %s", err, out)
 	}
-	text := read(t, composeFile)
+	text := lab.Read(t, composeFile)
 	for _, w := range composeComplaints(text) {
 		t.Error(w)
 	}
 
-	broken := writeFile(t, t.TempDir(), "compose.yml", strings.Replace(text, "cap_drop:", "cap_drops:", 1))
+	broken := lab.Write(t, t.TempDir(), "compose.yml", strings.Replace(text, "cap_drop:", "cap_drops:", 1))
 	if out, err := check(broken); err == nil || !strings.Contains(out, "'cap_drops'") {
 		t.Errorf("of a misspelled key docker-compose says: %v %s", err, out)
 	}
@@ -142,7 +142,7 @@ func TestCompose(t *testing.T) {
 // each has an address of its own, and that is what it calls localhost.
 func TestComposeServices(t *testing.T) {
 	lab.NewWire(t, nil, "192.0.2.0/24")
-	c, err := parseCompose(read(t, composeFile))
+	c, err := parseCompose(lab.Read(t, composeFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,19 +155,25 @@ func TestComposeServices(t *testing.T) {
 	}
 	isolated := func(name string, program string, args ...string) *exec.Cmd {
 		return lab.WithFiles(t, exec.Command(program, args...), map[string]string{
-			"/etc/hosts":       writeFile(t, dir, name+".hosts", addresses[name]+" localhost\n"+names),
-			"/etc/resolv.conf": writeFile(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
+			"/etc/hosts":       lab.Write(t, dir, name+".hosts", addresses[name]+" localhost\n"+names),
+			"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
 		})
+	}
+	command := func(name, program string, args ...string) (cmd *exec.Cmd, address string) {
+		t.Helper()
+		s := c.Services[name]
+		address = net.JoinHostPort(addresses[name], strconv.Itoa(s.port()))
+		args = append(args, s.contained(t, filepath.Join(dir, name))...)
+		return isolated(name, program, append(args, "--web.listen-address="+address)...), address
 	}
 	start := func(name, program string, args ...string) {
 		t.Helper()
+		cmd, _ := command(name, program, args...)
 		s := c.Services[name]
-		args = append(args, s.contained(t, filepath.Join(dir, name))...)
-		args = append(args, "--web.listen-address="+addresses[name]+":"+strconv.Itoa(s.port()))
-		lab.Start(t, isolated(name, program, args...)).Listening(s.port())
+		lab.Start(t, cmd).Listening(s.port())
 	}
 
-	shaker := exporter(t).Path
+	shaker := lab.Exporter(t).Path
 	health := c.Services["shaker-exporter"].Healthcheck.Test
 	if len(health) < 2 || health[0] != "CMD" || health[1] != "/shaker_exporter" {
 		t.Fatalf("the health check is %q", health)
@@ -181,50 +187,46 @@ func TestComposeServices(t *testing.T) {
 		t.Errorf("the exporter is not healthy: %v", err)
 	}
 	start("alertmanager", lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager"), "--cluster.listen-address=") // there is no other to find
-	start("prometheus", lab.Program(t, "prometheus", "prometheus"))
-	api := fmt.Sprintf("http://%s:%d", addresses["prometheus"], c.Services["prometheus"].port())
-	lab.Eventually(t, "Prometheus is ready", func() bool {
-		defer http.DefaultClient.CloseIdleConnections()
-		response, err := http.Get(api + "/-/ready")
-		if err != nil {
-			return false
-		}
-		response.Body.Close()
-		return response.StatusCode == http.StatusOK
-	})
+	cmd, address := command("prometheus", lab.Program(t, "prometheus", "prometheus"))
+	prometheus := lab.ServePrometheus(t, cmd, address)
 
 	want := map[string]string{"prometheus:9090": "open", "alertmanager:9093": "open", "grafana:3000": "refused", "192.0.2.1:443": "timeout"}
-	var got map[string]string
+	got := make(map[string]string)
 	lab.Eventually(t, "each target has been probed", func() bool {
-		got = ask(t, api, "probe_result_info", "instance", "result")
+		for _, sample := range prometheus.Query("probe_result_info") {
+			got[sample.Labels["instance"]] = sample.Labels["result"]
+		}
 		return len(got) == len(want)
 	})
 	if !maps.Equal(got, want) {
 		t.Errorf("the targets are %v, want %v", got, want)
 	}
 	lab.Eventually(t, "the exporter itself has been scraped", func() bool {
-		return len(ask(t, api, `shaker_exporter_build_info{job="shaker_exporter"}`, "instance", "version")) == 1
+		return len(prometheus.Query(`shaker_exporter_build_info{job="shaker_exporter"}`)) == 1
 	})
+	var found struct{ ActiveAlertmanagers []struct{ URL string } }
 	lab.Eventually(t, "Alertmanager is found", func() bool {
-		return strings.Contains(get(t, api+"/metrics"), "\nprometheus_notifications_alertmanagers_discovered 1\n")
+		prometheus.API("alertmanagers", &found)
+		return len(found.ActiveAlertmanagers) == 1
 	})
-	if found := get(t, api+"/api/v1/alertmanagers"); !strings.Contains(found, `"url":"http://alertmanager:9093/api/v2/alerts"`) {
-		t.Errorf("Alertmanager is %s", found)
+	if url := found.ActiveAlertmanagers[0].URL; url != "http://alertmanager:9093/api/v2/alerts" {
+		t.Errorf("Alertmanager is %s", url)
 	}
-	inForce := get(t, api+"/api/v1/rules")
-	ruleFiles := regexp.MustCompile(`(?m)^  - (rules/.*\.yml)$`).FindAllStringSubmatch(read(t, "prometheus.yml"), -1)
+	var inForce json.RawMessage
+	prometheus.API("rules", &inForce)
+	ruleFiles := regexp.MustCompile(`(?m)^  - (rules/.*\.yml)$`).FindAllStringSubmatch(lab.Read(t, "prometheus.yml"), -1)
 	if ruleFiles == nil {
 		t.Error("the simplest Prometheus has no rules")
 	}
 	for _, file := range ruleFiles {
 		for _, r := range rulesOf(t, file[1]) {
-			if name := cmp.Or(r.Alert, r.Record); !strings.Contains(inForce, `"name":"`+name+`"`) {
+			if name := cmp.Or(r.Alert, r.Record); !bytes.Contains(inForce, []byte(`"name":"`+name+`"`)) {
 				t.Errorf("of %s, which the simplest Prometheus has, %s is not in force", file[1], name)
 			}
 		}
 	}
 	// Grafana is not here to be asked. Who it asks is a service, at its port.
-	source := regexp.MustCompile(`url: http://([a-z-]+):(\d+)\n`).FindStringSubmatch(read(t, "grafana/provisioning/datasources/prometheus.yml"))
+	source := regexp.MustCompile(`url: http://([a-z-]+):(\d+)\n`).FindStringSubmatch(lab.Read(t, "grafana/provisioning/datasources/prometheus.yml"))
 	if source == nil || source[2] != strconv.Itoa(c.Services[source[1]].port()) {
 		t.Errorf("Grafana asks %q", source)
 	}
@@ -243,7 +245,7 @@ func (s service) contained(t *testing.T, root string) (args []string) {
 		if info, err := os.Stat(from); err != nil {
 			t.Fatal(err)
 		} else if !info.IsDir() {
-			writeFile(t, filepath.Dir(to), filepath.Base(to), read(t, from))
+			lab.Write(t, filepath.Dir(to), filepath.Base(to), lab.Read(t, from))
 		} else if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 			t.Fatal(err)
 		}
@@ -252,23 +254,4 @@ func (s service) contained(t *testing.T, root string) (args []string) {
 		args = append(args, strings.Replace(arg, "=/", "="+root+"/", 1))
 	}
 	return args
-}
-
-// ask returns the series that an expression of PromQL is now, one label of each by another.
-func ask(t *testing.T, api, expression, by, label string) map[string]string {
-	t.Helper()
-	var answer struct {
-		Data struct {
-			Result []struct{ Metric map[string]string }
-		}
-	}
-	body := get(t, api+"/api/v1/query?query="+url.QueryEscape(expression))
-	if err := json.Unmarshal([]byte(body), &answer); err != nil {
-		t.Fatalf("%s: %v", body, err)
-	}
-	found := make(map[string]string)
-	for _, series := range answer.Data.Result {
-		found[series.Metric[by]] = series.Metric[label]
-	}
-	return found
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/table"
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 const (
@@ -404,7 +406,7 @@ func linkComplaints(title, url string) (wrong []string) {
 // Grafana can read the dashboards, and a person finds what there is to know about each panel.
 func TestDashboards(t *testing.T) {
 	for i, file := range []string{fleetFile, targetFile} {
-		source := read(t, file)
+		source := lab.Read(t, file)
 		for _, complaint := range dashboardComplaints(source) {
 			t.Errorf("%s: %s", file, complaint)
 		}
@@ -463,7 +465,7 @@ func panelIndex(t *testing.T, source, title string) int {
 
 // The control: of each thing that can be wrong with a dashboard something is said.
 func TestDashboardComplaints(t *testing.T) {
-	source := read(t, fleetFile)
+	source := lab.Read(t, fleetFile)
 	down := panelIndex(t, source, "Down now")
 	reasons := panelIndex(t, source, "Failures by reason")
 	for _, c := range []struct {
@@ -518,7 +520,7 @@ func TestVerdictsHaveNames(t *testing.T) {
 	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
 	found := 0
 	for _, file := range []string{fleetFile, targetFile} {
-		d, err := readDashboard(read(t, file))
+		d, err := readDashboard(lab.Read(t, file))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -554,7 +556,7 @@ func TestVerdictsHaveNames(t *testing.T) {
 func TestGrafanaProvisioning(t *testing.T) {
 	strictly := func(file string, to any) {
 		t.Helper()
-		decoder := yaml.NewDecoder(strings.NewReader(read(t, file)))
+		decoder := yaml.NewDecoder(strings.NewReader(lab.Read(t, file)))
 		decoder.KnownFields(true)
 		if err := decoder.Decode(to); err != nil {
 			t.Fatalf("%s: %v", file, err)
@@ -579,7 +581,7 @@ func TestGrafanaProvisioning(t *testing.T) {
 	if source.Type != "prometheus" || source.Access != "proxy" || source.URL != "http://prometheus:9090" {
 		t.Errorf("%+v", source)
 	}
-	if want := "scrape_interval: " + source.JSONData.TimeInterval + "\n"; !strings.Contains(read(t, "prometheus.yml"), want) {
+	if want := "scrape_interval: " + source.JSONData.TimeInterval + "\n"; !strings.Contains(lab.Read(t, "prometheus.yml"), want) {
 		t.Errorf("prometheus.yml has no %q", want)
 	}
 	var providers struct {

@@ -46,7 +46,7 @@ func (g *grafana) values(d *board, name string) []string {
 		g.t.Fatalf("variable %s: %q", name, query)
 	}
 	var answer struct{ Data []string }
-	decodeJSON(g.t, get(g.t, g.url+"/api/v1/label/"+m[2]+"/values?match[]="+url.QueryEscape(g.interpolate(m[1], ""))), &answer)
+	decodeJSON(g.t, lab.Get(g.t, g.url+"/api/v1/label/"+m[2]+"/values?match[]="+url.QueryEscape(g.interpolate(m[1], ""))), &answer)
 	return answer.Data
 }
 
@@ -108,7 +108,7 @@ func (g *grafana) ask(query *prometheus.Dataquery, instance string) (lines []got
 			}
 		}
 	}
-	decodeJSON(g.t, get(g.t, g.url+"/api/v1/"+path+"?"+parameters.Encode()), &answer)
+	decodeJSON(g.t, lab.Get(g.t, g.url+"/api/v1/"+path+"?"+parameters.Encode()), &answer)
 	for _, series := range answer.Data.Result {
 		l := gotSeries{labels: series.Metric}
 		if series.Value != nil {
@@ -290,11 +290,11 @@ func newGrafanaNetwork(t *testing.T) {
 	network.At("192.0.2.21", lab.SYNACK())
 	network.At("192.0.2.22", lab.RST())
 	dir := t.TempDir()
-	config := writeFile(t, dir, "shaker.yml", grafanaExporter)
-	cmd := exporter(t, "--web.listen-address=127.0.0.1:10115", "--config.file="+config)
+	config := lab.Write(t, dir, "shaker.yml", grafanaExporter)
+	cmd := lab.Exporter(t, "--web.listen-address=127.0.0.1:10115", "--config.file="+config)
 	lab.Start(t, lab.WithFiles(t, cmd, map[string]string{
-		"/etc/hosts":       writeFile(t, dir, "hosts", "127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n"),
-		"/etc/resolv.conf": writeFile(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
+		"/etc/hosts":       lab.Write(t, dir, "hosts", "127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n"),
+		"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
 	})).Listening(10115)
 }
 
@@ -302,7 +302,7 @@ func newGrafanaNetwork(t *testing.T) {
 // or native in Prometheus.
 func TestDashboardQueries(t *testing.T) {
 	newGrafanaNetwork(t)
-	config := writeFile(t, t.TempDir(), "prometheus.yml", grafanaPrometheus)
+	config := lab.Write(t, t.TempDir(), "prometheus.yml", grafanaPrometheus)
 	classic := lab.StartPrometheus(t, 9090, config)
 	native := lab.StartPrometheus(t, 9091, config, "--enable-feature=native-histograms")
 	t.Run("classic", func(t *testing.T) { testDashboardQueries(t, classic, 9090) })
@@ -319,7 +319,7 @@ func testDashboardQueries(t *testing.T, server *lab.Prometheus, port int) {
 	lab.Eventually(t, "all is scraped three times", func() bool {
 		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 17 && len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
 	})
-	sources := map[string]string{fleetFile: read(t, fleetFile), targetFile: read(t, targetFile)}
+	sources := map[string]string{fleetFile: lab.Read(t, fleetFile), targetFile: lab.Read(t, targetFile)}
 	boards := make(map[string]*board)
 	for file, source := range sources {
 		var err error

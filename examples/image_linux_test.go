@@ -43,7 +43,7 @@ func TestImage(t *testing.T) {
 		"EXPOSE 9115":                       "the ports are map[10115/tcp:{} 9115/tcp:{}]",
 		"LABEL " + label("version") + "=v2": "the label " + label("version") + " is v2",
 	} {
-		b.build("control", writeFile(t, t.TempDir(), "Dockerfile", "FROM localhost/shaker\n"+instruction+"\n"))
+		b.build("control", lab.Write(t, t.TempDir(), "Dockerfile", "FROM localhost/shaker\n"+instruction+"\n"))
 		if got := b.complaints("control"); !slices.Equal(got, []string{want}) {
 			t.Errorf("with %s: %q, want %q", instruction, got, want)
 		}
@@ -75,7 +75,7 @@ func TestImageForAnotherPlatform(t *testing.T) {
 // The build is given LICENSE and what the compiler reads, of any platform, and nothing else.
 func TestImageContext(t *testing.T) {
 	b := newBuilder(t)
-	b.build("context", writeFile(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY . /\n"))
+	b.build("context", lab.Write(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY . /\n"))
 	var got []string
 	for _, file := range contents(t, b.mount("context")) {
 		got = append(got, strings.Fields(file)[0])
@@ -123,12 +123,12 @@ func newBuilder(t *testing.T) *builder {
 		b.buildah("rm", "--all")
 		b.buildah("rmi", "--all", "--force")
 	})
-	dockerfile := read(t, "../Dockerfile")
+	dockerfile := lab.Read(t, "../Dockerfile")
 	from := regexp.MustCompile(`(?m)^FROM --platform=\S+ (golang:\S+) AS`).FindStringSubmatch(dockerfile)
 	if from == nil {
 		t.Fatalf("no image of Go in %s", dockerfile)
 	}
-	file := writeFile(t, b.dir, "golang/Dockerfile", `FROM scratch
+	file := lab.Write(t, b.dir, "golang/Dockerfile", `FROM scratch
 COPY busybox /bin/sh
 RUN ["/bin/sh", "-c", "mkdir /root /tmp"]
 ENV PATH=/usr/local/go/bin:/bin GOPATH=/go GOCACHE=/cache GOPROXY=file:///proxy GOSUMDB=off GOTOOLCHAIN=local
@@ -287,10 +287,10 @@ func (b *builder) run(image string) {
 	container := b.buildah("from", "--pull-never", image)
 	p := lab.Start(t, b.command(append([]string{"run", "--cap-drop=all", container, "--"}, b.inspect(image).Config.Entrypoint...)...))
 	p.Listening(10115)
-	if body := get(t, "http://localhost:10115/probe?target=localhost:10115"); !strings.Contains(body, "\nprobe_success 1\n") {
+	if body := lab.Get(t, "http://localhost:10115/probe?target=localhost:10115"); !strings.Contains(body, "\nprobe_success 1\n") {
 		t.Errorf("it probes itself: %s", body)
 	}
-	metrics := get(t, "http://localhost:10115/metrics")
+	metrics := lab.Get(t, "http://localhost:10115/metrics")
 	for _, want := range []string{`version="` + imageVersion + `"`, `revision="` + imageRevision + `"`} {
 		info := regexp.MustCompile("(?m)^shaker_exporter_build_info{.*").FindString(metrics)
 		if !strings.Contains(info, want) {
@@ -353,7 +353,7 @@ func pidsOf(t *testing.T, program string) (pids []int) {
 // statusOf returns a field of a process' status in /proc.
 func statusOf(t *testing.T, pid int, field string) string {
 	t.Helper()
-	for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/status", pid))) {
+	for line := range strings.Lines(lab.Read(t, fmt.Sprintf("/proc/%d/status", pid))) {
 		if name, value, _ := strings.Cut(line, ":"); name == field {
 			return strings.TrimSpace(value)
 		}

@@ -12,7 +12,7 @@ import (
 // where it has happened.
 func testPromQLPage(t *testing.T, prometheus *lab.Prometheus) {
 	var queries []string
-	for _, block := range regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(read(t, "../docs/promql.md"), -1) {
+	for _, block := range regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(lab.Read(t, "../docs/promql.md"), -1) {
 		for line := range strings.Lines(block[1]) {
 			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
 				queries = append(queries, line)
@@ -20,7 +20,7 @@ func testPromQLPage(t *testing.T, prometheus *lab.Prometheus) {
 		}
 	}
 	all := strings.Join(queries, "\n")
-	metrics := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(read(t, "../README.md"), -1)
+	metrics := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(lab.Read(t, "../README.md"), -1)
 	if len(metrics) < 30 {
 		t.Fatalf("README has %d metrics", len(metrics))
 	}
@@ -32,9 +32,7 @@ func testPromQLPage(t *testing.T, prometheus *lab.Prometheus) {
 	// What these look for did not happen here.
 	const absent = `changes\(|probe_tcp_ack_sent == 1|last_reload_successful == 0|icmp!=""|count by \(job, instance, address\)`
 	for _, query := range queries {
-		found := prometheus.Query(query)
-		if happened := !regexp.MustCompile(absent).MatchString(query); happened != (len(found) > 0) {
-			t.Errorf("%s: %v", query, found)
-		}
+		happened := !regexp.MustCompile(absent).MatchString(query)
+		lab.Eventually(t, query, func() bool { return happened == (len(prometheus.Query(query)) > 0) })
 	}
 }

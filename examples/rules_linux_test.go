@@ -1,7 +1,6 @@
 package examples
 
 import (
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -23,7 +22,7 @@ type rule struct {
 func rulesOf(t *testing.T, file string) (rules []rule) {
 	t.Helper()
 	var content struct{ Groups []struct{ Rules []rule } }
-	if err := yaml.Unmarshal([]byte(read(t, file)), &content); err != nil {
+	if err := yaml.Unmarshal([]byte(lab.Read(t, file)), &content); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
 	for _, group := range content.Groups {
@@ -32,31 +31,14 @@ func rulesOf(t *testing.T, file string) (rules []rule) {
 	return rules
 }
 
-// files returns the paths that a pattern finds.
-func files(t *testing.T, pattern string) []string {
-	t.Helper()
-	found, err := filepath.Glob(pattern)
-	if err != nil || found == nil {
-		t.Fatalf("%s: %v, %v", pattern, found, err)
-	}
-	return found
-}
-
-// promtool runs promtool.
-func promtool(t *testing.T, args ...string) (output string, err error) {
-	t.Helper()
-	out, err := exec.Command(lab.Program(t, "promtool", "prometheus"), args...).CombinedOutput()
-	return string(out), err
-}
-
 // The rules and the simplest configuration are valid, and the rules do what their tests say.
 func TestRules(t *testing.T) {
 	for _, args := range [][]string{
 		{"check", "config", "prometheus.yml"},
-		append([]string{"check", "rules", "--lint-fatal"}, files(t, "rules/*.yml")...),
-		append([]string{"test", "rules"}, files(t, "rules/tests/*.yml")...),
+		append([]string{"check", "rules", "--lint-fatal"}, lab.Files(t, "rules/*.yml")...),
+		append([]string{"test", "rules"}, lab.Files(t, "rules/tests/*.yml")...),
 	} {
-		if out, err := promtool(t, args...); err != nil {
+		if out, err := lab.Promtool(t, args...); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
@@ -71,13 +53,13 @@ func TestEachAlertIsTested(t *testing.T) {
 	}
 	const fires, silent = "F", "-"
 	tested := make(map[string]bool)
-	for _, file := range files(t, "rules/tests/*.yml") {
+	for _, file := range lab.Files(t, "rules/tests/*.yml") {
 		var content struct {
 			Tests []struct {
 				Moments []moment `yaml:"alert_rule_test"`
 			}
 		}
-		if err := yaml.Unmarshal([]byte(read(t, file)), &content); err != nil {
+		if err := yaml.Unmarshal([]byte(lab.Read(t, file)), &content); err != nil {
 			t.Fatal(err)
 		}
 		for _, test := range content.Tests {
@@ -94,7 +76,7 @@ func TestEachAlertIsTested(t *testing.T) {
 			}
 		}
 	}
-	for _, file := range files(t, "rules/*.yml") {
+	for _, file := range lab.Files(t, "rules/*.yml") {
 		for _, r := range rulesOf(t, file) {
 			if r.Alert != "" && !tested[r.Alert] {
 				t.Errorf("%s: %s has no test in which it is silent, fires, and is silent again", file, r.Alert)
@@ -106,23 +88,23 @@ func TestEachAlertIsTested(t *testing.T) {
 // The control of the tests of rules: alerts that never fire, or always, make them fail.
 func TestBrokenRules(t *testing.T) {
 	dir := t.TempDir()
-	for _, file := range slices.Concat(files(t, "rules/*.yml"), files(t, "rules/tests/*.yml")) {
-		writeFile(t, dir, file, read(t, file))
+	for _, file := range slices.Concat(lab.Files(t, "rules/*.yml"), lab.Files(t, "rules/tests/*.yml")) {
+		lab.Write(t, dir, file, lab.Read(t, file))
 	}
 	alertExpr := regexp.MustCompile(`(?m)(- alert: .*\n +expr: )(?:\|(?:\n {10}.*)+|.*)`)
-	for _, file := range files(t, "rules/*.yml") {
-		text := read(t, file)
+	for _, file := range lab.Files(t, "rules/*.yml") {
+		text := lab.Read(t, file)
 		for _, broken := range []string{"vector(0) > 1", "vector(1)"} {
-			writeFile(t, dir, file, alertExpr.ReplaceAllString(text, "${1}"+broken))
+			lab.Write(t, dir, file, alertExpr.ReplaceAllString(text, "${1}"+broken))
 			tests := filepath.Join(dir, "rules/tests", strings.TrimSuffix(filepath.Base(file), ".yml")+"_test.yml")
-			out, _ := promtool(t, "test", "rules", tests)
+			out, _ := lab.Promtool(t, "test", "rules", tests)
 			for _, r := range rulesOf(t, file) {
 				if r.Alert != "" && !strings.Contains(out, "alertname: "+r.Alert+",") {
 					t.Errorf("%s as %s passes its tests:\n%s", r.Alert, broken, out)
 				}
 			}
 		}
-		writeFile(t, dir, file, text)
+		lab.Write(t, dir, file, text)
 	}
 }
 
@@ -130,12 +112,12 @@ func TestBrokenRules(t *testing.T) {
 // summary, and a chapter in the manual.
 func TestAlertsHaveAManual(t *testing.T) {
 	const page = "../docs/alerts.md"
-	manual := read(t, page)
+	manual := lab.Read(t, page)
 	described := make(map[string]bool)
 	for _, heading := range regexp.MustCompile(`(?m)^### (\w+)$`).FindAllStringSubmatch(manual, -1) {
 		described[heading[1]] = true
 	}
-	for _, file := range files(t, "rules/*.yml") {
+	for _, file := range lab.Files(t, "rules/*.yml") {
 		for _, r := range rulesOf(t, file) {
 			if r.Alert == "" {
 				continue

@@ -31,9 +31,9 @@ const (
 // misspelled setting, and the unit without one restriction or another.
 func TestUnit(t *testing.T) {
 	analyze := lab.Program(t, "systemd-analyze", "systemd")
-	unit := strings.ReplaceAll(read(t, unitFile), unitProgram, exporter(t).Path)
+	unit := strings.ReplaceAll(lab.Read(t, unitFile), unitProgram, lab.Exporter(t).Path)
 	verify := func(unit string) string {
-		file := writeFile(t, t.TempDir(), "shaker_exporter.service", unit)
+		file := lab.Write(t, t.TempDir(), "shaker_exporter.service", unit)
 		out, err := exec.Command(analyze, "verify", "--man=no", file).CombinedOutput()
 		if err != nil && len(out) == 0 {
 			t.Fatal(err)
@@ -41,7 +41,7 @@ func TestUnit(t *testing.T) {
 		return string(out)
 	}
 	security := func(unit string) error {
-		file := writeFile(t, t.TempDir(), "shaker_exporter.service", unit)
+		file := lab.Write(t, t.TempDir(), "shaker_exporter.service", unit)
 		return exec.Command(analyze, "security", "--offline=yes", "--threshold="+exposureGoal, file).Run()
 	}
 	if out := verify(unit); out != "" {
@@ -62,7 +62,7 @@ func TestUnit(t *testing.T) {
 
 // The longest probe ends before systemd loses its patience.
 func TestUnitWaitsForRunningProbes(t *testing.T) {
-	limit := regexp.MustCompile(`(?m)^TimeoutStopSec=(\S+)$`).FindStringSubmatch(read(t, unitFile))
+	limit := regexp.MustCompile(`(?m)^TimeoutStopSec=(\S+)$`).FindStringSubmatch(lab.Read(t, unitFile))
 	if limit == nil {
 		t.Fatal("no TimeoutStopSec")
 	}
@@ -210,7 +210,7 @@ func TestSystemd(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil {
 		t.Fatal(err)
 	}
-	limits := read(t, fmt.Sprintf("/proc/%d/limits", pid))
+	limits := lab.Read(t, fmt.Sprintf("/proc/%d/limits", pid))
 	files := regexp.MustCompile(`(?m)^Max open files +(\d+)`).FindStringSubmatch(limits)[1]
 	if files != "65536" && (own.Max > 65536 || files != fmt.Sprint(own.Max)) { // which root may be kept from raising
 		t.Errorf("it may open %s files", files)
@@ -219,7 +219,7 @@ func TestSystemd(t *testing.T) {
 	// What the unit says about fwmark is enough, and all of it is needed.
 	s.configure("modules: {tcp_connect: {prober: tcp, tcp: {fwmark: 7}}}")
 	var advice []string
-	for _, line := range regexp.MustCompile(`(?m)^#   (\w+=.*)$`).FindAllStringSubmatch(read(t, unitFile), -1) {
+	for _, line := range regexp.MustCompile(`(?m)^#   (\w+=.*)$`).FindAllStringSubmatch(lab.Read(t, unitFile), -1) {
 		advice = append(advice, line[1])
 	}
 	if err := restart(strings.Join(advice, "\n")); err != nil {
@@ -241,7 +241,7 @@ func TestSystemdServes(t *testing.T) {
 	s := bootSystemd(t)
 	const valid, mistaken = "modules: {%s: {prober: tcp}}", "modules: {web: {prober: http}}"
 	inForce := func() string {
-		return get(t, "http://127.0.0.1:10115/config")
+		return lab.Get(t, "http://127.0.0.1:10115/config")
 	}
 
 	s.configure(mistaken)
@@ -340,15 +340,15 @@ func bootSystemd(t *testing.T) *systemd {
 	t.Helper()
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	s := &systemd{t: t, dir: dir, program: exporter(t).Path,
-		config:   writeFile(t, dir, "config/shaker.yml", ""),
-		resolver: writeFile(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")}
-	writeFile(t, dir, "units/shaker_exporter.service", read(t, unitFile))
+	s := &systemd{t: t, dir: dir, program: lab.Exporter(t).Path,
+		config:   lab.Write(t, dir, "config/shaker.yml", ""),
+		resolver: lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")}
+	lab.Write(t, dir, "units/shaker_exporter.service", lab.Read(t, unitFile))
 	for _, target := range []string{"default", "sysinit", "basic", "network", "shutdown", "umount"} {
-		writeFile(t, dir, "units/"+target+".target", "[Unit]\nWants=systemd-journald.service\n")
+		lab.Write(t, dir, "units/"+target+".target", "[Unit]\nWants=systemd-journald.service\n")
 	}
 	for _, unit := range []string{"systemd-journald.service", "systemd-journald.socket"} {
-		writeFile(t, dir, "units/"+unit, read(t, "/lib/systemd/system/"+unit))
+		lab.Write(t, dir, "units/"+unit, lab.Read(t, "/lib/systemd/system/"+unit))
 	}
 	const script = `
 dir=$1 program=$2
@@ -398,7 +398,7 @@ exec env -i PATH="$PATH" container=lab SYSTEMD_UNIT_PATH=/run/lab/units /lib/sys
 // newCgroup returns the directory of a new control group below this process' own.
 func newCgroup(t *testing.T) string {
 	t.Helper()
-	_, own, ok := strings.Cut("\n"+read(t, "/proc/self/cgroup"), "\n0::")
+	_, own, ok := strings.Cut("\n"+lab.Read(t, "/proc/self/cgroup"), "\n0::")
 	if !ok {
 		lab.Skip(t, "needs control groups of version 2")
 	}
@@ -464,12 +464,12 @@ func (s *systemd) journal() string {
 }
 
 // configure writes the exporter's configuration file.
-func (s *systemd) configure(conf string) { writeFile(s.t, s.dir, "config/shaker.yml", conf) }
+func (s *systemd) configure(conf string) { lab.Write(s.t, s.dir, "config/shaker.yml", conf) }
 
 // dropIn adds settings to the unit's, in place of those that the last call added.
 func (s *systemd) dropIn(settings string) {
 	s.t.Helper()
-	writeFile(s.t, s.dir, "units/shaker_exporter.service.d/test.conf", "[Service]\n"+settings+"\n")
+	lab.Write(s.t, s.dir, "units/shaker_exporter.service.d/test.conf", "[Service]\n"+settings+"\n")
 	s.must("daemon-reload")
 }
 

@@ -1,12 +1,10 @@
-package examples
+package scale
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,24 +25,16 @@ import (
 
 // A server is a Prometheus that finds the exporters by their names.
 type server struct {
-	*lab.Process
-	t   *testing.T
-	url string
+	*lab.Prometheus
+	t *testing.T
 }
 
 // startServer starts a Prometheus with a configuration file, on a port. It resolves names by the
 // file hosts.
 func startServer(t *testing.T, port int, configFile, hosts string, args ...string) server {
 	t.Helper()
-	lab.Need(t)
-	program := lab.Program(t, "prometheus", "prometheus")
-	args = append([]string{"--config.file=" + configFile, "--storage.tsdb.path=" + t.TempDir(),
-		fmt.Sprintf("--web.listen-address=:%d", port)}, args...)
-	process := lab.Start(t, lab.WithFiles(t, exec.Command(program, args...), map[string]string{"/etc/hosts": hosts}))
-	process.Listening(port)
-	s := server{process, t, fmt.Sprintf("http://localhost:%d", port)}
-	lab.Eventually(t, "Prometheus is ready", func() bool { return ready(s.url) })
-	return s
+	cmd := lab.WithFiles(t, lab.PrometheusCommand(t, port, configFile, args...), map[string]string{"/etc/hosts": hosts})
+	return server{lab.ServePrometheus(t, cmd, fmt.Sprintf("localhost:%d", port)), t}
 }
 
 // hostsFile writes a file of names and their addresses.
@@ -58,7 +48,7 @@ func hostsFile(t *testing.T, names map[string]string) string {
 	for name, address := range names {
 		content += fmt.Sprintf("%s %s\n", address, name)
 	}
-	return writeFile(t, t.TempDir(), "hosts", content)
+	return lab.Write(t, t.TempDir(), "hosts", content)
 }
 
 // ready tells whether a Prometheus or an exporter is.
@@ -72,39 +62,10 @@ func ready(url string) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// api asks for something of the API that has an answer of data's type.
-func (s server) api(path string, data any) {
-	s.t.Helper()
-	answer := struct{ Data any }{data}
-	if err := json.Unmarshal([]byte(get(s.t, s.url+"/api/v1/"+path)), &answer); err != nil {
-		s.t.Fatalf("%s: %v", path, err)
-	}
-}
-
-// query returns the instant vector that an expression of PromQL is now.
-func (s server) query(expression string) (samples []lab.Sample) {
-	s.t.Helper()
-	var data struct {
-		Result []struct {
-			Metric map[string]string
-			Value  [2]any // time, and the value as text
-		}
-	}
-	s.api("query?query="+url.QueryEscape(expression), &data)
-	for _, series := range data.Result {
-		value, err := strconv.ParseFloat(series.Value[1].(string), 64)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		samples = append(samples, lab.Sample{Labels: series.Metric, Value: value})
-	}
-	return samples
-}
-
 // instances returns the label instance of each series of a vector, in order.
 func (s server) instances(expression string) (instances []string) {
 	s.t.Helper()
-	for _, sample := range s.query(expression) {
+	for _, sample := range s.Query(expression) {
 		instances = append(instances, sample.Labels["instance"])
 	}
 	slices.Sort(instances)
@@ -120,7 +81,7 @@ func (s server) scraped() map[string]string {
 			ScrapeURL string
 		}
 	}
-	s.api("targets?state=active", &data)
+	s.API("targets?state=active", &data)
 	urls := make(map[string]string)
 	for _, target := range data.ActiveTargets {
 		urls[target.Labels["instance"]] = target.ScrapeURL
@@ -132,15 +93,15 @@ func (s server) scraped() map[string]string {
 // rules and targets beside it, and returns its path.
 func scaleExample(t *testing.T, dir, name string, targets []string, changes ...string) string {
 	t.Helper()
-	for _, file := range files(t, "rules/*.yml") {
-		writeFile(t, dir, file, read(t, file))
+	for _, file := range lab.Files(t, "../rules/*.yml") {
+		lab.Write(t, dir, filepath.Join("rules", filepath.Base(file)), lab.Read(t, file))
 	}
 	list, err := yaml.Marshal([]map[string][]string{{"targets": targets}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, dir, "scale/targets/all.yml", string(list))
-	return writeFile(t, dir, filepath.Join("scale", name), changed(t, read(t, filepath.Join("scale", name)), changes...))
+	lab.Write(t, dir, "scale/targets/all.yml", string(list))
+	return lab.Write(t, dir, filepath.Join("scale", name), changed(t, lab.Read(t, name), changes...))
 }
 
 // changed returns a text with changes, pairs of what is there and what is put in its place.
@@ -170,7 +131,7 @@ const roundsApart = "scrape_interval: 2s"
 
 func newShards(t *testing.T) *shards {
 	t.Helper()
-	s := &shards{t: t, network: lab.NewNetwork(t), program: exporter(t).Path}
+	s := &shards{t: t, network: lab.NewNetwork(t), program: lab.Exporter(t).Path}
 	s.network.At("10.0.0.0/8:80", lab.SYNACK())
 	for i := range 200 {
 		s.targets = append(s.targets, fmt.Sprintf("10.0.%d.%d:80", i/100, i%100))
@@ -202,7 +163,7 @@ func (s *shards) url(i int) string { return fmt.Sprintf("http://127.0.0.%d:10115
 // start starts an exporter.
 func (s *shards) start(i int) {
 	s.t.Helper()
-	config := writeFile(s.t, s.t.TempDir(), "shaker.yml",
+	config := lab.Write(s.t, s.t.TempDir(), "shaker.yml",
 		fmt.Sprintf("modules: {tcp_connect: {prober: tcp, tcp: {source_ip_address: %v}}}", s.source(i)))
 	s.exporters[i] = lab.Start(s.t, exec.Command(s.program, "--config.file="+config, "--web.listen-address="+strings.TrimPrefix(s.url(i), "http://")))
 	lab.Eventually(s.t, "the exporter is ready", func() bool { return ready(s.url(i)) })
@@ -249,7 +210,7 @@ func (s *shards) begun(i int) (total int) {
 // probes returns shaker_probes_total of an exporter.
 func (s *shards) probes(i int) (total int) {
 	s.t.Helper()
-	for _, line := range regexp.MustCompile(`(?m)^shaker_probes_total\{.*\} (.*)$`).FindAllStringSubmatch(get(s.t, s.url(i)+"/metrics"), -1) {
+	for _, line := range regexp.MustCompile(`(?m)^shaker_probes_total\{.*\} (.*)$`).FindAllStringSubmatch(lab.Get(s.t, s.url(i)+"/metrics"), -1) {
 		var n int
 		fmt.Sscan(line[1], &n)
 		total += n
@@ -276,14 +237,14 @@ func (s *shards) complaints(prometheus server, exporters int) (complaints []stri
 	since := time.Now()
 	window := func() string { return fmt.Sprintf(`{job="shaker"}[%dms]`, time.Since(since).Milliseconds()+1) }
 	lab.Eventually(s.t, "each target has had its turn three times", func() bool {
-		return len(prometheus.query("count_over_time(up"+window()+") >= 3")) == len(s.targets)
+		return len(prometheus.Query("count_over_time(up"+window()+") >= 3")) == len(s.targets)
 	})
 
 	// A scrape has the time of its begin, is stored at its end, and its handshake is in between:
 	// there may be one at either end of what is looked at here.
 	before := s.handshakes()
 	scrapes := make(map[string]int)
-	for _, sample := range prometheus.query("count_over_time(up" + window() + ")") {
+	for _, sample := range prometheus.Query("count_over_time(up" + window() + ")") {
 		scrapes[sample.Labels["instance"]] += int(sample.Value)
 	}
 	after := s.handshakes()
@@ -332,7 +293,7 @@ func TestSharding(t *testing.T) {
 	}
 	check("at first", 3)
 	// With these docs/scale.md says what 100,000 targets are to a Prometheus.
-	if other := prometheus.query(`scrape_samples_scraped{job="shaker"} != 12 or count by (instance) ({__name__=~"up|scrape_.+",job="shaker"}) != 5`); len(other) > 0 {
+	if other := prometheus.Query(`scrape_samples_scraped{job="shaker"} != 12 or count by (instance) ({__name__=~"up|scrape_.+",job="shaker"}) != 5`); len(other) > 0 {
 		t.Errorf("a target has twelve series of the exporter and five of Prometheus, and there is %v", other[0])
 	}
 	const dead = 1
@@ -353,7 +314,7 @@ func TestSharding(t *testing.T) {
 	s.exporters[dead].Stop()
 	s.network.Forget()
 	lab.Eventually(t, "the share of an exporter that is down is not measured", func() bool {
-		return len(prometheus.query(`count_over_time(up{job="shaker"}[1h]) - sum_over_time(up{job="shaker"}[1h]) >= 3`)) == len(share)
+		return len(prometheus.Query(`count_over_time(up{job="shaker"}[1h]) - sum_over_time(up{job="shaker"}[1h]) >= 3`)) == len(share)
 	})
 	if got := prometheus.instances(`up{job="shaker"} == 0`); !slices.Equal(got, share) {
 		t.Errorf("up is 0 for %v, want the share of the exporter that is down, %v", got, share)
@@ -444,10 +405,10 @@ func TestStatefulSet(t *testing.T) {
 		}
 		return o
 	}
-	first, second, _ := strings.Cut(read(t, "scale/statefulset.yml"), "\n---\n")
+	first, second, _ := strings.Cut(lab.Read(t, "statefulset.yml"), "\n---\n")
 	service, set := parse(first), parse(second)
 	// The key is for a rollout that has more pods than there should be.
-	deployment := parse(changed(t, read(t, "kubernetes/deployment.yml"), "          matchLabelKeys: [pod-template-hash]\n", ""))
+	deployment := parse(changed(t, lab.Read(t, "../kubernetes/deployment.yml"), "          matchLabelKeys: [pod-template-hash]\n", ""))
 	if !reflect.DeepEqual(set.Spec.Template, deployment.Spec.Template) || !reflect.DeepEqual(set.Spec.Selector, deployment.Spec.Selector) {
 		t.Errorf("the pods are\n%v\nwant those of the Deployment\n%v", set.Spec, deployment.Spec)
 	}
@@ -465,7 +426,7 @@ func TestStatefulSet(t *testing.T) {
 		wants = append(wants, "- "+at(strconv.Itoa(i)))
 	}
 	for _, want := range wants {
-		if !strings.Contains(read(t, "scale/sharding.yml"), want) {
+		if !strings.Contains(lab.Read(t, "sharding.yml"), want) {
 			t.Errorf("sharding.yml lacks %q", want)
 		}
 	}
@@ -474,7 +435,7 @@ func TestStatefulSet(t *testing.T) {
 // What docs/scale.md shows is in the examples, or fits into them, and its command makes of the one
 // server's configuration that of the last of three.
 func TestScalePage(t *testing.T) {
-	page, example := read(t, "../docs/scale.md"), read(t, "scale/sharding.yml")
+	page, example := lab.Read(t, "../../docs/scale.md"), lab.Read(t, "sharding.yml")
 	steps := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1)
 	if len(steps) != 2 {
 		t.Fatalf("the page has %d blocks of YAML", len(steps))
@@ -484,15 +445,15 @@ func TestScalePage(t *testing.T) {
 	}
 	_, last, _ := strings.Cut(steps[0][1], "__tmp_shard\n")
 	file := scaleExample(t, t.TempDir(), "sharding.yml", []string{"192.0.2.1:443"}, last, steps[1][1])
-	if out, err := promtool(t, "check", "config", file); err != nil {
-		t.Errorf("%v\n%s\n%s", err, out, read(t, file))
+	if out, err := lab.Promtool(t, "check", "config", file); err != nil {
+		t.Errorf("%v\n%s\n%s", err, out, lab.Read(t, file))
 	}
 	command := regexp.MustCompile(`\n\$ (sed .*) > prometheus\.yml\n`).FindStringSubmatch(page)
 	if command == nil {
 		t.Fatal("the page has no command")
 	}
 	shell := exec.Command("sh", "-c", command[1])
-	shell.Dir = ".."
+	shell.Dir = "../.."
 	got, err := shell.Output()
 	if want := changed(t, example, "modulus: 1\n", "modulus: 3\n", `regex: "0"`, `regex: "2"`); err != nil || string(got) != want {
 		t.Errorf("%s: %v, and gives\n%s", command[1], err, got)

@@ -1,15 +1,17 @@
-package examples
+package scale
 
 import (
 	"fmt"
 	"maps"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -34,7 +36,7 @@ var placeNames = []string{"fra", "nyc", "sin"}
 // newPlaces starts the exporters, with eight targets at the end of a chain of routers.
 func newPlaces(t *testing.T) *places {
 	t.Helper()
-	p := &places{t: t, chain: lab.NewChain(t), program: exporter(t).Path,
+	p := &places{t: t, chain: lab.NewChain(t), program: lab.Exporter(t).Path,
 		exporters: make(map[string]*exec.Cmd), processes: make(map[string]*lab.Process)}
 	for i := range 8 {
 		p.targets = append(p.targets, p.target(i))
@@ -77,7 +79,7 @@ func (p *places) source(place string) string {
 func (p *places) start(place string) {
 	p.t.Helper()
 	address := fmt.Sprintf("127.0.0.%d:10115", 1+slices.Index(placeNames, place))
-	config := writeFile(p.t, p.t.TempDir(), "shaker.yml", fmt.Sprintf("modules: {tcp_connect: {prober: tcp, tcp: {source_ip_address: %s}}}", p.source(place)))
+	config := lab.Write(p.t, p.t.TempDir(), "shaker.yml", fmt.Sprintf("modules: {tcp_connect: {prober: tcp, tcp: {source_ip_address: %s}}}", p.source(place)))
 	p.exporters[place] = exec.Command(p.program, "--config.file="+config, "--web.listen-address="+address)
 	p.processes[place] = lab.Start(p.t, p.exporters[place])
 	lab.Eventually(p.t, "the exporter is ready", func() bool { return ready("http://" + address) })
@@ -116,8 +118,8 @@ func (p *places) descriptors(place string, limited bool) {
 // scrape here does not take a sixtieth of its time.
 func quick(t *testing.T, dir string) {
 	t.Helper()
-	for _, file := range files(t, "rules/*.yml") {
-		writeFile(t, dir, file, strings.ReplaceAll(faster(read(t, file)), "for: 2s", "for: 6s"))
+	for _, file := range lab.Files(t, "../rules/*.yml") {
+		lab.Write(t, dir, filepath.Join("rules", filepath.Base(file)), strings.ReplaceAll(lab.Faster(lab.Read(t, file)), "for: 2s", "for: 6s"))
 	}
 }
 
@@ -129,7 +131,7 @@ func (p *places) watch() server {
 	quick(p.t, dir)
 	s := startServer(p.t, 9090, file, p.hosts)
 	lab.Eventually(p.t, "all targets are open from everywhere", func() bool {
-		return len(s.query("probe_success == 1")) == len(p.targets)*len(placeNames)
+		return len(s.Query("probe_success == 1")) == len(p.targets)*len(placeNames)
 	})
 	return s
 }
@@ -143,7 +145,7 @@ func (s server) firing() map[string]string {
 			Labels, Annotations map[string]string
 		}
 	}
-	s.api("alerts", &data)
+	s.API("alerts", &data)
 	firing := make(map[string]string)
 	for _, alert := range data.Alerts {
 		if alert.State == "firing" {
@@ -197,8 +199,8 @@ func TestVantagePoints(t *testing.T) {
 			t.Errorf("nothing is wrong, and there is %s", alert)
 		}
 	}
-	for _, query := range regexp.MustCompile("(?m)^[a-z_ ]+[({].*$").FindAllString(regexp.MustCompile("(?s)```promql.*?```").FindString(read(t, "../docs/scale.md")), -1) {
-		if found := s.query(strings.ReplaceAll(query, "192.0.2.1:443", p.target(0))); len(found) != len(placeNames) {
+	for _, query := range regexp.MustCompile("(?m)^[a-z_ ]+[({].*$").FindAllString(regexp.MustCompile("(?s)```promql.*?```").FindString(lab.Read(t, "../../docs/scale.md")), -1) {
+		if found := s.Query(strings.ReplaceAll(query, "192.0.2.1:443", p.target(0))); len(found) != len(placeNames) {
 			t.Errorf("%s finds %v", query, found)
 		}
 	}
@@ -217,18 +219,18 @@ func TestVantagePoints(t *testing.T) {
 	p.descriptors("fra", true)
 	p.cut("nyc", p.target(1), "drop")
 	lab.Eventually(t, "a page goes on when one that voted for it cannot measure", func() bool {
-		return len(s.query(`ALERTS{alertname="TargetDownFromMost",alertstate="firing"} and on (instance) max_over_time(up{prober="fra"}[4s]) == 0`)) == 1
+		return len(s.Query(`ALERTS{alertname="TargetDownFromMost",alertstate="firing"} and on (instance) max_over_time(up{prober="fra"}[4s]) == 0`)) == 1
 	})
 	s.fires("VantagePointBlind fra", "")
 	s.fires("TargetDownFromSome "+p.target(1), "nyc: timeout (ETIMEDOUT), sin: open; without a measurement: fra")
 	s.paged(p.target(0))
-	if down := s.query(fmt.Sprintf(`min_over_time(probe_success{prober="fra",instance!=%q}[1h]) == 0`, p.target(0))); len(down) > 0 {
+	if down := s.Query(fmt.Sprintf(`min_over_time(probe_success{prober="fra",instance!=%q}[1h]) == 0`, p.target(0))); len(down) > 0 {
 		t.Errorf("fra could not measure, and said that these are down: %v", down)
 	}
 	p.descriptors("fra", false)
 	p.repair()
 	lab.Eventually(t, "fra says that it had no descriptors", func() bool {
-		return len(s.query(`shaker_faults_total{prober="fra",errno="EMFILE"} > 0`)) == 1
+		return len(s.Query(`shaker_faults_total{prober="fra",errno="EMFILE"} > 0`)) == 1
 	})
 	s.resolved("TargetDownFromMost "+p.target(0), "TargetDownFromSome "+p.target(1), "VantagePointBlind fra")
 
@@ -250,7 +252,7 @@ func TestVantagePoints(t *testing.T) {
 	s.paged(p.target(0))
 	p.repair()
 	s.resolved("VantagePointDisagrees fra", "TargetDownFromSome "+p.target(3))
-	if lost := s.query(`count_over_time(ALERTS{alertname="VantageQuorumLost",alertstate="firing"}[1h])`); len(lost) > 0 {
+	if lost := s.Query(`count_over_time(ALERTS{alertname="VantageQuorumLost",alertstate="firing"}[1h])`); len(lost) > 0 {
 		t.Errorf("there were always two that could measure, and there was %v", lost)
 	}
 
@@ -285,27 +287,27 @@ func TestPlaces(t *testing.T) {
 	}
 	there := make(map[string]server)
 	for i, place := range []string{"fra", "nyc"} {
-		hosts := writeFile(t, t.TempDir(), "hosts", fmt.Sprintf("127.0.0.%d localhost\n127.0.0.1 prometheus.example.com\n%s", i+1, read(t, p.hosts)))
+		hosts := lab.Write(t, t.TempDir(), "hosts", fmt.Sprintf("127.0.0.%d localhost\n127.0.0.1 prometheus.example.com\n%s", i+1, lab.Read(t, p.hosts)))
 		there[place] = start(9091+i, "place.yml", hosts, []string{"prober: fra", "prober: " + place, "send_native_histograms: false", "send_native_histograms: true"}, native)
 	}
 	for how, center := range centers {
 		lab.Eventually(t, how+": all targets are open from both places", func() bool {
-			return len(center.query(`probe_success{job="shaker",prober=~"fra|nyc"} == 1`)) == 2*len(p.targets)
+			return len(center.Query(`probe_success{job="shaker",prober=~"fra|nyc"} == 1`)) == 2*len(p.targets)
 		})
 	}
 
 	written := centers["write"]
 	for _, name := range []string{"up", "probe_success", "probe_result_info", "probe_tcp_rtt_seconds", "shaker_probes_total", "job_slo:missed:ratio_5m"} {
-		lab.Eventually(t, name+" has been written", func() bool { return len(written.query(name+`{prober="fra"}`)) > 0 })
+		lab.Eventually(t, name+" has been written", func() bool { return len(written.Query(name+`{prober="fra"}`)) > 0 })
 	}
 	lab.Eventually(t, "the native histogram has been written", func() bool {
-		return len(written.query(`histogram_count(shaker_handshake_seconds{prober="fra"}) > 0`)) > 0
+		return len(written.Query(`histogram_count(shaker_handshake_seconds{prober="fra"}) > 0`)) > 0
 	})
 	for _, name := range []string{"probe_duration_seconds", "probe_timeout_seconds", "go_goroutines", "process_open_fds", "scrape_duration_seconds"} {
-		if len(there["fra"].query(name)) == 0 {
+		if len(there["fra"].Query(name)) == 0 {
 			t.Errorf("there is no %s at the place", name)
 		}
-		if got := written.query(name + `{prober!=""}`); len(got) > 0 {
+		if got := written.Query(name + `{prober!=""}`); len(got) > 0 {
 			t.Errorf("%s has been written: %v", name, got)
 		}
 	}
@@ -319,7 +321,7 @@ func TestPlaces(t *testing.T) {
 	for how, center := range centers {
 		center.resolved("TargetDownFromMost " + p.target(0))
 		lab.Eventually(t, how+": the exporters themselves are known", func() bool {
-			return len(center.query(`up{job="shaker_exporter",prober=~"fra|nyc"} == 1 and on (prober) shaker_probes_total > 0`)) == 2
+			return len(center.Query(`up{job="shaker_exporter",prober=~"fra|nyc"} == 1 and on (prober) shaker_probes_total > 0`)) == 2
 		})
 	}
 
@@ -333,18 +335,27 @@ func TestPlaces(t *testing.T) {
 // Whatever the rules look at comes from a place to a center.
 func TestPlacesSendWhatRulesNeed(t *testing.T) {
 	needed := make(map[string]bool)
-	for _, file := range []string{"rules/targets.yml", "rules/prober.yml", "rules/vantage.yml"} {
-		for _, r := range rulesOf(t, file) {
-			for _, name := range regexp.MustCompile(`\b(?:up|(?:probe|shaker)_\w+)\b`).FindAllString(regexp.MustCompile(`\w+:\w+:\w+`).ReplaceAllString(r.Expr, ""), -1) {
-				needed[name] = true
+	for _, file := range []string{"targets", "prober", "vantage"} {
+		var rules struct {
+			Groups []struct{ Rules []struct{ Expr string } }
+		}
+		if err := yaml.Unmarshal([]byte(lab.Read(t, "../rules/"+file+".yml")), &rules); err != nil {
+			t.Fatal(err)
+		}
+		for _, group := range rules.Groups {
+			for _, r := range group.Rules {
+				expr := regexp.MustCompile(`\w+:\w+:\w+`).ReplaceAllString(r.Expr, "")
+				for _, name := range regexp.MustCompile(`\b(?:up|(?:probe|shaker)_\w+)\b`).FindAllString(expr, -1) {
+					needed[name] = true
+				}
 			}
 		}
 	}
 	if len(needed) < 8 {
 		t.Fatalf("the rules need only %v", slices.Collect(maps.Keys(needed)))
 	}
-	for file, pattern := range map[string]string{"scale/place.yml": `(?m)^ +regex: (up\|.*)$`, "scale/central.yml": `__name__=~"(.*)"`} {
-		match := regexp.MustCompile(pattern).FindStringSubmatch(read(t, file))
+	for file, pattern := range map[string]string{"place.yml": `(?m)^ +regex: (up\|.*)$`, "central.yml": `__name__=~"(.*)"`} {
+		match := regexp.MustCompile(pattern).FindStringSubmatch(lab.Read(t, file))
 		if match == nil {
 			t.Fatalf("%s does not say what is kept", file)
 		}
@@ -360,7 +371,7 @@ func TestPlacesSendWhatRulesNeed(t *testing.T) {
 // The configurations are valid.
 func TestScaleConfigurations(t *testing.T) {
 	for _, file := range []string{"sharding.yml", "vantage.yml", "place.yml", "central.yml"} {
-		if out, err := promtool(t, "check", "config", scaleExample(t, t.TempDir(), file, []string{"192.0.2.1:443"})); err != nil || strings.Contains(out, "WARNING") {
+		if out, err := lab.Promtool(t, "check", "config", scaleExample(t, t.TempDir(), file, []string{"192.0.2.1:443"})); err != nil || strings.Contains(out, "WARNING") {
 			t.Errorf("%s: %v\n%s", file, err, out)
 		}
 	}

@@ -20,12 +20,29 @@ type Prometheus struct {
 // What it stores is gone with it.
 func StartPrometheus(t testing.TB, port int, configFile string, args ...string) *Prometheus {
 	t.Helper()
+	return ServePrometheus(t, PrometheusCommand(t, port, configFile, args...), fmt.Sprintf("localhost:%d", port))
+}
+
+// PrometheusCommand returns what starts such a Prometheus.
+func PrometheusCommand(t testing.TB, port int, configFile string, args ...string) *exec.Cmd {
+	t.Helper()
 	Need(t)
-	program := Program(t, "prometheus", "prometheus")
-	args = append([]string{"--config.file=" + configFile, "--storage.tsdb.path=" + t.TempDir(),
-		fmt.Sprintf("--web.listen-address=:%d", port)}, args...)
-	p := &Prometheus{Start(t, exec.Command(program, args...)), fmt.Sprintf("http://localhost:%d", port)}
-	p.Listening(port)
+	return exec.Command(Program(t, "prometheus", "prometheus"), append([]string{"--config.file=" + configFile,
+		"--storage.tsdb.path=" + t.TempDir(), fmt.Sprintf("--web.listen-address=:%d", port)}, args...)...)
+}
+
+// ServePrometheus starts a Prometheus that listens at an address and waits until it is ready.
+func ServePrometheus(t testing.TB, cmd *exec.Cmd, address string) *Prometheus {
+	t.Helper()
+	p := &Prometheus{Start(t, cmd), "http://" + address}
+	Eventually(t, "Prometheus is ready", func() bool {
+		response, err := noKeepAlive.Get(p.url + "/-/ready")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
 	return p
 }
 
@@ -38,37 +55,34 @@ type Sample struct {
 // noKeepAlive is a client that leaves nothing behind.
 var noKeepAlive = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Query returns the instant vector that an expression of PromQL is now. It is empty while
-// Prometheus starts.
-func (p *Prometheus) Query(expression string) []Sample {
+// API asks for something of the API, such as "rules", and reads the data of the answer.
+func (p *Prometheus) API(path string, data any) {
 	p.t.Helper()
-	response, err := noKeepAlive.Get(p.url + "/api/v1/query?query=" + url.QueryEscape(expression))
+	response, err := noKeepAlive.Get(p.url + "/api/v1/" + path)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode == http.StatusServiceUnavailable {
-		return nil
-	}
-	var answer struct {
+	answer := struct {
 		Status, Error string
-		Data          struct {
-			ResultType string
-			Result     json.RawMessage
+		Data          any
+	}{Data: data}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Status != "success" {
+		p.t.Fatalf("%s: %s, %v", path, answer.Error, err)
+	}
+}
+
+// Query returns the instant vector that an expression of PromQL is now.
+func (p *Prometheus) Query(expression string) (samples []Sample) {
+	p.t.Helper()
+	var vector struct {
+		Result []struct {
+			Metric map[string]string
+			Value  [2]any // time, and the value as text
 		}
 	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Status != "success" || answer.Data.ResultType != "vector" {
-		p.t.Fatalf("%s: %s %s, %v", expression, answer.Data.ResultType, answer.Error, err)
-	}
-	var vector []struct {
-		Metric map[string]string
-		Value  [2]any // time, and the value as text
-	}
-	if err := json.Unmarshal(answer.Data.Result, &vector); err != nil {
-		p.t.Fatalf("%s: %v", expression, err)
-	}
-	var samples []Sample
-	for _, series := range vector {
+	p.API("query?query="+url.QueryEscape(expression), &vector)
+	for _, series := range vector.Result {
 		value, err := strconv.ParseFloat(series.Value[1].(string), 64)
 		if err != nil {
 			p.t.Fatal(err)
