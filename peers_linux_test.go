@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
@@ -33,13 +32,7 @@ func peers(b *testing.B) (ours, theirs peer) {
 // build builds this exporter: the test binary, which can be it, takes more memory.
 func build(b *testing.B) peer {
 	b.Helper()
-	lab.Need(b)
-	program := filepath.Join(b.TempDir(), name)
-	cmd := exec.Command(lab.Program(b, "go", "golang-go"), "build", "-o", program, ".")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
-	return peer{program, nil, 10115}
+	return peer{lab.Exporter(b).Path, nil, 10115}
 }
 
 // start starts the exporter for the rest of the benchmark.
