@@ -53,7 +53,29 @@ func NewChain(t testing.TB) *Chain {
 			return err == nil
 		})
 	}
+	Eventually(t, "no SYN of these is left at the host", func() bool { return !c.halfOpen() })
 	return c
+}
+
+// halfOpen tells whether the host waits for the end of a handshake.
+func (c *Chain) halfOpen() (found bool) {
+	c.t.Helper()
+	c.In(chainLength, func() error {
+		for _, file := range []string{"tcp", "tcp6"} {
+			sockets, err := os.ReadFile("/proc/thread-self/net/" + file)
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(sockets)) {
+				const synReceived = "03"
+				if fields := strings.Fields(line); fields[3] == synReceived {
+					found = true
+				}
+			}
+		}
+		return nil
+	})
+	return found
 }
 
 // newNamespace returns a new network namespace, which stays until the test ends.
