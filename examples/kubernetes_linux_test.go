@@ -35,6 +35,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/collector"
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // The objects of examples/kubernetes, one in each file.
@@ -489,10 +490,7 @@ func TestKubernetesArguments(t *testing.T) {
 // The command in kustomization.yml makes objects of the rules that the Operator takes, with
 // every rule that there is.
 func TestKubernetesRules(t *testing.T) {
-	shell, err := exec.LookPath("sh")
-	if err != nil {
-		t.Skip("needs a shell")
-	}
+	shell := lab.Program(t, "sh", "dash")
 	comment := regexp.MustCompile(`(?s)\n#   (for rules in .*?done) \| kubectl apply`).FindStringSubmatch(manifests(t)[kustomizationFile])
 	if comment == nil {
 		t.Fatal("kustomization.yml has no command for the rules")
