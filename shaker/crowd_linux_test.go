@@ -50,10 +50,17 @@ func (w *wrongError) Error() string {
 type kind struct {
 	first   netip.Addr
 	outcome Outcome       // Timeout if they are silent
-	sooner  time.Duration // no answer comes sooner
+	answer  time.Duration // after the SYN that they answer
+	lossy   bool          // the first SYN is lost
 }
 
-func (k kind) lossy() bool { return k.sooner > time.Second }
+// after returns how long the verdict takes if a SYN is sent again after rto.
+func (k kind) after(rto time.Duration) time.Duration {
+	if k.lossy {
+		return rto + k.answer
+	}
+	return k.answer
+}
 
 // newCrowd lays out live, refusing, unreachable, silent and lossy targets.
 func newCrowd(t *testing.T, rtt time.Duration) *crowd {
@@ -67,16 +74,17 @@ func newCrowd(t *testing.T, rtt time.Duration) *crowd {
 		{"10.%d.0.0/16", lab.ICMP("198.51.100.7", 3, 1)},
 		{"2001:db8:%d::/112", lab.ICMP("2001:db8:ffff::7", 1, 3)},
 	} {
-		lay := func(outcome Outcome, sooner time.Duration, answers ...lab.Answer) *lab.Host {
-			prefix := fmt.Sprintf(version.prefix, len(c.kinds))
-			c.kinds = append(c.kinds, kind{netip.MustParsePrefix(prefix).Addr(), outcome, sooner})
-			return c.network.At(prefix, answers...)
+		lay := func(k kind, answers ...lab.Answer) *lab.Host {
+			prefix := netip.MustParsePrefix(fmt.Sprintf(version.prefix, len(c.kinds)))
+			k.first = prefix.Addr()
+			c.kinds = append(c.kinds, k)
+			return c.network.At(prefix.String(), answers...)
 		}
-		lay(Open, rtt, lab.SYNACK().After(rtt))
-		lay(Refused, rtt, lab.RST().After(rtt))
-		lay(Unreachable, rtt, version.unreachable.After(rtt))
-		lay(Timeout, 0)
-		lay(Open, time.Second+rtt, lab.SYNACK().After(rtt)).LosingSYNs(1)
+		lay(kind{outcome: Open, answer: rtt}, lab.SYNACK().After(rtt))
+		lay(kind{outcome: Refused, answer: rtt}, lab.RST().After(rtt))
+		lay(kind{outcome: Unreachable, answer: rtt}, version.unreachable.After(rtt))
+		lay(kind{outcome: Timeout})
+		lay(kind{outcome: Open, answer: rtt, lossy: true}, lab.SYNACK().After(rtt)).LosingSYNs(1)
 	}
 	return c
 }
@@ -103,7 +111,7 @@ func (c *crowd) run(callers int, verdicts int64) *wrongError {
 func (c *crowd) probe() *wrongError {
 	random := c.network.Random(c.probes.Add(1))
 	k := c.kinds[random.IntN(len(c.kinds))]
-	for k.lossy() && random.IntN(10) > 0 { // they take so long that a few are enough
+	for k.lossy && random.IntN(10) > 0 { // they take so long that a few are enough
 		k = c.kinds[random.IntN(len(c.kinds))]
 	}
 	target := k.target(random)
@@ -118,6 +126,7 @@ func (c *crowd) probe() *wrongError {
 	began := time.Now()
 	r, err := c.shake(ctx, target, &Options{Timeout: timeout})
 	took := time.Since(began)
+	soonest := k.after(lab.InitialRTO)
 
 	switch {
 	case cancelled && errors.Is(err, context.Canceled), !mustAnswer && errors.Is(err, ErrUnsent):
@@ -125,9 +134,9 @@ func (c *crowd) probe() *wrongError {
 	case err != nil,
 		r.Peer != target,
 		r.Outcome == Timeout && (mustAnswer || took < timeout || r.Errno != unix.ETIMEDOUT),
-		r.Outcome != Timeout && (r.Outcome != k.outcome || took < k.sooner),
+		r.Outcome != Timeout && (r.Outcome != k.outcome || took < soonest),
 		r.Outcome == Unreachable && r.ICMP.String() != "host_unreachable",
-		r.Outcome == Open && (r.Errno != 0 || r.Handshake < k.sooner || r.RTT > r.Handshake || k.lossy() && r.SYNRetransmits == 0):
+		r.Outcome == Open && (r.Errno != 0 || r.Handshake < soonest || r.RTT > r.Handshake || k.lossy && r.SYNRetransmits == 0):
 		return &wrongError{target, k.outcome, took, timeout, r, err, c.network}
 	}
 	if r.Outcome == Open {
@@ -156,9 +165,9 @@ func (c *crowd) timeout(k kind, random *rand.Rand) (timeout time.Duration, mustA
 		return about(c.rtt), false
 	case choice == 0:
 		return time.Minute, true
-	case choice == 1 && k.lossy():
+	case choice == 1 && k.lossy:
 		return about(time.Second), false
 	default:
-		return about(k.sooner), false
+		return about(k.after(time.Second)), false
 	}
 }

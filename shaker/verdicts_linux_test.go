@@ -81,7 +81,7 @@ func TestKeyedByDescriptor(t *testing.T) {
 	lab.NeedDescriptors(t, 1100)
 	crowd := newCrowd(t, 10*time.Millisecond)
 	crowd.kinds = slices.DeleteFunc(crowd.kinds, func(k kind) bool { // these would only make it rarer
-		return k.lossy() || k.outcome != Open && k.outcome != Timeout
+		return k.lossy || k.outcome != Open && k.outcome != Timeout
 	})
 	crowd.shake = startKeyed(t).shake
 	for began := time.Now(); time.Since(began) < 2*time.Minute; {
