@@ -76,9 +76,14 @@ modules:
 			_, body := ask(t, port, "/probe?module=tcp_connect&target="+target, "")
 			names[i] = regexp.MustCompile(`(?m)^probe_[a-z_]+`).FindAllString(body, -1)
 		}
-		ours := slices.DeleteFunc(names[1], func(name string) bool { return slices.Contains(names[0], name) })
-		if len(ours) != added {
+		without := func(these, those []string) []string {
+			return slices.DeleteFunc(slices.Clone(these), func(name string) bool { return slices.Contains(those, name) })
+		}
+		if ours := without(names[1], names[0]); len(ours) != added {
 			t.Errorf("%s: %d series are added, want %d: %s", target, len(ours), added, ours)
+		}
+		if gone := without(names[0], names[1]); !slices.Equal(gone, []string{"probe_failed_due_to_regex"}) {
+			t.Errorf("%s: without a successor are %s", target, gone)
 		}
 	}
 }
