@@ -313,6 +313,12 @@ func TestDashboardQueries(t *testing.T) {
 			t.Error("the histograms are classic")
 		}
 	})
+	for _, r := range rulesOf(t, "rules/prober.yml") {
+		lag := strings.ReplaceAll(r.Expr, "> 0.05", ">= 0")
+		if r.Alert == "ResetsLate" && (len(classic.Query(lag)) == 0 || len(native.Query(lag)) == 0) {
+			t.Errorf("%s knows %d classic histograms and %d native ones", r.Alert, len(classic.Query(lag)), len(native.Query(lag)))
+		}
+	}
 }
 
 func testDashboardQueries(t *testing.T, server *lab.Prometheus, port int) {
