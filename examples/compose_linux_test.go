@@ -79,8 +79,10 @@ func composeComplaints(text string) (wrong []string) {
 			if _, named := c.Volumes[from]; named {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join("compose", from)); err != nil {
+			if info, err := os.Stat(filepath.Join("compose", from)); err != nil {
 				complain("%s: %v", name, err)
+			} else if !info.IsDir() {
+				complain("%s: %s is a file, and one in its place would not be seen", name, from)
 			}
 			if !strings.HasSuffix(rest, ":ro") {
 				complain("%s: %s can be written", name, from)
@@ -123,7 +125,8 @@ func TestCompose(t *testing.T) {
 		{"prom/prometheus:v3.16.0", "prom/prometheus:latest", "prometheus: image prom/prometheus:latest is not pinned"},
 		{"127.0.0.1:9093:9093", "9093:9093", "alertmanager: ports [9093:9093]"},
 		{"../rules:", "../rule:", "prometheus: stat rule: no such file or directory"},
-		{"alertmanager.yml:ro", "alertmanager.yml", "alertmanager: ../alertmanager.yml can be written"},
+		{"..:/etc/alertmanager:ro", "..:/etc/alertmanager", "alertmanager: .. can be written"},
+		{".:/etc/shaker_exporter:ro", "./shaker.yml:/etc/shaker_exporter/shaker.yml:ro", "shaker-exporter: ./shaker.yml is a file, and one in its place would not be seen"},
 		{"cap_drop: [ALL]", "cap_drop: []", "shaker-exporter: may do what it need not"},
 		{"build: ../..", "build: ..", "shaker-exporter: stat Dockerfile: no such file or directory"},
 	} {
@@ -139,7 +142,8 @@ func TestCompose(t *testing.T) {
 // The services find each other by their names and do what they are there for, with the files
 // and arguments that they have in their containers: targets are probed, rules are in force,
 // Alertmanager is told, and who is asked for health says the truth. As in containers of its own,
-// each has an address of its own, and that is what it calls localhost.
+// each has an address of its own, and that is what it calls localhost, unless that is ::1, where
+// nobody listens.
 func TestComposeServices(t *testing.T) {
 	lab.NewWire(t, nil, "192.0.2.0/24")
 	c, err := parseCompose(lab.Read(t, composeFile))
@@ -155,7 +159,7 @@ func TestComposeServices(t *testing.T) {
 	}
 	isolated := func(name string, program string, args ...string) *exec.Cmd {
 		return lab.WithFiles(t, exec.Command(program, args...), map[string]string{
-			"/etc/hosts":       lab.Write(t, dir, name+".hosts", addresses[name]+" localhost\n"+names),
+			"/etc/hosts":       lab.Write(t, dir, name+".hosts", "::1 localhost\n"+addresses[name]+" localhost\n"+names),
 			"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
 		})
 	}
@@ -182,7 +186,7 @@ func TestComposeServices(t *testing.T) {
 	if healthy() == nil {
 		t.Error("the exporter is healthy though it does not run")
 	}
-	start("shaker-exporter", shaker)
+	start("shaker-exporter", shaker, "--web.listen-address=127.0.0.1:10115") // too: in its container it listens everywhere
 	if err := healthy(); err != nil {
 		t.Errorf("the exporter is not healthy: %v", err)
 	}
@@ -242,11 +246,7 @@ func (s service) contained(t *testing.T, root string) (args []string) {
 		if len(parts) == 2 { // one that is empty at first
 			from = t.TempDir()
 		}
-		if info, err := os.Stat(from); err != nil {
-			t.Fatal(err)
-		} else if !info.IsDir() {
-			lab.Write(t, filepath.Dir(to), filepath.Base(to), lab.Read(t, from))
-		} else if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 			t.Fatal(err)
 		}
 	}
