@@ -433,7 +433,7 @@ func TestStatefulSet(t *testing.T) {
 }
 
 // What docs/scale.md shows is in the examples, or fits into them, and its command makes of the one
-// server's configuration that of the last of three.
+// server's configuration that of the last of three, with the same rules and targets.
 func TestScalePage(t *testing.T) {
 	page, example := lab.Read(t, "../../docs/scale.md"), lab.Read(t, "sharding.yml")
 	steps := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1)
@@ -448,15 +448,22 @@ func TestScalePage(t *testing.T) {
 	if out, err := lab.Promtool(t, "check", "config", file); err != nil {
 		t.Errorf("%v\n%s\n%s", err, out, lab.Read(t, file))
 	}
-	command := regexp.MustCompile(`\n\$ (sed .*) > prometheus\.yml\n`).FindStringSubmatch(page)
+	command := regexp.MustCompile(`\n\$ (sed .* > (.*\.yml))\n`).FindStringSubmatch(page)
 	if command == nil {
 		t.Fatal("the page has no command")
 	}
 	shell := exec.Command("sh", "-c", command[1])
-	shell.Dir = "../.."
-	got, err := shell.Output()
-	if want := changed(t, example, "modulus: 1\n", "modulus: 3\n", `regex: "0"`, `regex: "2"`); err != nil || string(got) != want {
-		t.Errorf("%s: %v, and gives\n%s", command[1], err, got)
+	shell.Dir = t.TempDir()
+	scaleExample(t, filepath.Join(shell.Dir, "examples"), "sharding.yml", []string{"192.0.2.1:443"})
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command[1], err, out)
+	}
+	last = filepath.Join(shell.Dir, command[2])
+	if got, want := lab.Read(t, last), changed(t, example, "modulus: 1\n", "modulus: 3\n", `regex: "0"`, `regex: "2"`); got != want {
+		t.Errorf("%s gives\n%s", command[1], got)
+	}
+	if out, err := lab.Promtool(t, "check", "config", last); err != nil || strings.Contains(out, "WARNING") || !strings.Contains(out, "2 rule files found") {
+		t.Errorf("%s: %v\n%s", command[1], err, out)
 	}
 }
 

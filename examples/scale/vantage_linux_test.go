@@ -267,8 +267,8 @@ func TestVantagePoints(t *testing.T) {
 }
 
 // Two places have a Prometheus of their own, as the example has it, which writes to a central one,
-// or is asked by it. There the verdicts come together and make a page, and there is what is worth
-// keeping and nothing else.
+// or is asked by it. There the verdicts come together, one at a time of each target and place, and
+// make a page and cost a budget, and there is what is worth keeping and nothing else.
 func TestPlaces(t *testing.T) {
 	p := newPlaces(t)
 	const native = "--enable-feature=native-histograms"
@@ -277,18 +277,23 @@ func TestPlaces(t *testing.T) {
 		dir := t.TempDir()
 		file := scaleExample(t, dir, name, p.targets, append(changes, "scrape_interval: 15s", "scrape_interval: 1s", "evaluation_interval: 15s", "evaluation_interval: 500ms")...)
 		quick(t, dir)
+		lab.Write(t, dir, "rules/own.yml", "groups: [{name: own, rules: [{record: 'job:up:sum', expr: 'sum by (job) (up)'}]}]")
 		return startServer(t, port, file, hosts, args...)
 	}
 	// What has not been heard of for five minutes is gone: here, five seconds.
 	const soon = "--query.lookback-delta=5s"
 	centers := map[string]server{
 		"write": start(9090, "central.yml", hostsFile(t, nil), nil, "--web.enable-remote-write-receiver", native, soon),
-		"asked": start(9093, "central.yml", hostsFile(t, nil), []string{"targets: []", `targets: ["localhost:9091", "localhost:9092"]`}, soon),
+		"asked": start(9094, "central.yml", hostsFile(t, nil), []string{"targets: []", `targets: ["localhost:9091", "localhost:9092"]`}, soon),
 	}
 	there := make(map[string]server)
 	for i, place := range []string{"fra", "nyc"} {
 		hosts := lab.Write(t, t.TempDir(), "hosts", fmt.Sprintf("127.0.0.%d localhost\n127.0.0.1 prometheus.example.com\n%s", i+1, lab.Read(t, p.hosts)))
-		there[place] = start(9091+i, "place.yml", hosts, []string{"prober: fra", "prober: " + place, "send_native_histograms: false", "send_native_histograms: true"}, native)
+		there[place] = start(9091+i, "place.yml", hosts, []string{
+			"prober: fra", "prober: " + place,
+			"\nremote_write:", "\nrule_files: [../rules/own.yml]\nremote_write:",
+			"send_native_histograms: false", "send_native_histograms: true\n    queue_config: {batch_send_deadline: 100ms}", // not 5s, which is "soon"
+		}, native)
 	}
 	for how, center := range centers {
 		lab.Eventually(t, how+": all targets are open from both places", func() bool {
@@ -297,7 +302,7 @@ func TestPlaces(t *testing.T) {
 	}
 
 	written := centers["write"]
-	for _, name := range []string{"up", "probe_success", "probe_result_info", "probe_tcp_rtt_seconds", "shaker_probes_total", "job_slo:missed:ratio_5m"} {
+	for _, name := range []string{"up", "probe_success", "probe_result_info", "probe_tcp_rtt_seconds", "shaker_probes_total", "job:up:sum"} {
 		lab.Eventually(t, name+" has been written", func() bool { return len(written.Query(name+`{prober="fra"}`)) > 0 })
 	}
 	lab.Eventually(t, "the native histogram has been written", func() bool {
@@ -316,6 +321,7 @@ func TestPlaces(t *testing.T) {
 	p.cut("nyc", p.target(0), "reject with tcp reset")
 	for _, center := range centers {
 		center.fires("TargetDownFromMost "+p.target(0), "fra: timeout (ETIMEDOUT), nyc: refused (ECONNREFUSED)")
+		center.fires("ErrorBudgetBurns", "")
 	}
 	p.repair()
 	for how, center := range centers {
@@ -323,6 +329,15 @@ func TestPlaces(t *testing.T) {
 		lab.Eventually(t, how+": the exporters themselves are known", func() bool {
 			return len(center.Query(`up{job="shaker_exporter",prober=~"fra|nyc"} == 1 and on (prober) shaker_probes_total > 0`)) == 2
 		})
+	}
+
+	for how, center := range centers {
+		if both := center.Query(`max_over_time(count by (instance, prober) (probe_result_info)[10m:250ms]) > 1`); len(both) > 0 {
+			t.Errorf("%s: what was open is still so when it is down: %v", how, both)
+		}
+		if open := center.Query(`count_over_time(ALERTS{alertname="ForbiddenPortOpen",alertstate="firing"}[10m])`); len(open) > 0 {
+			t.Errorf("%s: no port should be closed, and there was %v", how, open)
+		}
 	}
 
 	there["nyc"].Stop()
@@ -335,7 +350,7 @@ func TestPlaces(t *testing.T) {
 // Whatever the rules look at comes from a place to a center.
 func TestPlacesSendWhatRulesNeed(t *testing.T) {
 	needed := make(map[string]bool)
-	for _, file := range []string{"targets", "prober", "vantage"} {
+	for _, file := range []string{"targets", "prober", "vantage", "slo"} {
 		var rules struct {
 			Groups []struct{ Rules []struct{ Expr string } }
 		}
@@ -374,5 +389,64 @@ func TestScaleConfigurations(t *testing.T) {
 		if out, err := lab.Promtool(t, "check", "config", scaleExample(t, t.TempDir(), file, []string{"192.0.2.1:443"})); err != nil || strings.Contains(out, "WARNING") {
 			t.Errorf("%s: %v\n%s", file, err, out)
 		}
+	}
+}
+
+// A told is what is read of a Prometheus' configuration to find out who is told of its alerts.
+type told struct {
+	RuleFiles     []string `yaml:"rule_files"`
+	ScrapeConfigs []any    `yaml:"scrape_configs"`
+	Alerting      struct {
+		Alertmanagers []struct {
+			StaticConfigs []struct{ Targets []string } `yaml:"static_configs"`
+		}
+	}
+}
+
+// untold returns the alerts of a configuration, if nobody is told of them: of a file, with that
+// text in it.
+func untold(t *testing.T, file, text string) (alerts []string) {
+	t.Helper()
+	var config told
+	if err := yaml.Unmarshal([]byte(text), &config); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	if config.ScrapeConfigs == nil { // it is no configuration of a Prometheus
+		return nil
+	}
+	for _, alertmanager := range config.Alerting.Alertmanagers {
+		for _, group := range alertmanager.StaticConfigs {
+			if len(group.Targets) > 0 {
+				return nil
+			}
+		}
+	}
+	for _, pattern := range config.RuleFiles {
+		for _, rules := range lab.Files(t, filepath.Join(filepath.Dir(file), pattern)) {
+			for _, alert := range regexp.MustCompile(`(?m)^ +- alert: (\w+)$`).FindAllStringSubmatch(lab.Read(t, rules), -1) {
+				alerts = append(alerts, alert[1])
+			}
+		}
+	}
+	return alerts
+}
+
+// Each configuration of a Prometheus among all examples that has alerts says who is told.
+func TestSomebodyIsTold(t *testing.T) {
+	var with []string
+	block := regexp.MustCompile(`(?m)^alerting:\n(?: .*\n)+`)
+	for _, file := range append(lab.Files(t, "../*.yml"), lab.Files(t, "../*/*.yml")...) {
+		text := lab.Read(t, file)
+		if alerts := untold(t, file, text); len(alerts) > 0 {
+			t.Errorf("%s: nobody is told of %v", file, alerts)
+		}
+		// The control: nobody is, without that.
+		if len(untold(t, file, block.ReplaceAllString(text, ""))) > 0 {
+			with = append(with, file)
+		}
+	}
+	want := []string{"../prometheus.yml", "../compose/prometheus.yml", "../scale/central.yml", "../scale/sharding.yml", "../scale/vantage.yml"}
+	if !slices.Equal(with, want) {
+		t.Errorf("the configurations with alerts are %v, want %v", with, want)
 	}
 }
