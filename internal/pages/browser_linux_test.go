@@ -34,7 +34,7 @@ func serve(t *testing.T, tracks ...collector.Track) *site {
 	t.Helper()
 	lab.Need(t)
 	s := &site{}
-	s.tracks.Store(&tracks)
+	s.show(tracks...)
 	p := New(Options{
 		Tracks:  func(target, module string) []collector.Track { return slices.Clone(*s.tracks.Load()) },
 		Modules: func() []string { return []string{"tcp_connect", "tcp_connect_ip4", hostileModule} },
@@ -57,6 +57,9 @@ func serve(t *testing.T, tracks ...collector.Track) *site {
 	s.url = server.URL + "/below/"
 	return s
 }
+
+// show changes the tracks.
+func (s *site) show(tracks ...collector.Track) { s.tracks.Store(&tracks) }
 
 // quiet fails the test if the page has complained.
 func quiet(t *testing.T, b *lab.Browser) {
@@ -240,8 +243,7 @@ func TestRefresh(t *testing.T) {
 	down := track("down.example:1", "or", 0)
 	now := time.Now().Add(-time.Second)
 	down.Changed, down.Records[1].Time = now, now
-	tracks := append(fleet(), down)
-	s.tracks.Store(&tracks)
+	s.show(append(fleet(), down)...)
 	b.Eventually(`document.querySelector("tbody .target a").textContent === "down.example:1"`)
 	if got := b.Eval(`document.querySelector("tbody .verdict").textContent.trim() + ", " + document.title`); got != "refused, 6 failing, 7 succeeding · shaker_exporter" {
 		t.Errorf("the page says: %v", got)
@@ -257,8 +259,7 @@ func TestRefresh(t *testing.T) {
 
 	t.Log("A link that has the focus keeps it.")
 	const shown = `document.querySelectorAll("tbody tr").length`
-	tracks = fleet()
-	s.tracks.Store(&tracks)
+	s.show(fleet()...)
 	b.Eval(seen)
 	b.Eventually(`document.title.startsWith("5 failing")`)
 	b.Eval(`document.querySelector(".target a").focus()`)
@@ -278,15 +279,13 @@ func TestRefresh(t *testing.T) {
 	b.Eval(`[...document.querySelectorAll("tr")].find(row => row.textContent.includes("mail.example.org")).querySelector("summary").focus()`)
 	b.Eval(`document.activeElement.click()`)
 	b.Eval(`window.old = document.activeElement`)
-	tracks = append(fleet(), down) // above it
-	s.tracks.Store(&tracks)
+	s.show(append(fleet(), down)...) // above it
 	b.Eval(seen)
 	b.Eventually(`!old.isConnected && document.querySelector("tbody .target a").textContent === "down.example:1"`)
 	if got := b.Eval(paths + ` + " " + (document.activeElement === document.querySelector("details[open] summary"))`); got != "mail.example.org:25 true" {
 		t.Errorf("after a refresh, these paths are open, and one has the focus: %v", got)
 	}
-	tracks = fleet()
-	s.tracks.Store(&tracks)
+	s.show(fleet()...)
 	b.Eval(seen)
 	b.Eventually(`document.title.startsWith("5 failing")`)
 
@@ -294,7 +293,7 @@ func TestRefresh(t *testing.T) {
 	s.broken.Store(true)
 	b.Eval(seen)
 	b.Eventually(`state.textContent.startsWith("The exporter does not answer. This is as of ")`)
-	if got := b.Eval(shown); got != float64(len(tracks)) {
+	if got := b.Eval(shown); got != float64(len(fleet())) {
 		t.Errorf("of an exporter that does not answer %v rows are left", got)
 	}
 	s.broken.Store(false)
@@ -345,7 +344,7 @@ func TestFilterInBrowser(t *testing.T) {
 	down := track("down.prod.example:1", "or", 0)
 	down.Last().Time = time.Now()
 	tracks := append(fleet(), down, track("up.prod.example:1", "o", 0))
-	s.tracks.Store(&tracks)
+	s.show(tracks...)
 	b.Eval(seen)
 	b.Eventually(shown + " === 3")
 	b.Leave(`location.reload()`)
@@ -390,7 +389,7 @@ func TestFilterInBrowser(t *testing.T) {
 	if got := b.Eval(hidden); got != false {
 		t.Error("the filter is hidden")
 	}
-	s.tracks.Store(new([]collector.Track))
+	s.show()
 	b.Eval(seen)
 	b.Eventually(hidden)
 	quiet(t, b)
