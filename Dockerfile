@@ -14,10 +14,11 @@
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
 COPY . .
-ARG TARGETOS TARGETARCH VERSION REVISION BUILD_DATE
+ARG TARGETOS TARGETARCH TARGETVARIANT VERSION REVISION BUILD_DATE
 # The caches outlive the build. Of the modules only those of the program are fetched, not
 # those of its tests.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    if [ "$TARGETARCH" = arm ]; then export GOARM="${TARGETVARIANT#v}"; fi; \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -o /shaker_exporter -ldflags "-s -w \
     -X github.com/prometheus/common/version.Version=$VERSION \
     -X github.com/prometheus/common/version.Revision=$REVISION \

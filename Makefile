@@ -6,11 +6,12 @@
 #
 #   VERSION              the version, otherwise what `git describe` calls the commit
 #   PLATFORMS            those of Go's platforms that archives are made for
-#   OUT                  where they go
+#   OUT                  where they go, in place of those of the same version
 #   ALLOW_DIRTY=1        also makes them of what is not committed, to try things out
 #   SOURCE_DATE_EPOCH    the time of all that is in them, otherwise the commit's
 #
-# The same commit, version and Go make the same archives, byte by byte, on any Linux. To check
+# The same commit, version and Go make the same archives, byte by byte, on any Linux with GNU's tar
+# and gzip. To check
 # published ones, make them again and run `sha256sum -c` with the published sums.
 #
 # To release: give the top of CHANGELOG.md its version and date, commit, tag the commit with the

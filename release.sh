@@ -1,9 +1,11 @@
 #!/bin/sh
 # Makes the archives of a release. `make release` calls it, and the Makefile says with what.
 #
-# Nothing gets into them that depends on who makes them, where or when: no path, no user, no
-# clock, no time zone, no umask, no order of a directory.
+# Nothing gets into them that depends on who makes them, where or when: no file that git ignores,
+# no path, no user, no clock, no time zone, no umask, no order of a directory, and of the
+# environment none of these:
 set -eu
+unset GOEXPERIMENT GOFIPS140 GO386 GOMIPS GOMIPS64 GOPPC64 GORISCV64 GZIP TAR_OPTIONS
 
 fail() {
   echo "release: $*" >&2
@@ -17,6 +19,10 @@ git() { command git -c safe.directory='*' "$@"; }
 if ! top=$(git rev-parse --show-toplevel) || ! revision=$(git rev-parse --verify HEAD) || [ "$top" != "$(pwd -P)" ]; then
   fail 'there is no commit here to release: it takes git, and a clone of the repository'
 fi
+
+# shellcheck disable=SC2086 # a list of words
+set -- $PLATFORMS
+[ $# -gt 0 ] || fail 'PLATFORMS names none'
 
 dirty=$(git status --porcelain --untracked-files=all)
 if [ -n "$dirty" ]; then
@@ -35,15 +41,19 @@ date=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-mkdir "$work/tree"
-git ls-files -z LICENSE README.md CHANGELOG.md docs examples ':!*.go' | xargs -0 cp --parents -t "$work/tree"
+mkdir "$work/source" "$work/tree" "$work/out"
+tree=HEAD
+[ -z "$dirty" ] || tree=$(export GIT_INDEX_FILE="$work/index" && git add --all && git write-tree)
+git archive --format=tar "$tree" >"$work/tar"
+tar --extract --file="$work/tar" --directory="$work/source"
+(
+  cd "$work/source"
+  find LICENSE README.md CHANGELOG.md docs examples -type f ! -name '*.go' -exec cp --parents -t "$work/tree" {} +
+)
 
-# The sums are written last: without them a release is not complete.
-mkdir -p "$OUT"
-rm -f "$OUT"/shaker_exporter-*.tar.gz "$OUT/sha256sums.txt"
 echo "shaker_exporter $version, revision $revision, $date, with $(go env GOVERSION)"
 info=github.com/prometheus/common/version
-for platform in $PLATFORMS; do
+for platform; do
   os=${platform%/*} arch=${platform#*/} binary=shaker_exporter
   [ "$os" != windows ] || binary=shaker_exporter.exe
   name=shaker_exporter-$version.$os-$arch
@@ -53,16 +63,19 @@ for platform in $PLATFORMS; do
   # ID does not, and stays: macOS keeps a binary without one off the local network (Go issue
   # 68678). The environment could have other values for the rest.
   GOOS=$os GOARCH=$arch GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off \
-    go build -trimpath -buildvcs=false -o "$work/tree/$binary" \
+    GOFLAGS=-trimpath go build -C "$work/source" -buildvcs=false -o "$work/tree/$binary" \
     -ldflags "-s -w -X $info.Version=$version -X $info.Revision=$revision -X $info.BuildDate=$date" .
   tar --create --file="$work/tar" --format=ustar --sort=name --mtime="@$epoch" \
     --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
     --directory="$work" --transform="s,^tree,$name," tree
-  gzip -n -9 <"$work/tar" >"$OUT/$name.tar.gz"
+  gzip -n -9 <"$work/tar" >"$work/out/$name.tar.gz"
   rm "$work/tree/$binary"
-  echo "$OUT/$name.tar.gz"
-  set -- "$@" "$name.tar.gz"
+  echo "$name.tar.gz"
 done
-[ $# -gt 0 ] || fail 'PLATFORMS names none'
+
+# The sums come last: without them a release is not complete.
+mkdir -p "$OUT"
+rm -f "$OUT/shaker_exporter-$version".*.tar.gz "$OUT/sha256sums.txt"
+mv "$work/out"/* "$OUT"
 cd "$OUT"
-sha256sum "$@" >sha256sums.txt
+sha256sum "shaker_exporter-$version".*.tar.gz >sha256sums.txt
