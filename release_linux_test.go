@@ -86,7 +86,7 @@ func clone(t *testing.T, names ...string) (dir, revision string) {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		writeFile(t, dir, name, string(content))
+		lab.Write(t, dir, name, string(content))
 	}
 	run(t, dir, "git init -q && git add . && git commit -q -m 'The first version' && git tag v1.2.3")
 	return dir, strings.TrimSpace(run(t, dir, "git rev-parse HEAD"))
@@ -271,7 +271,12 @@ func TestRelease(t *testing.T) {
 		t.Setenv("GOARM64", "v8.1")
 		t.Setenv("TZ", "America/St_Johns")
 		t.Setenv("USER", "someone")
-		run(t, root, `umask 077; git clone -q . "$1"; make -C "$1" release PLATFORMS="$2" OUT=../out`, elsewhere, here)
+		t.Setenv("GOFLAGS", "-tags=other")
+		t.Setenv("GOEXPERIMENT", "nospinbitmutex")
+		t.Setenv("GZIP", "--rsyncable")
+		t.Setenv("TAR_OPTIONS", "--exclude=docs")
+		run(t, root, `umask 077; git clone -q . "$1"; echo other.go >"$1/.git/info/exclude"
+			printf 'package main\nfunc init() { println("other") }\n' >"$1/other.go"; make -C "$1" release PLATFORMS="$2" OUT=../out`, elsewhere, here)
 		again, err := os.ReadFile(filepath.Join(filepath.Dir(elsewhere), "out", ours+".tar.gz"))
 		if err != nil {
 			t.Fatal(err)
@@ -302,19 +307,28 @@ func TestRelease(t *testing.T) {
 		if files, err := os.ReadDir(out); err != nil || len(files) != 2 {
 			t.Errorf("dist still has what was there before: %v, %v", files, err)
 		}
+		// Of another version it is left alone.
+		run(t, root, `touch dist/shaker_exporter-v1.2.2.linux-other.tar.gz; ! make -s release PLATFORMS=linux/none`)
+		if files, err := os.ReadDir(out); err != nil || len(files) != 3 {
+			t.Errorf("dist has %v, %v", files, err)
+		}
 	})
 
 	// One that is made of what is not committed says so.
 	t.Run("dirty", func(t *testing.T) {
-		writeFile(t, root, "new.go", "package main\n")
+		lab.Write(t, root, "new.go", "package main\n")
+		run(t, root, "rm docs/faq.md; echo new >docs/new.md")
 		run(t, root, `make release PLATFORMS="$1" ALLOW_DIRTY=1`, here)
 		ours := "shaker_exporter-v1.2.3-dirty.linux-" + runtime.GOARCH
 		archive, err := os.ReadFile(filepath.Join(out, ours+".tar.gz"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		binary := unpack(t, archive, made)[ours+"/shaker_exporter"].content
-		wantVersion(t, released(t, binary), "v1.2.3-dirty", revision+"-modified", committedUTC)
+		entries := unpack(t, archive, made)
+		if _, old := entries[ours+"/docs/faq.md"]; old || entries[ours+"/docs/new.md"].content != "new\n" {
+			t.Errorf("%s has not the docs that are there", ours)
+		}
+		wantVersion(t, released(t, entries[ours+"/shaker_exporter"].content), "v1.2.3-dirty", revision+"-modified", committedUTC)
 	})
 }
 
