@@ -197,6 +197,14 @@ func organizeOf(p *dashboard.Panel) (o organize) {
 	return o
 }
 
+// everyScrape is a window of all scrapes, of which each is looked at by itself, so that two series
+// can be joined in it. Its step is the interval at which the example's Prometheus scrapes, for
+// which Grafana has no variable.
+const everyScrape = "$__rate_interval:15s"
+
+// manyPoints are too many for a query that reads thousands of targets at each of them.
+const manyPoints = 240
+
 // grafanaVariables are the variables that Grafana knows by itself and that are in use here.
 var grafanaVariables = []string{"__range", "__rate_interval", "__url_time_range", "__data", "__value"}
 
@@ -249,6 +257,9 @@ func dashboardComplaints(source string) (wrong []string) {
 		if key == "datasource" && fmt.Sprint(value) != "map[type:prometheus uid:${datasource}]" {
 			complain("data source %v", value)
 		}
+		if key == "thresholdsStyle" && strings.Contains(fmt.Sprint(value), "area") { // whatever the data
+			complain("paints what is beyond a threshold, whether something is there or not")
+		}
 	})
 
 	for _, link := range d.Links {
@@ -277,10 +288,19 @@ func dashboardComplaints(source string) (wrong []string) {
 				complain("panel %q %s", title, w)
 			}
 			for _, query := range queriesOf(p.Panel) {
+				fleet := false // reads every target
 				for _, series := range selector.FindAllString(query.Expr, -1) {
+					fleet = fleet || !strings.Contains(series, "instance=")
 					if !strings.Contains(series, `job=~"$job"`) || orEmpty(d.Uid) == "shaker-target" && !strings.Contains(series, `instance="$instance"`) {
 						complain("panel %q is about %s, whatever is chosen", title, series)
 					}
+				}
+				points := p.Panel.MaxDataPoints
+				if fleet && query.Range != nil && *query.Range && (points == nil || *points > manyPoints) {
+					complain("panel %q reads every target at more than %d points", title, manyPoints)
+				}
+				if fleet && p.Panel.Type == "state-timeline" {
+					complain("panel %q has a line for every target", title)
 				}
 			}
 		}
@@ -344,7 +364,7 @@ func panelComplaints(p *dashboard.Panel) (wrong []string) {
 			complain("has a query %s that is neither about now nor about the time range, or no table", orEmpty(query.RefId))
 		}
 		for _, w := range lookback.FindAllStringSubmatch(query.Expr, -1) {
-			if w[1] != "$__range" && w[1] != "$__rate_interval" {
+			if !slices.Contains([]string{"$__range", "$__rate_interval", everyScrape}, w[1]) {
 				complain("looks back over %s", w[1])
 			}
 		}
@@ -385,6 +405,8 @@ func panelComplaints(p *dashboard.Panel) (wrong []string) {
 	}
 	if p.Type == "stat" && fields.Defaults.Thresholds == nil { // or else 80 is red
 		complain("has no thresholds")
+	} else if p.Type == "stat" && fields.Defaults.Thresholds.Steps[0].Color == "green" { // that of no value, too
+		complain("is green where it knows nothing")
 	}
 	if p.Type == "state-timeline" && len(fields.Defaults.Mappings) == 0 {
 		complain("has no names for its numbers")
@@ -468,6 +490,7 @@ func TestDashboardComplaints(t *testing.T) {
 	source := lab.Read(t, fleetFile)
 	down := panelIndex(t, source, "Down now")
 	reasons := panelIndex(t, source, "Failures by reason")
+	verdicts := panelIndex(t, source, "Verdicts on targets that failed")
 	for _, c := range []struct {
 		want  string
 		value any
@@ -499,6 +522,12 @@ func TestDashboardComplaints(t *testing.T) {
 		{"that does not keep the time", "/d/shaker-target", []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 1, "value", 0, "url"}},
 		{"unexpected field 'expression'", "up", []any{"panels", 0, "targets", 0, "expression"}},
 		{"unknown field", "x", []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 1, "value", 0, "uri"}},
+		{"whether something is there or not", map[string]any{"mode": "area"}, []any{"panels", reasons, "fieldConfig", "defaults", "custom", "thresholdsStyle"}},
+		{"is green where it knows nothing", "green", []any{"panels", panelIndex(t, source, "Down"), "fieldConfig", "defaults", "thresholds", "steps", 0, "color"}},
+		{"reads every target at more than", nil, []any{"panels", reasons, "maxDataPoints"}},
+		{"reads every target at more than", 1000, []any{"panels", reasons, "maxDataPoints"}},
+		{"has a line for every target", `probe_result_info{job=~"$job"}`, []any{"panels", verdicts, "targets", 0, "expr"}},
+		{"looks back over 1m:15s", `max_over_time((x == 1)[1m:15s])`, []any{"panels", 0, "targets", 0, "expr"}},
 		{"looks back over 5m", "rate(x[5m])", []any{"panels", 0, "targets", 0, "expr"}},
 		{"is about up, whatever is chosen", "count(up)", []any{"panels", 0, "targets", 0, "expr"}},
 		{"neither about now", true, []any{"panels", 0, "targets", 0, "range"}},
@@ -515,9 +544,9 @@ func TestDashboardComplaints(t *testing.T) {
 // The numbers of a timeline stand for the results that they are named by, and every result
 // that there is has one.
 func TestVerdictsHaveNames(t *testing.T) {
-	results := []string{"open", "refused", "reset", "timeout", "unreachable", "prohibited",
+	results := []string{"open, unwanted", "open", "refused", "reset", "timeout", "unreachable", "prohibited",
 		"dns_not_found", "dns_timeout", "dns_error", "error"}
-	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
+	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?\(?probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
 	found := 0
 	for _, file := range []string{fleetFile, targetFile} {
 		d, err := readDashboard(lab.Read(t, file))
@@ -536,6 +565,9 @@ func TestVerdictsHaveNames(t *testing.T) {
 				if number == "" {
 					number = "1"
 				}
+				if number == "11" && m[2] == "open" { // which is one of the two
+					m[2] = "open, unwanted"
+				}
 				if name := orEmpty(names[number].Text); name != m[2] {
 					t.Errorf("%s: %s: %s is named %q", file, *p.Title, m[2], name)
 				}
@@ -548,6 +580,41 @@ func TestVerdictsHaveNames(t *testing.T) {
 	}
 	if found != 4 {
 		t.Errorf("%d panels have verdicts", found)
+	}
+}
+
+// What a place sends to a center is all that the dashboards show of targets and exporters there. What
+// stays behind are the routers on the way, which are too many, and what no rule and no verdict needs.
+func TestPlacesSendWhatDashboardsShow(t *testing.T) {
+	behind := regexp.MustCompile(`^probe_(path_hop_(info|rtt_seconds)|duration_seconds|dns_lookup_time_seconds)$`)
+	shown := make(map[string]bool)
+	for _, file := range []string{fleetFile, targetFile} {
+		d, err := readDashboard(lab.Read(t, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range panelsOf(d) {
+			for _, query := range queriesOf(p) {
+				for _, name := range regexp.MustCompile(`\b(?:up|(?:probe|shaker)_\w+)\b`).FindAllString(query.Expr, -1) {
+					shown[name] = !behind.MatchString(name)
+				}
+			}
+		}
+	}
+	if len(shown) < 20 {
+		t.Fatalf("the dashboards show only %v", slices.Collect(maps.Keys(shown)))
+	}
+	for file, pattern := range map[string]string{"place.yml": `(?m)^ +regex: (up\|.*)$`, "central.yml": `__name__=~"(.*)"`} {
+		match := regexp.MustCompile(pattern).FindStringSubmatch(lab.Read(t, "scale/"+file))
+		if match == nil {
+			t.Fatalf("%s does not say what is kept", file)
+		}
+		kept := regexp.MustCompile("^(?:" + match[1] + ")$")
+		for name, want := range shown {
+			if kept.MatchString(name) != want {
+				t.Errorf("%s: %s is kept: %t, want %t", file, name, !want, want)
+			}
+		}
 	}
 }
 
@@ -580,6 +647,9 @@ func TestGrafanaProvisioning(t *testing.T) {
 	source := sources.Datasources[0]
 	if source.Type != "prometheus" || source.Access != "proxy" || source.URL != "http://prometheus:9090" {
 		t.Errorf("%+v", source)
+	}
+	if want := "$__rate_interval:" + source.JSONData.TimeInterval; want != everyScrape {
+		t.Errorf("the dashboards look at %s, which should be %s", everyScrape, want)
 	}
 	if want := "scrape_interval: " + source.JSONData.TimeInterval + "\n"; !strings.Contains(lab.Read(t, "prometheus.yml"), want) {
 		t.Errorf("prometheus.yml has no %q", want)
