@@ -20,7 +20,7 @@ func TestChainOfRouters(t *testing.T) {
 	chain := lab.NewChain(t)
 	nft := lab.Program(t, "nft", "nftables")
 	setpriv := lab.Program(t, "setpriv", "util-linux")
-	cmd := exporter(t, "--config.file="+writeFile(t, t.TempDir(), "shaker.yml",
+	cmd := exporter(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml",
 		"modules: {tcp_connect: {prober: tcp, timeout: 3s, tcp: {path: always}}}"))
 	program, err := os.Executable()
 	if err != nil {

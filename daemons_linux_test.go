@@ -105,13 +105,7 @@ func connect(t *testing.T, port int) string {
 
 // linesOf returns the lines of a file.
 func linesOf(t *testing.T, file string) func() []string {
-	return func() []string {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Split(strings.TrimSuffix(string(content), "\n"), "\n")
-	}
+	return func() []string { return strings.Split(strings.TrimSuffix(lab.Read(t, file), "\n"), "\n") }
 }
 
 func startSSHD(t *testing.T) server {
@@ -123,8 +117,8 @@ func startSSHD(t *testing.T) server {
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
 		t.Fatal(err)
 	}
-	log := writeFile(t, t.TempDir(), "log", "")
-	p := lab.Start(t, exec.Command(sshd, "-D", "-f", writeFile(t, t.TempDir(), "sshd_config", "PidFile none\n"), "-E", log,
+	log := lab.Write(t, t.TempDir(), "log", "")
+	p := lab.Start(t, exec.Command(sshd, "-D", "-f", lab.Write(t, t.TempDir(), "sshd_config", "PidFile none\n"), "-E", log,
 		"-o", "HostKey="+key, "-o", "ListenAddress="+serverAddress+":2222"))
 	p.Listening(2222)
 	return server{port: 2222, lines: linesOf(t, log), linesEach: 2, linesNaming: 1}
@@ -135,7 +129,7 @@ func startNginx(t *testing.T) server {
 	directory := t.TempDir()
 	log := filepath.Join(directory, "log")
 	// At the level info nginx logs clients that connect and say nothing. %s is where.
-	config := writeFile(t, t.TempDir(), "nginx.conf", fmt.Sprintf(`
+	config := lab.Write(t, t.TempDir(), "nginx.conf", fmt.Sprintf(`
 		daemon off;
 		master_process off;
 		pid %[1]s/pid;
@@ -153,7 +147,7 @@ func startNginx(t *testing.T) server {
 
 func startRedis(t *testing.T) server {
 	redis := lab.Program(t, "redis-server", "redis-server")
-	log := writeFile(t, t.TempDir(), "log", "")
+	log := lab.Write(t, t.TempDir(), "log", "")
 	// At the level verbose Redis logs every accepted connection.
 	lab.Start(t, exec.Command(redis, "--port", "6379", "--bind", serverAddress, "--protected-mode", "no",
 		"--loglevel", "verbose", "--logfile", log, "--save", "", "--dir", t.TempDir())).Listening(6379)
@@ -177,7 +171,7 @@ func TestMariaDBDoesNotBlockTheProber(t *testing.T) {
 	socket := filepath.Join(data, "socket")
 	// MariaDB counts only for hosts whose name it finds, which here a hosts file of its own
 	// has to tell it.
-	hosts := writeFile(t, t.TempDir(), "hosts", serverAddress+" prober.example\n")
+	hosts := lab.Write(t, t.TempDir(), "hosts", serverAddress+" prober.example\n")
 	lab.Start(t, exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts,
 		mariadbd, "--no-defaults", "--user=root", "--datadir="+data, "--socket="+socket,
 		"--bind-address="+serverAddress, "--port=3306", "--performance-schema=on", "--log-warnings=2")).Listening(3306)

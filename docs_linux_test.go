@@ -33,7 +33,7 @@ const (
 var docsPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, faqPage}
 
 // A snippet is a block of a page that is set off by ```.
-type snippet struct{ page, language, text string }
+type snippet struct{ page, text string }
 
 var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 
@@ -42,9 +42,9 @@ func snippets(t *testing.T, language string, pages ...string) []snippet {
 	t.Helper()
 	var found []snippet
 	for _, page := range pages {
-		for _, block := range fence.FindAllStringSubmatch(readPage(t, page), -1) {
+		for _, block := range fence.FindAllStringSubmatch(lab.Read(t, page), -1) {
 			if block[1] == language {
-				found = append(found, snippet{page, language, block[2]})
+				found = append(found, snippet{page, block[2]})
 			}
 		}
 	}
@@ -63,20 +63,11 @@ func snippetWith(t *testing.T, page, language, with string) string {
 	return ""
 }
 
-func readPage(t *testing.T, page string) string {
-	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 // rows returns the rows of the table of a page whose first column has that head: the other
 // cells of each, without their backquotes, by the first one.
 func rows(t *testing.T, page, head string) map[string][]string {
 	t.Helper()
-	_, table, found := strings.Cut(readPage(t, page), "\n| "+head+" |")
+	_, table, found := strings.Cut(lab.Read(t, page), "\n| "+head+" |")
 	if !found {
 		t.Fatalf("%s has no table of %q", page, head)
 	}
@@ -258,19 +249,17 @@ func tryYAML(t *testing.T, text string) (kind string, err error) {
 		}
 		return "exporter", err
 	case has("scrape_configs"):
-		return "prometheus", promtool(t, text, "check", "config")
+		return "prometheus", checkText(t, "config", text)
 	case has("groups"):
-		return "rules", promtool(t, text, "check", "rules")
+		return "rules", checkText(t, "rules", text)
 	}
 	return "", errors.New("it is not known what this is for")
 }
 
-// promtool has a text checked.
-func promtool(t *testing.T, text string, args ...string) error {
+// checkText has promtool check a text as what it is.
+func checkText(t *testing.T, as, text string) error {
 	t.Helper()
-	program := lab.Program(t, "promtool", "prometheus")
-	file := writeFile(t, t.TempDir(), "page.yml", text)
-	if out, err := exec.Command(program, append(args, file)...).CombinedOutput(); err != nil {
+	if out, err := lab.Promtool(t, "check", as, lab.Write(t, t.TempDir(), "page.yml", text)); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
@@ -302,7 +291,7 @@ func tryPromQL(t *testing.T, expression string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return promtool(t, string(text), "check", "rules")
+	return checkText(t, "rules", string(text))
 }
 
 // The pages name no metric that is not in README's tables, which are compared with what is
@@ -313,12 +302,12 @@ func TestDocsMetrics(t *testing.T) {
 		"shaker_handshake_seconds_bucket",                             // of a histogram
 		"probe_failed_due_to_regex", "probe_ssl_earliest_cert_expiry", // blackbox_exporter's
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(readme(t), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(lab.Read(t, "README.md"), -1) {
 		known = append(known, row[1])
 	}
 	named := 0
 	for _, page := range docsPages {
-		for _, name := range regexp.MustCompile(`\b(?:probe|shaker)_[a-z_]+`).FindAllString(readPage(t, page), -1) {
+		for _, name := range regexp.MustCompile(`\b(?:probe|shaker)_[a-z_]+`).FindAllString(lab.Read(t, page), -1) {
 			named++
 			if !slices.Contains(known, name) {
 				t.Errorf("%s: there is no %s", page, name)
@@ -336,7 +325,7 @@ func TestDocsGoTest(t *testing.T) {
 	selected := regexp.MustCompile(` -(run|bench|fuzz) '?([A-Z]\w*)`)
 	named := 0
 	for _, page := range allPages(t) {
-		for _, command := range commands.FindAllString(readPage(t, page), -1) {
+		for _, command := range commands.FindAllString(lab.Read(t, page), -1) {
 			for _, found := range selected.FindAllStringSubmatch(command, -1) {
 				named++
 				if !hasTest(t, found[1], found[2], strings.Fields(command)) {
@@ -367,7 +356,7 @@ func hasTest(t *testing.T, flag, name string, arguments []string) bool {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if slices.ContainsFunc(files, func(file string) bool { return there.MatchString(readPage(t, file)) }) {
+		if slices.ContainsFunc(files, func(file string) bool { return there.MatchString(lab.Read(t, file)) }) {
 			return true
 		}
 	}
@@ -395,7 +384,7 @@ func tryTranscript(t *testing.T, s snippet) (tried int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, dir, name, fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$@\"\n", mainEnv, program))
+	lab.Write(t, dir, name, fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$@\"\n", mainEnv, program))
 	if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +392,7 @@ func tryTranscript(t *testing.T, s snippet) (tried int) {
 		command, want, _ := strings.Cut(part, "\n")
 		want = strings.TrimSuffix(want, "\n")
 		if file, ok := strings.CutPrefix(command, "cat "); ok {
-			writeFile(t, dir, file, want+"\n")
+			lab.Write(t, dir, file, want+"\n")
 			continue
 		}
 		if strings.HasPrefix(command, "go test ") {
@@ -430,7 +419,7 @@ func TestDocsLibrary(t *testing.T) {
 	}
 	// The names that the prose and the tables have are there, too.
 	names := 0
-	for _, found := range regexp.MustCompile("`shaker\\.([A-Z]\\w*(?:\\.[A-Z]\\w*)?)").FindAllStringSubmatch(readPage(t, libraryPage), -1) {
+	for _, found := range regexp.MustCompile("`shaker\\.([A-Z]\\w*(?:\\.[A-Z]\\w*)?)").FindAllStringSubmatch(lab.Read(t, libraryPage), -1) {
 		names++
 		if out, err := exec.Command("go", "doc", "./shaker", found[1]).CombinedOutput(); err != nil {
 			t.Errorf("%s: shaker.%s: %s", libraryPage, found[1], out)
@@ -449,12 +438,12 @@ func runGo(t *testing.T, source string) string {
 		t.Fatal(err)
 	}
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
-		filepath.Join(directory, "page", "main.go"): writeFile(t, t.TempDir(), "main.go", source)}})
+		filepath.Join(directory, "page", "main.go"): lab.Write(t, t.TempDir(), "main.go", source)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(lab.Program(t, "go", "golang-go"), "run",
-		"-overlay="+writeFile(t, t.TempDir(), "overlay.json", string(overlay)), "./page").CombinedOutput()
+		"-overlay="+lab.Write(t, t.TempDir(), "overlay.json", string(overlay)), "./page").CombinedOutput()
 	if err != nil {
 		t.Errorf("%v: %s", err, out)
 	}

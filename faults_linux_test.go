@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,23 +25,11 @@ func TestFaults(t *testing.T) {
 	var group sync.WaitGroup
 	for i, fault := range faults {
 		group.Go(func() {
-			request, err := http.NewRequest("GET", "http://localhost:10115/probe?target="+fault.Target.String(), nil)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", fmt.Sprint(fault.Timeout.Seconds()))
-			response, err := http.DefaultClient.Do(request)
-			if err != nil {
-				t.Errorf("%s: %v", fault.Name, err)
-				return
-			}
-			defer response.Body.Close()
-			findings[i] = finding(t, response.Body)
+			_, body := ask(t, 10115, "/probe?target="+fault.Target.String(), fmt.Sprint(fault.Timeout.Seconds()))
+			findings[i] = finding(t, strings.NewReader(body))
 		})
 	}
 	group.Wait()
-	http.DefaultClient.CloseIdleConnections()
 	lab.CompareFaults(t, faults, findings)
 }
 

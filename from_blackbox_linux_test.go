@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -26,7 +24,7 @@ modules:
   ip4_only: {prober: tcp, tcp: {preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
   from_elsewhere: {prober: tcp, tcp: {preferred_ip_protocol: ip4, source_ip_address: 192.0.2.7}}
 `
-	file := writeFile(t, t.TempDir(), "blackbox.yml", modules)
+	file := lab.Write(t, t.TempDir(), "blackbox.yml", modules)
 	startExporter(t, "--config.file="+file)
 	blackbox := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
 	lab.Start(t, exec.Command(blackbox, "--config.file="+file)).Listening(9115)
@@ -88,31 +86,6 @@ modules:
 	}
 }
 
-// ask asks an exporter for a path, with Prometheus' scrape timeout in seconds if there is
-// one, and returns status and body.
-func ask(t *testing.T, port int, path, timeout string) (int, string) {
-	t.Helper()
-	request, err := http.NewRequest("GET", fmt.Sprintf("http://localhost:%d%s", port, path), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if timeout != "" {
-		request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", timeout)
-	}
-	defer http.DefaultClient.CloseIdleConnections()
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Error(err)
-		return 0, ""
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Error(err)
-	}
-	return response.StatusCode, string(body)
-}
-
 // Both exporters watch the same targets by the page's configuration, and its queries say
 // where they disagree. Then the job moves by the page's change, and back.
 func TestSideBySide(t *testing.T) {
@@ -132,7 +105,7 @@ func TestSideBySide(t *testing.T) {
 		return `targets: ["127.0.0.1:10115", "127.0.0.1:1"]` + "\n"
 	})
 	text = strings.ReplaceAll(text, "15s", "1s")
-	file := writeFile(t, t.TempDir(), "prometheus.yml", text)
+	file := lab.Write(t, t.TempDir(), "prometheus.yml", text)
 	prometheus := lab.StartPrometheus(t, 9090, file)
 	series := func(expression string, want int) func() bool {
 		return func() bool { return len(prometheus.Query(expression)) == want }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -515,12 +516,8 @@ func TestClientThatHalfCloses(t *testing.T) {
 // silentHandshakes returns how many sockets of the namespace are in SYN_SENT to port 443.
 func silentHandshakes(t testing.TB) (n int) {
 	t.Helper()
-	sockets, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(sockets)) {
-		if fields := strings.Fields(line); strings.HasSuffix(fields[2], ":01BB") && fields[3] == "02" {
+	for _, s := range lab.Sockets(t) {
+		if s.State == unix.BPF_TCP_SYN_SENT && s.Far == 443 {
 			n++
 		}
 	}

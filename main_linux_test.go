@@ -55,19 +55,51 @@ func startExporter(t testing.TB, args ...string) *lab.Process {
 	return p
 }
 
-// get asks the exporter for a path and returns status and body.
+// get asks the exporter for a path and returns status and body. Without an answer the test
+// is over.
 func get(t testing.TB, path string) (int, string) {
 	t.Helper()
-	response, err := http.Get("http://localhost:10115" + path)
+	status, body := ask(t, 10115, path, "")
+	if status == 0 {
+		t.FailNow()
+	}
+	return status, body
+}
+
+// ask asks an exporter for a path, with Prometheus' scrape timeout in seconds if there is
+// one, and returns status and body.
+func ask(t testing.TB, port int, path, timeout string) (int, string) {
+	t.Helper()
+	request := newRequest(t, "GET", port, path)
+	if timeout != "" {
+		request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", timeout)
+	}
+	return do(t, request)
+}
+
+// newRequest returns a request to an exporter.
+func newRequest(t testing.TB, method string, port int, path string) *http.Request {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, fmt.Sprintf("http://localhost:%d%s", port, path), nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return request
+}
+
+// do makes a request and returns status and body of the answer.
+func do(t testing.TB, request *http.Request) (int, string) {
+	t.Helper()
+	response, err := lab.Client.Do(request)
+	if err != nil {
+		t.Error(err)
+		return 0, ""
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
-	http.DefaultClient.CloseIdleConnections()
 	return response.StatusCode, string(body)
 }
 
@@ -93,7 +125,7 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	response, err := http.Post("http://localhost:10115/probe?target=localhost:10115", "", nil)
+	response, err := lab.Client.Do(newRequest(t, "POST", 10115, "/probe?target=localhost:10115"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,32 +133,20 @@ func TestEndpoints(t *testing.T) {
 	if response.StatusCode != 405 || response.Header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("POST: %d, %v", response.StatusCode, response.Header)
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 // On SIGTERM a running probe gets its answer, and the exporter ends with 0.
 func TestShutdownDrains(t *testing.T) {
 	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	p := startExporter(t)
-	request, err := http.NewRequest("GET", "http://localhost:10115/probe?target=192.0.2.1:443", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "2.5")
 	answer := make(chan string)
 	go func() {
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			answer <- err.Error()
-			return
-		}
-		defer response.Body.Close()
-		body, _ := io.ReadAll(response.Body)
-		answer <- response.Status + "\n" + string(body)
+		status, body := ask(t, 10115, "/probe?target=192.0.2.1:443", "2.5")
+		answer <- fmt.Sprintf("%d\n%s", status, body)
 	}()
 	wire.Await(1)
 	p.Signal(syscall.SIGTERM)
-	if got := <-answer; !strings.HasPrefix(got, "200 OK\n") || !strings.Contains(got, `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`) {
+	if got := <-answer; !strings.HasPrefix(got, "200\n") || !strings.Contains(got, `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`) {
 		t.Errorf("the running probe was answered: %s", got)
 	}
 	if code := p.Wait(); code != 0 {
@@ -135,7 +155,6 @@ func TestShutdownDrains(t *testing.T) {
 	if !strings.Contains(p.Output(), "waiting for the running probes") {
 		t.Errorf("logged %s", p.Output())
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 // A client that does not take its answer does not keep the exporter from ending.
@@ -148,12 +167,12 @@ func TestShutdownDoesNotWaitForSlowClients(t *testing.T) {
 	defer conn.Close()
 	// So many requests that their answers fill every buffer on the way.
 	go io.WriteString(conn, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 10_000))
-	var unsent string
+	var unsent int
 	lab.Eventually(t, "the exporter is stuck with the answers", func() bool {
 		before := unsent
 		unsent = unsentTo(t, conn)
 		time.Sleep(100 * time.Millisecond)
-		return unsent == before && strings.Trim(unsent, "0") != ""
+		return unsent == before && unsent > 0
 	})
 	p.Signal(syscall.SIGTERM)
 	if code := p.Wait(); code != 0 { // for the server has a limit for them, and Shutdown has one, too
@@ -161,25 +180,18 @@ func TestShutdownDoesNotWaitForSlowClients(t *testing.T) {
 	}
 }
 
-// unsentTo returns, in hexadecimal, how many bytes wait in the exporter's socket for the
-// client at the other end to make room.
-func unsentTo(t *testing.T, client net.Conn) string {
+// unsentTo returns how many bytes wait in the exporter's socket for the client at the other
+// end to make room.
+func unsentTo(t *testing.T, client net.Conn) int {
 	t.Helper()
-	ends := fmt.Sprintf(":%04X ", client.LocalAddr().(*net.TCPAddr).Port)
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		sockets, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(string(sockets)) {
-			// 01 is ESTABLISHED: other clients of this port may have left a TIME_WAIT.
-			if fields := strings.Fields(line); strings.HasSuffix(fields[2]+" ", ends) && fields[3] == "01" {
-				queued, _, _ := strings.Cut(fields[4], ":")
-				return queued
-			}
+	port := client.LocalAddr().(*net.TCPAddr).Port
+	for _, s := range lab.Sockets(t) {
+		// Other clients of this port may have left a TIME_WAIT.
+		if s.Far == port && s.State == unix.BPF_TCP_ESTABLISHED {
+			return s.Unacked
 		}
 	}
-	return ""
+	return 0
 }
 
 // The limit of open files has room for every probe that is let in.
@@ -205,7 +217,7 @@ func TestSecondSignal(t *testing.T) {
 	p := startExporter(t)
 	answered := make(chan error)
 	go func() {
-		response, err := http.Get("http://localhost:10115/probe?target=192.0.2.1:443")
+		response, err := lab.Client.Get("http://localhost:10115/probe?target=192.0.2.1:443")
 		if err == nil {
 			response.Body.Close()
 		}
@@ -221,24 +233,12 @@ func TestSecondSignal(t *testing.T) {
 	if err := <-answered; err == nil {
 		t.Error("the running probe was waited for")
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestProbeFlags(t *testing.T) {
 	wire := lab.NewWire(t, nil, "192.0.2.0/24")
 	startExporter(t, "--timeout-offset=1.5", "--probe.max-in-flight=1")
-	request, err := http.NewRequest("GET", "http://localhost:10115/probe?target=localhost:1", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "4")
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(response.Body)
-	response.Body.Close()
-	if !strings.Contains(string(body), "probe_timeout_seconds 2.5\n") {
+	if _, body := ask(t, 10115, "/probe?target=localhost:1", "4"); !strings.Contains(body, "probe_timeout_seconds 2.5\n") {
 		t.Errorf("--timeout-offset: %s", body)
 	}
 	if _, body := get(t, "/metrics"); !strings.Contains(body, "\nshaker_probes_in_flight_limit 1\n") {
@@ -291,14 +291,14 @@ func TestREADMEFlags(t *testing.T) {
 	app.Usage(nil)
 	_, want, _ := strings.Cut(help.String(), "Flags:\n")
 	want = regexp.MustCompile(`(?m) +$`).ReplaceAllString(strings.Trim(want, "\n"), "")
-	if !strings.Contains(readme(t), "```text\n"+want+"\n```") {
+	if !strings.Contains(lab.Read(t, "README.md"), "```text\n"+want+"\n```") {
 		t.Errorf("README.md lacks\n%s", want)
 	}
 }
 
 // README has a row for each metric, with its labels, and none for others.
 func TestREADMEMetrics(t *testing.T) {
-	startExporter(t, "--config.file="+writeFile(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}}"))
+	startExporter(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}}"))
 	exported := make(map[string]bool)
 	lab.NewWire(t, func(s lab.Segment) [][]byte {
 		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}
@@ -312,7 +312,7 @@ func TestREADMEMetrics(t *testing.T) {
 	if len(exported) < 20 {
 		t.Fatalf("only %v", exported)
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)(?:\\{([a-z_,]+)\\})?`").FindAllStringSubmatch(readme(t), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)(?:\\{([a-z_,]+)\\})?`").FindAllStringSubmatch(lab.Read(t, "README.md"), -1) {
 		labels := strings.Split(row[2], ",")
 		slices.Sort(labels)
 		if want := row[1] + " " + strings.Join(labels, ","); !exported[want] {
@@ -339,13 +339,4 @@ func labelsOf(exposition, name string) string {
 	}
 	slices.Sort(labels)
 	return " " + strings.Join(labels, ",")
-}
-
-func readme(t *testing.T) string {
-	t.Helper()
-	content, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
 }

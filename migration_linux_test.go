@@ -43,8 +43,8 @@ func TestMigration(t *testing.T) {
 	startBlackbox(t)
 	startExporter(t, "--config.file=testdata/blackbox.yml") // their file
 	dir := t.TempDir()
-	writeFile(t, dir, "rules.yml", migrationRules)
-	file := writeFile(t, dir, "prometheus.yml", migrationJob)
+	lab.Write(t, dir, "rules.yml", migrationRules)
+	file := lab.Write(t, dir, "prometheus.yml", migrationJob)
 	prometheus := lab.StartPrometheus(t, 9090, file)
 
 	recorded := `{__name__=~"job:.*|instance:.*"}`

@@ -14,7 +14,7 @@ import (
 // sees it go down without doing anything.
 func TestPage(t *testing.T) {
 	const hostile = `<img src=x onerror="document.title='owned'">`
-	startExporter(t, "--config.file="+writeFile(t, t.TempDir(), "shaker.yml", `
+	startExporter(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
 modules:
   tcp_connect_ip4: {prober: tcp, tcp: {preferred_ip_protocol: ip4}}
   '`+strings.ReplaceAll(hostile, "'", "''")+`': {prober: tcp}

@@ -68,8 +68,7 @@ type usage struct {
 
 func (p peer) usage(b *testing.B) usage {
 	b.Helper()
-	defer http.DefaultClient.CloseIdleConnections()
-	metrics := p.ask(b, http.DefaultClient, "/metrics")
+	metrics := p.ask(b, lab.Client, "/metrics")
 	return usage{
 		cpu:         value(b, metrics, "process_cpu_seconds_total"),
 		allocations: value(b, metrics, "go_memstats_mallocs_total"),

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-
 	"os"
 	"os/exec"
 	"regexp"
@@ -54,7 +53,7 @@ func TestShakeFromTheTerminal(t *testing.T) {
 	network.At("192.0.2.4").Then(lab.SYNACK()) // the first SYN is lost
 	network.At("192.0.2.5", lab.SYNACK()).Behind("198.51.100.1", "", "198.51.100.3")
 	network.At("2001:db8::1", lab.SYNACK())
-	config := writeFile(t, t.TempDir(), "shaker.yml", `
+	config := lab.Write(t, t.TempDir(), "shaker.yml", `
 targets: {deny: ["192.0.2.66:*"]}
 modules:
   tcp_connect: {prober: tcp}

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"io"
-	"net/http"
 	"net/url"
 	"os/exec"
 	"regexp"
@@ -59,10 +57,8 @@ func TestPrometheus(t *testing.T) {
 // PromQL of the README, a line each.
 func readmeQueries(t *testing.T) []string {
 	t.Helper()
-	_, rest, _ := strings.Cut(readme(t), "```promql\n")
-	block, _, _ := strings.Cut(rest, "```")
 	var queries []string
-	for line := range strings.Lines(block) {
+	for line := range strings.Lines(snippetWith(t, "README.md", "promql", "")) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
 			queries = append(queries, line)
 		}
@@ -85,7 +81,7 @@ func TestPromtool(t *testing.T) {
 			t.Errorf("%s: %v\n%s", path, err, out)
 		}
 	}
-	if out, err := exec.Command(promtool, "check", "config", "examples/prometheus.yml").CombinedOutput(); err != nil {
+	if out, err := lab.Promtool(t, "check", "config", "examples/prometheus.yml"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 	// The control: promtool does complain.
@@ -110,18 +106,10 @@ func TestBlackboxExporter(t *testing.T) {
 	startBlackbox(t)
 	for _, target := range []string{"localhost:10115", "127.0.0.1:10115", "[::1]:10115", "127.0.0.1:1", "absent.invalid:80"} {
 		path := "/probe?module=tcp_connect&target=" + url.QueryEscape(target)
-		response, err := http.Get("http://localhost:9115" + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		theirs, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		_, ours := get(t, path)
+		_, theirs := ask(t, 9115, path, "")
+		_, ours := ask(t, 10115, path, "")
 		compared := 0
-		for name, value := range series(string(theirs)) {
+		for name, value := range series(theirs) {
 			got, ok := series(ours)[name]
 			switch {
 			case name == "probe_failed_due_to_regex":
@@ -138,7 +126,6 @@ func TestBlackboxExporter(t *testing.T) {
 			t.Errorf("%s: only %d series to compare in\n%s", target, compared, theirs)
 		}
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 // series returns the values of an exposition's unlabelled series by their names.

@@ -24,17 +24,7 @@ const (
 // reload asks for a reload and returns status and body.
 func reload(t *testing.T, method string) (int, string) {
 	t.Helper()
-	response, err := http.DefaultClient.Do(newRequest(t, method, "/-/reload"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer http.DefaultClient.CloseIdleConnections()
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, string(body)
+	return do(t, newRequest(t, method, 10115, "/-/reload"))
 }
 
 // inForce returns the modules' names by /config.
@@ -63,14 +53,14 @@ func ownMetric(t *testing.T, name string) string {
 // nothing, and can be seen everywhere.
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
-	file := writeFile(t, dir, "shaker.yml", goodConfig)
+	file := lab.Write(t, dir, "shaker.yml", goodConfig)
 	p := startExporter(t, "--config.file="+file)
 	const successful, when = "shaker_exporter_config_last_reload_successful", "shaker_exporter_config_last_reload_success_timestamp_seconds"
 	if got := inForce(t); got != "first" || ownMetric(t, successful) != "1" {
 		t.Fatalf("at the start: %s", got)
 	}
 
-	writeFile(t, dir, "shaker.yml", badConfig)
+	lab.Write(t, dir, "shaker.yml", badConfig)
 	before := ownMetric(t, when)
 	const why = "shaker.yml:4: module third: tcp.dscp is 64, want 0 to 63"
 	if status, body := reload(t, "POST"); status != 500 || !strings.Contains(body, why) {
@@ -83,7 +73,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("logged %s", p.Output())
 	}
 
-	writeFile(t, dir, "shaker.yml", otherConfig)
+	lab.Write(t, dir, "shaker.yml", otherConfig)
 	if status, body := reload(t, "PUT"); status != 200 {
 		t.Errorf("a right configuration: %d %s", status, body)
 	}
@@ -91,7 +81,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("after a right configuration %s is in force", got)
 	}
 
-	writeFile(t, dir, "shaker.yml", goodConfig)
+	lab.Write(t, dir, "shaker.yml", goodConfig)
 	p.Signal(syscall.SIGHUP)
 	lab.Eventually(t, "SIGHUP puts the configuration in force", func() bool { return inForce(t) == "first" })
 	os.Remove(file)
@@ -110,10 +100,10 @@ func TestReloadUnderLoad(t *testing.T) {
 	network := lab.NewNetwork(t)
 	network.At("192.0.2.0/24", lab.SYNACK().Between(0, 20*time.Millisecond))
 	dir := t.TempDir()
-	file := writeFile(t, dir, "shaker.yml", "")
+	file := lab.Write(t, dir, "shaker.yml", "")
 	config := func(timeout string) {
 		// Not in place: the exporter may be reading it.
-		writeFile(t, dir, "new.yml", "modules: {tcp_connect: {prober: tcp, timeout: "+timeout+"}}\n")
+		lab.Write(t, dir, "new.yml", "modules: {tcp_connect: {prober: tcp, timeout: "+timeout+"}}\n")
 		if err := os.Rename(dir+"/new.yml", file); err != nil {
 			t.Error(err)
 		}
@@ -175,8 +165,8 @@ func TestConfigCheck(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"--config.check", "--config.file=" + writeFile(t, dir, "good.yml", goodConfig)}, 0, dir + "/good.yml is valid. Its modules: first\n"},
-		{[]string{"--config.check", "--config.file=" + writeFile(t, dir, "bad.yml", badConfig)}, 1,
+		{[]string{"--config.check", "--config.file=" + lab.Write(t, dir, "good.yml", goodConfig)}, 0, dir + "/good.yml is valid. Its modules: first\n"},
+		{[]string{"--config.check", "--config.file=" + lab.Write(t, dir, "bad.yml", badConfig)}, 1,
 			"shaker_exporter: " + dir + "/bad.yml:4: module third: tcp.dscp is 64, want 0 to 63\n"},
 		{[]string{"--config.file=" + dir + "/bad.yml"}, 1, "shaker_exporter: " + dir + "/bad.yml:4: module third: tcp.dscp is 64, want 0 to 63\n"},
 		{[]string{"--config.check", "--config.file=" + dir + "/absent.yml"}, 1, "shaker_exporter: open " + dir + "/absent.yml: no such file or directory\n"},

@@ -10,10 +10,8 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +31,7 @@ func TestMutualTLSAndPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, dir, "web.yml", `
+	lab.Write(t, dir, "web.yml", `
 tls_server_config:
   cert_file: server.pem
   key_file: server.key
@@ -47,7 +45,7 @@ basic_auth_users:
     tls_config: {ca_file: %[1]s/authority.pem, cert_file: %[1]s/client.pem, key_file: %[1]s/client.key}
     static_configs: [{targets: ["localhost:10115"]}]
 `, dir)
-	writeFile(t, dir, "prometheus.yml", `
+	lab.Write(t, dir, "prometheus.yml", `
 scrape_configs:
   - job_name: right
     basic_auth: {username: prometheus, password: tell-nobody}
@@ -117,19 +115,9 @@ func newAuthority(t *testing.T, dir string, names ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		writeFile(t, dir, name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})))
-		writeFile(t, dir, name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+		lab.Write(t, dir, name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})))
+		lab.Write(t, dir, name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
 	}
-}
-
-// writeFile writes a file and returns its path.
-func writeFile(t testing.TB, dir, name, content string) string {
-	t.Helper()
-	file := filepath.Join(dir, name)
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }
 
 // systemd listens, and starts the exporter when somebody calls.
@@ -182,7 +170,7 @@ func TestRoutePrefix(t *testing.T) {
 			if path == "" {
 				continue
 			}
-			response, err := http.DefaultTransport.RoundTrip(newRequest(t, "GET", path))
+			response, err := lab.Client.Transport.RoundTrip(newRequest(t, "GET", 10115, path))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -191,19 +179,8 @@ func TestRoutePrefix(t *testing.T) {
 				t.Errorf("%v: %s redirects to %q, want %q", c.flags, path, got, c.location)
 			}
 		}
-		http.DefaultClient.CloseIdleConnections()
 		p.Stop()
 	}
-}
-
-// newRequest returns a request to the exporter on its usual port.
-func newRequest(t *testing.T, method, path string) *http.Request {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, "http://localhost:10115"+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return request
 }
 
 // Profiles are there if they are asked for.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,29 +54,10 @@ func NewChain(t testing.TB) *Chain {
 			return err == nil
 		})
 	}
-	Eventually(t, "no SYN of these is left at the host", func() bool { return !c.halfOpen() })
-	return c
-}
-
-// halfOpen tells whether the host waits for the end of a handshake.
-func (c *Chain) halfOpen() (found bool) {
-	c.t.Helper()
-	c.In(chainLength, func() error {
-		for _, file := range []string{"tcp", "tcp6"} {
-			sockets, err := os.ReadFile("/proc/thread-self/net/" + file)
-			if err != nil {
-				return err
-			}
-			for line := range strings.Lines(string(sockets)) {
-				const synReceived = "03"
-				if fields := strings.Fields(line); fields[3] == synReceived {
-					found = true
-				}
-			}
-		}
-		return nil
+	Eventually(t, "no SYN of these is left at the host", func() bool {
+		return !slices.ContainsFunc(c.Sockets(chainLength), func(s Socket) bool { return s.State == unix.BPF_TCP_SYN_RECV })
 	})
-	return found
+	return c
 }
 
 // newNamespace returns a new network namespace, which stays until the test ends.
@@ -123,6 +105,20 @@ func (c *Chain) Run(n int, program string, args ...string) {
 		}
 		return nil
 	})
+}
+
+// Counters returns the network counters of the n-th namespace, see [Counters].
+func (c *Chain) Counters(n int) (found map[string]int) {
+	c.t.Helper()
+	c.In(n, func() (err error) { found, err = counters(); return err })
+	return found
+}
+
+// Sockets returns the TCP sockets of the n-th namespace.
+func (c *Chain) Sockets(n int) (found []Socket) {
+	c.t.Helper()
+	c.In(n, func() (err error) { found, err = sockets(); return err })
+	return found
 }
 
 // link connects the namespaces n-1 and n. Each end is called after the namespace at the

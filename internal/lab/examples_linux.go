@@ -15,11 +15,12 @@ import (
 )
 
 // Exporter returns the exporter, built as its users build it, as a program with the arguments.
+// Only what git says of it is left out: git does not tell in a clone that is someone else's.
 func Exporter(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	Need(t)
 	program := filepath.Join(t.TempDir(), "shaker_exporter")
-	build := exec.Command(Program(t, "go", "golang-go"), "build", "-o", program, "github.com/shaker-exporter/shaker_exporter")
+	build := exec.Command(Program(t, "go", "golang-go"), "build", "-buildvcs=false", "-o", program, "github.com/shaker-exporter/shaker_exporter")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -44,7 +45,7 @@ func Promtool(t testing.TB, args ...string) (output string, err error) {
 // Get returns what is at a URL.
 func Get(t testing.TB, url string) string {
 	t.Helper()
-	response, err := noKeepAlive.Get(url)
+	response, err := Client.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +80,7 @@ func Write(t testing.TB, dir, name, content string) string {
 	return path
 }
 
-// Files returns the paths that a pattern finds, of which there must be one.
+// Files returns the paths that a pattern finds, at least one.
 func Files(t testing.TB, pattern string) []string {
 	t.Helper()
 	found, err := filepath.Glob(pattern)

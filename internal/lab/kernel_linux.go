@@ -1,7 +1,9 @@
 package lab
 
 import (
-	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -17,26 +19,82 @@ import (
 func Counters(t testing.TB) map[string]int {
 	t.Helper()
 	Need(t)
+	counters, err := counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return counters
+}
+
+// counters returns those of this thread's namespace.
+func counters() (map[string]int, error) {
 	counters := make(map[string]int)
-	for _, file := range []string{"/proc/net/snmp", "/proc/net/netstat"} {
-		content, err := os.ReadFile(file)
+	for _, file := range []string{"snmp", "netstat"} {
+		content, err := os.ReadFile("/proc/thread-self/net/" + file)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		// Pairs of lines: "Tcp: Name Name …" and "Tcp: 1 2 …".
-		lines := bytes.Split(bytes.TrimSpace(content), []byte("\n"))
+		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
 		for i := 0; i+1 < len(lines); i += 2 {
-			names, values := strings.Fields(string(lines[i])), strings.Fields(string(lines[i+1]))
+			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
 			for j := 1; j < len(names); j++ {
 				value, err := strconv.Atoi(values[j])
 				if err != nil {
-					t.Fatalf("%s: %s: %v", file, names[j], err)
+					return nil, fmt.Errorf("%s: %s: %w", file, names[j], err)
 				}
 				counters[strings.TrimSuffix(names[0], ":")+names[j]] = value
 			}
 		}
 	}
-	return counters
+	return counters, nil
+}
+
+// A Socket is a TCP socket.
+type Socket struct {
+	State     int // such as unix.BPF_TCP_LISTEN
+	Near, Far int // ports
+	Unacked   int // bytes, sent or not
+}
+
+// Sockets returns the namespace's TCP sockets.
+func Sockets(t testing.TB) []Socket {
+	t.Helper()
+	sockets, err := sockets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sockets
+}
+
+// sockets returns those of this thread's namespace.
+func sockets() (sockets []Socket, err error) {
+	number := func(text string) int {
+		n, parseErr := strconv.ParseInt(text, 16, 64)
+		err = errors.Join(err, parseErr)
+		return int(n)
+	}
+	for _, file := range []string{"tcp", "tcp6"} {
+		content, readErr := os.ReadFile("/proc/thread-self/net/" + file)
+		if errors.Is(readErr, fs.ErrNotExist) {
+			continue // no IPv6
+		}
+		if readErr != nil {
+			return nil, readErr
+		}
+		for line := range strings.Lines(string(content)) {
+			// "0: address:port address:port state unacked:unread …", and a line above these.
+			fields := strings.Fields(line)
+			if fields[0] == "sl" {
+				continue
+			}
+			_, near, _ := strings.Cut(fields[1], ":")
+			_, far, _ := strings.Cut(fields[2], ":")
+			unacked, _, _ := strings.Cut(fields[4], ":")
+			sockets = append(sockets, Socket{number(fields[3]), number(near), number(far), number(unacked)})
+		}
+	}
+	return sockets, err
 }
 
 // TimeWaits returns how many sockets of the namespace are in TIME_WAIT.

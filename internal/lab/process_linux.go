@@ -1,16 +1,18 @@
 package lab
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Process is a program that a test has started.
@@ -148,25 +150,13 @@ func (p *Process) Output() string {
 // Listening waits until somebody listens on the TCP port, without connecting to it.
 func (p *Process) Listening(port int) {
 	p.t.Helper()
-	want := fmt.Sprintf(":%04X ", port)
 	Eventually(p.t, fmt.Sprintf("%s listens on port %d", p.name, port), func() bool {
 		select {
 		case <-p.ended:
 			p.t.Fatalf("%s has ended", p.name)
 		default:
 		}
-		for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-			sockets, err := os.ReadFile(file)
-			if err != nil {
-				continue // no IPv6
-			}
-			for line := range bytes.Lines(sockets) {
-				if fields := strings.Fields(string(line)); len(fields) > 3 && fields[3] == "0A" && strings.HasSuffix(fields[1]+" ", want) {
-					return true
-				}
-			}
-		}
-		return false
+		return slices.ContainsFunc(Sockets(p.t), func(s Socket) bool { return s.State == unix.BPF_TCP_LISTEN && s.Near == port })
 	})
 }
 

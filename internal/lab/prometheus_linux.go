@@ -8,16 +8,17 @@ import (
 	"os/exec"
 	"strconv"
 	"testing"
+	"time"
 )
 
-// A Prometheus is Debian's, on a port of all addresses.
+// A Prometheus is Debian's.
 type Prometheus struct {
 	*Process
 	url string
 }
 
-// StartPrometheus starts a Prometheus with a configuration file for the rest of the test.
-// What it stores is gone with it.
+// StartPrometheus starts a Prometheus with a configuration file, on a port of all addresses,
+// for the rest of the test. What it stores is gone with it.
 func StartPrometheus(t testing.TB, port int, configFile string, args ...string) *Prometheus {
 	t.Helper()
 	return ServePrometheus(t, PrometheusCommand(t, port, configFile, args...), fmt.Sprintf("localhost:%d", port))
@@ -36,7 +37,7 @@ func ServePrometheus(t testing.TB, cmd *exec.Cmd, address string) *Prometheus {
 	t.Helper()
 	p := &Prometheus{Start(t, cmd), "http://" + address}
 	Eventually(t, "Prometheus is ready", func() bool {
-		response, err := noKeepAlive.Get(p.url + "/-/ready")
+		response, err := Client.Get(p.url + "/-/ready")
 		if err != nil {
 			return false
 		}
@@ -52,13 +53,13 @@ type Sample struct {
 	Value  float64
 }
 
-// noKeepAlive is a client that leaves nothing behind.
-var noKeepAlive = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+// Client is an HTTP client that leaves nothing behind, and does not wait for ever.
+var Client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // API asks for something of the API, such as "rules", and reads the data of the answer.
 func (p *Prometheus) API(path string, data any) {
 	p.t.Helper()
-	response, err := noKeepAlive.Get(p.url + "/api/v1/" + path)
+	response, err := Client.Get(p.url + "/api/v1/" + path)
 	if err != nil {
 		p.t.Fatal(err)
 	}
