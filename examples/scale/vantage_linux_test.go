@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"go.yaml.in/yaml/v3"
@@ -200,9 +201,9 @@ func TestVantagePoints(t *testing.T) {
 		}
 	}
 	for _, query := range regexp.MustCompile("(?m)^[a-z_ ]+[({].*$").FindAllString(regexp.MustCompile("(?s)```promql.*?```").FindString(lab.Read(t, "../../docs/scale.md")), -1) {
-		if found := s.Query(strings.ReplaceAll(query, "192.0.2.1:443", p.target(0))); len(found) != len(placeNames) {
-			t.Errorf("%s finds %v", query, found)
-		}
+		lab.Eventually(t, query+" finds each place", func() bool {
+			return len(s.Query(strings.ReplaceAll(query, "192.0.2.1:443", p.target(0)))) == len(placeNames)
+		})
 	}
 
 	p.cut("fra", p.target(0), "drop")
@@ -217,6 +218,7 @@ func TestVantagePoints(t *testing.T) {
 	// Without descriptors fra sees nothing. What it saw last still counts for what is down already,
 	// but another target that is down from nyc is not down from most of those that can see it.
 	p.descriptors("fra", true)
+	blind := time.Now()
 	p.cut("nyc", p.target(1), "drop")
 	lab.Eventually(t, "a page goes on when one that voted for it cannot measure", func() bool {
 		return len(s.Query(`ALERTS{alertname="TargetDownFromMost",alertstate="firing"} and on (instance) max_over_time(up{prober="fra"}[4s]) == 0`)) == 1
@@ -224,7 +226,7 @@ func TestVantagePoints(t *testing.T) {
 	s.fires("VantagePointBlind fra", "")
 	s.fires("TargetDownFromSome "+p.target(1), "nyc: timeout (ETIMEDOUT), sin: open; without a measurement: fra")
 	s.paged(p.target(0))
-	if down := s.Query(fmt.Sprintf(`min_over_time(probe_success{prober="fra",instance!=%q}[1h]) == 0`, p.target(0))); len(down) > 0 {
+	if down := s.Query(fmt.Sprintf(`min_over_time(probe_success{prober="fra",instance!=%q}%s) == 0`, p.target(0), since(blind))); len(down) > 0 {
 		t.Errorf("fra could not measure, and said that these are down: %v", down)
 	}
 	p.descriptors("fra", false)
@@ -309,9 +311,7 @@ func TestPlaces(t *testing.T) {
 		return len(written.Query(`histogram_count(shaker_handshake_seconds{prober="fra"}) > 0`)) > 0
 	})
 	for _, name := range []string{"probe_duration_seconds", "probe_timeout_seconds", "go_goroutines", "process_open_fds", "scrape_duration_seconds"} {
-		if len(there["fra"].Query(name)) == 0 {
-			t.Errorf("there is no %s at the place", name)
-		}
+		lab.Eventually(t, name+" is at the place", func() bool { return len(there["fra"].Query(name)) > 0 })
 		if got := written.Query(name + `{prober!=""}`); len(got) > 0 {
 			t.Errorf("%s has been written: %v", name, got)
 		}
