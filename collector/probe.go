@@ -186,9 +186,9 @@ func (r *Report) shakeAll(ctx context.Context, p *Prober, addrs []netip.Addr, de
 	return context.Cause(ctx)
 }
 
-// worse orders verdicts: those that are not wanted are worse than those that are. Of these an
-// address without a SYN-ACK is worse, of those an open one: it should be closed. Then those are
-// that took longer.
+// worse orders verdicts: those that are not wanted are worse than those that are. Among wanted
+// ones those without a SYN-ACK are worse, among unwanted ones those with it: such a port should be
+// closed. Then those are worse that took longer.
 func (r *Report) worse(a, b verdict) int {
 	open := compare(a.handshake.Handshake > 0, b.handshake.Handshake > 0)
 	if r.wants(a.result) {

@@ -20,7 +20,7 @@ var updateFaults = flag.Bool("update-faults", false, "write testdata/faults.md a
 
 // InitialRTO is less than what the kernel waits before it sends a SYN again. That is a second
 // (RFC 6298 2.1), but counted in ticks: where a virtual machine lets ticks come late, a second that
-// begins meanwhile has been seen to last 0.99 s.
+// begins meanwhile is shorter.
 const InitialRTO = 500 * time.Millisecond
 
 // A Fault is a case of the fault matrix: something that a network may do with a SYN.
