@@ -62,11 +62,22 @@ func (k kind) after(rto time.Duration) time.Duration {
 	return k.answer
 }
 
+// manyCallers returns n, with which a machine of two cores is busy, but not so busy that most
+// deadlines pass before a SYN could be sent. With the race detector, which makes all that a
+// test does several times as dear, they are fewer.
+func manyCallers(n int) int {
+	if lab.Race {
+		n /= 10
+	}
+	return n
+}
+
 // newCrowd lays out live, refusing, unreachable, silent and lossy targets.
 func newCrowd(t *testing.T, rtt time.Duration) *crowd {
 	t.Helper()
 	c := &crowd{network: lab.NewNetwork(t), rtt: rtt, shaker: start(t)}
 	c.shake = c.shaker.Shake
+	c.network.WatchStalls()
 	for _, version := range []struct {
 		prefix      string // with the number of a kind
 		unreachable lab.Answer

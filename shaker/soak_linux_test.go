@@ -41,11 +41,11 @@ func footprintOf(t *testing.T, s *Shaker) footprint {
 
 // However long the crowd probes, what it leaves behind is what its first seconds left.
 func TestSoak(t *testing.T) {
-	const callers = 1000
+	callers := manyCallers(1000)
 	lab.NeedDescriptors(t, callers+100)
 	crowd := newCrowd(t, 60*time.Millisecond)
 	round := func() footprint {
-		if wrong := crowd.run(callers, crowd.verdicts.Load()+20_000); wrong != nil {
+		if wrong := crowd.run(callers, crowd.verdicts.Load()+int64(20*callers)); wrong != nil {
 			t.Fatal(wrong)
 		}
 		assertNoACK(t, crowd.network.Wire)

@@ -7,7 +7,7 @@
 // the test says, and where every segment is recorded. Where the order of packets and system
 // calls matters, a bare Wire calls a function of the test for each packet. Where the time on
 // the wire matters, a Neighbour is at the other end of a veth pair. The kernel is the real
-// one in all of this.
+// one in all of this. What a virtual machine does to it when it stands still, WatchStalls tells.
 //
 // The fault matrix (Faults, testdata/faults.md) is everything that such a network may do
 // with a SYN, and what a prober has to say of it.

@@ -28,6 +28,9 @@ var errOutside = errors.New("lab.Main was not called")
 // Main runs a package's tests in a network namespace of their own, if it can make one,
 // and fails them if they leave goroutines behind. TestMain calls it. It does not return.
 func Main(m *testing.M) {
+	if os.Getenv(heartsEnv) != "" {
+		beatForever()
+	}
 	if os.Getenv(insideEnv) == "" {
 		code, err := runInside()
 		if err == nil {

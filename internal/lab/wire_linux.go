@@ -21,6 +21,7 @@ type Wire struct {
 	tun    *os.File
 	link   netlink.Link
 	record *record
+	hearts *hearts // nil if nobody watches whether the machine stands still
 
 	flushing sync.Mutex
 	flushed  chan struct{} // a datagram to nowhere has got here
@@ -207,6 +208,36 @@ func (w *Wire) SentTo(target netip.AddrPort) iter.Seq[Segment] {
 			}
 		}
 	}
+}
+
+// ACKs returns the segments with an ACK and without an RST that this host has sent into the
+// wire: the last ACK of a handshake, or the FIN of a connection. After WatchStalls, those
+// are left out, and logged, that are a stall's.
+func (w *Wire) ACKs() []Segment {
+	w.t.Helper()
+	w.flush()
+	var p parser
+	var acks []timedACK
+	synacks := make(map[flow]time.Duration) // the first of each handshake
+	for e := range w.record.all() {
+		s, _ := p.parse(e.packet)
+		out, in := flow{s.Src, s.Dst}, flow{s.Dst, s.Src}
+		switch {
+		case e.fate == arrived && s.SYN && s.ACK:
+			if _, again := synacks[in]; !again {
+				synacks[in] = e.at
+			}
+		case e.fate == sent && s.RST:
+			delete(synacks, out)
+		case e.fate == sent && s.ACK:
+			since, ok := synacks[out]
+			if !ok {
+				since = e.at // there was none to stall after
+			}
+			acks = append(acks, timedACK{s, since, e.at})
+		}
+	}
+	return w.withoutStalls(acks)
 }
 
 // Await waits until this host has sent n segments into the wire, and fails the test if
