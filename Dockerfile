@@ -1,4 +1,4 @@
-# The exporter as a container image: a static binary, LICENSE, and nothing else.
+# The exporter as a container image: a static binary, licenses, and nothing else.
 #
 #   docker build -t shaker_exporter .
 #
@@ -19,14 +19,17 @@ ARG TARGETOS TARGETARCH TARGETVARIANT VERSION REVISION BUILD_DATE
 # those of its tests.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     if [ "$TARGETARCH" = arm ]; then export GOARM="${TARGETVARIANT#v}"; fi; \
-    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -o /shaker_exporter -ldflags "-s -w \
+    export CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH; \
+    go build -trimpath -o /shaker_exporter -ldflags "-s -w \
     -X github.com/prometheus/common/version.Version=$VERSION \
     -X github.com/prometheus/common/version.Revision=$REVISION \
-    -X github.com/prometheus/common/version.BuildDate=$BUILD_DATE" .
+    -X github.com/prometheus/common/version.BuildDate=$BUILD_DATE" . && \
+    sh licenses.sh /licenses
 
 FROM scratch
 COPY --from=build /shaker_exporter /shaker_exporter
 COPY LICENSE /LICENSE
+COPY --from=build /licenses /licenses
 ARG VERSION REVISION BUILD_DATE
 LABEL org.opencontainers.image.title="shaker_exporter" \
       org.opencontainers.image.description="A Prometheus exporter that says whether a TCP port answers, how fast, and if not exactly why" \

@@ -1,5 +1,5 @@
 # make release    makes the archives of a release in dist: for each platform one that holds a static
-#                 binary, LICENSE, README.md, CHANGELOG.md, docs and examples; and sha256sums.txt
+#                 binary, licenses, README.md, CHANGELOG.md, docs and examples; and sha256sums.txt
 # make help       prints this
 #
 # What can be given, as in `make release PLATFORMS="linux/amd64 linux/arm64"`:

@@ -62,14 +62,18 @@ for platform; do
   # Go's VCS stamp depends on how much of the history a clone has, and is left out. Its build
   # ID does not, and stays: macOS keeps a binary without one off the local network (Go issue
   # 68678). The environment could have other values for the rest.
-  GOOS=$os GOARCH=$arch GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off \
-    GOFLAGS=-trimpath go build -C "$work/source" -buildvcs=false -o "$work/tree/$binary" \
-    -ldflags "-s -w -X $info.Version=$version -X $info.Revision=$revision -X $info.BuildDate=$date" .
+  (
+    cd "$work/source"
+    export GOOS="$os" GOARCH="$arch" GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off GOFLAGS=-trimpath
+    go build -buildvcs=false -o "$work/tree/$binary" \
+      -ldflags "-s -w -X $info.Version=$version -X $info.Revision=$revision -X $info.BuildDate=$date" .
+    sh licenses.sh "$work/tree/licenses"
+  )
   tar --create --file="$work/tar" --format=ustar --sort=name --mtime="@$epoch" \
     --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
     --directory="$work" --transform="s,^tree,$name," tree
   gzip -n -9 <"$work/tar" >"$work/out/$name.tar.gz"
-  rm "$work/tree/$binary"
+  rm -rf "$work/tree/$binary" "$work/tree/licenses"
   echo "$name.tar.gz"
 done
 

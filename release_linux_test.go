@@ -194,6 +194,24 @@ func TestRelease(t *testing.T) {
 		entries, want := unpack(t, archive, made), userFiles(t, root, name)
 		built[name] = entries[name+"/"+binary].content
 		want[name+"/"+binary] = packed{0o755, built[name]}
+		var licenses []string
+		for file, got := range entries {
+			path, ok := strings.CutPrefix(file, name+"/licenses/")
+			if !ok {
+				continue
+			}
+			delete(entries, file)
+			if !got.mode.IsDir() {
+				licenses = append(licenses, path)
+				want := packed{0o644, got.content}
+				if got != want || got.content == "" {
+					t.Errorf("%s: %v, %d bytes", file, got.mode, len(got.content))
+				}
+			}
+		}
+		for _, wrong := range lab.LicenseComplaints(strings.NewReader(built[name]), licenses) {
+			t.Errorf("%s: %s", name, wrong)
+		}
 		for file := range maps.Keys(want) {
 			if got, ok := entries[file]; !ok || got != want[file] {
 				t.Errorf("%s has %s: %t, with %v and %d bytes, want %v and %d bytes", name, file, ok, got.mode, len(got.content), want[file].mode, len(want[file].content))

@@ -26,7 +26,7 @@ const (
 	imageBuildDate = "2001-02-03T04:05:06Z"
 )
 
-// The Dockerfile makes an image that holds the exporter and its license, knows its version, and
+// The Dockerfile makes an image that holds the exporter and its licenses, knows its version, and
 // probes without root and without capabilities. The controls are images that are otherwise.
 func TestImage(t *testing.T) {
 	b := newBuilder(t)
@@ -38,6 +38,7 @@ func TestImage(t *testing.T) {
 
 	for instruction, want := range map[string]string{
 		"USER 0":                            "the user is 0",
+		"COPY LICENSE /licenses/":           "LICENSE -rw-r--r-- is of no module",
 		"COPY LICENSE /COPY":                "it holds /COPY -rw-r--r-- /LICENSE -rw-r--r-- /shaker_exporter -rwxr-xr-x",
 		`ENTRYPOINT ["/bin"]`:               "the entry point is [/bin]",
 		"EXPOSE 9115":                       "the ports are map[10115/tcp:{} 9115/tcp:{}]",
@@ -72,7 +73,8 @@ func TestImageForAnotherPlatform(t *testing.T) {
 	}
 }
 
-// The build is given LICENSE and what the compiler reads, of any platform, and nothing else.
+// The build is given LICENSE, licenses.sh and what the compiler reads, of any platform, and
+// nothing else.
 func TestImageContext(t *testing.T) {
 	b := newBuilder(t)
 	b.build("context", lab.Write(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY . /\n"))
@@ -80,7 +82,7 @@ func TestImageContext(t *testing.T) {
 	for _, file := range contents(t, b.mount("context")) {
 		got = append(got, strings.Fields(file)[0])
 	}
-	want := []string{"/LICENSE", "/go.mod", "/go.sum"}
+	want := []string{"/LICENSE", "/go.mod", "/go.sum", "/licenses.sh"}
 	list := exec.Command("go", "list", "-deps", "-f", `{{if and .Module .Module.Main}}{{$dir := .Dir}}
 		{{- range .GoFiles}}{{$dir}}/{{.}}{{"\n"}}{{end -}}
 		{{- range .IgnoredGoFiles}}{{$dir}}/{{.}}{{"\n"}}{{end -}}
@@ -273,7 +275,22 @@ func (b *builder) complaints(image string) (wrong []string) {
 			complain("the label %s is %s", label(name), cmp.Or(got, "missing"))
 		}
 	}
-	got := strings.Join(contents(b.t, b.mount(image)), " ")
+	root := b.mount(image)
+	var licenses, others []string
+	for _, file := range contents(b.t, root) {
+		if license, ok := strings.CutPrefix(file, "/licenses/"); ok {
+			licenses = append(licenses, license)
+		} else {
+			others = append(others, file)
+		}
+	}
+	program, err := os.Open(filepath.Join(root, "shaker_exporter"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer program.Close()
+	wrong = append(wrong, lab.LicenseComplaints(program, licenses)...)
+	got := strings.Join(others, " ")
 	if got != "/LICENSE -rw-r--r-- /shaker_exporter -rwxr-xr-x" {
 		complain("it holds %s", got)
 	}
