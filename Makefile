@@ -11,8 +11,7 @@
 #   SOURCE_DATE_EPOCH    the time of all that is in them, otherwise the commit's
 #
 # The same commit, version and Go make the same archives, byte by byte, on any Linux with GNU's tar
-# and gzip. To check
-# published ones, make them again and run `sha256sum -c` with the published sums.
+# and gzip. To check published ones, make them again and run `sha256sum -c` with the published sums.
 #
 # To release: give the top of CHANGELOG.md its version and date, commit, tag the commit with the
 # version, as in v1.2.3, run `make release`, and publish the tag and all that is in dist.
