@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // BenchmarkBesideBlackbox asks this exporter and Debian's blackbox_exporter, in turns, for
@@ -57,7 +58,7 @@ func BenchmarkBesideBlackbox(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	ours, theirs := peers(b)
 	ours.args = []string{anyNumber}
-	lab.NewWire(b, nil, "10.0.0.0/8")
+	simnet.NewWire(b, nil, "10.0.0.0/8")
 	path := probePath + listen(b)
 	sizes := []int{0, 1000, 9900} // 20,000 descriptors have no room for 10,000
 	if testing.Short() {

@@ -12,12 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // What kernels that route do to a SYN, and what an exporter without any capability says of
 // it: the verdict, who said so, and the hops on the way there.
 func TestChainOfRouters(t *testing.T) {
-	chain := lab.NewChain(t)
+	chain := kernel.NewChain(t)
 	nft := lab.Program(t, "nft", "nftables")
 	setpriv := lab.Program(t, "setpriv", "util-linux")
 	cmd := exporter(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml",
@@ -27,7 +29,7 @@ func TestChainOfRouters(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Path, cmd.Args = setpriv, append([]string{setpriv, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", program}, cmd.Args[1:]...)
-	exporter := lab.Start(t, cmd)
+	exporter := process.Start(t, cmd)
 	exporter.Listening(10115)
 	if status := exporter.Status("CapEff"); status != "0000000000000000" {
 		t.Fatalf("the exporter has the capabilities %s", status)

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // serverAddress is where the servers of these tests listen. It is no loopback address, to
@@ -118,7 +119,7 @@ func startSSHD(t *testing.T) server {
 		t.Fatal(err)
 	}
 	log := lab.Write(t, t.TempDir(), "log", "")
-	p := lab.Start(t, exec.Command(sshd, "-D", "-f", lab.Write(t, t.TempDir(), "sshd_config", "PidFile none\n"), "-E", log,
+	p := process.Start(t, exec.Command(sshd, "-D", "-f", lab.Write(t, t.TempDir(), "sshd_config", "PidFile none\n"), "-E", log,
 		"-o", "HostKey="+key, "-o", "ListenAddress="+serverAddress+":2222"))
 	p.Listening(2222)
 	return server{port: 2222, lines: linesOf(t, log), linesEach: 2, linesNaming: 1}
@@ -141,7 +142,7 @@ func startNginx(t *testing.T) server {
 			uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
 			server { listen %[2]s:8080; }
 		}`, directory, serverAddress))
-	lab.Start(t, exec.Command(nginx, "-c", config, "-e", log)).Listening(8080)
+	process.Start(t, exec.Command(nginx, "-c", config, "-e", log)).Listening(8080)
 	return server{port: 8080, lines: linesOf(t, log), linesEach: 1}
 }
 
@@ -149,7 +150,7 @@ func startRedis(t *testing.T) server {
 	redis := lab.Program(t, "redis-server", "redis-server")
 	log := lab.Write(t, t.TempDir(), "log", "")
 	// At the level verbose Redis logs every accepted connection.
-	lab.Start(t, exec.Command(redis, "--port", "6379", "--bind", serverAddress, "--protected-mode", "no",
+	process.Start(t, exec.Command(redis, "--port", "6379", "--bind", serverAddress, "--protected-mode", "no",
 		"--loglevel", "verbose", "--logfile", log, "--save", "", "--dir", t.TempDir())).Listening(6379)
 	lines := linesOf(t, log)
 	lab.Eventually(t, "Redis is ready", func() bool { return strings.Contains(strings.Join(lines(), "\n"), "Ready to accept connections") })
@@ -172,7 +173,7 @@ func TestMariaDBDoesNotBlockTheProber(t *testing.T) {
 	// MariaDB counts only for hosts whose name it finds, which here a hosts file of its own
 	// has to tell it.
 	hosts := lab.Write(t, t.TempDir(), "hosts", serverAddress+" prober.example\n")
-	lab.Start(t, exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts,
+	process.Start(t, exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts,
 		mariadbd, "--no-defaults", "--user=root", "--datadir="+data, "--socket="+socket,
 		"--bind-address="+serverAddress, "--port=3306", "--performance-schema=on", "--log-warnings=2")).Listening(3306)
 	ask := func(sql string) string {

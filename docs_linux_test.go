@@ -19,6 +19,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // The pages whose every snippet these tests try.
@@ -259,7 +260,7 @@ func tryYAML(t *testing.T, text string) (kind string, err error) {
 // checkText has promtool check a text as what it is.
 func checkText(t *testing.T, as, text string) error {
 	t.Helper()
-	if out, err := lab.Promtool(t, "check", as, lab.Write(t, t.TempDir(), "page.yml", text)); err != nil {
+	if out, err := process.Promtool(t, "check", as, lab.Write(t, t.TempDir(), "page.yml", text)); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil

@@ -19,6 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A caller has a connection to the exporter for one request.
@@ -101,13 +104,13 @@ func withDescriptors(t *testing.T, n int, cmd *exec.Cmd) *exec.Cmd {
 
 // newGate lays a wire to 192.0.2.0/24, where every port is open, but where no SYN-ACK comes
 // before the gate is opened. To open it again does nothing.
-func newGate(t *testing.T) (wire *lab.Wire, open func()) {
+func newGate(t *testing.T) (wire *simnet.Wire, open func()) {
 	t.Helper()
 	opened := make(chan struct{})
 	open = sync.OnceFunc(func() { close(opened) })
 	var sending sync.WaitGroup
 	t.Cleanup(func() { open(); sending.Wait() })
-	wire = lab.NewWire(t, func(s lab.Segment) [][]byte {
+	wire = simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		if s.SYN {
 			packet := s.SYNACK()
 			sending.Go(func() { <-opened; wire.Send(packet) })
@@ -150,9 +153,9 @@ func TestExhaustion(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			lab.NeedDescriptors(t, 1200)
 			wire, open := newGate(t)
-			p := lab.Start(t, withDescriptors(t, c.descriptors, exporter(t, c.args...)))
+			p := process.Start(t, withDescriptors(t, c.descriptors, exporter(t, c.args...)))
 			p.Listening(10115)
-			lab.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("40000 %d", 40_000+c.ports-1))
+			kernel.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("40000 %d", 40_000+c.ports-1))
 			faultCount := fmt.Sprintf("shaker_faults_total{errno=%q}", c.errno)
 			descriptors, goroutines := own(t, "process_open_fds"), own(t, "go_goroutines")
 
@@ -220,7 +223,7 @@ func TestExhaustion(t *testing.T) {
 // server, and find that there is no such name.
 func TestNamesWithoutDescriptors(t *testing.T) {
 	cmd := exporter(t)
-	lab.Start(t, cmd).Listening(10115)
+	process.Start(t, cmd).Listening(10115)
 	conn := call(t, 0)
 	defer conn.Close()
 	reader := bufio.NewReader(conn)
@@ -259,7 +262,7 @@ func TestNamesWithoutDescriptors(t *testing.T) {
 func TestInFlightLimit(t *testing.T) {
 	const callers, limit, timeout = 1000, 10, time.Second
 	lab.NeedDescriptors(t, 1200)
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	startExporter(t, "--probe.max-in-flight=10", "--timeout-offset=0")
 	began := time.Now()
 	var group sync.WaitGroup

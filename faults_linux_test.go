@@ -12,16 +12,16 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // Everything that a network may do with a SYN, and what /probe says of it: the same as the
 // library.
 func TestFaults(t *testing.T) {
-	network := lab.NewNetwork(t)
+	network := simnet.NewNetwork(t)
 	startExporter(t, "--timeout-offset=0")
-	faults := network.Faults()
-	findings := make([]lab.Finding, len(faults))
+	faults := network.Conditions()
+	findings := make([]simnet.Finding, len(faults))
 	var group sync.WaitGroup
 	for i, fault := range faults {
 		group.Go(func() {
@@ -30,17 +30,17 @@ func TestFaults(t *testing.T) {
 		})
 	}
 	group.Wait()
-	lab.CompareFaults(t, faults, findings)
+	simnet.CompareConditions(t, faults, findings)
 }
 
 // finding is what an answer of /probe says, as the fault matrix has it.
-func finding(t *testing.T, body io.Reader) lab.Finding {
+func finding(t *testing.T, body io.Reader) simnet.Finding {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(body)
 	if err != nil {
 		t.Error(err)
 	}
-	var f lab.Finding
+	var f simnet.Finding
 	for name, family := range families {
 		metric := family.Metric[0]
 		value := metric.Gauge.GetValue()

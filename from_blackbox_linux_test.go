@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // What the page says of where the exporters differ is what Debian's blackbox_exporter and
@@ -27,7 +28,7 @@ modules:
 	file := lab.Write(t, t.TempDir(), "blackbox.yml", modules)
 	startExporter(t, "--config.file="+file)
 	blackbox := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
-	lab.Start(t, exec.Command(blackbox, "--config.file="+file)).Listening(9115)
+	process.Start(t, exec.Command(blackbox, "--config.file="+file)).Listening(9115)
 	ssh, err := net.Listen("tcp", "127.0.0.1:22")
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +107,7 @@ func TestSideBySide(t *testing.T) {
 	})
 	text = strings.ReplaceAll(text, "15s", "1s")
 	file := lab.Write(t, t.TempDir(), "prometheus.yml", text)
-	prometheus := lab.StartPrometheus(t, 9090, file)
+	prometheus := process.StartPrometheus(t, 9090, file)
 	series := func(expression string, want int) func() bool {
 		return func() bool { return len(prometheus.Query(expression)) == want }
 	}

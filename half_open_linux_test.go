@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 )
 
 // entry is a connection that a host tracks, as conntrack(8) lists it.
@@ -25,7 +26,7 @@ var entry = regexp.MustCompile(`(?m)^tcp +6 (\d+) (\w+) src=\S+ dst=\S+ sport=\d
 // the page says, beside what a connection leaves that is completed and closed.
 func TestConntrack(t *testing.T) {
 	const port, probes = 8080, 5
-	chain := lab.NewChain(t)
+	chain := kernel.NewChain(t)
 	prober, router, host := place{chain, 0}, place{chain, 2}, place{chain, 4}
 	list := lab.Program(t, "conntrack", "conntrack")
 	serveUntilEOF(t, host.listen(t, port, net.ListenConfig{}))
@@ -144,7 +145,7 @@ func (p place) timeout(t *testing.T, state string) time.Duration {
 // An RST that is lost leaves the server half open until it repeats its SYN-ACK: the
 // prober's kernel, which knows of no such connection, answers that with another RST.
 func TestLostRST(t *testing.T) {
-	chain := lab.NewChain(t)
+	chain := kernel.NewChain(t)
 	host, router := place{chain, 4}, place{chain, 2}
 	startExporter(t)
 	var resets int
@@ -167,7 +168,7 @@ func TestLostRST(t *testing.T) {
 // The page's rules do what it says of them: those against tracking leave no entry, and those
 // against a flood let the prober through.
 func TestHalfOpenRules(t *testing.T) {
-	chain := lab.NewChain(t)
+	chain := kernel.NewChain(t)
 	router := place{chain, 2}
 	list := lab.Program(t, "conntrack", "conntrack")
 	startExporter(t)

@@ -30,6 +30,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // Nonsense gets the answer it deserves and no other, and leaves no trace: the next one is
@@ -348,10 +351,10 @@ func TestServerLimits(t *testing.T) {
 
 // Nothing cuts off a probe that takes as long as any may, in HTTP/1.1 or HTTP/2.
 func TestLongestProbe(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	startExporter(t)
 	webConfig, client := newWebConfig(t)
-	overTLS := lab.Start(t, exporter(t, "--web.listen-address=:10116", "--web.config.file="+webConfig))
+	overTLS := process.Start(t, exporter(t, "--web.listen-address=:10116", "--web.config.file="+webConfig))
 	overTLS.Listening(10116)
 	ask := func(url, proto string) {
 		response, err := client.Get(url + "/probe?target=192.0.2.1:443")
@@ -447,7 +450,7 @@ func TestDrainEnds(t *testing.T) {
 // else would send SYNs for as long as the probe may take, and all that was kept for the
 // client. The target gets no verdict.
 func TestClientsThatLeave(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	for _, c := range []struct {
 		how     string
 		clients int
@@ -500,7 +503,7 @@ func TestClientsThatLeave(t *testing.T) {
 // A client that only says that it will send no more looks like one that has left: it loses
 // its probe, too, but is there to be told.
 func TestClientThatHalfCloses(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	startExporter(t)
 	conn := dial(t)
 	defer conn.Close()
@@ -516,7 +519,7 @@ func TestClientThatHalfCloses(t *testing.T) {
 // silentHandshakes returns how many sockets of the namespace are in SYN_SENT to port 443.
 func silentHandshakes(t testing.TB) (n int) {
 	t.Helper()
-	for _, s := range lab.Sockets(t) {
+	for _, s := range kernel.Sockets(t) {
 		if s.State == unix.BPF_TCP_SYN_SENT && s.Far == 443 {
 			n++
 		}

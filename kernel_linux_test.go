@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // failEnv names the kernelError that the exporter is to meet.
@@ -77,12 +79,12 @@ func TestKernelErrors(t *testing.T) {
 	if auditArch == 0 {
 		lab.Skip(t, "needs amd64 or arm64")
 	}
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	for name, e := range kernelErrors(0) {
 		t.Run(name, func(t *testing.T) {
 			cmd := exporter(t)
 			cmd.Env = append(cmd.Env, failEnv+"="+name)
-			p := lab.Start(t, cmd)
+			p := process.Start(t, cmd)
 			p.Listening(10115)
 			descriptors := own(t, "process_open_fds")
 			want := answer{503, "", fmt.Sprintf("this prober is in trouble, not the target: shake %s: %s\n", e.target, e.says)}

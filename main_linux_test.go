@@ -20,6 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // mainEnv makes the test binary the exporter.
@@ -48,9 +51,9 @@ func exporter(t testing.TB, args ...string) *exec.Cmd {
 }
 
 // startExporter starts the exporter on its usual port.
-func startExporter(t testing.TB, args ...string) *lab.Process {
+func startExporter(t testing.TB, args ...string) *process.Process {
 	t.Helper()
-	p := lab.Start(t, exporter(t, args...))
+	p := process.Start(t, exporter(t, args...))
 	p.Listening(10115)
 	return p
 }
@@ -137,7 +140,7 @@ func TestEndpoints(t *testing.T) {
 
 // On SIGTERM a running probe gets its answer, and the exporter ends with 0.
 func TestShutdownDrains(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := startExporter(t)
 	answer := make(chan string)
 	go func() {
@@ -185,7 +188,7 @@ func TestShutdownDoesNotWaitForSlowClients(t *testing.T) {
 func unsentTo(t *testing.T, client net.Conn) int {
 	t.Helper()
 	port := client.LocalAddr().(*net.TCPAddr).Port
-	for _, s := range lab.Sockets(t) {
+	for _, s := range kernel.Sockets(t) {
 		// Other clients of this port may have left a TIME_WAIT.
 		if s.Far == port && s.State == unix.BPF_TCP_ESTABLISHED {
 			return s.Unacked
@@ -213,7 +216,7 @@ func TestDefaultMaxInFlight(t *testing.T) {
 
 // A second signal ends the exporter at once, whatever is running.
 func TestSecondSignal(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := startExporter(t)
 	answered := make(chan error)
 	go func() {
@@ -236,7 +239,7 @@ func TestSecondSignal(t *testing.T) {
 }
 
 func TestProbeFlags(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	startExporter(t, "--timeout-offset=1.5", "--probe.max-in-flight=1")
 	if _, body := ask(t, 10115, "/probe?target=localhost:1", "4"); !strings.Contains(body, "probe_timeout_seconds 2.5\n") {
 		t.Errorf("--timeout-offset: %s", body)
@@ -300,7 +303,7 @@ func TestREADMEFlags(t *testing.T) {
 func TestREADMEMetrics(t *testing.T) {
 	startExporter(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}}"))
 	exported := make(map[string]bool)
-	lab.NewWire(t, func(s lab.Segment) [][]byte {
+	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}
 	}, "192.0.2.0/24")
 	for _, path := range []string{"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/metrics"} {

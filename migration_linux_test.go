@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // What a user of blackbox_exporter has: a job for TCP ports, an alert and recording rules.
@@ -45,7 +46,7 @@ func TestMigration(t *testing.T) {
 	dir := t.TempDir()
 	lab.Write(t, dir, "rules.yml", migrationRules)
 	file := lab.Write(t, dir, "prometheus.yml", migrationJob)
-	prometheus := lab.StartPrometheus(t, 9090, file)
+	prometheus := process.StartPrometheus(t, 9090, file)
 
 	recorded := `{__name__=~"job:.*|instance:.*"}`
 	settled := func() bool {
@@ -88,7 +89,7 @@ func TestMigration(t *testing.T) {
 }
 
 // names returns the samples' names and labels, in order.
-func names(samples []lab.Sample) []string {
+func names(samples []process.Sample) []string {
 	var names []string
 	for _, s := range samples {
 		var labels []string

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/browser"
 )
 
 // A person looks at the page, probes a port by hand, comes back, reads its history, and
@@ -26,7 +27,7 @@ modules:
 	defer listener.Close()
 	target := listener.Addr().String()
 	const home = "http://localhost:10115/"
-	b := lab.NewBrowser(t)
+	b := browser.New(t)
 	quiet := func() {
 		t.Helper()
 		for _, complaint := range b.Complaints() {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	built "github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // probePath is what every exporter is asked for, less the target.
@@ -32,13 +34,13 @@ func peers(b *testing.B) (ours, theirs peer) {
 // build builds this exporter: the test binary, which can be it, takes more memory.
 func build(b *testing.B) peer {
 	b.Helper()
-	return peer{lab.Exporter(b).Path, nil, 10115}
+	return peer{built.Command(b).Path, nil, 10115}
 }
 
 // start starts the exporter for the rest of the benchmark.
-func (p peer) start(b *testing.B) *lab.Process {
+func (p peer) start(b *testing.B) *process.Process {
 	b.Helper()
-	process := lab.Start(b, exec.Command(p.program, p.args...))
+	process := process.Start(b, exec.Command(p.program, p.args...))
 	process.Listening(p.port)
 	return process
 }

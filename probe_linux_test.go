@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // shook is what the probe command printed, and its exit code.
@@ -46,13 +48,13 @@ func steady(text string) string {
 
 // What the command prints and how it exits.
 func TestShakeFromTheTerminal(t *testing.T) {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.1", lab.SYNACK())
-	network.At("192.0.2.2", lab.RST())
-	network.At("192.0.2.3", lab.ICMP("198.51.100.7", 3, 13))
-	network.At("192.0.2.4").Then(lab.SYNACK()) // the first SYN is lost
-	network.At("192.0.2.5", lab.SYNACK()).Behind("198.51.100.1", "", "198.51.100.3")
-	network.At("2001:db8::1", lab.SYNACK())
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	network.At("192.0.2.2", simnet.RST())
+	network.At("192.0.2.3", simnet.ICMP("198.51.100.7", 3, 13))
+	network.At("192.0.2.4").Then(simnet.SYNACK()) // the first SYN is lost
+	network.At("192.0.2.5", simnet.SYNACK()).Behind("198.51.100.1", "", "198.51.100.3")
+	network.At("2001:db8::1", simnet.SYNACK())
 	config := lab.Write(t, t.TempDir(), "shaker.yml", `
 targets: {deny: ["192.0.2.66:*"]}
 modules:
@@ -173,9 +175,9 @@ func TestShakeForOpenMetrics(t *testing.T) {
 
 // An interrupted command says what it has found out so far.
 func TestShakeInterrupted(t *testing.T) {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.1", lab.SYNACK())
-	p := lab.Start(t, exporter(t, "probe", "--count=0", "--interval=1ms", "--timeout=2m", "192.0.2.1:80", "192.0.2.9:80"))
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	p := process.Start(t, exporter(t, "probe", "--count=0", "--interval=1ms", "--timeout=2m", "192.0.2.1:80", "192.0.2.9:80"))
 	lab.Eventually(t, "there were three handshakes", func() bool { return strings.Contains(p.Output(), "seq=3 open") })
 	p.Signal(os.Interrupt)
 	if code := p.Wait(); code != 1 {
@@ -195,7 +197,7 @@ func TestColours(t *testing.T) {
 			t.Errorf("%s: colours: %t, want %t, in %q", env, got, coloured, out)
 		}
 	}
-	lab.NewNetwork(t).At("192.0.2.1", lab.SYNACK())
+	simnet.NewNetwork(t).At("192.0.2.1", simnet.SYNACK())
 	if out := onTerminal(t, "TERM=xterm", "probe", "192.0.2.1:80"); !strings.Contains(out, "seq=1 \x1b[32mopen\x1b[0m time=") {
 		t.Errorf("an open port has no colour in %q", out)
 	}
@@ -203,7 +205,7 @@ func TestColours(t *testing.T) {
 
 // What is waited for is shown on the last line, and is gone in the end.
 func TestProgress(t *testing.T) {
-	lab.NewNetwork(t)
+	simnet.NewNetwork(t)
 	out := onTerminal(t, "TERM=xterm", "probe", "--timeout=2s", "192.0.2.1:80")
 	if !regexp.MustCompile(`192\.0\.2\.1:80: waiting, \d\.\d s\r\x1b\[K`).MatchString(out) {
 		t.Errorf("no progress in %q", out)

@@ -9,14 +9,16 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A real Prometheus with the example's configuration scrapes an open, a refused and a
 // silent target.
 func TestPrometheus(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	startExporter(t)
-	prometheus := lab.StartPrometheus(t, 9090, "examples/prometheus.yml")
+	prometheus := process.StartPrometheus(t, 9090, "examples/prometheus.yml")
 
 	lab.Eventually(t, "each target has been scraped", func() bool { return len(prometheus.Query("probe_success")) == 3 })
 	for instance, want := range map[string]struct {
@@ -81,7 +83,7 @@ func TestPromtool(t *testing.T) {
 			t.Errorf("%s: %v\n%s", path, err, out)
 		}
 	}
-	if out, err := lab.Promtool(t, "check", "config", "examples/prometheus.yml"); err != nil {
+	if out, err := process.Promtool(t, "check", "config", "examples/prometheus.yml"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 	// The control: promtool does complain.
@@ -96,7 +98,7 @@ func TestPromtool(t *testing.T) {
 func startBlackbox(t testing.TB) {
 	t.Helper()
 	program := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
-	lab.Start(t, exec.Command(program, "--config.file=testdata/blackbox.yml")).Listening(9115)
+	process.Start(t, exec.Command(program, "--config.file=testdata/blackbox.yml")).Listening(9115)
 }
 
 // What blackbox_exporter exports of a TCP probe has the same name and value here, but for

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 )
 
 // README's transcript of a wrong configuration is what the exporter says of it.
@@ -40,7 +41,7 @@ func TestREADMEProbe(t *testing.T) {
 
 func TestREADMEPath(t *testing.T) {
 	nft := lab.Program(t, "nft", "nftables")
-	lab.NewChain(t).Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; tcp flags syn / syn,ack drop; }; }")
+	kernel.NewChain(t).Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; tcp flags syn / syn,ack drop; }; }")
 	transcript(t, "$ shaker_exporter probe --path")
 }
 

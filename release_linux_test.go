@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // committed is when the clones of these tests were committed, and committedUTC what that
@@ -273,7 +274,7 @@ func TestRelease(t *testing.T) {
 		lab.Need(t)
 		program := released(t, built[ours])
 		wantVersion(t, program, "v1.2.3", revision, committedUTC)
-		lab.Start(t, exec.Command(program)).Listening(10115)
+		process.Start(t, exec.Command(program)).Listening(10115)
 		_, metrics := get(t, "/metrics")
 		for _, label := range []string{`version="v1.2.3"`, fmt.Sprintf("revision=%q", revision)} {
 			if !regexp.MustCompile(`(?m)^shaker_exporter_build_info\{.*` + label + `.*\} 1$`).MatchString(metrics) {

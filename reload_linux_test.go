@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 const (
@@ -97,8 +98,8 @@ func TestReload(t *testing.T) {
 
 // Reloads under load cost no probe, and each of the configurations comes into force.
 func TestReloadUnderLoad(t *testing.T) {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.0/24", lab.SYNACK().Between(0, 20*time.Millisecond))
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.0/24", simnet.SYNACK().Between(0, 20*time.Millisecond))
 	dir := t.TempDir()
 	file := lab.Write(t, dir, "shaker.yml", "")
 	config := func(timeout string) {

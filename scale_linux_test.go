@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // BenchmarkScale has 10,000, 50,000 and 100,000 targets probed every 15 s, by a client that
@@ -39,7 +40,7 @@ func BenchmarkScale(b *testing.B) {
 	var fewest float64 // CPU seconds of a probe among the fewest targets
 	for _, n := range sizes {
 		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {
-			network := lab.NewNetwork(b)
+			network := simnet.NewNetwork(b)
 			process := exporter.start(b)
 			j := newJob(b, network, n, interval)
 			j.next = time.Now().Add(-interval * 2 / 3)
@@ -94,11 +95,11 @@ type scraped struct {
 }
 
 // newJob puts n targets behind the network and spreads them evenly over the interval.
-func newJob(b *testing.B, network *lab.Network, n int, interval time.Duration) *job {
+func newJob(b *testing.B, network *simnet.Network, n int, interval time.Duration) *job {
 	b.Helper()
 	const slowest = 80
 	for ms := 1; ms <= slowest; ms++ {
-		network.At(fmt.Sprintf("%d.0.0.0/8", ms), lab.SYNACK().After(time.Duration(ms)*time.Millisecond))
+		network.At(fmt.Sprintf("%d.0.0.0/8", ms), simnet.SYNACK().After(time.Duration(ms)*time.Millisecond))
 	}
 	timeout := interval * 2 / 3
 	j := &job{

@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // However long it is asked about targets of all kinds, by clients that stay and clients that
 // leave, the exporter is afterwards as small as it was at first.
 func TestSoak(t *testing.T) {
-	network := lab.NewNetwork(t)
+	network := simnet.NewNetwork(t)
 	kinds := []struct {
 		timeout  time.Duration // of the probe
 		patience time.Duration // of the client
@@ -33,11 +34,11 @@ func TestSoak(t *testing.T) {
 		{3 * time.Second, time.Minute, []string{"open", "timeout"}},
 		{3 * time.Second, 10 * time.Millisecond, nil},
 	}
-	network.At("10.0.0.0/16", lab.SYNACK().Between(0, 50*time.Millisecond))
-	network.At("10.1.0.0/16", lab.RST().After(20*time.Millisecond))
-	network.At("10.2.0.0/16", lab.ICMP("198.51.100.7", 3, 13))
+	network.At("10.0.0.0/16", simnet.SYNACK().Between(0, 50*time.Millisecond))
+	network.At("10.1.0.0/16", simnet.RST().After(20*time.Millisecond))
+	network.At("10.2.0.0/16", simnet.ICMP("198.51.100.7", 3, 13))
 	network.At("10.3.0.0/16")
-	network.At("10.4.0.0/16", lab.SYNACK()).Losing(0.05, 0.05)
+	network.At("10.4.0.0/16", simnet.SYNACK()).Losing(0.05, 0.05)
 	network.At("10.5.0.0/16")
 	startExporter(t, "--timeout-offset=0")
 

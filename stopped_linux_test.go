@@ -9,12 +9,13 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // An exporter that is stopped for longer than the kernel holds ACKs back does send them, and
 // counts just those that are on the wire.
 func TestACKsOfAStoppedExporter(t *testing.T) {
-	network := lab.NewNetwork(t)
+	network := simnet.NewNetwork(t)
 	exporter := startExporter(t)
 	const early, late = 15, 25 // whose SYN-ACKs come while the exporter is stopped, and afterwards
 	target := func(i int) netip.AddrPort {
@@ -25,7 +26,7 @@ func TestACKsOfAStoppedExporter(t *testing.T) {
 	for i := range answers {
 		probing.Go(func() { _, answers[i] = get(t, "/probe?target="+target(i).String()) })
 	}
-	syns := make(map[netip.AddrPort]lab.Segment)
+	syns := make(map[netip.AddrPort]simnet.Segment)
 	lab.Eventually(t, "all SYNs are sent", func() bool {
 		for syn := range network.Sent() {
 			syns[syn.Dst] = syn
@@ -63,7 +64,7 @@ func TestACKsOfAStoppedExporter(t *testing.T) {
 }
 
 // acked returns the targets that were sent an ACK.
-func acked(network *lab.Network) map[netip.AddrPort]bool {
+func acked(network *simnet.Network) map[netip.AddrPort]bool {
 	targets := make(map[netip.AddrPort]bool)
 	for segment := range network.Sent() {
 		if segment.ACK && !segment.RST {

@@ -18,12 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // A place is one of the namespaces of a chain, in which a test runs programs and looks at
 // sockets.
 type place struct {
-	*lab.Chain
+	*kernel.Chain
 	n int
 }
 
@@ -48,7 +50,7 @@ func (p place) counter(t *testing.T, name string) int {
 }
 
 // start starts a program there, and waits until it listens on the port.
-func (p place) start(t *testing.T, port int, program string, args ...string) *lab.Process {
+func (p place) start(t *testing.T, port int, program string, args ...string) *process.Process {
 	t.Helper()
 	nsenter := lab.Program(t, "nsenter", "util-linux")
 	var namespace *os.File
@@ -59,7 +61,7 @@ func (p place) start(t *testing.T, port int, program string, args ...string) *la
 	defer namespace.Close()
 	cmd := exec.Command(nsenter, append([]string{"--net=/proc/self/fd/3", program}, args...)...)
 	cmd.ExtraFiles = []*os.File{namespace}
-	process := lab.Start(t, cmd)
+	process := process.Start(t, cmd)
 	p.awaitListener(t, port)
 	return process
 }
@@ -105,7 +107,7 @@ func (p place) rules(t *testing.T, rules string) {
 // Whoever answers a SYN, and whatever is behind it, is told of as the page says, and a
 // completed handshake would have told no more.
 func TestWhatASYNACKProves(t *testing.T) {
-	chain := lab.NewChain(t)
+	chain := kernel.NewChain(t)
 	host, router := place{chain, 4}, place{chain, 2}
 	startExporter(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml",
 		"modules: {tcp_connect: {prober: tcp, timeout: 3s}, path: {prober: tcp, timeout: 3s, tcp: {path: always}}}"))

@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/capture"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 var plotFile = flag.String("plot", "", "SVG file into which BenchmarkTruth draws what it has measured")
@@ -28,9 +31,9 @@ var plotFile = flag.String("plot", "", "SVG file into which BenchmarkTruth draws
 //
 //	go test -run '^$' -bench Truth -benchtime 1000x . -plot docs/truth.svg
 func BenchmarkTruth(b *testing.B) {
-	floor := lab.Compile(b, "shaker/testdata/floor.c")
-	neighbour := lab.NewNeighbour(b)
-	capture := neighbour.Capture()
+	floor := process.Compile(b, "shaker/testdata/floor.c")
+	neighbour := kernel.NewNeighbour(b)
+	capture := capture.Interface(b, neighbour.Interface(), neighbour.Target.Addr())
 	ours, theirs := peers(b)
 	ours.start(b)
 	theirs.start(b)
@@ -46,7 +49,7 @@ func BenchmarkTruth(b *testing.B) {
 		var latencies map[string][]latency
 		b.Run(state, func(b *testing.B) {
 			if state == "busy" {
-				lab.KeepBusy(b)
+				process.KeepBusy(b)
 			}
 			latencies = make(map[string][]latency)
 			const rounds = 4
@@ -89,7 +92,7 @@ type latency struct{ reported, wire time.Duration }
 type prober func(b *testing.B, n int) map[string][]time.Duration
 
 // compare lets each prober make n handshakes.
-func compare(b *testing.B, n int, probers []prober, capture *lab.Capture) map[string][]latency {
+func compare(b *testing.B, n int, probers []prober, capture *capture.Capture) map[string][]latency {
 	b.Helper()
 	latencies := make(map[string][]latency)
 	for _, probe := range probers {
@@ -108,7 +111,7 @@ func compare(b *testing.B, n int, probers []prober, capture *lab.Capture) map[st
 }
 
 // handshakes returns the times from SYN to SYN-ACK of handshakes that are one after the other.
-func handshakes(segments []lab.Segment) (times []time.Duration) {
+func handshakes(segments []simnet.Segment) (times []time.Duration) {
 	var sent time.Time
 	for _, s := range segments {
 		switch {
@@ -152,7 +155,7 @@ func (p peer) prober(b *testing.B, path string, metrics map[string]string) probe
 }
 
 // bareLoop reports what the C program prints.
-func bareLoop(program string, neighbour *lab.Neighbour) prober {
+func bareLoop(program string, neighbour *kernel.Neighbour) prober {
 	address, port := neighbour.Target.Addr().String(), strconv.Itoa(int(neighbour.Target.Port()))
 	return func(b *testing.B, n int) map[string][]time.Duration {
 		out, err := exec.Command(program, address, port, strconv.Itoa(n), "0").Output()

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // With a web configuration a client has to show a certificate and a password. The client is
@@ -54,7 +55,7 @@ scrape_configs:
   - job_name: wrong_password
     basic_auth: {username: prometheus, password: guess}`+client)
 	p := startExporter(t, "--web.config.file="+dir+"/web.yml")
-	prometheus := lab.StartPrometheus(t, 9090, dir+"/prometheus.yml")
+	prometheus := process.StartPrometheus(t, 9090, dir+"/prometheus.yml")
 
 	lab.Eventually(t, "both jobs have scraped", func() bool { return len(prometheus.Query("up")) == 2 })
 	if got := prometheus.Query("probe_success"); len(got) != 1 || got[0].Value != 1 {
@@ -130,7 +131,7 @@ func TestSocketActivation(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Args[3], cmd.Path = program, activate
-	lab.Start(t, cmd).Listening(10115)
+	process.Start(t, cmd).Listening(10115)
 	if status, body := get(t, "/probe?target=127.0.0.1:10115"); status != 200 || !strings.Contains(body, "probe_success 1\n") {
 		t.Errorf("%d %s", status, body)
 	}

@@ -12,24 +12,25 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // Whatever a DNS server does, the result is the right one, the probe ends by its deadline,
 // and its sockets are closed. Nearly all names have the address of an open port, which a
 // resolver that took a wrong answer for a right one would find.
 func TestDNS(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	listen(t, "127.0.0.1:7004")
-	names := lab.Names{"empty.example": nil}
+	names := simnet.Names{"empty.example": nil}
 	for _, name := range []string{"four.example", "refused.example", "broken.example", "lame.example", "silent.example",
 		"10s.example", "garbage.silent.example", "stray.silent.example", "other.silent.example", "garbage.stray.other.example",
 		"truncated.example", "truncated.silent.example", "truncated.refused.example", "truncated.garbage.example",
 		"truncated.stray.example", "truncated.other.example"} {
 		names[name] = []string{"127.0.0.1"}
 	}
-	server := lab.NewDNS(t, names)
-	down := lab.DialDNS("127.0.0.1:53")
-	filtered := lab.DialDNS("192.0.2.53:53")
+	server := simnet.NewDNS(t, names)
+	down := simnet.DialDNS("127.0.0.1:53")
+	filtered := simnet.DialDNS("192.0.2.53:53")
 	onlyUDP := func(tcp dialer) dialer {
 		return func(ctx context.Context, network, address string) (net.Conn, error) {
 			if network == "tcp" {
@@ -90,8 +91,8 @@ func TestDNS(t *testing.T) {
 
 // The deadline is that of the whole probe: what the lookup took, the handshake has not.
 func TestDeadlineSpansLookupAndHandshake(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{DialDNS: lab.NewDNS(t, lab.Names{
+	simnet.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{
 		"600ms.example": {"192.0.2.1"},
 		"999ms.example": {"192.0.2.1"},
 	})})

@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // parse returns a configuration.
@@ -31,9 +31,9 @@ func parse(t testing.TB, text string) *config.Config {
 
 // The policy is about addresses, so that no name for one and no way to write it gets around it.
 func TestTargetPolicy(t *testing.T) {
-	network := lab.NewNetwork(t)
-	network.At("0.0.0.0/0", lab.SYNACK())
-	network.At("::/0", lab.SYNACK())
+	network := simnet.NewNetwork(t)
+	network.At("0.0.0.0/0", simnet.SYNACK())
+	network.At("::/0", simnet.SYNACK())
 	p := newProber(t, Options{
 		Config: parse(t, `
 targets:
@@ -44,7 +44,7 @@ modules:
   all: {prober: tcp, tcp: {addresses: all}}
   ip4: {prober: tcp, tcp: {preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
 `),
-		DialDNS: lab.NewDNS(t, lab.Names{
+		DialDNS: simnet.NewDNS(t, simnet.Names{
 			"mixed.example":   {"2001:db8:6::1", "192.0.2.66", "192.0.2.1"},
 			"denied.example":  {"2001:db8:6::1", "192.0.2.66"},
 			"outside.example": {"198.51.100.1"},
@@ -94,12 +94,12 @@ modules:
 
 // With addresses: all, each address has its verdict, and the name that of the worst.
 func TestAllAddresses(t *testing.T) {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.1", lab.SYNACK())
-	network.At("192.0.2.2", lab.RST())
-	network.At("192.0.2.3", lab.ICMP("198.51.100.7", 3, 13))
-	network.At("192.0.2.4", lab.SYNACK().After(30*time.Millisecond))
-	network.At("2001:db8::1", lab.SYNACK())
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	network.At("192.0.2.2", simnet.RST())
+	network.At("192.0.2.3", simnet.ICMP("198.51.100.7", 3, 13))
+	network.At("192.0.2.4", simnet.SYNACK().After(30*time.Millisecond))
+	network.At("2001:db8::1", simnet.SYNACK())
 	p := newProber(t, Options{
 		Config: parse(t, `
 modules:
@@ -107,7 +107,7 @@ modules:
   all4: {prober: tcp, timeout: 500ms, tcp: {addresses: all, preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
   closed: {prober: tcp, timeout: 500ms, tcp: {addresses: all, valid_results: [refused, timeout]}}
 `),
-		DialDNS: lab.NewDNS(t, lab.Names{
+		DialDNS: simnet.NewDNS(t, simnet.Names{
 			"open.example":   {"192.0.2.4", "192.0.2.1", "192.0.2.1", "2001:db8::1"},
 			"partly.example": {"192.0.2.1", "192.0.2.3", "192.0.2.2", "192.0.2.9", "2001:db8::1"},
 			"closed.example": {"192.0.2.2", "192.0.2.9"},
@@ -153,11 +153,11 @@ func manyAddresses(n int) []string {
 
 // All addresses of a name are in flight at once, and count as such.
 func TestAllAddressesAtOnce(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{
 		MaxInFlight: 4,
 		Config:      parse(t, `modules: {all: {prober: tcp, tcp: {addresses: all}}}`),
-		DialDNS: lab.NewDNS(t, lab.Names{
+		DialDNS: simnet.NewDNS(t, simnet.Names{
 			"three.example": manyAddresses(3),
 			"five.example":  manyAddresses(5),
 		}),
@@ -182,10 +182,10 @@ func TestAllAddressesAtOnce(t *testing.T) {
 // If one address cannot be probed for want of something on this host, there is no verdict
 // about the name.
 func TestAllAddressesFault(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{
 		Config:  parse(t, `modules: {tcp_connect: {prober: tcp, tcp: &port {source_ports: 40000}}, all: {prober: tcp, tcp: {<<: *port, addresses: all}}}`),
-		DialDNS: lab.NewDNS(t, lab.Names{"two.example": {"192.0.2.1", "192.0.2.2"}}),
+		DialDNS: simnet.NewDNS(t, simnet.Names{"two.example": {"192.0.2.1", "192.0.2.2"}}),
 	})
 	end := probeInBackground(p, "192.0.2.2:80")
 	defer end()
@@ -202,10 +202,10 @@ func TestAllAddressesFault(t *testing.T) {
 
 // What the module wants is success, and counts as such.
 func TestValidResults(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{
 		Config:  parse(t, `modules: {closed: {prober: tcp, timeout: 200ms, tcp: {valid_results: [refused, timeout, dns_not_found]}}}`),
-		DialDNS: lab.NewDNS(t, nil),
+		DialDNS: simnet.NewDNS(t, nil),
 	})
 	for target, want := range map[string]float64{
 		listen(t, "127.0.0.1:0"): 0,
@@ -234,8 +234,8 @@ func TestValidResults(t *testing.T) {
 
 // A module's socket options reach the wire.
 func TestModuleOptions(t *testing.T) {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.1", lab.RST())
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.RST())
 	p := newProber(t, Options{Config: parse(t, `
 modules: {marked: {prober: tcp, tcp: {source_ports: 40000-40003}}}`)})
 	w := get(p, "/probe?module=marked&target=192.0.2.1:80")
@@ -271,7 +271,7 @@ func TestCloseFIN(t *testing.T) {
 
 // A new configuration is for the probes to come.
 func TestConfigure(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{Config: parse(t, `modules: {old: {prober: tcp, timeout: 300ms}, both: {prober: tcp}}`)})
 	answer := make(chan *httptest.ResponseRecorder)
 	go func() { answer <- get(p, "/probe?module=old&target=192.0.2.1:80") }()
@@ -294,7 +294,7 @@ func TestConfigure(t *testing.T) {
 // A failed probe is logged at the level for them, a successful one never.
 func TestFailureLevel(t *testing.T) {
 	open := listen(t, "127.0.0.1:0")
-	lab.NewNetwork(t).At("192.0.2.1", lab.ICMP("198.51.100.7", 3, 13))
+	simnet.NewNetwork(t).At("192.0.2.1", simnet.ICMP("198.51.100.7", 3, 13))
 	for level, want := range map[slog.Level]string{
 		slog.LevelInfo: `level=INFO msg="Probe failed" target=127.0.0.1:1 module=tcp_connect result=refused errno=ECONNREFUSED duration_seconds=D address=127.0.0.1` + "\n" +
 			`level=INFO msg="Probe failed" target=192.0.2.1:1 module=tcp_connect result=prohibited errno=EHOSTUNREACH duration_seconds=D address=192.0.2.1 icmp=admin_prohibited icmp_from=198.51.100.7` + "\n",
@@ -322,11 +322,11 @@ func TestFailureLevel(t *testing.T) {
 
 // Each address has the time of its own verdict, not that of the slowest.
 func TestAddressesHaveTheirOwnTimes(t *testing.T) {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.2", lab.RST())
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.2", simnet.RST())
 	p := newProber(t, Options{
 		Config:  parse(t, `modules: {all: {prober: tcp, timeout: 400ms, tcp: {addresses: all}}}`),
-		DialDNS: lab.NewDNS(t, lab.Names{"two.example": {"192.0.2.2", "192.0.2.9"}}),
+		DialDNS: simnet.NewDNS(t, simnet.Names{"two.example": {"192.0.2.2", "192.0.2.9"}}),
 	})
 	req, err := p.Request("two.example:80", "all")
 	if err != nil {
@@ -344,7 +344,7 @@ func TestAddressesHaveTheirOwnTimes(t *testing.T) {
 
 // A probe may take longer than the server's own limit for answers.
 func TestProbeLongerThanTheServersLimit(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{Config: parse(t, `modules: {tcp_connect: {prober: tcp, timeout: 300ms}}`)})
 	server := httptest.NewUnstartedServer(p)
 	server.Config.WriteTimeout = 50 * time.Millisecond

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -18,13 +18,13 @@ modules:
 `
 
 // newPathNetwork returns a network with paths: open, refused, and one on which SYNs die.
-func newPathNetwork(t testing.TB) *lab.Network {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.1", lab.SYNACK()).Behind("198.51.100.1", "", "10.0.0.3")
-	network.At("192.0.2.2", lab.RST()).Behind("198.51.100.1")
+func newPathNetwork(t testing.TB) *simnet.Network {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1", "", "10.0.0.3")
+	network.At("192.0.2.2", simnet.RST()).Behind("198.51.100.1")
 	network.At("192.0.2.3").Behind("198.51.100.1", "198.51.100.2")
-	network.At("192.0.2.4", lab.ICMP("198.51.100.2", 3, 13)).Behind("198.51.100.1")
-	network.At("2001:db8::1", lab.SYNACK()).Behind("2001:db8:ffff::1")
+	network.At("192.0.2.4", simnet.ICMP("198.51.100.2", 3, 13)).Behind("198.51.100.1")
+	network.At("2001:db8::1", simnet.SYNACK()).Behind("2001:db8:ffff::1")
 	return network
 }
 

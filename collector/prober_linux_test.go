@@ -21,6 +21,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -58,7 +60,7 @@ func golden(t *testing.T, name, got string) {
 func TestExposition(t *testing.T) {
 	router := netip.MustParseAddr("198.51.100.7")
 	lost := true
-	lab.NewWire(t, func(s lab.Segment) [][]byte {
+	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		switch s.Dst.Addr().String() {
 		case "192.0.2.1": // open, but the first SYN is lost
 			if lost = !lost; lost && s.SYN {
@@ -71,7 +73,7 @@ func TestExposition(t *testing.T) {
 		}
 		return nil
 	}, "192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24")
-	p := newProber(t, Options{TimeoutOffset: 500 * time.Millisecond, DialDNS: lab.NewDNS(t, lab.Names{
+	p := newProber(t, Options{TimeoutOffset: 500 * time.Millisecond, DialDNS: simnet.NewDNS(t, simnet.Names{
 		"both.example": {"127.0.0.1", "::1"},
 		"four.example": {"127.0.0.1"},
 	})})
@@ -155,7 +157,7 @@ func TestOpenMetrics(t *testing.T) {
 }
 
 func TestDebug(t *testing.T) {
-	p := newProber(t, Options{DialDNS: lab.NewDNS(t, lab.Names{"both.example": {"127.0.0.1", "::1"}})})
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{"both.example": {"127.0.0.1", "::1"}})})
 	listen(t, "[::1]:7006")
 	for query, want := range map[string]string{
 		"target=both.example:7006": `^# Log
@@ -232,7 +234,7 @@ func TestMistakes(t *testing.T) {
 
 // Without descriptors there is no verdict, with a name for a target neither.
 func TestFaults(t *testing.T) {
-	p := newProber(t, Options{DialDNS: lab.NewDNS(t, lab.Names{"four.example": {"127.0.0.1"}})})
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{"four.example": {"127.0.0.1"}})})
 	target := listen(t, "127.0.0.1:7004")
 	for query, want := range map[string]string{
 		"target=" + target:         "this prober is in trouble, not the target: shake 127.0.0.1:7004: socket: too many open files\n",
@@ -254,8 +256,8 @@ func TestFaults(t *testing.T) {
 }
 
 func TestNoLocalPort(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
-	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	p := newProber(t, Options{})
 	end := probeInBackground(p, "192.0.2.1:80")
 	wire.Await(1)
@@ -273,8 +275,8 @@ func TestNoLocalPort(t *testing.T) {
 // Without a local port there is no answer to a DNS query, which then says nothing about the
 // name, as its errno, EAGAIN, seems to: to the net package that is a timeout.
 func TestNoLocalPortForDNS(t *testing.T) {
-	p := newProber(t, Options{DialDNS: lab.NewDNS(t, lab.Names{"four.example": {"127.0.0.1"}})})
-	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40001") // one for each of a name's queries
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{"four.example": {"127.0.0.1"}})})
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40001") // one for each of a name's queries
 	var taken []net.PacketConn
 	for _, address := range []string{":40000", ":40001"} {
 		conn, err := net.ListenPacket("udp4", address)
@@ -302,7 +304,7 @@ func TestNoLocalPortForDNS(t *testing.T) {
 
 // With one probe allowed in flight, another one is turned away, and then a third is not.
 func TestInFlightLimit(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{MaxInFlight: 1})
 	end := probeInBackground(p, "192.0.2.1:80")
 	wire.Await(1)
@@ -326,7 +328,7 @@ func TestInFlightLimit(t *testing.T) {
 // Callers that are turned away are at no time in flight, where they would take the place of
 // others.
 func TestTurnedAwayIsNotInFlight(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	p := newProber(t, Options{MaxInFlight: 1})
 	end := probeInBackground(p, "192.0.2.1:80")
 	wire.Await(1)
@@ -368,8 +370,8 @@ func TestShuttingDown(t *testing.T) {
 
 // A caller that hangs up ends its probe, in the handshake as in name resolution.
 func TestCallerGone(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{DialDNS: lab.NewDNS(t, nil)})
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, nil)})
 	for i, target := range []string{"192.0.2.1:80", "silent.example:80"} {
 		end := probeInBackground(p, target)
 		if i == 0 {

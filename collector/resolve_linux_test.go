@@ -15,6 +15,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 func TestChoose(t *testing.T) {
@@ -51,7 +52,7 @@ func (c dnsConn) Close() error {
 // When the callers have gone, the sockets of their lookups are closed, long before the
 // resolver would do that. Two of them ask for the same name.
 func TestLookupsEndWithTheirCallers(t *testing.T) {
-	dial := lab.NewDNS(t, nil)
+	dial := simnet.NewDNS(t, nil)
 	dialled := make(chan struct{}, 100)
 	var open, late atomic.Int64
 	p := newProber(t, Options{DialDNS: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -92,7 +93,7 @@ func TestLookupsEndWithTheirCallers(t *testing.T) {
 // because its socket was closed: that would not be told from a broken answer. It takes many
 // queries for one to lose that race.
 func TestQueriesTimeOut(t *testing.T) {
-	resolver := newResolver(lab.NewDNS(t, nil))
+	resolver := newResolver(simnet.NewDNS(t, nil))
 	var queries sync.WaitGroup
 	for range 300 {
 		queries.Go(func() {
@@ -118,7 +119,7 @@ func TestQueriesTimeOut(t *testing.T) {
 // makes of it: it has another try, and asks for the addresses of the other IP version. But a
 // server that has no way from this host is one of several.
 func TestQueryNotSent(t *testing.T) {
-	dial := lab.NewDNS(t, lab.Names{"six.example": {"::1"}})
+	dial := simnet.NewDNS(t, simnet.Names{"six.example": {"::1"}})
 	for _, c := range []struct {
 		errno  syscall.Errno
 		status int

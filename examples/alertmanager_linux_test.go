@@ -16,6 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A notification is what Alertmanager sends to a webhook.
@@ -57,7 +61,7 @@ func newPager(t *testing.T) *pager {
 	serving.Go(func() { server.Serve(listener) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })
 	file := lab.Write(t, t.TempDir(), "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml")))
-	lab.Start(t, exec.Command(program, "--config.file="+file, "--storage.path="+t.TempDir(),
+	process.Start(t, exec.Command(program, "--config.file="+file, "--storage.path="+t.TempDir(),
 		"--web.listen-address=localhost:9093", "--cluster.listen-address=")).Listening(9093)
 	return p
 }
@@ -132,7 +136,7 @@ func (p *pager) forget() {
 
 // startPrometheus starts a Prometheus that is sixty times as fast as the example, with its
 // rules and these targets.
-func startPrometheus(t *testing.T, targets ...string) *lab.Prometheus {
+func startPrometheus(t *testing.T, targets ...string) *process.Prometheus {
 	t.Helper()
 	dir := t.TempDir()
 	for _, file := range lab.Files(t, "rules/*.yml") {
@@ -153,23 +157,23 @@ func startPrometheus(t *testing.T, targets ...string) *lab.Prometheus {
 		}
 		config = strings.Replace(config, change[0], change[1], 1)
 	}
-	return lab.StartPrometheus(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
+	return process.StartPrometheus(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
 }
 
 // A target is broken in each of five ways, and the notification says which, with the errno;
 // then it is repaired, and that is told, too. Nothing else is.
 func TestAlerts(t *testing.T) {
-	chain := lab.NewChain(t)
+	chain := kernel.NewChain(t)
 	nft := lab.Program(t, "nft", "nftables")
 	ip := lab.Program(t, "ip", "iproute2")
 	dir := t.TempDir()
 	hosts := lab.Write(t, dir, "hosts", "127.0.0.1 localhost web.example\n")
 	resolv := lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")
-	lab.ServeDNS(t, "127.0.0.1:53", nil) // there is no name
+	simnet.ServeDNS(t, "127.0.0.1:53", nil) // there is no name
 	config := lab.Write(t, dir, "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
-	shaker := lab.WithFiles(t, lab.Exporter(t, "--config.file="+config, "--timeout-offset=0.1"),
+	shaker := process.WithFiles(t, exporter.Command(t, "--config.file="+config, "--timeout-offset=0.1"),
 		map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv})
-	lab.Start(t, shaker).Listening(10115)
+	process.Start(t, shaker).Listening(10115)
 	redis := startRedis(t)
 
 	const stopped, firewalled, unrouted, nameless = "127.0.0.1:6379", "10.77.4.2:80", "[fd77:4::2]:80", "web.example:10115"
@@ -265,10 +269,10 @@ func TestAlerts(t *testing.T) {
 }
 
 // startRedis starts a server for the rest of the test, or until it is stopped.
-func startRedis(t *testing.T) *lab.Process {
+func startRedis(t *testing.T) *process.Process {
 	t.Helper()
 	program := lab.Program(t, "redis-server", "redis-server")
-	redis := lab.Start(t, exec.Command(program, "--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()))
+	redis := process.Start(t, exec.Command(program, "--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()))
 	redis.Listening(6379)
 	return redis
 }
@@ -276,18 +280,18 @@ func startRedis(t *testing.T) *lab.Process {
 // A router dies, and five targets with it. There is one notification for the router, which has
 // the targets, and none for each of them. A sixth, behind another router, is told of by itself.
 func TestOneDeadRouterPagesOnce(t *testing.T) {
-	network := lab.NewNetwork(t)
+	network := simnet.NewNetwork(t)
 	behind := []string{"198.51.100.1", "198.51.100.2"}
 	var targets, want []string
 	for i := range 5 {
 		target := fmt.Sprintf("192.0.2.%d:443", i+1)
-		network.At(target, lab.SYNACK()).Behind(behind...)
+		network.At(target, simnet.SYNACK()).Behind(behind...)
 		targets = append(targets, target)
 		want = append(want, "TargetCutOff "+target+" 198.51.100.1")
 	}
-	network.At("203.0.113.1:22", lab.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
+	network.At("203.0.113.1:22", simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
 	config := lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
-	lab.StartExporter(t, 10115, "--config.file="+config, "--timeout-offset=0.1")
+	exporter.StartOn(t, 10115, "--config.file="+config, "--timeout-offset=0.1")
 	pager := newPager(t)
 	prometheus := startPrometheus(t, append(targets, "203.0.113.1:22")...)
 	lab.Eventually(t, "all is well", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
@@ -295,7 +299,7 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 	for _, target := range targets {
 		network.At(target).Behind("198.51.100.1", "") // the next router, and all beyond it, are silent
 	}
-	network.At("203.0.113.1:22", lab.RST()).Behind("198.51.100.1", "198.51.100.3")
+	network.At("203.0.113.1:22", simnet.RST()).Behind("198.51.100.1", "198.51.100.3")
 	want = append(want, "TargetDown 203.0.113.1:22")
 	slices.Sort(want)
 	lab.Eventually(t, "all of it has been told", func() bool {
@@ -308,7 +312,7 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 			!slices.ContainsFunc(targets, func(target string) bool { return states[target] != "suppressed" })
 	})
 	for _, target := range targets {
-		network.At(target, lab.SYNACK()).Behind(behind...)
+		network.At(target, simnet.SYNACK()).Behind(behind...)
 	}
 	lab.Eventually(t, "the end has been told", func() bool {
 		for _, name := range want {

@@ -19,6 +19,9 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 const composeFile = "compose/compose.yml"
@@ -145,7 +148,7 @@ func TestCompose(t *testing.T) {
 // each has an address of its own, and that is what it calls localhost, unless that is ::1, where
 // nobody listens.
 func TestComposeServices(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	c, err := parseCompose(lab.Read(t, composeFile))
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +161,7 @@ func TestComposeServices(t *testing.T) {
 		names += addresses[name] + " " + name + "\n"
 	}
 	isolated := func(name string, program string, args ...string) *exec.Cmd {
-		return lab.WithFiles(t, exec.Command(program, args...), map[string]string{
+		return process.WithFiles(t, exec.Command(program, args...), map[string]string{
 			"/etc/hosts":       lab.Write(t, dir, name+".hosts", "::1 localhost\n"+addresses[name]+" localhost\n"+names),
 			"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
 		})
@@ -174,10 +177,10 @@ func TestComposeServices(t *testing.T) {
 		t.Helper()
 		cmd, _ := command(name, program, args...)
 		s := c.Services[name]
-		lab.Start(t, cmd).Listening(s.port())
+		process.Start(t, cmd).Listening(s.port())
 	}
 
-	shaker := lab.Exporter(t).Path
+	shaker := exporter.Command(t).Path
 	health := c.Services["shaker-exporter"].Healthcheck.Test
 	if len(health) < 2 || health[0] != "CMD" || health[1] != "/shaker_exporter" {
 		t.Fatalf("the health check is %q", health)
@@ -192,7 +195,7 @@ func TestComposeServices(t *testing.T) {
 	}
 	start("alertmanager", lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager"), "--cluster.listen-address=") // there is no other to find
 	cmd, address := command("prometheus", lab.Program(t, "prometheus", "prometheus"))
-	prometheus := lab.ServePrometheus(t, cmd, address)
+	prometheus := process.ServePrometheus(t, cmd, address)
 
 	want := map[string]string{"prometheus:9090": "open", "alertmanager:9093": "open", "grafana:3000": "refused", "192.0.2.1:443": "timeout"}
 	got := make(map[string]string)

@@ -19,6 +19,9 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A grafana asks Prometheus for what is on a dashboard.
@@ -371,38 +374,38 @@ scrape_configs:
 
 // newGrafanaNetwork lays a network where everything is that a dashboard has a panel for, and
 // lets an exporter probe it.
-func newGrafanaNetwork(t *testing.T) (exporter *lab.Process) {
-	network := lab.NewNetwork(t)
-	network.At("192.0.2.1", lab.SYNACK().After(20*time.Millisecond))
-	network.At("192.0.2.2", lab.RST())
+func newGrafanaNetwork(t *testing.T) *process.Process {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK().After(20*time.Millisecond))
+	network.At("192.0.2.2", simnet.RST())
 	network.At("192.0.2.3")
-	network.At("192.0.2.4", lab.SYNACK()).LosingSYNs(1)
-	network.At("192.0.2.5", lab.ICMP("198.51.100.9", 3, 13))
-	network.At("192.0.2.11", lab.SYNACK().After(10*time.Millisecond)).Behind("198.51.100.1", "198.51.100.2")
+	network.At("192.0.2.4", simnet.SYNACK()).LosingSYNs(1)
+	network.At("192.0.2.5", simnet.ICMP("198.51.100.9", 3, 13))
+	network.At("192.0.2.11", simnet.SYNACK().After(10*time.Millisecond)).Behind("198.51.100.1", "198.51.100.2")
 	network.At("192.0.2.12").Behind("198.51.100.1", "198.51.100.3")
-	network.At("192.0.2.21", lab.SYNACK())
-	network.At("192.0.2.22", lab.RST())
+	network.At("192.0.2.21", simnet.SYNACK())
+	network.At("192.0.2.22", simnet.RST())
 	dir := t.TempDir()
 	config := lab.Write(t, dir, "shaker.yml", grafanaExporter)
-	cmd := lab.Exporter(t, "--web.listen-address=127.0.0.1:10115", "--config.file="+config)
-	exporter = lab.Start(t, lab.WithFiles(t, cmd, map[string]string{
+	cmd := exporter.Command(t, "--web.listen-address=127.0.0.1:10115", "--config.file="+config)
+	p := process.Start(t, process.WithFiles(t, cmd, map[string]string{
 		"/etc/hosts":       lab.Write(t, dir, "hosts", "127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n"),
 		"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
 	}))
-	exporter.Listening(10115)
-	return exporter
+	p.Listening(10115)
+	return p
 }
 
 // Every query of every panel finds what its title says, be the exporter's histograms classic
 // or native in Prometheus. With the rules what is down is not forgotten when the exporter is.
 func TestDashboardQueries(t *testing.T) {
-	exporter := newGrafanaNetwork(t)
+	p := newGrafanaNetwork(t)
 	config := lab.Write(t, t.TempDir(), "prometheus.yml", grafanaPrometheus)
 	rules := lab.Write(t, t.TempDir(), "targets.yml", lab.Read(t, "rules/targets.yml"))
 	withRules := lab.Write(t, t.TempDir(), "prometheus.yml", "rule_files: ["+rules+"]"+
 		strings.Replace(grafanaPrometheus, "global: {", "global: {evaluation_interval: 3s, ", 1))
-	classic := lab.StartPrometheus(t, 9090, config)
-	native := lab.StartPrometheus(t, 9091, withRules, "--enable-feature=native-histograms")
+	classic := process.StartPrometheus(t, 9090, config)
+	native := process.StartPrometheus(t, 9091, withRules, "--enable-feature=native-histograms")
 	t.Run("classic", func(t *testing.T) { testDashboardQueries(t, classic, 9090) })
 	t.Run("docs/promql.md", func(t *testing.T) { testPromQLPage(t, classic) })
 	t.Run("native", func(t *testing.T) {
@@ -418,13 +421,13 @@ func TestDashboardQueries(t *testing.T) {
 		}
 	}
 	classic.Stop()
-	exporter.Stop()
+	p.Stop()
 	t.Run("outage", func(t *testing.T) { testOutage(t, native, 9091) })
 }
 
 // When the exporter has been down for longer than the time range, the targets are still there to
 // choose from, and they are not measured: nothing says that they are well.
-func testOutage(t *testing.T, server *lab.Prometheus, port int) {
+func testOutage(t *testing.T, server *process.Prometheus, port int) {
 	const timeRange = 15 * time.Second
 	lab.Eventually(t, "no verdict is left in the time range", func() bool {
 		return len(server.Query(fmt.Sprintf("last_over_time(probe_result_info[%s])", timeRange))) == 0
@@ -463,7 +466,7 @@ func readBoards(t *testing.T) map[string]*board {
 	return boards
 }
 
-func testDashboardQueries(t *testing.T, server *lab.Prometheus, port int) {
+func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 	lab.Eventually(t, "all is scraped three times", func() bool {
 		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 17 && len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
 	})
@@ -779,7 +782,7 @@ func TestDashboardExpressions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := lab.Promtool(t, "test", "rules", lab.Write(t, t.TempDir(), "test.yml", string(text))); err != nil {
+		if out, err := process.Promtool(t, "test", "rules", lab.Write(t, t.TempDir(), "test.yml", string(text))); err != nil {
 			t.Errorf("%s %s at %s: %v\n%s", c.panel, c.instance, c.at, err, out)
 		}
 	}

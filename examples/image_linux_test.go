@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // What the build is told.
@@ -302,7 +303,7 @@ func (b *builder) run(image string) {
 	t := b.t
 	t.Helper()
 	container := b.buildah("from", "--pull-never", image)
-	p := lab.Start(t, b.command(append([]string{"run", "--cap-drop=all", container, "--"}, b.inspect(image).Config.Entrypoint...)...))
+	p := process.Start(t, b.command(append([]string{"run", "--cap-drop=all", container, "--"}, b.inspect(image).Config.Entrypoint...)...))
 	p.Listening(10115)
 	if body := lab.Get(t, "http://localhost:10115/probe?target=localhost:10115"); !strings.Contains(body, "\nprobe_success 1\n") {
 		t.Errorf("it probes itself: %s", body)

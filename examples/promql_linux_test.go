@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // Every metric of the README is in a query of docs/promql.md, and every query finds something
 // where it has happened.
-func testPromQLPage(t *testing.T, prometheus *lab.Prometheus) {
+func testPromQLPage(t *testing.T, prometheus *process.Prometheus) {
 	var queries []string
 	for _, block := range regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(lab.Read(t, "../docs/promql.md"), -1) {
 		for line := range strings.Lines(block[1]) {

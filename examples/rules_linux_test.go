@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // A rule is an alert or a recorded expression.
@@ -38,7 +39,7 @@ func TestRules(t *testing.T) {
 		append([]string{"check", "rules", "--lint-fatal"}, lab.Files(t, "rules/*.yml")...),
 		append([]string{"test", "rules"}, lab.Files(t, "rules/tests/*.yml")...),
 	} {
-		if out, err := lab.Promtool(t, args...); err != nil {
+		if out, err := process.Promtool(t, args...); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
@@ -97,7 +98,7 @@ func TestBrokenRules(t *testing.T) {
 		for _, broken := range []string{"vector(0) > 1", "vector(1)"} {
 			lab.Write(t, dir, file, alertExpr.ReplaceAllString(text, "${1}"+broken))
 			tests := filepath.Join(dir, "rules/tests", strings.TrimSuffix(filepath.Base(file), ".yml")+"_test.yml")
-			out, _ := lab.Promtool(t, "test", "rules", tests)
+			out, _ := process.Promtool(t, "test", "rules", tests)
 			for _, r := range rulesOf(t, file) {
 				if r.Alert != "" && !strings.Contains(out, "alertname: "+r.Alert+",") {
 					t.Errorf("%s as %s passes its tests:\n%s", r.Alert, broken, out)

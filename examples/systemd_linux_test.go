@@ -18,6 +18,9 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/collector"
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 const (
@@ -30,7 +33,7 @@ const (
 // misspelled setting, and the unit without one restriction or another.
 func TestUnit(t *testing.T) {
 	analyze := lab.Program(t, "systemd-analyze", "systemd")
-	unit := strings.ReplaceAll(lab.Read(t, unitFile), unitProgram, lab.Exporter(t).Path)
+	unit := strings.ReplaceAll(lab.Read(t, unitFile), unitProgram, exporter.Command(t).Path)
 	verify := func(unit string) string {
 		file := lab.Write(t, t.TempDir(), "shaker_exporter.service", unit)
 		out, err := exec.Command(analyze, "verify", "--man=no", file).CombinedOutput()
@@ -105,24 +108,24 @@ modules:
 // A real systemd runs the unit, and in its sandbox the exporter can do what it can do outside,
 // but has no privilege. The controls are sandboxes that are narrower.
 func TestSystemd(t *testing.T) {
-	network := lab.NewNetwork(t)
-	for place, answer := range map[string]lab.Answer{
-		"192.0.2.1": lab.SYNACK(), "2001:db8::1": lab.SYNACK(), "fe80::1": lab.SYNACK(),
-		"192.0.2.2": lab.RST(),
-		"192.0.2.3": lab.ICMP("198.51.100.9", 3, 13), "2001:db8::3": lab.ICMP("2001:db8:1::9", 1, 1),
+	network := simnet.NewNetwork(t)
+	for place, answer := range map[string]simnet.Answer{
+		"192.0.2.1": simnet.SYNACK(), "2001:db8::1": simnet.SYNACK(), "fe80::1": simnet.SYNACK(),
+		"192.0.2.2": simnet.RST(),
+		"192.0.2.3": simnet.ICMP("198.51.100.9", 3, 13), "2001:db8::3": simnet.ICMP("2001:db8:1::9", 1, 1),
 	} {
 		network.At(place, answer)
 	}
-	network.At("192.0.2.5", lab.SYNACK()).Behind("198.51.100.1", "198.51.100.2")
-	network.At("2001:db8::5", lab.SYNACK()).Behind("2001:db8:1::1", "2001:db8:1::2")
+	network.At("192.0.2.5", simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2")
+	network.At("2001:db8::5", simnet.SYNACK()).Behind("2001:db8:1::1", "2001:db8:1::2")
 	web := []string{"192.0.2.1", "2001:db8::1"}
-	lab.ServeDNS(t, "127.0.0.1:53", lab.Names{"web.test": web, "truncated.web.test": web})
+	simnet.ServeDNS(t, "127.0.0.1:53", simnet.Names{"web.test": web, "truncated.web.test": web})
 	conf := strings.ReplaceAll(sandboxConfig, "DEVICE", network.Interface())
 
 	s := bootSystemd(t)
 	s.configure(conf)
 	probe := func() (wrong []string) {
-		outside := lab.Start(t, lab.WithFiles(t, exec.Command(s.program, "--web.listen-address=:10116", "--config.file="+s.config),
+		outside := process.Start(t, process.WithFiles(t, exec.Command(s.program, "--web.listen-address=:10116", "--config.file="+s.config),
 			map[string]string{"/etc/resolv.conf": s.resolver}))
 		defer outside.Stop()
 		outside.Listening(10116)
@@ -242,7 +245,7 @@ func TestSystemd(t *testing.T) {
 // systemd starts the exporter, reloads its configuration, starts it again when it crashes, and
 // lets the running probes end. What is wrong with a configuration is an error of the command.
 func TestSystemdServes(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s := bootSystemd(t)
 	const valid, mistaken = "modules: {%s: {prober: tcp}}", "modules: {web: {prober: http}}"
 	inForce := func() string {
@@ -342,7 +345,7 @@ func bootSystemd(t *testing.T) *systemd {
 	t.Helper()
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	s := &systemd{t: t, dir: dir, program: lab.Exporter(t).Path,
+	s := &systemd{t: t, dir: dir, program: exporter.Command(t).Path,
 		config:   lab.Write(t, dir, "config/shaker.yml", ""),
 		resolver: lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")}
 	lab.Write(t, dir, "units/shaker_exporter.service", lab.Read(t, unitFile))
@@ -383,7 +386,7 @@ exec env -i PATH="$PATH" container=lab SYSTEMD_UNIT_PATH=/run/lab/units /lib/sys
 	lab.Program(t, "nsenter", "util-linux")
 	lab.Program(t, "journalctl", "systemd")
 	group := newCgroup(t)
-	lab.Start(t, exec.Command("sh", "-e", "-c", `echo $$ >"$1"/cgroup.procs; shift; exec "$@"`, "sh", group,
+	process.Start(t, exec.Command("sh", "-e", "-c", `echo $$ >"$1"/cgroup.procs; shift; exec "$@"`, "sh", group,
 		unshare, "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts", "--ipc", "sh", "-e", "-c", script, "sh", dir, s.program))
 	lab.Eventually(t, "systemd runs", func() bool { // later its children have its name, too, until they run something
 		pids := pidsOf(t, "systemd")

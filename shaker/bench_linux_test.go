@@ -23,6 +23,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // BenchmarkBeside runs Shake beside what anyone can write with the standard library: a
@@ -40,7 +43,7 @@ func BenchmarkBeside(b *testing.B) {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) { beside(b, callers, shake, dial) })
 	}
 	b.Run("callers=10000,busy", func(b *testing.B) {
-		lab.KeepBusy(b)
+		process.KeepBusy(b)
 		beside(b, 10000, shake, dial)
 	})
 }
@@ -139,7 +142,7 @@ func systemCalls(b *testing.B, callers int, handshake func() error) float64 {
 //
 //	go test -run '^$' -bench Floor -benchtime 40000x ./shaker
 func BenchmarkFloor(b *testing.B) {
-	floor := lab.Compile(b, "testdata/floor.c")
+	floor := process.Compile(b, "testdata/floor.c")
 	target, _ := listen(b, "127.0.0.1:0")
 	shake := shaking(b, target)
 	for _, callers := range []int{1, 100, 1000} {
@@ -179,14 +182,14 @@ func BenchmarkOneDestination(b *testing.B) {
 	lab.Need(b)
 	target, _ := listen(b, "127.0.0.1:0")
 	shake := shaking(b, target)
-	timeWaits := lab.TimeWaits(b)
+	timeWaits := kernel.TimeWaits(b)
 	var tenths [10]cost
 	var all cost
 	for i := range tenths {
 		tenths[i] = measure(b, 100, b.N/len(tenths)+1, shake)
 		all.add(tenths[i])
 	}
-	timeWaits = lab.TimeWaits(b) - timeWaits
+	timeWaits = kernel.TimeWaits(b) - timeWaits
 	if all.failed > 0 || all.acks > 0 || timeWaits > 0 {
 		b.Errorf("%d failed, %d ACKs, %d in TIME_WAIT", all.failed, all.acks, timeWaits)
 	}
@@ -234,7 +237,7 @@ func (c *cost) add(d cost) {
 
 // measure shares n handshakes among the callers.
 func measure(b *testing.B, callers, n int, handshake func() error) cost {
-	counters := lab.Counters(b)
+	counters := kernel.Counters(b)
 	var left, failed atomic.Int64
 	left.Store(int64(n))
 	var before, after runtime.MemStats
@@ -252,7 +255,7 @@ func measure(b *testing.B, callers, n int, handshake func() error) cost {
 	}
 	wg.Wait()
 	c := cost{n: n, wall: time.Since(start), cpu: lab.CPU() - cpu}
-	c.failed, c.acks = failed.Load(), lab.Counters(b)["TcpPassiveOpens"]-counters["TcpPassiveOpens"]
+	c.failed, c.acks = failed.Load(), kernel.Counters(b)["TcpPassiveOpens"]-counters["TcpPassiveOpens"]
 	runtime.ReadMemStats(&after)
 	c.allocs = after.Mallocs - before.Mallocs
 	return c
@@ -265,7 +268,7 @@ func measure(b *testing.B, callers, n int, handshake func() error) cost {
 func BenchmarkLateness(b *testing.B) {
 	const targets = 10_000
 	lab.NeedDescriptors(b, targets+100)
-	lab.NewNetwork(b)
+	simnet.NewNetwork(b)
 	s, err := New(nil)
 	if err != nil {
 		b.Fatal(err)

@@ -15,12 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A crowd is many callers that probe a network of which all is known, with deadlines at
 // which it is hard to be right.
 type crowd struct {
-	network *lab.Network
+	network *simnet.Network
 	rtt     time.Duration // to every target that answers
 	kinds   []kind
 	shaker  *Shaker
@@ -39,7 +40,7 @@ type wrongError struct {
 	took, timeout time.Duration
 	result        Result
 	err           error
-	network       *lab.Network
+	network       *simnet.Network
 }
 
 func (w *wrongError) Error() string {
@@ -75,27 +76,27 @@ func manyCallers(n int) int {
 // newCrowd lays out live, refusing, unreachable, silent and lossy targets.
 func newCrowd(t *testing.T, rtt time.Duration) *crowd {
 	t.Helper()
-	c := &crowd{network: lab.NewNetwork(t), rtt: rtt, shaker: start(t)}
+	c := &crowd{network: simnet.NewNetwork(t), rtt: rtt, shaker: start(t)}
 	c.shake = c.shaker.Shake
 	c.network.WatchStalls()
 	for _, version := range []struct {
 		prefix      string // with the number of a kind
-		unreachable lab.Answer
+		unreachable simnet.Answer
 	}{
-		{"10.%d.0.0/16", lab.ICMP("198.51.100.7", 3, 1)},
-		{"2001:db8:%d::/112", lab.ICMP("2001:db8:ffff::7", 1, 3)},
+		{"10.%d.0.0/16", simnet.ICMP("198.51.100.7", 3, 1)},
+		{"2001:db8:%d::/112", simnet.ICMP("2001:db8:ffff::7", 1, 3)},
 	} {
-		lay := func(k kind, answers ...lab.Answer) *lab.Host {
+		lay := func(k kind, answers ...simnet.Answer) *simnet.Host {
 			prefix := netip.MustParsePrefix(fmt.Sprintf(version.prefix, len(c.kinds)))
 			k.first = prefix.Addr()
 			c.kinds = append(c.kinds, k)
 			return c.network.At(prefix.String(), answers...)
 		}
-		lay(kind{outcome: Open, answer: rtt}, lab.SYNACK().After(rtt))
-		lay(kind{outcome: Refused, answer: rtt}, lab.RST().After(rtt))
+		lay(kind{outcome: Open, answer: rtt}, simnet.SYNACK().After(rtt))
+		lay(kind{outcome: Refused, answer: rtt}, simnet.RST().After(rtt))
 		lay(kind{outcome: Unreachable, answer: rtt}, version.unreachable.After(rtt))
 		lay(kind{outcome: Timeout})
-		lay(kind{outcome: Open, answer: rtt, lossy: true}, lab.SYNACK().After(rtt)).LosingSYNs(1)
+		lay(kind{outcome: Open, answer: rtt, lossy: true}, simnet.SYNACK().After(rtt)).LosingSYNs(1)
 	}
 	return c
 }
@@ -137,7 +138,7 @@ func (c *crowd) probe() *wrongError {
 	began := time.Now()
 	r, err := c.shake(ctx, target, &Options{Timeout: timeout})
 	took := time.Since(began)
-	soonest := k.after(lab.InitialRTO)
+	soonest := k.after(simnet.InitialRTO)
 
 	switch {
 	case cancelled && errors.Is(err, context.Canceled), !mustAnswer && errors.Is(err, ErrUnsent):

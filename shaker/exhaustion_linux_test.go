@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A thousand callers come where there is room for few of them. Those who find none are told
@@ -36,7 +38,7 @@ func TestExhaustion(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			lab.NeedDescriptors(t, 1200)
 			exhausted := make(chan struct{})
-			lab.NewWire(t, func(s lab.Segment) [][]byte {
+			simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 				if !s.SYN {
 					return nil
 				}
@@ -44,7 +46,7 @@ func TestExhaustion(t *testing.T) {
 				return [][]byte{s.SYNACK()}
 			}, "192.0.2.0/24", "2001:db8::/32")
 			s, l := startOne(t)
-			lab.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("40000 %d", 40_000+c.ports-1))
+			kernel.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("40000 %d", 40_000+c.ports-1))
 			close(hold(l).release) // from here on the loop has all it needs
 			descriptors, goroutines := lab.Descriptors(t), runtime.NumGoroutine()
 			room := min(int(c.descriptors)-descriptors, c.ports)

@@ -10,15 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // Everything that a network may do with a SYN, and what Shake says of it.
 func TestFaults(t *testing.T) {
-	network := lab.NewNetwork(t)
+	network := simnet.NewNetwork(t)
 	s := start(t)
-	faults := network.Faults()
-	findings := make([]lab.Finding, len(faults))
+	faults := network.Conditions()
+	findings := make([]simnet.Finding, len(faults))
 	var group sync.WaitGroup
 	for i, fault := range faults {
 		group.Go(func() {
@@ -34,10 +34,10 @@ func TestFaults(t *testing.T) {
 		})
 	}
 	group.Wait()
-	lab.CompareFaults(t, faults, findings)
+	simnet.CompareConditions(t, faults, findings)
 
 	// Where two causes have one errno, the ICMP error tells them apart.
-	names := make(map[lab.Finding]string)
+	names := make(map[simnet.Finding]string)
 	for i, f := range findings {
 		if f.ICMP != "" && strings.HasPrefix(faults[i].Name, "ICMP") && strings.Count(faults[i].Name, ",") == 1 {
 			if name, ok := names[f]; ok {
@@ -49,7 +49,7 @@ func TestFaults(t *testing.T) {
 }
 
 // checkFault compares a result, and how long it took, with what was on the wire.
-func checkFault(network *lab.Network, fault lab.Fault, r Result, took time.Duration) error {
+func checkFault(network *simnet.Network, fault simnet.Condition, r Result, took time.Duration) error {
 	syns, acks := 0, 0
 	for segment := range network.SentTo(fault.Target) {
 		switch {
@@ -79,8 +79,8 @@ func checkFault(network *lab.Network, fault lab.Fault, r Result, took time.Durat
 }
 
 // finding is what the result says, as the fault matrix has it.
-func finding(r Result) lab.Finding {
-	f := lab.Finding{Result: r.Outcome.String(), Errno: ErrnoName(r.Errno)}
+func finding(r Result) simnet.Finding {
+	f := simnet.Finding{Result: r.Outcome.String(), Errno: ErrnoName(r.Errno)}
 	if r.ICMP.From.IsValid() {
 		f.ICMP = fmt.Sprintf("%d/%d %v from %v", r.ICMP.Type, r.ICMP.Code, r.ICMP, r.ICMP.From)
 	}

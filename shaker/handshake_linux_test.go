@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // withoutTimes returns the result without what differs from run to run.
@@ -71,7 +73,7 @@ func TestRefusedByRST(t *testing.T) {
 
 // A passed deadline is a verdict wherever it was set, and the sooner one counts.
 func TestDeadlines(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
 	const short, long = 50 * time.Millisecond, time.Hour
 	for name, c := range map[string]struct{ config, options, context time.Duration }{
@@ -113,7 +115,7 @@ type lateContext struct{ context.Context }
 func (lateContext) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func TestDeadlineOfAContextThatDoesNotTellIt(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	r, err := start(t).Shake(lateContext{ctx}, netip.MustParseAddrPort("192.0.2.1:80"), nil)
@@ -125,8 +127,8 @@ func TestDeadlineOfAContextThatDoesNotTellIt(t *testing.T) {
 // A SYN-ACK and an RST right behind it: both are there before the loop looks again.
 func TestResetAfterSYNACK(t *testing.T) {
 	s, l := startOne(t)
-	var wire *lab.Wire
-	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+	var wire *simnet.Wire
+	wire = simnet.NewWire(t, func(syn simnet.Segment) [][]byte {
 		if syn.SYN {
 			h := hold(l)
 			wire.Send(syn.SYNACK(), syn.Reset())
@@ -148,8 +150,8 @@ func TestResetAfterSYNACK(t *testing.T) {
 // A SYN-ACK, a FIN, and much later an RST. Here the ACK does leave, and the errno is another.
 func TestResetAfterFIN(t *testing.T) {
 	s, l := startOne(t)
-	var wire *lab.Wire
-	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+	var wire *simnet.Wire
+	wire = simnet.NewWire(t, func(syn simnet.Segment) [][]byte {
 		if syn.SYN {
 			h := hold(l)
 			wire.Send(syn.SYNACK(), syn.Finish())
@@ -172,8 +174,8 @@ func TestResetAfterFIN(t *testing.T) {
 // the handshake took until then, not until the look before.
 func TestSYNACKAtTheDeadline(t *testing.T) {
 	s, l := startOne(t)
-	syns := make(chan lab.Segment, 1)
-	wire := lab.NewWire(t, func(segment lab.Segment) [][]byte {
+	syns := make(chan simnet.Segment, 1)
+	wire := simnet.NewWire(t, func(segment simnet.Segment) [][]byte {
 		if segment.SYN {
 			syns <- segment
 		}
@@ -202,8 +204,8 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 // that is left.
 func TestRefusedWithoutSocketError(t *testing.T) {
 	s, l := startOne(t)
-	var wire *lab.Wire
-	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+	var wire *simnet.Wire
+	wire = simnet.NewWire(t, func(syn simnet.Segment) [][]byte {
 		h := hold(l)
 		defer close(h.release)
 		wire.Send(syn.Refusal())
@@ -233,8 +235,8 @@ func takeSocketError(t *testing.T, l *loop, want unix.Errno) {
 func TestICMPErrorWithoutSocketError(t *testing.T) {
 	s, l := startOne(t)
 	router := netip.MustParseAddr("198.51.100.7")
-	var wire *lab.Wire
-	wire = lab.NewWire(t, func(syn lab.Segment) [][]byte {
+	var wire *simnet.Wire
+	wire = simnet.NewWire(t, func(syn simnet.Segment) [][]byte {
 		h := hold(l)
 		defer close(h.release)
 		wire.Send(syn.ICMPError(router, 3, 1))
@@ -324,7 +326,7 @@ func TestOwnRoutes(t *testing.T) {
 // Without IPv6 on this host no IPv6 address can be reached. Its errno is that of a lack of
 // local ports as well, which is a fault: see TestFaultsAreNotVerdicts.
 func TestWithoutSourceAddress(t *testing.T) {
-	lab.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
+	kernel.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
 	for _, address := range []string{"[::1]:80", "[2001:db8::1]:80"} {
 		target := netip.MustParseAddrPort(address)
 		r := mustShake(t, start(t), target)
@@ -340,7 +342,7 @@ func TestWithoutSourceAddress(t *testing.T) {
 
 // A child process that is started meanwhile has none of the descriptors.
 func TestDescriptorsAreNotInherited(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s, l := startOne(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

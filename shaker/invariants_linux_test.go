@@ -18,6 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/capture"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // The promise: 1,000 handshakes with a server, none of which it can accept. The same with
@@ -33,7 +36,7 @@ func TestServerSeesNoConnection(t *testing.T) {
 			target, accepted := listen(t, "127.0.0.1:0")
 			s := start(t)
 			s.engine.withholdACK = c.withholdACK
-			before, timeWaits, ackSent := lab.Counters(t), lab.TimeWaits(t), 0
+			before, timeWaits, ackSent := kernel.Counters(t), kernel.TimeWaits(t), 0
 			for range 1000 {
 				r := mustShake(t, s, target)
 				if r.Outcome != Open {
@@ -43,7 +46,7 @@ func TestServerSeesNoConnection(t *testing.T) {
 					ackSent++
 				}
 			}
-			after := lab.Counters(t)
+			after := kernel.Counters(t)
 			for counter, want := range map[string]int{
 				"TcpActiveOpens":      1000,
 				"TcpPassiveOpens":     c.accepted,        // handshakes that the server saw completed
@@ -57,7 +60,7 @@ func TestServerSeesNoConnection(t *testing.T) {
 					t.Errorf("%s: %d, want %d", counter, got, want)
 				}
 			}
-			if n := lab.TimeWaits(t) - timeWaits; c.withholdACK && n > 0 {
+			if n := kernel.TimeWaits(t) - timeWaits; c.withholdACK && n > 0 {
 				t.Errorf("%d sockets are left in TIME_WAIT", n)
 			}
 			if ackSent != c.accepted {
@@ -82,8 +85,8 @@ func TestACKSentWhenHeldUp(t *testing.T) {
 	s, l := startOne(t)
 	var ack atomic.Bool
 	acked := make(chan struct{})
-	var wire *lab.Wire
-	wire = lab.NewWire(t, func(segment lab.Segment) [][]byte {
+	var wire *simnet.Wire
+	wire = simnet.NewWire(t, func(segment simnet.Segment) [][]byte {
 		switch {
 		case segment.SYN:
 			h := hold(l)
@@ -191,7 +194,7 @@ func TestStaleEventIsDropped(t *testing.T) {
 // Invariant 1, from outside: sockets come and go by deadline, cancellation and answer,
 // so that descriptor numbers are used again all the time. No verdict may be another's.
 func TestVerdictsAreNotMixedUp(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	open, _ := listen(t, "127.0.0.1:0")
 	s := start(t)
 	targets := []struct {
@@ -235,7 +238,7 @@ func TestVerdictsAreNotMixedUp(t *testing.T) {
 // Invariant 2. When Shake returns, the RST is on the wire: before anything that its caller
 // sends next.
 func TestRSTBeforeAnythingElse(t *testing.T) {
-	capture := lab.NewCapture(t)
+	capture := capture.Loopback(t)
 	listener, _ := listen(t, "0.0.0.0:0")
 	s := start(t)
 	marker, err := net.ListenPacket("udp4", "127.0.0.1:0") // to which it sends what it sends
@@ -335,8 +338,8 @@ func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
 	t.Run("answered later", func(t *testing.T) {
 		_, l := startOne(t)
 		var answers [][]byte
-		var wire *lab.Wire
-		wire = lab.NewWire(t, func(segment lab.Segment) [][]byte {
+		var wire *simnet.Wire
+		wire = simnet.NewWire(t, func(segment simnet.Segment) [][]byte {
 			if segment.SYN {
 				answers = append(answers, segment.SYNACK())
 			}
@@ -444,7 +447,7 @@ func TestEventsAmongAll(t *testing.T) {
 // Invariant 3. A thousand callers arrive at once. On loopback every SYN is answered before
 // connect(2) returns, and each SYN-ACK gets its RST before the next SYN is sent.
 func TestRSTBeforeTheNextSYN(t *testing.T) {
-	capture := lab.NewCapture(t)
+	capture := capture.Loopback(t)
 	target, _ := listen(t, "127.0.0.1:0")
 	s, l := startOne(t)
 	h := hold(l)
@@ -532,7 +535,7 @@ func TestFewAreWokenAhead(t *testing.T) {
 
 // Invariant 4. However a handshake ends, its caller is told once, and told of its own.
 func TestEveryWaiterIsCompletedOnce(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	open, _ := listen(t, "0.0.0.0:0")
 	descriptors := lab.Descriptors(t)
 	s, err := New(nil)
@@ -596,7 +599,7 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 
 // A cancelled handshake has freed its socket when Shake returns.
 func TestCancellationFreesTheSocket(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s := start(t)
 	descriptors := lab.Descriptors(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -632,7 +635,7 @@ func TestCancellationWhileQueued(t *testing.T) {
 	target, _ := listen(t, "127.0.0.1:0")
 	h := hold(l)
 	ctx, cancel := context.WithCancel(context.Background())
-	before := lab.Counters(t)
+	before := kernel.Counters(t)
 	done := make(chan error)
 	go func() {
 		_, err := s.Shake(ctx, target, nil)
@@ -653,7 +656,7 @@ func TestCancellationWhileQueued(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-	if sent := lab.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
+	if sent := kernel.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
 		t.Errorf("%d SYNs were sent for nobody", sent)
 	}
 }
@@ -687,7 +690,7 @@ func TestCloseWaitsForTheLoop(t *testing.T) {
 
 // A loop whose epoll fails ends every handshake and takes no other one, and says why.
 func TestBrokenLoop(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s, l := startOne(t)
 	target := netip.MustParseAddrPort("192.0.2.1:80")
 	done := make(chan error)
@@ -714,7 +717,7 @@ func TestBrokenLoop(t *testing.T) {
 // Invariant 5. With one local port to choose from, a probe of that port meets itself.
 func TestHandshakeWithOneselfIsRefused(t *testing.T) {
 	lab.Need(t)
-	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	s := start(t)
 	for _, address := range []string{"127.0.0.1:40000", "[::1]:40000", "0.0.0.0:40000"} {
 		target := netip.MustParseAddrPort(address)
@@ -730,13 +733,13 @@ func TestHandshakeWithOneselfIsRefused(t *testing.T) {
 
 // A handshake with another host is one, even if both ends have the same port.
 func TestHandshakeBetweenEqualPorts(t *testing.T) {
-	lab.NewWire(t, func(s lab.Segment) [][]byte {
+	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		if s.SYN {
 			return [][]byte{s.SYNACK()}
 		}
 		return nil
 	}, "192.0.2.0/24")
-	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	r := mustShake(t, start(t), netip.MustParseAddrPort("192.0.2.1:40000"))
 	if r.Local.Port() != 40000 || r.Outcome != Open {
 		t.Errorf("%+v", r)
@@ -807,7 +810,7 @@ func TestDeadlinesAreKept(t *testing.T) {
 
 // Invariant 6. 10,000 silent targets: each gets its deadline's verdict, none too early.
 func TestDeadlinesOfSilentTargets(t *testing.T) {
-	lab.NewWire(t, nil, "192.0.2.0/24")
+	simnet.NewWire(t, nil, "192.0.2.0/24")
 	const callers = 10_000
 	lab.NeedDescriptors(t, callers+100)
 	s := start(t)
@@ -856,7 +859,7 @@ func TestDeadlinesLeaveNothingBehind(t *testing.T) {
 func TestDeadlineBeforeSYN(t *testing.T) {
 	s, l := startOne(t)
 	target, _ := listen(t, "127.0.0.1:0")
-	before := lab.Counters(t)
+	before := kernel.Counters(t)
 	h := hold(l)
 	done := make(chan error)
 	go func() {
@@ -872,7 +875,7 @@ func TestDeadlineBeforeSYN(t *testing.T) {
 	if err := <-done; !errors.Is(err, ErrUnsent) || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
-	if sent := lab.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
+	if sent := kernel.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
 		t.Errorf("%d SYNs were sent after the deadline", sent)
 	}
 }
@@ -896,8 +899,8 @@ func TestFaultsAreNotVerdicts(t *testing.T) {
 		}
 	})
 	t.Run("EADDRNOTAVAIL", func(t *testing.T) {
-		wire := lab.NewWire(t, nil, "192.0.2.0/24")
-		lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+		wire := simnet.NewWire(t, nil, "192.0.2.0/24")
+		kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 		target := netip.MustParseAddrPort("192.0.2.1:80")
 		s := start(t)
 		ctx, cancel := context.WithCancel(context.Background())

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 func TestMain(m *testing.M) { lab.Main(m) }
@@ -83,7 +84,7 @@ func closedPort(tb testing.TB) netip.AddrPort {
 
 // assertNoACK fails the test if this host has sent a segment with an ACK and without an
 // RST: the last ACK of a handshake, or the FIN of a connection.
-func assertNoACK(tb testing.TB, wire *lab.Wire) {
+func assertNoACK(tb testing.TB, wire *simnet.Wire) {
 	tb.Helper()
 	if acks := wire.ACKs(); len(acks) > 0 {
 		tb.Fatalf("%d ACKs left, the first: %v\n%s", len(acks), acks[0], wire.Trace(acks[0].Dst.Addr()))

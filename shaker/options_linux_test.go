@@ -19,6 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/capture"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // Targets on a wire.
@@ -28,9 +31,9 @@ var (
 )
 
 // openWire lays a wire on which every port is open.
-func openWire(t *testing.T) *lab.Wire {
+func openWire(t *testing.T) *simnet.Wire {
 	t.Helper()
-	return lab.NewWire(t, func(s lab.Segment) [][]byte {
+	return simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		if s.SYN {
 			return [][]byte{s.SYNACK()}
 		}
@@ -73,7 +76,7 @@ func addDetour(t *testing.T) (device string) {
 		lab.Skip(t, "needs a veth pair: %v", err)
 	}
 	t.Cleanup(func() { netlink.LinkDel(link) })
-	lab.Sysctl(t, "net.ipv6.conf."+attributes.Name+".addr_gen_mode", "1") // no link-local address
+	kernel.Sysctl(t, "net.ipv6.conf."+attributes.Name+".addr_gen_mode", "1") // no link-local address
 	for _, name := range []string{attributes.Name, "detour-end"} {
 		end, err := netlink.LinkByName(name)
 		if err == nil {
@@ -98,7 +101,7 @@ func single(a netip.Addr) *net.IPNet {
 
 // sentByOptions shakes hands with an open target and returns what was sent: the SYN and the
 // RST.
-func sentByOptions(t *testing.T, wire *lab.Wire, target netip.AddrPort, options Options) (segments []lab.Segment) {
+func sentByOptions(t *testing.T, wire *simnet.Wire, target netip.AddrPort, options Options) (segments []simnet.Segment) {
 	t.Helper()
 	wire.Forget()
 	if err := options.Check(); err != nil {
@@ -164,8 +167,8 @@ func TestLinkLocalSource(t *testing.T) {
 
 // A source keeps no local port for itself: one port is enough for two targets at once.
 func TestSourceTakesNoPort(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
-	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	s := start(t)
 	for _, c := range []struct{ source, target1, target2 string }{
 		{"198.18.0.1", "192.0.2.1:80", "192.0.2.2:80"},
@@ -225,7 +228,7 @@ func TestSourcePorts(t *testing.T) {
 // When all source ports are in use towards a target, that is a fault, and other targets are
 // not concerned.
 func TestSourcePortsRunOut(t *testing.T) {
-	wire := lab.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
 	s := start(t)
 	for _, c := range []struct {
 		target, other netip.AddrPort
@@ -277,7 +280,7 @@ func TestInterface(t *testing.T) {
 // The routes of a VRF are those of its own table.
 func TestVRF(t *testing.T) {
 	wire := openWire(t)
-	vrf := lab.NewVRF(t)
+	vrf := kernel.NewVRF(t)
 	device, err := netlink.LinkByName(wire.Interface())
 	if err == nil {
 		err = netlink.LinkSetMaster(device, vrf)
@@ -286,7 +289,7 @@ func TestVRF(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
-		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: device.Attrs().Index, Dst: single(target.Addr()), Table: lab.VRFTable}); err != nil {
+		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: device.Attrs().Index, Dst: single(target.Addr()), Table: kernel.VRFTable}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -301,9 +304,9 @@ func TestVRF(t *testing.T) {
 // An interface without an address to send from is a way that this host lacks. Without the
 // interface there would be one.
 func TestInterfaceWithoutAddress(t *testing.T) {
-	lab.NewWire(t, nil, "2001:db8::/32")
+	simnet.NewWire(t, nil, "2001:db8::/32")
 	detour := addDetour(t)
-	lab.Sysctl(t, "net.ipv6.conf."+detour+".use_oif_addrs_only", "1")
+	kernel.Sysctl(t, "net.ipv6.conf."+detour+".use_oif_addrs_only", "1")
 	target := netip.MustParseAddrPort("[2001:db8::2]:80") // no route of its own leads to the detour
 	link, err := netlink.LinkByName(detour)
 	if err != nil {
@@ -424,7 +427,7 @@ func TestFIN(t *testing.T) {
 		}
 		defer server.Close()
 		target := server.Addr().(*net.TCPAddr).AddrPort()
-		capture, timeWaits := lab.NewCapture(t), lab.TimeWaits(t)
+		capture, timeWaits := capture.Loopback(t), kernel.TimeWaits(t)
 		r, err := s.Shake(t.Context(), target, &Options{FIN: true, Timeout: 5 * time.Second})
 		if err != nil || r.Outcome != Open || !r.ACKSent || r.ResetLag != 0 || r.Handshake <= 0 {
 			t.Errorf("%+v, %v", r, err)
@@ -440,7 +443,7 @@ func TestFIN(t *testing.T) {
 			t.Errorf("read %q, %v, want EOF", data, err)
 		}
 		conn.Close()
-		lab.Eventually(t, "there is a TIME_WAIT", func() bool { return lab.TimeWaits(t) > timeWaits })
+		lab.Eventually(t, "there is a TIME_WAIT", func() bool { return kernel.TimeWaits(t) > timeWaits })
 		var sent []string
 		for _, segment := range capture.Segments() {
 			if segment.Src == r.Local {
@@ -456,7 +459,7 @@ func TestFIN(t *testing.T) {
 // The options change nothing about a handshake with oneself.
 func TestHandshakeWithOneselfByOptions(t *testing.T) {
 	lab.Need(t)
-	s, timeWaits := start(t), lab.TimeWaits(t)
+	s, timeWaits := start(t), kernel.TimeWaits(t)
 	for i, address := range []string{"127.0.0.1", "::1"} {
 		for j, options := range []Options{{}, {FIN: true}} {
 			port := uint16(41_000 + 2*i + j)
@@ -471,7 +474,7 @@ func TestHandshakeWithOneselfByOptions(t *testing.T) {
 			}
 		}
 	}
-	if n := lab.TimeWaits(t) - timeWaits; n > 0 {
+	if n := kernel.TimeWaits(t) - timeWaits; n > 0 {
 		t.Errorf("%d ports, on which somebody may want to listen, are left in TIME_WAIT", n)
 	}
 }
@@ -545,7 +548,7 @@ func TestBroadcastSource(t *testing.T) {
 
 // The kernel ignores a bound beyond its own range: Check does not.
 func TestSourcePortsBeyondTheSystems(t *testing.T) {
-	lab.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40999")
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40999")
 	for ports, want := range map[PortRange]string{
 		{40_000, 40_999}: "",
 		{40_500, 40_500}: "",

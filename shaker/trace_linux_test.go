@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // sketch writes a path in one line: TTL, who answered and what.
@@ -34,11 +35,11 @@ func sketch(p Path) string {
 }
 
 func TestTrace(t *testing.T) {
-	network := lab.NewNetwork(t)
+	network := simnet.NewNetwork(t)
 	s := start(t)
 	for _, c := range []struct {
 		name    string
-		lay     func(target string) *lab.Host
+		lay     func(target string) *simnet.Host
 		targets []string
 		timeout time.Duration // of the handshake
 		options TraceOptions
@@ -46,33 +47,33 @@ func TestTrace(t *testing.T) {
 		reach   int      // SYNs that get to the target, or where it would be, -1 for any number
 	}{
 		{name: "open behind three routers",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.SYNACK()).Behind("198.51.100.1", "10.0.0.1", "198.51.100.3")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "10.0.0.1", "198.51.100.3")
 			},
 			targets: []string{"192.0.2.1"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 10.0.0.1 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, 4 192.0.2.1 open; reached 4"},
 			reach:   1},
 		{name: "IPv6",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.SYNACK()).Behind("2001:db8:ffff::1", "fd00::2")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.SYNACK()).Behind("2001:db8:ffff::1", "fd00::2")
 			},
 			targets: []string{"2001:db8::1"},
 			want:    []string{"1 2001:db8:ffff::1 ttl_exceeded, 2 fd00::2 ttl_exceeded, 3 2001:db8::1 open; reached 3"},
 			reach:   1},
 		{name: "a neighbour",
-			lay:     func(target string) *lab.Host { return network.At(target, lab.SYNACK()) },
+			lay:     func(target string) *simnet.Host { return network.At(target, simnet.SYNACK()) },
 			targets: []string{"192.0.2.2", "2001:db8::2"},
 			want:    []string{"1 192.0.2.2 open; reached 1", "1 2001:db8::2 open; reached 1"},
 			reach:   1},
 		{name: "an anonymous router",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.SYNACK()).Behind("198.51.100.1", "", "", "198.51.100.4")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "", "", "198.51.100.4")
 			},
 			targets: []string{"192.0.2.3"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 *, 3 *, 4 198.51.100.4 ttl_exceeded, 5 192.0.2.3 open; reached 5"},
 			reach:   1},
 		{name: "the hop where SYNs die",
-			lay: func(target string) *lab.Host {
+			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind("198.51.100.1", "198.51.100.2")
 			},
 			targets: []string{"192.0.2.4"},
@@ -80,7 +81,7 @@ func TestTrace(t *testing.T) {
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded; reached 0"},
 			reach:   1 + HopsAtOnce},
 		{name: "SYNs die beyond an anonymous router",
-			lay: func(target string) *lab.Host {
+			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind("198.51.100.1", "", "198.51.100.3", "", "198.51.100.5")
 			},
 			targets: []string{"192.0.2.5"},
@@ -88,53 +89,53 @@ func TestTrace(t *testing.T) {
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 *, 3 198.51.100.3 ttl_exceeded, 4 *, 5 198.51.100.5 ttl_exceeded; reached 0"},
 			reach:   13}, // of the hops 3 to 10 and 11 to 18
 		{name: "nobody at all answers",
-			lay:     func(target string) *lab.Host { return network.At(target).Behind("", "", "") },
+			lay:     func(target string) *simnet.Host { return network.At(target).Behind("", "", "") },
 			targets: []string{"192.0.2.6"},
 			timeout: 50 * time.Millisecond,
 			want:    []string{"; reached 0"},
 			reach:   -1},
 		{name: "no way from here",
-			lay:     func(target string) *lab.Host { return network.At(target, lab.ICMP("198.51.100.1", 3, 0)) },
+			lay:     func(target string) *simnet.Host { return network.At(target, simnet.ICMP("198.51.100.1", 3, 0)) },
 			targets: []string{"192.0.2.13"},
 			want:    []string{"1 198.51.100.1 net_unreachable; reached 0"},
 			reach:   1},
 		{name: "a closed port",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.RST()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.RST()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
 			},
 			targets: []string{"192.0.2.7"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, 4 192.0.2.7 refused; reached 4"},
 			reach:   1},
 		{name: "a firewall that refuses in the target's name, two hops before it",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.RST()).Behind("198.51.100.1")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.RST()).Behind("198.51.100.1")
 			},
 			targets: []string{"192.0.2.8"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 192.0.2.8 refused; reached 2"},
 			reach:   1},
 		{name: "a router that has no way on",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.ICMP("198.51.100.3", 3, 1)).Behind("198.51.100.1", "198.51.100.2")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.ICMP("198.51.100.3", 3, 1)).Behind("198.51.100.1", "198.51.100.2")
 			},
 			targets: []string{"192.0.2.9"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 host_unreachable; reached 0"},
 			reach:   1},
 		{name: "a router that forbids, IPv6",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.ICMP("2001:db8:ffff::3", 1, 1)).Behind("2001:db8:ffff::1")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.ICMP("2001:db8:ffff::3", 1, 1)).Behind("2001:db8:ffff::1")
 			},
 			targets: []string{"2001:db8::9"},
 			want:    []string{"1 2001:db8:ffff::1 ttl_exceeded, 2 2001:db8:ffff::3 admin_prohibited; reached 0"},
 			reach:   1},
 		{name: "an ICMP error from the target itself",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.ICMP(target, 3, 3)).Behind("198.51.100.1")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.ICMP(target, 3, 3)).Behind("198.51.100.1")
 			},
 			targets: []string{"192.0.2.10"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 192.0.2.10 port_unreachable; reached 2"},
 			reach:   1},
 		{name: "packets go in circles",
-			lay: func(target string) *lab.Host {
+			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind(slices.Repeat([]string{"198.51.100.1", "198.51.100.2"}, 20)...)
 			},
 			targets: []string{"192.0.2.11"},
@@ -143,8 +144,8 @@ func TestTrace(t *testing.T) {
 				"4 198.51.100.2 ttl_exceeded, 5 198.51.100.1 ttl_exceeded; reached 0"},
 			reach: 0},
 		{name: "no more hops than asked for",
-			lay: func(target string) *lab.Host {
-				return network.At(target, lab.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
 			},
 			targets: []string{"192.0.2.12"},
 			options: TraceOptions{MaxHops: 2},
@@ -196,8 +197,8 @@ func TestTrace(t *testing.T) {
 func TestTraceOfAsymmetricAnswers(t *testing.T) {
 	const slow = 20 * time.Millisecond
 	routers := []string{"198.51.100.1", "198.51.100.2", "198.51.100.3"}
-	var wire atomic.Pointer[lab.Wire]
-	wire.Store(lab.NewWire(t, func(s lab.Segment) [][]byte {
+	var wire atomic.Pointer[simnet.Wire]
+	wire.Store(simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		switch {
 		case !s.SYN:
 			return nil

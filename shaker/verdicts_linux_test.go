@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A million probes: no verdict is wrong, and no ACK leaves.
@@ -43,7 +45,7 @@ func TestMillion(t *testing.T) {
 func TestNoACKOnABusyMachine(t *testing.T) {
 	callers := manyCallers(10_000)
 	lab.NeedDescriptors(t, callers+100)
-	lab.KeepBusy(t)
+	process.KeepBusy(t)
 	crowd := newCrowd(t, 500*time.Millisecond)
 	if wrong := crowd.run(callers, 50_000); wrong != nil {
 		t.Error(wrong)
@@ -93,9 +95,9 @@ func TestKeyedByDescriptor(t *testing.T) {
 func TestBusyCallers(t *testing.T) {
 	const callers = 5000
 	lab.NeedDescriptors(t, callers+100)
-	network := lab.NewNetwork(t)
+	network := simnet.NewNetwork(t)
 	network.WatchStalls()
-	network.At("10.0.0.0/16", lab.SYNACK().After(5*time.Millisecond))
+	network.At("10.0.0.0/16", simnet.SYNACK().After(5*time.Millisecond))
 	s := start(t)
 	var silent, live sync.WaitGroup
 	for i := range callers {

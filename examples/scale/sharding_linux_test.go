@@ -21,11 +21,14 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A server is a Prometheus that finds the exporters by their names.
 type server struct {
-	*lab.Prometheus
+	*process.Prometheus
 	t *testing.T
 }
 
@@ -33,8 +36,8 @@ type server struct {
 // file hosts.
 func startServer(t *testing.T, port int, configFile, hosts string, args ...string) server {
 	t.Helper()
-	cmd := lab.WithFiles(t, lab.PrometheusCommand(t, port, configFile, args...), map[string]string{"/etc/hosts": hosts})
-	return server{lab.ServePrometheus(t, cmd, fmt.Sprintf("localhost:%d", port)), t}
+	cmd := process.WithFiles(t, process.PrometheusCommand(t, port, configFile, args...), map[string]string{"/etc/hosts": hosts})
+	return server{process.ServePrometheus(t, cmd, fmt.Sprintf("localhost:%d", port)), t}
 }
 
 // hostsFile writes a file of names and their addresses.
@@ -124,11 +127,11 @@ func changed(t *testing.T, text string, changes ...string) string {
 // shards are three exporters, as sharding.yml names them, and the network that they probe.
 type shards struct {
 	t         *testing.T
-	network   *lab.Network
+	network   *simnet.Network
 	targets   []string
 	hosts     string // a file
 	program   string
-	exporters [3]*lab.Process
+	exporters [3]*process.Process
 }
 
 // roundsApart is the scrape interval in which tests have the examples probe.
@@ -136,8 +139,8 @@ const roundsApart = "scrape_interval: 2s"
 
 func newShards(t *testing.T) *shards {
 	t.Helper()
-	s := &shards{t: t, network: lab.NewNetwork(t), program: lab.Exporter(t).Path}
-	s.network.At("10.0.0.0/8:80", lab.SYNACK())
+	s := &shards{t: t, network: simnet.NewNetwork(t), program: exporter.Command(t).Path}
+	s.network.At("10.0.0.0/8:80", simnet.SYNACK())
 	for i := range 200 {
 		s.targets = append(s.targets, fmt.Sprintf("10.0.%d.%d:80", i/100, i%100))
 	}
@@ -170,7 +173,7 @@ func (s *shards) start(i int) {
 	s.t.Helper()
 	config := lab.Write(s.t, s.t.TempDir(), "shaker.yml",
 		fmt.Sprintf("modules: {tcp_connect: {prober: tcp, tcp: {source_ip_address: %v}}}", s.source(i)))
-	s.exporters[i] = lab.Start(s.t, exec.Command(s.program, "--config.file="+config, "--web.listen-address="+strings.TrimPrefix(s.url(i), "http://")))
+	s.exporters[i] = process.Start(s.t, exec.Command(s.program, "--config.file="+config, "--web.listen-address="+strings.TrimPrefix(s.url(i), "http://")))
 	lab.Eventually(s.t, "the exporter is ready", func() bool { return ready(s.url(i)) })
 }
 
@@ -470,7 +473,7 @@ func TestScalePage(t *testing.T) {
 	}
 	_, last, _ := strings.Cut(steps[0][1], "__tmp_shard\n")
 	file := scaleExample(t, t.TempDir(), "sharding.yml", []string{"192.0.2.1:443"}, last, steps[1][1])
-	if out, err := lab.Promtool(t, "check", "config", file); err != nil {
+	if out, err := process.Promtool(t, "check", "config", file); err != nil {
 		t.Errorf("%v\n%s\n%s", err, out, lab.Read(t, file))
 	}
 	command := regexp.MustCompile(`\n\$ (sed .* > (.*\.yml))\n`).FindStringSubmatch(page)
@@ -487,7 +490,7 @@ func TestScalePage(t *testing.T) {
 	if got, want := lab.Read(t, last), changed(t, example, "modulus: 1\n", "modulus: 3\n", `regex: "0"`, `regex: "2"`); got != want {
 		t.Errorf("%s gives\n%s", command[1], got)
 	}
-	if out, err := lab.Promtool(t, "check", "config", last); err != nil || strings.Contains(out, "WARNING") || !strings.Contains(out, "2 rule files found") {
+	if out, err := process.Promtool(t, "check", "config", last); err != nil || strings.Contains(out, "WARNING") || !strings.Contains(out, "2 rule files found") {
 		t.Errorf("%s: %v\n%s", command[1], err, out)
 	}
 }

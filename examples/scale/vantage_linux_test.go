@@ -16,18 +16,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // places are the vantage points of vantage.yml. Each has an exporter, which probes from an
 // address of its own, so that a router on the way can tell them apart.
 type places struct {
 	t         *testing.T
-	chain     *lab.Chain
+	chain     *kernel.Chain
 	targets   []string
 	hosts     string // a file
 	program   string
 	exporters map[string]*exec.Cmd
-	processes map[string]*lab.Process
+	processes map[string]*process.Process
 }
 
 // placeNames are the places in the order of their addresses: the first one probes from 10.77.1.11,
@@ -37,8 +40,8 @@ var placeNames = []string{"fra", "nyc", "sin"}
 // newPlaces starts the exporters, with eight targets at the end of a chain of routers.
 func newPlaces(t *testing.T) *places {
 	t.Helper()
-	p := &places{t: t, chain: lab.NewChain(t), program: lab.Exporter(t).Path,
-		exporters: make(map[string]*exec.Cmd), processes: make(map[string]*lab.Process)}
+	p := &places{t: t, chain: kernel.NewChain(t), program: exporter.Command(t).Path,
+		exporters: make(map[string]*exec.Cmd), processes: make(map[string]*process.Process)}
 	for i := range 8 {
 		p.targets = append(p.targets, p.target(i))
 		p.chain.In(4, func() error { return addAddress("to3", fmt.Sprintf("10.77.4.%d/24", 11+i)) })
@@ -82,7 +85,7 @@ func (p *places) start(place string) {
 	address := fmt.Sprintf("127.0.0.%d:10115", 1+slices.Index(placeNames, place))
 	config := lab.Write(p.t, p.t.TempDir(), "shaker.yml", fmt.Sprintf("modules: {tcp_connect: {prober: tcp, tcp: {source_ip_address: %s}}}", p.source(place)))
 	p.exporters[place] = exec.Command(p.program, "--config.file="+config, "--web.listen-address="+address)
-	p.processes[place] = lab.Start(p.t, p.exporters[place])
+	p.processes[place] = process.Start(p.t, p.exporters[place])
 	lab.Eventually(p.t, "the exporter is ready", func() bool { return ready("http://" + address) })
 }
 
@@ -386,7 +389,7 @@ func TestPlacesSendWhatRulesNeed(t *testing.T) {
 // The configurations are valid.
 func TestScaleConfigurations(t *testing.T) {
 	for _, file := range []string{"sharding.yml", "vantage.yml", "place.yml", "central.yml"} {
-		if out, err := lab.Promtool(t, "check", "config", scaleExample(t, t.TempDir(), file, []string{"192.0.2.1:443"})); err != nil || strings.Contains(out, "WARNING") {
+		if out, err := process.Promtool(t, "check", "config", scaleExample(t, t.TempDir(), file, []string{"192.0.2.1:443"})); err != nil || strings.Contains(out, "WARNING") {
 			t.Errorf("%s: %v\n%s", file, err, out)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -64,7 +65,7 @@ func TestSourceOptions(t *testing.T) {
 // A VRF has addresses that this host does not have without it. The order of the keys does
 // not matter, and the remark is about the source.
 func TestSourceInVRF(t *testing.T) {
-	vrf := lab.NewVRF(t)
+	vrf := kernel.NewVRF(t)
 	for _, address := range []string{"192.0.2.7/32", "2001:db8::7/128"} {
 		addr, err := netlink.ParseAddr(address)
 		if err == nil {

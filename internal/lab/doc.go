@@ -1,17 +1,19 @@
-// Package lab gives the tests of a package a network of their own.
+// Package lab lets tests of a network program use a real network that is theirs alone.
 //
-// Main runs them in a network namespace that nothing else uses: all ports are free, all
-// counters are theirs, and no packet leaves it. It takes root or an unprivileged user
-// namespace. In it a test finds the kernel's loopback and captures what is on it (Capture),
-// or lays a Network: a TUN device with every address behind it, where Hosts answer SYNs as
-// the test says, and where every segment is recorded. Where the order of packets and system
-// calls matters, a bare Wire calls a function of the test for each packet. Where the time on
-// the wire matters, a Neighbour is at the other end of a veth pair. The kernel is the real
-// one in all of this. What a virtual machine does to it when it stands still, WatchStalls tells.
+// [Main], called by a package's TestMain, runs the package's tests in a new network namespace: all
+// ports are free, all counters belong to the tests, and no packet leaves the machine. It needs root or
+// an unprivileged user namespace. Where neither is possible, tests that need it skip ([Need]).
 //
-// The fault matrix (Faults, testdata/faults.md) is everything that such a network may do
-// with a SYN, and what a prober has to say of it.
+// The packages below are what a test puts into that namespace:
 //
-// A test that needs what the machine lacks calls Skip, which fails instead where the
-// environment has SHAKER_TEST_ALL=1.
+//   - simnet is a simulated network behind a TUN device: every address answers a SYN as the test
+//     scripts it, and every packet is recorded. It also has a DNS server to script.
+//   - kernel has real kernels as hosts and routers, in further namespaces.
+//   - capture records what passes an interface.
+//   - process starts programs, Prometheus among them; exporter builds and starts the exporter.
+//   - browser opens a page in a headless Chromium.
+//   - stall detects that a hypervisor took the processors away.
+//
+// A test that needs something the machine lacks calls [Skip]. With SHAKER_TEST_ALL=1 in the
+// environment the test fails instead.
 package lab

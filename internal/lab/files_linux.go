@@ -1,24 +1,40 @@
 package lab
 
 import (
-	"maps"
-	"os/exec"
-	"slices"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
-// WithFiles lets a program see files in place of others, such as a file of the test's own in
-// place of /etc/hosts. What is written to one of them later is seen, too.
-func WithFiles(t testing.TB, cmd *exec.Cmd, files map[string]string) *exec.Cmd {
+// Read returns the content of a file.
+func Read(t testing.TB, file string) string {
 	t.Helper()
-	Need(t)
-	const script = `while [ "$1" != -- ]; do mount --bind "$2" "$1"; shift 2; done; shift; exec "$@"`
-	args := []string{"--mount", "sh", "-e", "-c", script, "sh"}
-	for _, file := range slices.Sorted(maps.Keys(files)) {
-		args = append(args, file, files[file])
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
 	}
-	args = append(append(args, "--", cmd.Path), cmd.Args[1:]...)
-	wrapped := exec.Command(Program(t, "unshare", "util-linux"), args...)
-	wrapped.Env, wrapped.Dir = cmd.Env, cmd.Dir
-	return wrapped
+	return string(content)
+}
+
+// Write writes a file, creates its directory if necessary, and returns its path.
+func Write(t testing.TB, dir, name, content string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Files returns the paths that match a pattern. It fails the test if there is none.
+func Files(t testing.TB, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(pattern)
+	if err != nil || found == nil {
+		t.Fatalf("Glob(%q) = %v, %v, want at least one file", pattern, found, err)
+	}
+	return found
 }

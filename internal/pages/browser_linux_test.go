@@ -17,6 +17,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/collector"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/browser"
 )
 
 var pictures = flag.String("pictures", "", "directory into which TestLooks puts pictures of the page")
@@ -62,7 +63,7 @@ func serve(t *testing.T, tracks ...collector.Track) *site {
 func (s *site) show(tracks ...collector.Track) { s.tracks.Store(&tracks) }
 
 // quiet fails the test if the page has complained.
-func quiet(t *testing.T, b *lab.Browser) {
+func quiet(t *testing.T, b *browser.Browser) {
 	t.Helper()
 	for _, complaint := range b.Complaints() {
 		t.Error(complaint)
@@ -70,7 +71,7 @@ func quiet(t *testing.T, b *lab.Browser) {
 }
 
 // look lets the page be seen on a screen so wide, light or dark.
-func look(b *lab.Browser, scheme string, width, height int) {
+func look(b *browser.Browser, scheme string, width, height int) {
 	b.Do("Emulation.setEmulatedMedia", map[string]any{
 		"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 	b.Do("Emulation.setDeviceMetricsOverride", map[string]any{
@@ -120,7 +121,7 @@ const tooPale = `(() => {
 //	go test ./internal/pages -run TestLooks -pictures /tmp
 func TestLooks(t *testing.T) {
 	s := serve(t, fleet()...)
-	b := lab.NewBrowser(t)
+	b := browser.New(t)
 	picture := func(name string) {
 		if *pictures == "" {
 			return
@@ -164,7 +165,7 @@ func TestHostileNamesInBrowser(t *testing.T) {
 	long := track(strings.Repeat("long", 15)+".example:65535", "o", time.Second)
 	long.Module = long.Target
 	s := serve(t, hostile, long)
-	b := lab.NewBrowser(t)
+	b := browser.New(t)
 	for _, width := range []int{1154, 360} { // the narrowest table and the narrowest cards
 		look(b, "light", width, 740)
 		b.Open(s.url)
@@ -204,7 +205,7 @@ func TestHostileNamesInBrowser(t *testing.T) {
 // Without JavaScript everything is there, and the form works.
 func TestWithoutJavaScript(t *testing.T) {
 	s := serve(t, fleet()...)
-	b := lab.NewBrowser(t)
+	b := browser.New(t)
 	b.Do("Emulation.setScriptExecutionDisabled", map[string]any{"value": true}, nil)
 	b.Open(s.url)
 	if rows := b.Eval(`document.querySelectorAll("tbody tr").length`); rows != float64(len(fleet())) {
@@ -228,7 +229,7 @@ func TestWithoutJavaScript(t *testing.T) {
 // The page keeps itself up to date and out of the way.
 func TestRefresh(t *testing.T) {
 	s := serve(t, fleet()...)
-	b := lab.NewBrowser(t)
+	b := browser.New(t)
 	look(b, "light", 1000, 400)
 	b.Do("Page.addScriptToEvaluateOnNewDocument", map[string]any{
 		"source": "const inRealTime = setInterval; setInterval = (f, ms) => inRealTime(f, ms / 20)"}, nil)
@@ -324,7 +325,7 @@ func TestRefresh(t *testing.T) {
 // The filter acts while one types, and stays.
 func TestFilterInBrowser(t *testing.T) {
 	s := serve(t, fleet()...)
-	b := lab.NewBrowser(t)
+	b := browser.New(t)
 	b.Open(s.url)
 	b.Eval(`window.same = true`)
 	const shown = `document.querySelectorAll("tbody tr").length`

@@ -1,4 +1,4 @@
-package lab
+package simnet
 
 import (
 	"context"
@@ -14,9 +14,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 )
 
-func TestMain(m *testing.M) { Main(m) }
+func TestMain(m *testing.M) { lab.Main(m) }
 
 // dial connects as any program does. The connection is reset with the test.
 func dial(t *testing.T, address string, timeout time.Duration) (*net.TCPConn, error) {
@@ -175,7 +178,7 @@ func TestSeed(t *testing.T) {
 // A SYN-ACK has the options of choice, as the kernel that gets it understands them.
 func TestOptions(t *testing.T) {
 	n := NewNetwork(t)
-	Sysctl(t, "net.ipv4.tcp_ecn", "1") // to ask for it
+	kernel.Sysctl(t, "net.ipv4.tcp_ecn", "1") // to ask for it
 	for i, c := range []struct {
 		answer Answer
 		want   uint8
@@ -222,7 +225,7 @@ func TestRouters(t *testing.T) {
 		"4": "203.0.113.4 > 198.18.0.1 ICMP type 3 code 1 about ",
 	} {
 		n.Forget()
-		Sysctl(t, "net.ipv4.ip_default_ttl", ttl)
+		kernel.Sysctl(t, "net.ipv4.ip_default_ttl", ttl)
 		if _, err := dial(t, "192.0.2.1:80", 100*time.Millisecond); err == nil {
 			t.Errorf("TTL %s: connected", ttl)
 		}
@@ -259,26 +262,5 @@ func TestTrace(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-// A neighbour is reached, and what it answers is captured at a time after that of the SYN.
-func TestNeighbour(t *testing.T) {
-	n := NewNeighbour(t)
-	capture := n.Capture()
-	began := time.Now()
-	if _, err := dial(t, n.Target.String(), time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	segments := capture.Segments()
-	if len(segments) < 3 {
-		t.Fatalf("captured only %v", segments)
-	}
-	syn, synack := segments[0], segments[1]
-	if !syn.SYN || syn.ACK || syn.Dst != n.Target || !synack.SYN || !synack.ACK || synack.Src != n.Target {
-		t.Errorf("captured %v, %v", syn, synack)
-	}
-	if !syn.Time.After(began) || !synack.Time.After(syn.Time) || !time.Now().After(synack.Time) {
-		t.Errorf("captured at %v, %v; began at %v", syn.Time, synack.Time, began)
 	}
 }

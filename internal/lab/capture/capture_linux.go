@@ -1,4 +1,5 @@
-package lab
+// Package capture records the packets on an interface, with the times at which the kernel saw them.
+package capture
 
 import (
 	"bytes"
@@ -12,6 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A Capture records the packets on an interface, in their order.
@@ -25,16 +29,17 @@ type Capture struct {
 	outgoingOnly bool
 }
 
-// NewCapture starts a capture of the loopback interface that ends with the test.
-func NewCapture(t testing.TB) *Capture {
+// Loopback starts a capture of the loopback interface that ends with the test.
+func Loopback(t testing.TB) *Capture {
 	t.Helper()
-	return newCapture(t, "lo", netip.MustParseAddr("127.0.0.1"))
+	return Interface(t, "lo", netip.MustParseAddr("127.0.0.1"))
 }
 
-// newCapture starts a capture of the interface, through which the address is reached.
-func newCapture(t testing.TB, name string, address netip.Addr) *Capture {
+// Interface starts a capture of the interface through which the address is reached. It ends with
+// the test.
+func Interface(t testing.TB, name string, address netip.Addr) *Capture {
 	t.Helper()
-	Need(t)
+	lab.Need(t)
 	device, err := net.InterfaceByName(name)
 	if err != nil {
 		t.Fatal(err)
@@ -42,12 +47,12 @@ func newCapture(t testing.TB, name string, address netip.Addr) *Capture {
 	everything := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) // in network order
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		Skip(t, "needs AF_PACKET: %v", err)
+		lab.Skip(t, "needs AF_PACKET: %v", err)
 	}
 	c := &Capture{t, os.NewFile(uintptr(fd), "capture"), netip.AddrPortFrom(address, 9).String(), address.IsLoopback()}
 	t.Cleanup(func() { c.file.Close() })
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20); err != nil {
-		Skip(t, "needs a large buffer to capture without loss: %v", err)
+		lab.Skip(t, "needs a large buffer to capture without loss: %v", err)
 	}
 	for _, err := range []error{
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1),
@@ -62,7 +67,7 @@ func newCapture(t testing.TB, name string, address netip.Addr) *Capture {
 
 // Segments returns what was captured since the last call. Nothing that was sent before
 // this call is missing: it sends a datagram and reads on until that arrives.
-func (c *Capture) Segments() []Segment {
+func (c *Capture) Segments() []simnet.Segment {
 	c.t.Helper()
 	mark := []byte(rand.Text())
 	conn, err := net.Dial("udp4", c.mark)
@@ -73,11 +78,11 @@ func (c *Capture) Segments() []Segment {
 	if _, err := conn.Write(mark); err != nil {
 		c.t.Fatal(err)
 	}
-	var segments []Segment
+	var segments []simnet.Segment
 	c.file.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for {
 		packet, outgoing, at := c.read()
-		segment, ok := parse(packet)
+		segment, ok := simnet.Parse(packet)
 		if !ok || c.outgoingOnly && !outgoing {
 			continue
 		}

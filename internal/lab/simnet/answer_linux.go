@@ -1,4 +1,4 @@
-package lab
+package simnet
 
 import (
 	"encoding/binary"

@@ -1,4 +1,5 @@
-package lab
+// Package browser opens pages in a headless Chromium, for the tests of the status page.
+package browser
 
 import (
 	"bufio"
@@ -11,6 +12,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
 // A Browser is a headless Chromium with one page. It speaks the Chrome DevTools Protocol
@@ -36,11 +40,11 @@ type reply struct {
 	Params json.RawMessage
 }
 
-// NewBrowser starts a browser for the rest of the test.
-func NewBrowser(t testing.TB) *Browser {
+// New starts a browser for the rest of the test.
+func New(t testing.TB) *Browser {
 	t.Helper()
-	Need(t)
-	cmd := exec.Command(Program(t, "chromium", "chromium"),
+	lab.Need(t)
+	cmd := exec.Command(lab.Program(t, "chromium", "chromium"),
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-crash-reporter",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update",
 		"--hide-scrollbars", "--log-level=3", // as a phone does; only what is fatal
@@ -54,7 +58,7 @@ func NewBrowser(t testing.TB) *Browser {
 		t.Fatal(err)
 	}
 	cmd.ExtraFiles = []*os.File{theirOrders, theirReplies}
-	process := Start(t, cmd)
+	chromium := process.Start(t, cmd)
 	theirOrders.Close()
 	theirReplies.Close()
 	b := &Browser{t: t, orders: orders, replies: make(map[int]chan<- reply)}
@@ -63,7 +67,7 @@ func NewBrowser(t testing.TB) *Browser {
 	t.Cleanup(func() {
 		b.session = ""
 		b.Do("Browser.close", nil, nil)
-		process.Wait()
+		chromium.Wait()
 		orders.Close()
 		reading.Wait()
 		replies.Close()
@@ -218,7 +222,7 @@ func (b *Browser) Leave(expression string) {
 // the test if that takes more than a minute.
 func (b *Browser) Eventually(expression string) {
 	b.t.Helper()
-	Eventually(b.t, expression, func() bool {
+	lab.Eventually(b.t, expression, func() bool {
 		value, err := b.evaluate(expression)
 		if err != nil && !left(err) {
 			b.t.Fatal(err)

@@ -1,4 +1,4 @@
-package lab
+package simnet
 
 import (
 	"errors"
@@ -12,6 +12,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/stall"
 )
 
 // A Wire is a TUN device behind which are all addresses of its prefixes. A script
@@ -21,7 +24,7 @@ type Wire struct {
 	tun    *os.File
 	link   netlink.Link
 	record *record
-	hearts *hearts // nil if nobody watches whether the machine stands still
+	hearts *stall.Hearts // nil without WatchStalls
 
 	flushing sync.Mutex
 	flushed  chan struct{} // a datagram to nowhere has got here
@@ -55,7 +58,7 @@ func newWire(t testing.TB) *Wire {
 func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 	t := w.t
 	t.Helper()
-	Need(t)
+	lab.Need(t)
 	name := w.open(t)
 	var err error
 	if w.link, err = netlink.LinkByName(name); err != nil {
@@ -78,7 +81,7 @@ func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 			t.Fatalf("address %s: %v", own, err)
 		}
 		// The kernel takes in packets for an IPv6 address only a moment later.
-		Eventually(t, own+" is local", func() bool {
+		lab.Eventually(t, own+" is local", func() bool {
 			routes, err := netlink.RouteGet(address.IP)
 			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 		})
@@ -118,7 +121,7 @@ func (w *Wire) checkComplete() {
 func (w *Wire) open(t testing.TB) string {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		Skip(t, "needs TUN: %v", err)
+		lab.Skip(t, "needs TUN: %v", err)
 	}
 	request, err := unix.NewIfreq("wire%d")
 	if err != nil {
@@ -127,7 +130,7 @@ func (w *Wire) open(t testing.TB) string {
 	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		unix.Close(fd)
-		Skip(t, "needs TUN: %v", err)
+		lab.Skip(t, "needs TUN: %v", err)
 	}
 	w.tun = os.NewFile(uintptr(fd), "/dev/net/tun")
 	return request.Name()

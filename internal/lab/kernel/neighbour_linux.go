@@ -1,4 +1,4 @@
-package lab
+package kernel
 
 import (
 	"errors"
@@ -11,14 +11,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // A Neighbour is another host at the other end of a veth pair, in a network namespace of its
 // own. It accepts connections and closes them.
 type Neighbour struct {
 	Target netip.AddrPort // where it listens
-
-	t testing.TB
 }
 
 // nearEnd is this host's end of the veth pair.
@@ -27,8 +27,8 @@ const nearEnd = "neighbour"
 // NewNeighbour makes a neighbour for the rest of the test.
 func NewNeighbour(t testing.TB) *Neighbour {
 	t.Helper()
-	Need(t)
-	n := &Neighbour{netip.MustParseAddrPort("198.18.2.2:80"), t}
+	lab.Need(t)
+	n := &Neighbour{netip.MustParseAddrPort("198.18.2.2:80")}
 	var l net.Listener
 	if err := elsewhere(enterNew, func(here netlink.NsFd) (err error) {
 		attributes := netlink.NewLinkAttrs()
@@ -42,7 +42,7 @@ func NewNeighbour(t testing.TB) *Neighbour {
 		l, err = net.Listen("tcp4", n.Target.String())
 		return err
 	}); err != nil {
-		Skip(t, "needs a veth pair to another network namespace: %v", err)
+		lab.Skip(t, "needs a veth pair to another network namespace: %v", err)
 	}
 	acceptAll(t, l) // when it is closed the namespace ends
 	if err := setUp(nearEnd, "198.18.2.1/24"); err != nil {
@@ -67,11 +67,8 @@ func acceptAll(t testing.TB, l net.Listener) {
 	t.Cleanup(func() { l.Close(); accepting.Wait() })
 }
 
-// Capture starts a capture of what goes to the neighbour and comes from it.
-func (n *Neighbour) Capture() *Capture {
-	n.t.Helper()
-	return newCapture(n.t, nearEnd, n.Target.Addr())
-}
+// Interface returns the name of this host's end of the veth pair.
+func (n *Neighbour) Interface() string { return nearEnd }
 
 // elsewhere calls f in another network namespace, which enter enters. Here is the namespace
 // to which it returns.

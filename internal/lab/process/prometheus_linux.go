@@ -1,4 +1,4 @@
-package lab
+package process
 
 import (
 	"encoding/json"
@@ -8,7 +8,8 @@ import (
 	"os/exec"
 	"strconv"
 	"testing"
-	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // A Prometheus is Debian's.
@@ -27,8 +28,8 @@ func StartPrometheus(t testing.TB, port int, configFile string, args ...string) 
 // PrometheusCommand returns what starts such a Prometheus.
 func PrometheusCommand(t testing.TB, port int, configFile string, args ...string) *exec.Cmd {
 	t.Helper()
-	Need(t)
-	return exec.Command(Program(t, "prometheus", "prometheus"), append([]string{"--config.file=" + configFile,
+	lab.Need(t)
+	return exec.Command(lab.Program(t, "prometheus", "prometheus"), append([]string{"--config.file=" + configFile,
 		"--storage.tsdb.path=" + t.TempDir(), fmt.Sprintf("--web.listen-address=:%d", port)}, args...)...)
 }
 
@@ -36,8 +37,8 @@ func PrometheusCommand(t testing.TB, port int, configFile string, args ...string
 func ServePrometheus(t testing.TB, cmd *exec.Cmd, address string) *Prometheus {
 	t.Helper()
 	p := &Prometheus{Start(t, cmd), "http://" + address}
-	Eventually(t, "Prometheus is ready", func() bool {
-		response, err := Client.Get(p.url + "/-/ready")
+	lab.Eventually(t, "Prometheus is ready", func() bool {
+		response, err := lab.Client.Get(p.url + "/-/ready")
 		if err != nil {
 			return false
 		}
@@ -53,13 +54,17 @@ type Sample struct {
 	Value  float64
 }
 
-// Client is an HTTP client that leaves nothing behind, and does not wait for ever.
-var Client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+// Promtool runs promtool.
+func Promtool(t testing.TB, args ...string) (output string, err error) {
+	t.Helper()
+	out, err := exec.Command(lab.Program(t, "promtool", "prometheus"), args...).CombinedOutput()
+	return string(out), err
+}
 
 // API asks for something of the API, such as "rules", and reads the data of the answer.
 func (p *Prometheus) API(path string, data any) {
 	p.t.Helper()
-	response, err := Client.Get(p.url + "/api/v1/" + path)
+	response, err := lab.Client.Get(p.url + "/api/v1/" + path)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -1,4 +1,7 @@
-package lab
+// Package kernel gives tests real kernels: the counters and parameters of their network namespace,
+// and further namespaces that are hosts and routers of their own. A [Neighbour] is one host at the
+// other end of a veth pair, a [Chain] is three routers and a host behind them.
+package kernel
 
 import (
 	"errors"
@@ -9,16 +12,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // Counters returns the namespace's network counters as nstat(8) names them, such as
 // "TcpPassiveOpens" and "TcpExtEmbryonicRsts".
 func Counters(t testing.TB) map[string]int {
 	t.Helper()
-	Need(t)
+	lab.Need(t)
 	counters, err := counters()
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +102,7 @@ func sockets() (sockets []Socket, err error) {
 // TimeWaits returns how many sockets of the namespace are in TIME_WAIT.
 func TimeWaits(t testing.TB) int {
 	t.Helper()
-	Need(t)
+	lab.Need(t)
 	content, err := os.ReadFile("/proc/net/sockstat")
 	if err != nil {
 		t.Fatal(err)
@@ -118,18 +120,11 @@ func TimeWaits(t testing.TB) int {
 	return n
 }
 
-// CPU returns the CPU time, user and system, that this process has taken so far.
-func CPU() time.Duration {
-	var usage unix.Rusage
-	unix.Getrusage(unix.RUSAGE_SELF, &usage)
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-}
-
 // Sysctl sets a kernel parameter of the namespace, such as "net.ipv4.ip_local_port_range",
 // until the test ends.
 func Sysctl(t testing.TB, name, value string) {
 	t.Helper()
-	Need(t)
+	lab.Need(t)
 	file := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
 	before, err := os.ReadFile(file)
 	if err != nil {
@@ -143,45 +138,4 @@ func Sysctl(t testing.TB, name, value string) {
 			t.Error(err)
 		}
 	})
-}
-
-// Descriptors returns how many file descriptors this process has open.
-func Descriptors(t testing.TB) int {
-	t.Helper()
-	open, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(open) - 1 // without that of reading the directory
-}
-
-// NeedDescriptors skips a test that needs more descriptors than this process may open.
-func NeedDescriptors(t testing.TB, n int) {
-	t.Helper()
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	if limit.Cur < uint64(n) {
-		Skip(t, "needs %d file descriptors, may open %d (ulimit -n)", n, limit.Cur)
-	}
-}
-
-// WithDescriptors calls f while the limit of this process's descriptors is n. Those that it
-// has beyond stay open.
-func WithDescriptors(t testing.TB, n uint64, f func()) {
-	t.Helper()
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: limit.Max}); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-			t.Error(err)
-		}
-	}()
-	f()
 }

@@ -1,4 +1,4 @@
-package lab
+package kernel
 
 import (
 	"errors"
@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // A Chain is three routers and a host behind them, each in a network namespace of its own,
@@ -30,14 +32,14 @@ const chainLength = 4
 // NewChain lays a chain for the rest of the test.
 func NewChain(t testing.TB) *Chain {
 	t.Helper()
-	Need(t)
+	lab.Need(t)
 	c := &Chain{t: t}
 	for range chainLength {
 		c.nodes = append(c.nodes, newNamespace(t))
 	}
 	for n := 1; n <= chainLength; n++ {
 		if err := c.link(n); err != nil {
-			Skip(t, "needs veth pairs between network namespaces: %v", err)
+			lab.Skip(t, "needs veth pairs between network namespaces: %v", err)
 		}
 	}
 	for n := 0; n <= chainLength; n++ {
@@ -46,7 +48,7 @@ func NewChain(t testing.TB) *Chain {
 	c.listen()
 	for _, host := range []string{"10.77.4.2:80", "[fd77:4::2]:80"} {
 		// Addresses and links are not in use at once.
-		Eventually(t, host+" can be reached", func() bool {
+		lab.Eventually(t, host+" can be reached", func() bool {
 			conn, err := net.DialTimeout("tcp", host, time.Second)
 			if err == nil {
 				conn.Close()
@@ -54,7 +56,7 @@ func NewChain(t testing.TB) *Chain {
 			return err == nil
 		})
 	}
-	Eventually(t, "no SYN of these is left at the host", func() bool {
+	lab.Eventually(t, "no SYN of these is left at the host", func() bool {
 		return !slices.ContainsFunc(c.Sockets(chainLength), func(s Socket) bool { return s.State == unix.BPF_TCP_SYN_RECV })
 	})
 	return c
@@ -65,14 +67,14 @@ func newNamespace(t testing.TB) *os.File {
 	t.Helper()
 	var namespace *os.File
 	err := elsewhere(enterNew, func(netlink.NsFd) (err error) {
-		if err := loopbackUp(); err != nil {
+		if err := lab.LoopbackUp(); err != nil {
 			return err
 		}
 		namespace, err = os.Open("/proc/thread-self/ns/net")
 		return err
 	})
 	if err != nil {
-		Skip(t, "needs a network namespace: %v", err)
+		lab.Skip(t, "needs a network namespace: %v", err)
 	}
 	t.Cleanup(func() { namespace.Close() })
 	return namespace

@@ -1,4 +1,4 @@
-package lab
+package kernel
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // VRFTable is the routing table of the VRF that NewVRF makes.
@@ -15,7 +17,7 @@ const VRFTable = 1001
 // in CI, too: nothing could provide one.
 func NewVRF(t testing.TB) netlink.Link {
 	t.Helper()
-	Need(t)
+	lab.Need(t)
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name = "vrf-lab"
 	vrf := &netlink.Vrf{LinkAttrs: attributes, Table: VRFTable}

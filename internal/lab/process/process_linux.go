@@ -1,4 +1,7 @@
-package lab
+// Package process starts and stops the programs that a test needs, such as servers and
+// Prometheus. Each ends with its test, and with the test binary if that is killed. If the test
+// fails, its log has what the program printed.
+package process
 
 import (
 	"fmt"
@@ -13,6 +16,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 )
 
 // A Process is a program that a test has started.
@@ -62,6 +68,19 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 
 // Signal sends a signal to the program.
 func (p *Process) Signal(signal os.Signal) { p.cmd.Process.Signal(signal) }
+
+// PID returns the program's process ID.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Ended reports whether the program has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
 
 // Stopped tells whether all threads of the program are stopped.
 func (p *Process) Stopped() bool {
@@ -150,20 +169,18 @@ func (p *Process) Output() string {
 // Listening waits until somebody listens on the TCP port, without connecting to it.
 func (p *Process) Listening(port int) {
 	p.t.Helper()
-	Eventually(p.t, fmt.Sprintf("%s listens on port %d", p.name, port), func() bool {
-		select {
-		case <-p.ended:
+	lab.Eventually(p.t, fmt.Sprintf("%s listens on port %d", p.name, port), func() bool {
+		if p.Ended() {
 			p.t.Fatalf("%s has ended", p.name)
-		default:
 		}
-		return slices.ContainsFunc(Sockets(p.t), func(s Socket) bool { return s.State == unix.BPF_TCP_LISTEN && s.Near == port })
+		return slices.ContainsFunc(kernel.Sockets(p.t), func(s kernel.Socket) bool { return s.State == unix.BPF_TCP_LISTEN && s.Near == port })
 	})
 }
 
 // Compile compiles a C program for the test and returns its path.
 func Compile(t testing.TB, source string) string {
 	t.Helper()
-	compiler := Program(t, "cc", "gcc")
+	compiler := lab.Program(t, "cc", "gcc")
 	program := filepath.Join(t.TempDir(), strings.TrimSuffix(filepath.Base(source), ".c"))
 	if out, err := exec.Command(compiler, "-O2", "-Wall", "-Werror", "-o", program, source).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", source, err, out)
@@ -176,16 +193,5 @@ func KeepBusy(t testing.TB) {
 	t.Helper()
 	for range runtime.NumCPU() {
 		Start(t, exec.Command("sh", "-c", "while :; do :; done"))
-	}
-}
-
-// Eventually asks again and again until what it waits for is true, and fails the test
-// if that takes more than a minute.
-func Eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited for a minute: %s", what)
-		}
 	}
 }

@@ -14,12 +14,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/stall"
 )
 
 // Soak is how long the tests of endurance last.
 var Soak = flag.Duration("soak", 3*time.Second, "how long the tests of endurance last")
 
-// insideEnv marks a test process that already runs in its own namespace.
+// insideEnv marks a test process that already runs in its own namespace. Its value is [Dir].
 const insideEnv = "SHAKER_LAB_INSIDE"
 
 // errOutside is why the tests do not run in a namespace of their own, nil if they do.
@@ -28,9 +30,7 @@ var errOutside = errors.New("lab.Main was not called")
 // Main runs a package's tests in a network namespace of their own, if it can make one,
 // and fails them if they leave goroutines behind. TestMain calls it. It does not return.
 func Main(m *testing.M) {
-	if os.Getenv(heartsEnv) != "" {
-		beatForever()
-	}
+	stall.RunIfHearts()
 	if os.Getenv(insideEnv) == "" {
 		code, err := runInside()
 		if err == nil {
@@ -38,7 +38,7 @@ func Main(m *testing.M) {
 		}
 		errOutside = err
 	} else {
-		errOutside = loopbackUp()
+		errOutside = LoopbackUp()
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -56,7 +56,12 @@ func runInside() (code int, err error) {
 	}
 	child := exec.Command("/proc/self/exe", os.Args[1:]...)
 	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
-	child.Env = append(os.Environ(), insideEnv+"=1")
+	directory, err := os.MkdirTemp("", "shaker-lab-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(directory)
+	child.Env = append(os.Environ(), insideEnv+"="+directory)
 	child.SysProcAttr = as
 	if err := child.Start(); err != nil {
 		return 0, fmt.Errorf("a network namespace of its own: %w", err)
@@ -65,7 +70,11 @@ func runInside() (code int, err error) {
 	return max(child.ProcessState.ExitCode(), -child.ProcessState.ExitCode()), nil
 }
 
-func loopbackUp() error {
+// Dir returns a directory that the tests of the package share. It is removed when all have ended.
+func Dir() string { return os.Getenv(insideEnv) }
+
+// LoopbackUp sets up the loopback interface of this thread's network namespace.
+func LoopbackUp() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("lo: %w", err)
@@ -119,4 +128,15 @@ func Program(t testing.TB, name, debianPackage string) string {
 	}
 	Skip(t, "needs %s of Debian's package %s", name, debianPackage)
 	return ""
+}
+
+// Eventually asks again and again until the condition holds, and fails the test after a
+// minute.
+func Eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for a minute: %s", what)
+		}
+	}
 }

@@ -1,4 +1,4 @@
-package lab
+package simnet
 
 import (
 	"encoding/binary"
@@ -40,9 +40,9 @@ func (s Segment) String() string {
 	return fmt.Sprintf("%v > %v %s", s.Src, s.Dst, strings.Join(flags, ","))
 }
 
-// parse reads an IP packet. It is not ok if that is neither TCP nor UDP. The segment
-// shares its bytes.
-func parse(raw []byte) (s Segment, ok bool) {
+// Parse parses an IP packet. The segment shares its bytes. ok is false if the packet is neither
+// TCP nor UDP.
+func Parse(raw []byte) (s Segment, ok bool) {
 	var p parser
 	return p.parse(raw)
 }

@@ -1,0 +1,218 @@
+package simnet
+
+import (
+	_ "embed"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+//go:embed testdata/conditions.md
+var conditionTable string
+
+var updateConditions = flag.Bool("update-conditions", false, "write testdata/conditions.md anew")
+
+// InitialRTO is less than what the kernel waits before it sends a SYN again. That is a second
+// (RFC 6298 2.1), but counted in ticks: where a virtual machine lets ticks come late, a second that
+// begins meanwhile is shorter.
+const InitialRTO = 500 * time.Millisecond
+
+// A Condition is a case of the condition matrix: something that a network may do with a SYN.
+type Condition struct {
+	Name    string
+	RFC     string         // which has it
+	Target  netip.AddrPort // where the network does it
+	Timeout time.Duration  // that a probe of it is to have
+	Delay   time.Duration  // a SYN-ACK does not come sooner
+}
+
+// Conditions lays out the cases of the condition matrix in the network.
+func (n *Network) Conditions() []Condition {
+	n.seed = 2 // the matrix has to be the same every time
+	var conditions []Condition
+	for _, version := range []struct {
+		target      string // with the number of the case
+		router      string // on the way
+		errors      []icmpError
+		unreachable icmpError // one of them
+	}{
+		{"192.0.2.%d", "198.51.100.7", icmp4Errors, icmp4Errors[1]},
+		{"2001:db8::%x", "2001:db8:ffff::7", icmp6Errors, icmp6Errors[3]},
+	} {
+		next := 0
+		add := func(f Condition, answers ...Answer) *Host {
+			next++
+			addr := fmt.Sprintf(version.target, next)
+			f.Target = netip.AddrPortFrom(netip.MustParseAddr(addr), 80)
+			if f.Timeout == 0 {
+				f.Timeout = 4900 * time.Millisecond
+			}
+			conditions = append(conditions, f)
+			return n.At(addr, answers...)
+		}
+		const soon, second = 30 * time.Millisecond, 1200 * time.Millisecond
+		const timeout = 1500 * time.Millisecond // sees one SYN retransmission
+
+		add(Condition{Name: "SYN-ACK", RFC: "9293 3.5"}, SYNACK())
+		add(Condition{Name: "SYN-ACK after 30 ms", RFC: "9293 3.5", Delay: soon}, SYNACK().After(soon))
+		add(Condition{Name: "SYN-ACK after 30 to 90 ms", RFC: "9293 3.5", Delay: soon}, SYNACK().Between(soon, 3*soon))
+		add(Condition{Name: "SYN-ACK without options", RFC: "9293 3.7.1"}, SYNACK().WithoutOptions())
+		add(Condition{Name: "SYN-ACK with MSS 1220", RFC: "9293 3.7.1"}, SYNACK().MSS(1220))
+		add(Condition{Name: "SYN-ACK with window scale", RFC: "7323 2"}, SYNACK().WindowScale(7))
+		add(Condition{Name: "SYN-ACK with timestamps", RFC: "7323 3"}, SYNACK().Timestamps())
+		add(Condition{Name: "SYN-ACK with SACK permitted", RFC: "2018"}, SYNACK().SACK())
+		add(Condition{Name: "SYN-ACK with ECN", RFC: "3168 6.1.1"}, SYNACK().ECN())
+		add(Condition{Name: "SYN-ACK, again 100 ms later", RFC: "9293 3.8.1"}, SYNACK(), SYNACK().After(100*time.Millisecond))
+		add(Condition{Name: "SYN-ACK after 1.2 s, when another SYN has been sent", RFC: "6298 3", Delay: second}, SYNACK().After(second))
+		add(Condition{Name: "SYN-ACK of the first SYN after that of the second", RFC: "6298 3", Delay: InitialRTO},
+			SYNACK().After(second)).Then(SYNACK())
+		add(Condition{Name: "SYN-ACK after the deadline", RFC: "9293 3.8.3", Timeout: 300 * time.Millisecond}, SYNACK().After(500*time.Millisecond))
+		add(Condition{Name: "RST", RFC: "9293 3.5.2"}, RST())
+		add(Condition{Name: "RST after 30 ms", RFC: "9293 3.5.2"}, RST().After(soon))
+		add(Condition{Name: "RST overtakes the SYN-ACK", RFC: "9293 3.5.2"}, RST(), SYNACK().After(soon))
+		add(Condition{Name: "RST long after the SYN-ACK", RFC: "9293 3.5.3"}, SYNACK(), RST().After(100*time.Millisecond))
+		add(Condition{Name: "silence", RFC: "9293 3.8.3", Timeout: timeout})
+		add(Condition{Name: "first SYN lost", RFC: "6298 5", Delay: InitialRTO}, SYNACK()).LosingSYNs(1)
+		add(Condition{Name: "first SYN lost, timestamps", RFC: "7323 4.1", Delay: InitialRTO}, SYNACK().Timestamps()).LosingSYNs(1)
+		add(Condition{Name: "first two SYNs lost", RFC: "6298 5", Delay: 2 * InitialRTO}, SYNACK()).LosingSYNs(2)
+		add(Condition{Name: "first SYN lost, then RST", RFC: "9293 3.5.2"}, RST()).LosingSYNs(1)
+		add(Condition{Name: "every SYN lost", RFC: "9293 3.8.3", Timeout: timeout}, SYNACK()).Losing(1, 0)
+		add(Condition{Name: "every SYN-ACK lost", RFC: "9293 3.8.3", Timeout: timeout}, SYNACK()).Losing(0, 1)
+		add(Condition{Name: "a third of the SYNs and a third of the SYN-ACKs lost", RFC: "6298 5"}, SYNACK()).Losing(1.0/3, 1.0/3)
+		add(Condition{Name: "SYN-ACK with a wrong checksum", RFC: "9293 3.1", Timeout: timeout}, SYNACK().Corrupt())
+		add(Condition{Name: "SYN-ACK from another port", RFC: "9293 3.5.2", Timeout: timeout}, SYNACK().FromPort(1))
+		add(Condition{Name: "SYN-ACK with a wrong acknowledgement number", RFC: "9293 3.5.2", Timeout: timeout}, SYNACK().Acknowledging(1))
+		add(Condition{Name: "SYN-ACK with a wrong acknowledgement number, then a right one", RFC: "9293 3.5.1"},
+			SYNACK().Acknowledging(1)).Then(SYNACK())
+		add(Condition{Name: "RST with a wrong acknowledgement number", RFC: "9293 3.10.7.3", Timeout: timeout}, RST().Acknowledging(1))
+		add(Condition{Name: "SYN", RFC: "9293 3.5", Timeout: timeout}, SYN())
+		add(Condition{Name: "SYN and then ACK: a simultaneous open", RFC: "9293 3.5", Delay: soon}, SYN(), ACK().After(soon))
+		for _, e := range version.errors {
+			add(Condition{Name: e.String(), RFC: e.rfc, Timeout: timeout}, ICMP(version.router, e.icmpType, e.code))
+		}
+		e := version.unreachable
+		own := fmt.Sprintf(version.target, next+1)
+		add(Condition{Name: e.String() + ", from the target itself", RFC: e.rfc}, ICMP(own, e.icmpType, e.code))
+		unreachable := ICMP(version.router, e.icmpType, e.code)
+		add(Condition{Name: e.String() + ", after 30 ms", RFC: e.rfc}, unreachable.After(soon))
+		add(Condition{Name: e.String() + ", when the first SYN was lost", RFC: e.rfc}, unreachable).LosingSYNs(1)
+		add(Condition{Name: e.String() + ", and then a SYN-ACK", RFC: "5461"}, unreachable, SYNACK().After(soon))
+		add(Condition{Name: e.String() + ", about a sequence number that was not sent", RFC: "5927 4.1", Timeout: timeout}, unreachable.Quoting(1<<31))
+		routers := make([]string, 64)
+		routers[63] = version.router
+		add(Condition{Name: "no end of routers: the 64th has to drop the SYN", RFC: "1812 5.3.1, 4443 3.3"}, SYNACK()).Behind(routers...)
+	}
+	return conditions
+}
+
+// icmpError is an ICMP error and what its RFC calls it.
+type icmpError struct {
+	icmpType, code uint8
+	name, rfc      string
+}
+
+func (f icmpError) String() string {
+	return fmt.Sprintf("ICMP %d/%d, %s", f.icmpType, f.code, f.name)
+}
+
+var (
+	icmp4Errors = []icmpError{
+		{3, 0, "net unreachable", "792"},
+		{3, 1, "host unreachable", "792"},
+		{3, 2, "protocol unreachable", "792"},
+		{3, 3, "port unreachable", "792"},
+		{3, 4, "fragmentation needed", "792"},
+		{3, 5, "source route failed", "792"},
+		{3, 6, "destination network unknown", "1122 3.2.2.1"},
+		{3, 7, "destination host unknown", "1122 3.2.2.1"},
+		{3, 8, "source host isolated", "1122 3.2.2.1"},
+		{3, 9, "network administratively prohibited", "1122 3.2.2.1"},
+		{3, 10, "host administratively prohibited", "1122 3.2.2.1"},
+		{3, 11, "network unreachable for type of service", "1122 3.2.2.1"},
+		{3, 12, "host unreachable for type of service", "1122 3.2.2.1"},
+		{3, 13, "communication administratively prohibited", "1812 5.2.7.1"},
+		{3, 14, "host precedence violation", "1812 5.2.7.1"},
+		{3, 15, "precedence cutoff", "1812 5.2.7.1"},
+		{4, 0, "source quench", "6633"},
+		{5, 1, "redirect for the host", "792"},
+		{11, 0, "TTL exceeded", "792"},
+		{11, 1, "fragment reassembly time exceeded", "792"},
+		{12, 0, "parameter problem: pointer", "792"},
+		{12, 1, "parameter problem: required option missing", "1122 3.2.2.5"},
+		{12, 2, "parameter problem: bad length", "792"},
+	}
+	icmp6Errors = []icmpError{
+		{1, 0, "no route to destination", "4443 3.1"},
+		{1, 1, "administratively prohibited", "4443 3.1"},
+		{1, 2, "beyond scope of source address", "4443 3.1"},
+		{1, 3, "address unreachable", "4443 3.1"},
+		{1, 4, "port unreachable", "4443 3.1"},
+		{1, 5, "source address failed policy", "4443 3.1"},
+		{1, 6, "reject route", "4443 3.1"},
+		{1, 7, "error in source routing header", "6554 4.2"},
+		{1, 8, "headers too long", "8883 3.1"},
+		{2, 0, "packet too big", "4443 3.2"},
+		{3, 0, "hop limit exceeded", "4443 3.3"},
+		{3, 1, "fragment reassembly time exceeded", "4443 3.3"},
+		{4, 0, "parameter problem: erroneous header field", "4443 3.4"},
+		{4, 1, "parameter problem: unrecognized next header", "4443 3.4"},
+		{4, 2, "parameter problem: unrecognized IPv6 option", "4443 3.4"},
+		{4, 3, "parameter problem: incomplete header chain", "7112 5"},
+	}
+)
+
+// A Finding is what a probe says of a condition. What was not measured is "".
+type Finding struct {
+	Result, Errno  string
+	ICMP           string // type/code, name and sender
+	SYNRetransmits string // a number
+	Handshake, RTT string // "yes"
+	MSS            string // bytes
+	ACKSent        string // "yes" or "no"
+}
+
+// CompareConditions compares what was found of the conditions, in their order, with the condition
+// matrix, testdata/conditions.md.
+func CompareConditions(t testing.TB, conditions []Condition, findings []Finding) {
+	t.Helper()
+	var got strings.Builder
+	got.WriteString("| what comes for a SYN | RFC | IP | result | errno | ICMP error | SYN retransmits | handshake | RTT | MSS | ACK sent |\n")
+	got.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for i, condition := range conditions {
+		version := "4"
+		if condition.Target.Addr().Is6() {
+			version = "6"
+		}
+		f := findings[i]
+		cells := []string{condition.Name, condition.RFC, version, f.Result, f.Errno, f.ICMP, f.SYNRetransmits, f.Handshake, f.RTT, f.MSS, f.ACKSent}
+		got.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+	}
+	text, want, found := strings.Cut(conditionTable, "\n\n| ")
+	if !found {
+		t.Fatal("conditions.md has no table")
+	}
+	want = "| " + want
+	if *updateConditions {
+		_, here, _, _ := runtime.Caller(0)
+		file := filepath.Join(filepath.Dir(here), "testdata", "conditions.md")
+		if err := os.WriteFile(file, []byte(text+"\n\n"+got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	wanted, lines := strings.Split(want, "\n"), strings.Split(got.String(), "\n")
+	if len(wanted) != len(lines) {
+		t.Fatalf("the condition matrix has %d lines, want %d", len(wanted), len(lines))
+	}
+	for i := range lines {
+		if lines[i] != wanted[i] {
+			t.Errorf("the condition matrix has\n  %s\nand this is\n  %s", wanted[i], lines[i])
+		}
+	}
+}
