@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
     -X github.com/prometheus/common/version.Version=$VERSION \
     -X github.com/prometheus/common/version.Revision=$REVISION \
     -X github.com/prometheus/common/version.BuildDate=$BUILD_DATE" . && \
-    sh licenses.sh /licenses
+    sh scripts/licenses.sh /licenses
 
 FROM scratch
 COPY --from=build /shaker_exporter /shaker_exporter

@@ -27,4 +27,4 @@ help:
 	@sed '/^#/!q; s/^# \{0,1\}//' Makefile
 
 release:
-	@sh release.sh
+	@sh scripts/release.sh

@@ -9,87 +9,103 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// writeStory writes for a person what happened in a probe and how the probe was meant to
-// be done. The metrics follow it.
-func (r *Report) writeStory(w io.Writer) {
+// writeDebug writes what happened in a probe, step by step, and the module that it used. The metrics
+// follow it.
+func writeDebug(w io.Writer, r *probe.Report) {
 	fmt.Fprintf(w, "# Log\n\n")
-	var at tell = func(when time.Duration, format string, args ...any) {
+	var at logLine = func(when time.Duration, format string, args ...any) {
 		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))
 	}
-	at(0, "probe of %s with module %s, timeout %v", r.text, r.module, r.timeout)
-	if r.name != "" {
-		r.writeResolution(at)
+	at(0, "probe of %s with module %s, timeout %v", r.Text, r.ModuleName, r.Timeout)
+	if r.Name != "" {
+		writeResolution(at, r)
 	}
-	for _, v := range r.each() {
-		if v.handshake.Peer.IsValid() {
-			r.writeHandshake(at, &v)
+	for _, v := range r.Each() {
+		if v.Handshake.Peer.IsValid() {
+			writeHandshake(at, r, &v)
 		}
 	}
-	r.writePath(at)
-	said := strings.TrimSpace(r.result + " " + r.errno)
-	if n := len(r.verdicts); n > 1 {
-		said += fmt.Sprintf(", the worst of %d addresses", n)
+	writePath(at, r)
+	result := strings.TrimSpace(r.Result + " " + r.Errno)
+	if n := len(r.Verdicts); n > 1 {
+		result += fmt.Sprintf(", the worst of %d addresses", n)
 	}
-	at(r.duration, "verdict: %s; wanted is %s: %s", said, strings.Join(r.moduleData.TCP.ValidResults, " or "),
-		map[bool]string{true: "success", false: "failure"}[r.success()])
+	at(r.Duration, "result: %s; valid results: %s: %s", result, strings.Join(r.Module.TCP.ValidResults, " or "),
+		map[bool]string{true: "success", false: "failure"}[r.Success()])
 
-	fmt.Fprintf(w, "\n# Module %s\n\n", r.module)
+	fmt.Fprintf(w, "\n# Module %s\n\n", r.ModuleName)
 	encoder := yaml.NewEncoder(w)
 	encoder.SetIndent(2)
-	encoder.Encode(r.moduleData)
+	encoder.Encode(r.Module)
 	encoder.Close()
 	fmt.Fprintf(w, "\n# Metrics\n\n")
 }
 
-// tell is how a line of the story is written: when it happened, after the beginning, and what.
-type tell = func(when time.Duration, format string, args ...any)
+// logLine writes a line of the log: when it happened, since the start of the probe, and what.
+type logLine = func(when time.Duration, format string, args ...any)
 
-func (r *Report) writeResolution(at tell) {
-	took := r.resolution.took
-	if len(r.resolution.addrs) > 0 {
-		addrs := make([]string, len(r.resolution.addrs))
-		for i, addr := range r.resolution.addrs {
+func writeResolution(at logLine, r *probe.Report) {
+	took := r.Resolution.Took
+	if len(r.Resolution.Addrs) > 0 {
+		addrs := make([]string, len(r.Resolution.Addrs))
+		for i, addr := range r.Resolution.Addrs {
 			addrs[i] = addr.String()
 		}
-		taking := "none"
-		if r.verdicts != nil {
-			taking = fmt.Sprintf("%d of them", len(r.verdicts))
-		} else if addr := r.handshake.Peer.Addr(); addr.IsValid() {
-			taking = addr.String()
+		probing := "none"
+		if r.Verdicts != nil {
+			probing = fmt.Sprintf("%d of them", len(r.Verdicts))
+		} else if addr := r.Handshake.Peer.Addr(); addr.IsValid() {
+			probing = addr.String()
 		}
-		at(took, "%s is %s; taking %s", r.name, strings.Join(addrs, ", "), taking)
+		at(took, "%s is %s; probing %s", r.Name, strings.Join(addrs, ", "), probing)
 	}
-	for _, addr := range r.resolution.addrs {
-		if err := r.check(addr); err != nil {
+	for _, addr := range r.Resolution.Addrs {
+		if err := r.Check(addr); err != nil {
 			at(took, "%v", err)
 		}
 	}
-	if r.resolution.err != nil {
-		at(took, "%s: %v", r.name, r.resolution.err)
+	if r.Resolution.Err != nil {
+		at(took, "%s: %v", r.Name, r.Resolution.Err)
 	}
 }
 
-func (r *Report) writeHandshake(at tell, v *verdict) {
-	h, sent := &v.handshake, r.resolution.took
+func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
+	h, sent := &v.Handshake, r.Resolution.Took
 	if h.Local.IsValid() {
 		at(sent, "SYN from %v to %v", h.Local, h.Peer)
 		if h.SYNRetransmits > 0 {
-			at(v.at, "by now the SYN to %v was sent again, %d times", h.Peer, h.SYNRetransmits)
+			at(v.At, "until now %d SYN retransmissions to %v", h.SYNRetransmits, h.Peer)
 		}
 	} else {
 		at(sent, "no SYN could be sent to %v", h.Peer)
 	}
 	if h.Outcome != shaker.Open {
-		at(v.at, "%v", h.Err())
+		at(v.At, "%v", h.Err())
 		return
 	}
 	at(sent+h.Handshake, "SYN-ACK from %v after %v (kernel: %v), MSS %d bytes", h.Peer, h.Handshake, h.RTT, h.MSS)
 	end := "RST"
-	if r.moduleData.TCP.Close == config.FIN {
+	if r.Module.TCP.Close == config.FIN {
 		end = "FIN"
 	}
-	at(sent+h.Handshake+h.ResetLag, "%s, last ACK sent: %t", end, h.ACKSent)
+	at(sent+h.Handshake+h.ResetLag, "%s, final ACK sent: %t", end, h.ACKSent)
+}
+
+func writePath(at logLine, r *probe.Report) {
+	if r.PathErr != nil {
+		at(r.Duration, "path: %v", r.PathErr)
+	}
+	if r.Path == nil {
+		return
+	}
+	for _, hop := range r.Path.Hops {
+		at(r.Duration, "path: %s", probe.DescribeHop(hop))
+	}
+	if r.Path.Reached == 0 {
+		at(r.Duration, "path: no reply from here on")
+	}
 }

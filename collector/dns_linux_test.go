@@ -69,7 +69,7 @@ func TestDNS(t *testing.T) {
 		{"is not asked (RFC 7686)", "hidden.onion", server, config.DNSNotFound},
 	} {
 		t.Run(c.test, func(t *testing.T) {
-			p := newProber(t, Options{DialDNS: c.dial})
+			p := newHandler(t, settings{dialDNS: c.dial})
 			check := func(a answer) {
 				if a.result != c.result || (a.value("probe_success") == 1) != (c.result == "open") {
 					t.Errorf("%s, probe_success %v, want %s", a.result, a.value("probe_success"), c.result)
@@ -92,7 +92,7 @@ func TestDNS(t *testing.T) {
 // The deadline is that of the whole probe: what the lookup took, the handshake has not.
 func TestDeadlineSpansLookupAndHandshake(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{
+	p := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{
 		"600ms.example": {"192.0.2.1"},
 		"999ms.example": {"192.0.2.1"},
 	})})
@@ -120,11 +120,14 @@ type answer struct {
 	took   time.Duration // of the request
 }
 
+// A dialer opens connections to DNS servers, as net.Dialer.DialContext does.
+type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
+
 var resultLabel = regexp.MustCompile(`probe_result_info\{result="(\w+)",errno="\w*"\} 1\n`)
 
 // probeName probes a target by name, 0 being the module's timeout, and checks that its
 // sockets are closed afterwards, not after the 5 s for which the resolver would keep them.
-func probeName(t *testing.T, p *Prober, target string, timeout time.Duration) answer {
+func probeName(t *testing.T, p *handler, target string, timeout time.Duration) answer {
 	t.Helper()
 	var header string
 	if timeout > 0 {
@@ -154,7 +157,7 @@ func probeName(t *testing.T, p *Prober, target string, timeout time.Duration) an
 // probeUntilDeadline makes probes that have to wait for their deadline. None may end before
 // it, and the best of five must not end 50 ms after it: that is for a busy machine, as a
 // deadline that is not kept is missed by all. An answer that is not ok is not in time.
-func probeUntilDeadline(t *testing.T, p *Prober, target string, timeout time.Duration, ok func(answer) bool) {
+func probeUntilDeadline(t *testing.T, p *handler, target string, timeout time.Duration, ok func(answer) bool) {
 	t.Helper()
 	var took []time.Duration
 	for range 5 {

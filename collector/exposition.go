@@ -12,88 +12,89 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// metric is a metric of /probe. All of them are gauges.
+// metric is a metric of /probe. All metrics of /probe are gauges.
 type metric struct {
 	name, help string
 	labels     []string
 }
 
-// What /probe exports. Prometheus does not care for the order, people do.
+// The metrics of /probe, in the order in which they are written.
 var (
 	probeSuccess = &metric{name: "probe_success",
-		help: "1 if the result is what the module wants (valid_results, by default open), 0 if not."}
+		help: "1 if the result is one of the module's valid_results (by default open), 0 otherwise."}
 	probeResultInfo = &metric{name: "probe_result_info",
-		help:   "The verdict: open, refused, reset, timeout, unreachable, prohibited, error, dns_not_found, dns_timeout or dns_error, and the kernel's errno.",
+		help:   "Result of the probe (open, refused, reset, timeout, unreachable, prohibited, error, dns_not_found, dns_timeout or dns_error) and the kernel's errno.",
 		labels: []string{"result", "errno"}}
 	probeDuration = &metric{name: "probe_duration_seconds",
-		help: "How long the whole probe took, name resolution included."}
+		help: "Duration of the whole probe, name resolution included."}
 	probeTimeout = &metric{name: "probe_timeout_seconds",
-		help: "How long the probe might have taken."}
+		help: "Timeout that applied to the probe."}
 	probeDNSLookup = &metric{name: "probe_dns_lookup_time_seconds",
-		help: "How long name resolution took, 0 if the target was an address."}
+		help: "Duration of name resolution, 0 if the target was an address."}
 	probeIPProtocol = &metric{name: "probe_ip_protocol",
 		help: "IP protocol of the probed address: 4, 6, or 0 if there was no address."}
 	probeIPAddrHash = &metric{name: "probe_ip_addr_hash",
-		help: "FNV-1a hash of the probed address: it changes when the address does."}
+		help: "FNV-1a hash of the probed address, to detect that the address changed."}
 	probeHandshake = &metric{name: "probe_tcp_handshake_seconds",
-		help: "Time from SYN to SYN-ACK on the exporter's clock, its scheduling included."}
+		help: "Time from SYN to SYN-ACK on the exporter's clock, including its scheduling."}
 	probeRTT = &metric{name: "probe_tcp_rtt_seconds",
 		help: "Time from SYN to SYN-ACK on the kernel's clock, absent if the kernel took no sample."}
 	probeSYNRetransmits = &metric{name: "probe_tcp_syn_retransmits",
-		help: "SYNs that had to be sent again."}
+		help: "Number of SYN retransmissions."}
 	probeMSS = &metric{name: "probe_tcp_mss_bytes",
-		help: "Maximum segment size in force for data to the target."}
+		help: "Maximum segment size for data to the target."}
 	probeACKSent = &metric{name: "probe_tcp_ack_sent",
-		help: "1 if the handshake's last ACK left after all, so that the application may have seen a connection."}
+		help: "1 if the final ACK was sent despite the withholding, so that the application may have seen a connection, 0 otherwise."}
 	probeICMPInfo = &metric{name: "probe_icmp_info",
-		help:   "The ICMP error that ended the probe, and who sent it.",
+		help:   "ICMP error that ended the probe, and its sender.",
 		labels: []string{"from", "icmp_type", "icmp_code", "icmp"}}
 
 	// With a path
 	probePathHopInfo = &metric{name: "probe_path_hop_info",
-		help:   "Who answered for each hop of the path, and with which ICMP error; an empty one stands for the answer of the target, or in its name.",
+		help:   "Router that answered at each hop and its ICMP error; icmp is empty if the reply was a SYN-ACK or RST.",
 		labels: []string{"hop", "address", "icmp"}}
 	probePathHopRTT = &metric{name: "probe_path_hop_rtt_seconds",
-		help:   "Time from SYN to the answer of each hop, on the exporter's clock.",
+		help:   "Time from SYN to the reply of each hop, on the exporter's clock.",
 		labels: []string{"hop", "address"}}
 	probePathLastHop = &metric{name: "probe_path_last_hop",
-		help:   "The last hop that answered, and who it is: where SYNs end, if it is not the target.",
+		help:   "Number of the last hop that answered, and its address: where SYNs end, unless it is the target.",
 		labels: []string{"address"}}
 	probePathHops = &metric{name: "probe_path_hops",
-		help: "The hop at which the target itself answered, or somebody in its name."}
+		help: "Hop at which the target answered, or a device that answered with the target's address."}
 
 	// With addresses: all
 	probeAddresses = &metric{name: "probe_addresses",
-		help: "Addresses of the target that were probed."}
+		help: "Number of addresses of the target that were probed."}
 	probeAddressesOpen = &metric{name: "probe_addresses_open",
-		help: "Addresses of the target that sent a SYN-ACK."}
+		help: "Number of addresses of the target that sent a SYN-ACK."}
 	probeAddressResultInfo = &metric{name: "probe_address_result_info",
-		help:   "The verdict about each address, and the kernel's errno.",
+		help:   "Result for each address and the kernel's errno.",
 		labels: []string{"ip", "result", "errno"}}
 	probeAddressHandshake = &metric{name: "probe_address_handshake_seconds",
-		help:   "Time from SYN to SYN-ACK for each address on the exporter's clock, its scheduling included.",
+		help:   "Time from SYN to SYN-ACK for each address on the exporter's clock, including its scheduling.",
 		labels: []string{"ip"}}
 	probeAddressRTT = &metric{name: "probe_address_rtt_seconds",
 		help:   "Time from SYN to SYN-ACK for each address on the kernel's clock.",
 		labels: []string{"ip"}}
 )
 
-// families returns the metrics of the probe.
-func (r *Report) families() []*dto.MetricFamily {
-	families := make([]*dto.MetricFamily, 0, 16) // all but those of several addresses
+// families returns the metrics of a probe.
+func families(r *probe.Report) []*dto.MetricFamily {
+	all := make([]*dto.MetricFamily, 0, 16) // enough for a probe of one address
 	gauge := func(m *metric, value float64, labelValues ...string) {
-		families = append(families, m.family(value, labelValues))
+		all = append(all, m.family(value, labelValues))
 	}
-	h := &r.handshake
+	h := &r.Handshake
 
-	gauge(probeSuccess, boolean(r.success()))
-	gauge(probeResultInfo, 1, r.result, r.errno)
-	gauge(probeDuration, r.duration.Seconds())
-	gauge(probeTimeout, r.timeout.Seconds())
-	gauge(probeDNSLookup, r.resolution.took.Seconds())
+	gauge(probeSuccess, boolean(r.Success()))
+	gauge(probeResultInfo, 1, r.Result, r.Errno)
+	gauge(probeDuration, r.Duration.Seconds())
+	gauge(probeTimeout, r.Timeout.Seconds())
+	gauge(probeDNSLookup, r.Resolution.Took.Seconds())
 	if addr := h.Peer.Addr(); addr.IsValid() {
 		gauge(probeIPProtocol, ipVersion(addr))
 		gauge(probeIPAddrHash, addrHash(addr))
@@ -118,22 +119,22 @@ func (r *Report) families() []*dto.MetricFamily {
 	if icmp := h.ICMP; icmp.From.IsValid() {
 		gauge(probeICMPInfo, 1, icmp.From.String(), strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code)), icmp.String())
 	}
-	if r.path != nil {
-		families = append(families, pathFamilies(r.path)...)
+	if r.Path != nil {
+		all = append(all, pathFamilies(r.Path)...)
 	}
-	if r.moduleData.TCP.Addresses == config.All {
-		families = append(families, r.addressFamilies()...)
+	if r.Module.TCP.Addresses == config.All {
+		all = append(all, addressFamilies(r)...)
 	}
-	return families
+	return all
 }
 
-// addressFamilies returns the metrics of the addresses, all of which were probed.
-func (r *Report) addressFamilies() []*dto.MetricFamily {
+// addressFamilies returns the metrics of the addresses of a probe with addresses: all.
+func addressFamilies(r *probe.Report) []*dto.MetricFamily {
 	var open int
 	var infos, handshakes, rtts []*dto.Metric
-	for _, v := range r.verdicts {
-		h, ip := &v.handshake, v.handshake.Peer.Addr().String()
-		infos = append(infos, probeAddressResultInfo.metric(1, ip, v.result, v.errno))
+	for _, v := range r.Verdicts {
+		h, ip := &v.Handshake, v.Handshake.Peer.Addr().String()
+		infos = append(infos, probeAddressResultInfo.metric(1, ip, v.Result, v.Errno))
 		if h.Outcome == shaker.Open {
 			open++
 		}
@@ -145,7 +146,7 @@ func (r *Report) addressFamilies() []*dto.MetricFamily {
 		}
 	}
 	families := []*dto.MetricFamily{
-		probeAddresses.family(float64(len(r.verdicts)), nil),
+		probeAddresses.family(float64(len(r.Verdicts)), nil),
 		probeAddressesOpen.family(float64(open), nil),
 	}
 	families = several(families, probeAddressResultInfo, infos)
@@ -154,7 +155,7 @@ func (r *Report) addressFamilies() []*dto.MetricFamily {
 	return families
 }
 
-// pathFamilies returns the metrics of a path. Hops that stayed silent have none.
+// pathFamilies returns the metrics of a path. Silent hops have no series.
 func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 	var infos, rtts []*dto.Metric
 	var last shaker.Hop
@@ -181,7 +182,7 @@ func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 	return families
 }
 
-// several adds a metric with several series, if it has any.
+// several adds a metric with its series, unless there is none.
 func several(families []*dto.MetricFamily, of *metric, series []*dto.Metric) []*dto.MetricFamily {
 	if len(series) == 0 {
 		return families
@@ -197,7 +198,7 @@ func (m *metric) metric(value float64, labelValues ...string) *dto.Metric {
 var typeGauge = dto.MetricType_GAUGE
 
 func (m *metric) family(value float64, labelValues []string) *dto.MetricFamily {
-	// All of it in one piece: a probe has more than a dozen of these.
+	// One allocation for all of it: a probe has more than a dozen metrics.
 	f := &struct {
 		family  dto.MetricFamily
 		metrics [1]*dto.Metric
@@ -229,22 +230,21 @@ func ipVersion(addr netip.Addr) float64 {
 	return 6
 }
 
-// addrHash is computed as blackbox_exporter does it, so that the series go on.
+// addrHash computes the hash of blackbox_exporter, so that the series continue after a migration.
 func addrHash(addr netip.Addr) float64 {
 	h := fnv.New32a()
 	h.Write(addr.AsSlice())
 	return float64(h.Sum32())
 }
 
-// WriteOpenMetrics writes the metrics of several probes, with the target and the module of
-// each as labels.
-func WriteOpenMetrics(w io.Writer, reports []*Report) error {
+// WriteOpenMetrics writes the metrics of several probes. Each has its target and its module as labels.
+func WriteOpenMetrics(w io.Writer, reports []*probe.Report) error {
 	targetLabel, moduleLabel := "target", "module"
 	byName := make(map[string]*dto.MetricFamily)
-	var families []*dto.MetricFamily
+	var all []*dto.MetricFamily
 	for _, report := range reports {
-		labels := []*dto.LabelPair{{Name: &targetLabel, Value: &report.text}, {Name: &moduleLabel, Value: &report.module}}
-		for _, family := range report.families() {
+		labels := []*dto.LabelPair{{Name: &targetLabel, Value: &report.Text}, {Name: &moduleLabel, Value: &report.ModuleName}}
+		for _, family := range families(report) {
 			for _, metric := range family.Metric {
 				metric.Label = append(slices.Clone(labels), metric.Label...)
 			}
@@ -253,13 +253,13 @@ func WriteOpenMetrics(w io.Writer, reports []*Report) error {
 				continue
 			}
 			byName[family.GetName()] = family
-			families = append(families, family)
+			all = append(all, family)
 		}
 	}
-	return (&exposition{kind: expfmt.TypeOpenMetrics}).write(w, families)
+	return (&exposition{kind: expfmt.TypeOpenMetrics}).write(w, all)
 }
 
-// An exposition is how the metrics of a probe are written for a caller.
+// An exposition is the format in which a caller wants metrics.
 type exposition struct {
 	accept string // the caller's Accept header
 	format expfmt.Format
@@ -268,20 +268,20 @@ type exposition struct {
 
 var plainText = &exposition{kind: expfmt.TypeTextPlain}
 
-// negotiate finds out what the caller understands. Callers of an exporter mostly ask for the
-// same again and again, so that the last answer is kept.
-func (p *Prober) negotiate(h http.Header) *exposition {
-	accept := h.Get("Accept")
-	if last := p.exposition.Load(); last != nil && last.accept == accept {
+// negotiate returns the exposition that the caller prefers. The callers of an exporter usually send the
+// same header each time, so the last result is cached.
+func (h *Handler) negotiate(header http.Header) *exposition {
+	accept := header.Get("Accept")
+	if last := h.exposition.Load(); last != nil && last.accept == accept {
 		return last
 	}
-	format := expfmt.NegotiateAccept(h, expfmt.DefaultOpenMetricsAcceptedFormats()...)
+	format := expfmt.NegotiateAccept(header, expfmt.DefaultOpenMetricsAcceptedFormats()...)
 	e := &exposition{accept, format, format.FormatType()}
-	p.exposition.Store(e)
+	h.exposition.Store(e)
 	return e
 }
 
-// write writes the metric families. Their names are such that no format escapes them.
+// write writes the metric families. No format needs to escape their names.
 func (e *exposition) write(w io.Writer, families []*dto.MetricFamily) error {
 	switch e.kind {
 	case expfmt.TypeTextPlain:

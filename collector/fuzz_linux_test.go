@@ -13,6 +13,9 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
 // Whatever is asked, the answer is one of three: metrics, or a line of text about a mistake
@@ -33,12 +36,13 @@ func FuzzProbeRequest(f *testing.F) {
 	} {
 		f.Add(seed.query, seed.timeout)
 	}
-	p := newProber(f, Options{DialDNS: func(context.Context, string, string) (net.Conn, error) {
+	p := newHandler(f, settings{dialDNS: func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("there is no DNS here")
 	}})
 	f.Fuzz(func(t *testing.T, query, timeout string) {
 		params, _ := url.ParseQuery(query)
-		if target, err := parseTarget(params.Get("target")); err == nil && target.addr.IsValid() && !target.addr.IsLoopback() {
+		if req, err := probe.NewRequest(config.Default(), params.Get("target"), config.DefaultModule); err == nil &&
+			req.Addr.IsValid() && !req.Addr.IsLoopback() {
 			return // another host
 		}
 		r := httptest.NewRequest("GET", "/probe", nil)

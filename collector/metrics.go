@@ -6,17 +6,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// The reasons for which a probe is not made or not finished. The reason label has no others.
+// Why a probe is not made or not finished. The reason label has no other values.
 const (
-	badRequest    = "bad_request"   // the caller's mistake
-	denied        = "denied"        // the policy for targets forbids it
-	inFlightLimit = "in_flight"     // too many probes at once
-	shuttingDown  = "shutting_down" // the exporter is going away
-	tooLate       = "too_late"      // the timeout was over before a SYN could be sent
-	callerGone    = "caller_gone"   // the caller hung up while the probe ran
+	badRequest    = "bad_request"   // a mistake of the caller
+	denied        = "denied"        // the policy for targets does not permit it
+	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
+	shuttingDown  = "shutting_down" // the exporter is shutting down
+	tooLate       = "too_late"      // the timeout ended before a SYN could be sent
+	callerGone    = "caller_gone"   // the caller closed the connection during the probe
 )
 
 // metrics are those of the exporter itself.
@@ -33,37 +34,37 @@ type metrics struct {
 	inFlightLimit  prometheus.Gauge
 }
 
-func newMetrics(inFlight func() float64, limit int) *metrics {
+func newMetrics(prober *probe.Prober) *metrics {
 	histogram := func(name, help string, buckets ...float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets,
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour}
 	}
 	m := &metrics{
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probes_total",
-			Help: "Probes that ended with a verdict about the target, open or not."}, []string{"module"}),
+			Help: "Total number of probes that ended with a verdict about the target, open or not."}, []string{"module"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probe_failures_total",
-			Help: "Probes whose verdict was not what the module wants, by verdict."}, []string{"module", "result", "errno"}),
+			Help: "Total number of probes whose result is not in valid_results, by result and errno."}, []string{"module", "result", "errno"}),
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probes_rejected_total",
-			Help: "Requests for a probe that was not made or not finished, by reason."}, []string{"reason"}),
+			Help: "Total number of requests whose probe was not made or not finished, by reason."}, []string{"reason"}),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_faults_total",
-			Help: "Probes that failed for want of something on this host, by errno."}, []string{"errno"}),
+			Help: "Total number of probes not performed because of a local error, by errno."}, []string{"errno"}),
 		handshake: prometheus.NewHistogramVec(histogram("shaker_handshake_seconds",
-			"Time from SYN to SYN-ACK on this process's clock.",
+			"Time from SYN to SYN-ACK on the exporter's clock.",
 			.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5), []string{"module"}),
 		synRetransmits: prometheus.NewCounter(prometheus.CounterOpts{Name: "shaker_syn_retransmits_total",
-			Help: "SYNs that had to be sent again."}),
+			Help: "Total number of SYN retransmissions."}),
 		acksSent: prometheus.NewCounter(prometheus.CounterOpts{Name: "shaker_acks_sent_total",
-			Help: "Handshakes whose last ACK left after all, so that the target's application may have seen a connection."}),
+			Help: "Total number of handshakes whose final ACK was sent despite the withholding, so that the target's application may have seen a connection."}),
 		resetLag: prometheus.NewHistogram(histogram("shaker_reset_lag_seconds",
-			"Time from seeing a SYN-ACK to sending the RST. At 0.2 the kernel sends the ACK.",
+			"Time from seeing a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Handshakes that are under way, name resolution included."}, inFlight),
+			Help: "Handshakes in progress, name resolution included."}, func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
-			Help: "Handshakes that may be under way at once, 0 if there is no limit."}),
+			Help: "Maximum number of concurrent handshakes, 0 if there is no limit."}),
 	}
-	m.inFlightLimit.Set(float64(limit))
-	// What can be counted is there from the start, so that rate() sees the first one.
+	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
+	// These series exist from the start, so that rate() sees the first increment.
 	for _, reason := range []string{badRequest, denied, inFlightLimit, shuttingDown, tooLate, callerGone} {
 		m.rejected.WithLabelValues(reason)
 	}
@@ -73,8 +74,8 @@ func newMetrics(inFlight func() float64, limit int) *metrics {
 	return m
 }
 
-// expect makes the modules' metrics be there before the first probe.
-func (m *metrics) expect(c *config.Config) {
+// initialize creates the series of the modules, so that they exist before the first probe.
+func (m *metrics) initialize(c *config.Config) {
 	for name := range c.Modules {
 		m.probes.WithLabelValues(name)
 		m.handshake.WithLabelValues(name)
@@ -87,21 +88,21 @@ func (m *metrics) all() []prometheus.Collector {
 }
 
 // count counts a probe that ended with a verdict.
-func (m *metrics) count(r *Report) {
-	m.probes.WithLabelValues(r.module).Inc()
-	if !r.success() {
-		m.failures.WithLabelValues(r.module, r.result, r.errno).Inc()
+func (m *metrics) count(r *probe.Report) {
+	m.probes.WithLabelValues(r.ModuleName).Inc()
+	if !r.Success() {
+		m.failures.WithLabelValues(r.ModuleName, r.Result, r.Errno).Inc()
 	}
-	for _, v := range r.each() {
-		h := &v.handshake
+	for _, v := range r.Each() {
+		h := &v.Handshake
 		if h.Outcome == shaker.Open {
-			m.handshake.WithLabelValues(r.module).Observe(h.Handshake.Seconds())
+			m.handshake.WithLabelValues(r.ModuleName).Observe(h.Handshake.Seconds())
 		}
 		if h.ResetLag > 0 {
 			m.resetLag.Observe(h.ResetLag.Seconds())
 		}
 		m.synRetransmits.Add(float64(max(0, h.SYNRetransmits)))
-		if h.ACKSent && r.moduleData.TCP.Close != config.FIN { // which is meant to send it
+		if h.ACKSent && r.Module.TCP.Close != config.FIN { // which sends it on purpose
 			m.acksSent.Inc()
 		}
 	}

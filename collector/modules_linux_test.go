@@ -16,7 +16,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
 // parse returns a configuration.
@@ -34,8 +36,8 @@ func TestTargetPolicy(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("0.0.0.0/0", simnet.SYNACK())
 	network.At("::/0", simnet.SYNACK())
-	p := newProber(t, Options{
-		Config: parse(t, `
+	p := newHandler(t, settings{
+		config: parse(t, `
 targets:
   allow: ["192.0.2.0/24:80-90", "[2001:db8::/32]:*", "127.0.0.0/8:*", "[::1]:*"]
   deny: ["192.0.2.66:*", "[2001:db8:6::/48]:443", "127.0.0.1:*"]
@@ -44,7 +46,7 @@ modules:
   all: {prober: tcp, tcp: {addresses: all}}
   ip4: {prober: tcp, tcp: {preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
 `),
-		DialDNS: simnet.NewDNS(t, simnet.Names{
+		dialDNS: simnet.NewDNS(t, simnet.Names{
 			"mixed.example":   {"2001:db8:6::1", "192.0.2.66", "192.0.2.1"},
 			"denied.example":  {"2001:db8:6::1", "192.0.2.66"},
 			"outside.example": {"198.51.100.1"},
@@ -100,21 +102,21 @@ func TestAllAddresses(t *testing.T) {
 	network.At("192.0.2.3", simnet.ICMP("198.51.100.7", 3, 13))
 	network.At("192.0.2.4", simnet.SYNACK().After(30*time.Millisecond))
 	network.At("2001:db8::1", simnet.SYNACK())
-	p := newProber(t, Options{
-		Config: parse(t, `
+	p := newHandler(t, settings{
+		config: parse(t, `
 modules:
   all: {prober: tcp, timeout: 500ms, tcp: {addresses: all}}
   all4: {prober: tcp, timeout: 500ms, tcp: {addresses: all, preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
   closed: {prober: tcp, timeout: 500ms, tcp: {addresses: all, valid_results: [refused, timeout]}}
 `),
-		DialDNS: simnet.NewDNS(t, simnet.Names{
+		dialDNS: simnet.NewDNS(t, simnet.Names{
 			"open.example":   {"192.0.2.4", "192.0.2.1", "192.0.2.1", "2001:db8::1"},
 			"partly.example": {"192.0.2.1", "192.0.2.3", "192.0.2.2", "192.0.2.9", "2001:db8::1"},
 			"closed.example": {"192.0.2.2", "192.0.2.9"},
 			"opened.example": {"192.0.2.3", "192.0.2.1", "192.0.2.2"},
 			"link.example":   {"fe80::1", "192.0.2.1"},
 			"local.example":  {"fe80::1"},
-			"many.example":   manyAddresses(maxAddresses + 1),
+			"many.example":   manyAddresses(probe.MaxAddresses + 1),
 		}),
 	})
 	for _, c := range []struct{ golden, query string }{
@@ -154,15 +156,15 @@ func manyAddresses(n int) []string {
 // All addresses of a name are in flight at once, and count as such.
 func TestAllAddressesAtOnce(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{
-		MaxInFlight: 4,
-		Config:      parse(t, `modules: {all: {prober: tcp, tcp: {addresses: all}}}`),
-		DialDNS: simnet.NewDNS(t, simnet.Names{
+	p := newHandler(t, settings{
+		maxInFlight: 4,
+		config:      parse(t, `modules: {all: {prober: tcp, tcp: {addresses: all}}}`),
+		dialDNS: simnet.NewDNS(t, simnet.Names{
 			"three.example": manyAddresses(3),
 			"five.example":  manyAddresses(5),
 		}),
 	})
-	if w := get(p, "/probe?module=all&target=five.example:80"); w.Code != 503 || w.Body.String() != errInFlight.Error()+"\n" {
+	if w := get(p, "/probe?module=all&target=five.example:80"); w.Code != 503 || w.Body.String() != probe.ErrInFlight.Error()+"\n" {
 		t.Errorf("five at once, where four may be: %d %s", w.Code, w.Body)
 	}
 	end := probeInBackground(p, "three.example:80&module=all")
@@ -170,11 +172,11 @@ func TestAllAddressesAtOnce(t *testing.T) {
 	if w := get(p, "/probe?module=all&target=three.example:80"); w.Code != 503 {
 		t.Errorf("three and three at once, where four may be: %d %s", w.Code, w.Body)
 	}
-	if n := p.inFlight.Load(); n != 3 {
+	if n := p.prober.InFlight(); n != 3 {
 		t.Errorf("%d are in flight, want 3", n)
 	}
 	end()
-	if n := p.inFlight.Load(); n != 0 {
+	if n := p.prober.InFlight(); n != 0 {
 		t.Errorf("%d are in flight at the end", n)
 	}
 }
@@ -183,19 +185,19 @@ func TestAllAddressesAtOnce(t *testing.T) {
 // about the name.
 func TestAllAddressesFault(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{
-		Config:  parse(t, `modules: {tcp_connect: {prober: tcp, tcp: &port {source_ports: 40000}}, all: {prober: tcp, tcp: {<<: *port, addresses: all}}}`),
-		DialDNS: simnet.NewDNS(t, simnet.Names{"two.example": {"192.0.2.1", "192.0.2.2"}}),
+	p := newHandler(t, settings{
+		config:  parse(t, `modules: {tcp_connect: {prober: tcp, tcp: &port {source_ports: 40000}}, all: {prober: tcp, tcp: {<<: *port, addresses: all}}}`),
+		dialDNS: simnet.NewDNS(t, simnet.Names{"two.example": {"192.0.2.1", "192.0.2.2"}}),
 	})
 	end := probeInBackground(p, "192.0.2.2:80")
 	defer end()
 	wire.Await(1)
 	w := get(p, "/probe?module=all&target=two.example:80")
-	const want = "this prober is in trouble, not the target: shake 192.0.2.2:80: connect: cannot assign requested address\n"
+	const want = "probe not performed, target state unknown: shake 192.0.2.2:80: connect: cannot assign requested address\n"
 	if w.Code != 503 || w.Body.String() != want {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	if n := p.inFlight.Load(); n != 1 {
+	if n := p.prober.InFlight(); n != 1 {
 		t.Errorf("%d are in flight, want only the one in the background", n)
 	}
 }
@@ -203,9 +205,9 @@ func TestAllAddressesFault(t *testing.T) {
 // What the module wants is success, and counts as such.
 func TestValidResults(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{
-		Config:  parse(t, `modules: {closed: {prober: tcp, timeout: 200ms, tcp: {valid_results: [refused, timeout, dns_not_found]}}}`),
-		DialDNS: simnet.NewDNS(t, nil),
+	p := newHandler(t, settings{
+		config:  parse(t, `modules: {closed: {prober: tcp, timeout: 200ms, tcp: {valid_results: [refused, timeout, dns_not_found]}}}`),
+		dialDNS: simnet.NewDNS(t, nil),
 	})
 	for target, want := range map[string]float64{
 		listen(t, "127.0.0.1:0"): 0,
@@ -236,7 +238,7 @@ func TestValidResults(t *testing.T) {
 func TestModuleOptions(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.RST())
-	p := newProber(t, Options{Config: parse(t, `
+	p := newHandler(t, settings{config: parse(t, `
 modules: {marked: {prober: tcp, tcp: {source_ports: 40000-40003}}}`)})
 	w := get(p, "/probe?module=marked&target=192.0.2.1:80")
 	for syn := range network.Sent() {
@@ -249,7 +251,7 @@ modules: {marked: {prober: tcp, tcp: {source_ports: 40000-40003}}}`)})
 // With close: fin the application sees a connection, which the metrics say and the alarm for
 // ACKs that were not meant to leave does not.
 func TestCloseFIN(t *testing.T) {
-	p := newProber(t, Options{Config: parse(t, `modules: {tcp_connect: {prober: tcp, tcp: {close: fin}}}`)})
+	p := newHandler(t, settings{config: parse(t, `modules: {tcp_connect: {prober: tcp, tcp: {close: fin}}}`)})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -272,12 +274,12 @@ func TestCloseFIN(t *testing.T) {
 // A new configuration is for the probes to come.
 func TestConfigure(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{Config: parse(t, `modules: {old: {prober: tcp, timeout: 300ms}, both: {prober: tcp}}`)})
+	p := newHandler(t, settings{config: parse(t, `modules: {old: {prober: tcp, timeout: 300ms}, both: {prober: tcp}}`)})
 	answer := make(chan *httptest.ResponseRecorder)
 	go func() { answer <- get(p, "/probe?module=old&target=192.0.2.1:80") }()
 	wire.Await(1)
-	p.Configure(parse(t, `modules: {new: {prober: tcp}, both: {prober: tcp}}`))
-	if w := get(p, "/probe?module=old&target=127.0.0.1:1"); w.Code != 400 || w.Body.String() != "module \"old\" is unknown, there are both, new\n" {
+	p.prober.Configure(parse(t, `modules: {new: {prober: tcp}, both: {prober: tcp}}`))
+	if w := get(p, "/probe?module=old&target=127.0.0.1:1"); w.Code != 400 || w.Body.String() != "unknown module \"old\", the modules are both, new\n" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	if w := get(p, "/probe?module=new&target=127.0.0.1:1"); w.Code != 200 {
@@ -286,8 +288,8 @@ func TestConfigure(t *testing.T) {
 	if w := <-answer; w.Code != 200 || !strings.Contains(w.Body.String(), "probe_timeout_seconds 0.3\n") {
 		t.Errorf("the running probe: %d %s", w.Code, w.Body)
 	}
-	if n := testutil.CollectAndCount(p.metrics.probes); n != 3 {
-		t.Errorf("%d modules are counted, want old, new and both", n)
+	if n := testutil.CollectAndCount(p, "shaker_probes_total"); n != 3 {
+		t.Errorf("shaker_probes_total has %d series, want 3: old, new and both", n)
 	}
 }
 
@@ -301,7 +303,7 @@ func TestFailureLevel(t *testing.T) {
 		slog.LevelDebug: "",
 	} {
 		var log bytes.Buffer
-		p := newProber(t, Options{FailureLevel: level, Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{
+		p := newHandler(t, settings{Options: Options{FailureLevel: level, Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{
 			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 				switch a.Key {
 				case slog.TimeKey:
@@ -310,7 +312,7 @@ func TestFailureLevel(t *testing.T) {
 					return slog.String(a.Key, "D")
 				}
 				return a
-			}}))})
+			}}))}})
 		for _, target := range []string{open, "127.0.0.1:1", "192.0.2.1:1"} {
 			get(p, "/probe?target="+target)
 		}
@@ -320,32 +322,10 @@ func TestFailureLevel(t *testing.T) {
 	}
 }
 
-// Each address has the time of its own verdict, not that of the slowest.
-func TestAddressesHaveTheirOwnTimes(t *testing.T) {
-	network := simnet.NewNetwork(t)
-	network.At("192.0.2.2", simnet.RST())
-	p := newProber(t, Options{
-		Config:  parse(t, `modules: {all: {prober: tcp, timeout: 400ms, tcp: {addresses: all}}}`),
-		DialDNS: simnet.NewDNS(t, simnet.Names{"two.example": {"192.0.2.2", "192.0.2.9"}}),
-	})
-	req, err := p.Request("two.example:80", "all")
-	if err != nil {
-		t.Fatal(err)
-	}
-	report, err := p.Probe(t.Context(), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	records := report.Records()
-	if len(records) != 2 || records[0].Duration >= records[1].Duration/2 || records[1].Duration < 400*time.Millisecond {
-		t.Errorf("%+v", records)
-	}
-}
-
 // A probe may take longer than the server's own limit for answers.
 func TestProbeLongerThanTheServersLimit(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newProber(t, Options{Config: parse(t, `modules: {tcp_connect: {prober: tcp, timeout: 300ms}}`)})
+	p := newHandler(t, settings{config: parse(t, `modules: {tcp_connect: {prober: tcp, timeout: 300ms}}`)})
 	server := httptest.NewUnstartedServer(p)
 	server.Config.WriteTimeout = 50 * time.Millisecond
 	server.Start()
@@ -362,8 +342,8 @@ func TestProbeLongerThanTheServersLimit(t *testing.T) {
 
 // What /probe found out is remembered; what it did not is not.
 func TestProbesAreRemembered(t *testing.T) {
-	history := NewHistory(100)
-	p := newProber(t, Options{History: history})
+	results := history.New(100)
+	p := newHandler(t, settings{Options: Options{History: results}})
 	target := listen(t, "127.0.0.1:0")
 	began := time.Now()
 	get(p, "/probe?target="+target)
@@ -371,15 +351,15 @@ func TestProbesAreRemembered(t *testing.T) {
 	get(p, "/probe?target=127.0.0.1:1")
 	get(p, "/probe?target=nonsense")
 	get(p, "/probe?target=[fe80::1%25nowhere]:1")
-	if n := len(history.Tracks("", "")); n != 3 {
+	if n := len(results.Tracks("", "")); n != 3 {
 		t.Errorf("%d tracks, want 3", n)
 	}
-	r := history.Tracks(target, "tcp_connect")[0].Last()
+	r := results.Tracks(target, "tcp_connect")[0].Last()
 	if !r.Success || r.Result != "open" || r.Errno != "" || r.Handshake <= 0 || r.RTT <= 0 || r.Duration < r.Handshake ||
 		r.Address.String() != "127.0.0.1" || r.Time.Before(began) || r.Time.After(time.Now()) {
 		t.Errorf("%+v", r)
 	}
-	r = history.Tracks("127.0.0.1:1", "")[0].Last()
+	r = results.Tracks("127.0.0.1:1", "")[0].Last()
 	if r.Success || r.Result != "refused" || r.Errno != "ECONNREFUSED" || r.Latency() != 0 {
 		t.Errorf("%+v", r)
 	}

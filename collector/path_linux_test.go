@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -30,7 +30,7 @@ func newPathNetwork(t testing.TB) *simnet.Network {
 
 func TestPath(t *testing.T) {
 	newPathNetwork(t)
-	p := newProber(t, Options{Config: parse(t, pathConfig)})
+	p := newHandler(t, settings{config: parse(t, pathConfig)})
 	for _, c := range []struct{ golden, query string }{
 		{"path_always", "target=192.0.2.1:80&module=always"},
 		{"path_always_ipv6", "target=[2001:db8::1]:80&module=always"},
@@ -50,35 +50,16 @@ func TestPath(t *testing.T) {
 			golden(t, c.golden, w.Body.String())
 		})
 	}
-	if n := p.inFlight.Load(); n != 0 {
+	if n := p.prober.InFlight(); n != 0 {
 		t.Errorf("%d are in flight at the end", n)
-	}
-}
-
-// What of a probe's timeout is kept for the path.
-func TestTraceTime(t *testing.T) {
-	for _, c := range []struct {
-		path          string
-		timeout, want time.Duration
-	}{
-		{config.Never, 6 * time.Second, 0},
-		{config.OnFailure, 3 * time.Second, time.Second},
-		{config.Always, 6 * time.Second, 2 * time.Second},
-		{config.Always, time.Minute, 2 * time.Second},
-	} {
-		r := Request{timeout: c.timeout}
-		r.moduleData.TCP.Path = c.path
-		if got := r.traceTime(); got != c.want {
-			t.Errorf("%s, %v: %v, want %v", c.path, c.timeout, got, c.want)
-		}
 	}
 }
 
 // The story of a probe and the history have the path.
 func TestPathForPeople(t *testing.T) {
 	network := newPathNetwork(t)
-	history := NewHistory(10)
-	p := newProber(t, Options{Config: parse(t, pathConfig), History: history})
+	results := history.New(10)
+	p := newHandler(t, settings{config: parse(t, pathConfig), Options: Options{History: results}})
 	body := get(p, "/probe?debug=true&module=always&target=192.0.2.1:80").Body.String()
 	for _, want := range []string{"path:  1  198.51.100.1  ", "path:  2  *\n", "path:  3  10.0.0.3  ", "path:  4  192.0.2.1  ", " ms  open\n"} {
 		if !strings.Contains(body, want) {
@@ -87,10 +68,10 @@ func TestPathForPeople(t *testing.T) {
 	}
 	network.At("192.0.2.1").Behind("198.51.100.1", "")
 	body = get(p, "/probe?debug=true&module=always&target=192.0.2.1:80").Body.String()
-	if want := "path: nobody answers beyond that\n"; !strings.Contains(body, want) {
+	if want := "path: no reply from here on\n"; !strings.Contains(body, want) {
 		t.Errorf("no %q in\n%s", want, body)
 	}
-	track := history.Tracks("", "")[0]
+	track := results.Tracks("", "")[0]
 	if track.Path == nil || track.Path.Reached != 0 || len(track.Path.Hops) != 1 || track.GoodPath == nil || track.GoodPath.Reached != 4 {
 		t.Errorf("the history has %+v and, as the last good one, %+v", track.Path, track.GoodPath)
 	}
@@ -99,13 +80,13 @@ func TestPathForPeople(t *testing.T) {
 // Where there is no room for a trace, the verdict stands without one.
 func TestPathWithoutRoom(t *testing.T) {
 	newPathNetwork(t)
-	p := newProber(t, Options{Config: parse(t, pathConfig), MaxInFlight: shaker.HopsAtOnce - 1})
+	p := newHandler(t, settings{config: parse(t, pathConfig), maxInFlight: shaker.HopsAtOnce - 1})
 	w := get(p, "/probe?debug=true&module=always&target=192.0.2.1:80")
 	if body := w.Body.String(); w.Code != 200 || !strings.Contains(body, "probe_success 1\n") || strings.Contains(body, "probe_path_hop") ||
 		!strings.Contains(body, "path: not traced: too many handshakes are in flight\n") {
 		t.Errorf("%d %s", w.Code, body)
 	}
-	if n := p.inFlight.Load(); n != 0 {
+	if n := p.prober.InFlight(); n != 0 {
 		t.Errorf("%d are in flight at the end", n)
 	}
 }

@@ -18,6 +18,9 @@ import (
 // Load reads a configuration file, as [Parse] does. A file of more than 16 MiB is refused, and
 // so is a FIFO whose writer does not come to an end in 5 s.
 func Load(name string) (c *Config, warnings []string, err error) {
+	if name == "" {
+		return Default(), nil, nil
+	}
 	text, err := read(name, time.Now().Add(patience))
 	if err != nil {
 		return nil, nil, err

@@ -27,11 +27,17 @@ const insideEnv = "SHAKER_LAB_INSIDE"
 // errOutside is why the tests do not run in a namespace of their own, nil if they do.
 var errOutside = errors.New("lab.Main was not called")
 
-// Main runs a package's tests in a network namespace of their own, if it can make one,
-// and fails them if they leave goroutines behind. TestMain calls it. It does not return.
-func Main(m *testing.M) {
+// Main runs a package's tests in a network namespace of their own, if it can make one, and fails them if
+// they leave goroutines behind. TestMain calls it. It does not return.
+func Main(m *testing.M) { MainIn(m, ".") }
+
+// MainIn is Main for tests that run in another directory than their package's.
+func MainIn(m *testing.M, directory string) {
 	stall.RunIfHearts()
 	if os.Getenv(insideEnv) == "" {
+		if err := os.Chdir(directory); err != nil {
+			panic(err)
+		}
 		code, err := runInside()
 		if err == nil {
 			os.Exit(code)

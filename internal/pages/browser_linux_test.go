@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,29 +16,29 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/browser"
 )
 
-var pictures = flag.String("pictures", "", "directory into which TestLooks puts pictures of the page")
+var pictures = flag.String("pictures", "", "directory for the screenshots that TestLooks takes")
 
-// A site serves the pages.
+// A site serves the status page and /logs below a path prefix.
 type site struct {
 	url    string
-	tracks atomic.Pointer[[]collector.Track]
-	broken atomic.Bool // answers with an error instead
-	served atomic.Int64
+	tracks atomic.Pointer[[]history.Track]
+	broken atomic.Bool  // the status page is answered with an error
+	served atomic.Int64 // requests for the status page
 }
 
-// serve serves the pages with the tracks for the rest of the test.
-func serve(t *testing.T, tracks ...collector.Track) *site {
+// serve starts a site that shows the tracks until the end of the test.
+func serve(t *testing.T, tracks ...history.Track) *site {
 	t.Helper()
 	lab.Need(t)
 	s := &site{}
 	s.show(tracks...)
 	p := New(Options{
-		Tracks:  func(target, module string) []collector.Track { return slices.Clone(*s.tracks.Load()) },
+		Tracks:  func(target, module string) []history.Track { return slices.Clone(*s.tracks.Load()) },
 		Modules: func() []string { return []string{"tcp_connect", "tcp_connect_ip4", hostileModule} },
 		Version: "1.0.0",
 		Logger:  slog.New(slog.DiscardHandler),
@@ -59,43 +60,61 @@ func serve(t *testing.T, tracks ...collector.Track) *site {
 	return s
 }
 
-// show changes the tracks.
-func (s *site) show(tracks ...collector.Track) { s.tracks.Store(&tracks) }
+// show replaces the tracks.
+func (s *site) show(tracks ...history.Track) { s.tracks.Store(&tracks) }
 
-// quiet fails the test if the page has complained.
-func quiet(t *testing.T, b *browser.Browser) {
+// noComplaints fails the test if the browser reported an error.
+func noComplaints(t *testing.T, b *browser.Browser) {
 	t.Helper()
 	for _, complaint := range b.Complaints() {
 		t.Error(complaint)
 	}
 }
 
-// look lets the page be seen on a screen so wide, light or dark.
-func look(b *browser.Browser, scheme string, width, height int) {
+// setScreen sets the browser's color scheme and the size of its screen.
+func setScreen(b *browser.Browser, scheme string, width, height int) {
 	b.Do("Emulation.setEmulatedMedia", map[string]any{
 		"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 	b.Do("Emulation.setDeviceMetricsOverride", map[string]any{
 		"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}, nil)
 }
 
-// sticksOut is what does not fit into what it is in, or into the page. Where rows are wide, a
-// path may reach below the cells up to the module's.
-const sticksOut = `[document.documentElement, ...document.querySelectorAll("td, tbody th, input, select, button, .paths, .paths *")]
-	.filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "visible" &&
-		getComputedStyle(e).display !== "inline" && !e.querySelector(".paths") ||
-		e.getBoundingClientRect().right > innerWidth ||
-		e.matches(".paths") && e.getBoundingClientRect().right > (getComputedStyle(e.closest("td")).display === "table-cell" ?
-			e.closest("tr").querySelector(".module").getBoundingClientRect().left : e.closest("td").getBoundingClientRect().right))
-	.map(e => e.outerHTML).join("\n")`
+// overflowing is a script that returns the elements that overflow their container or the page, and the
+// cells that overlap another cell. In the table layout, an explanation may reach below the latency, and
+// paths up to the module's cell.
+const overflowing = `(() => {
+	const right = e => e.getBoundingClientRect().right;
+	const boundary = part => {
+		const cell = part.closest("td");
+		const next = part.matches(".paths") ? ".module" : part.matches(".why") ? ".recent" : null;
+		return next && getComputedStyle(cell).display === "table-cell" ?
+			cell.closest("tr").querySelector(next).getBoundingClientRect().left : right(cell);
+	};
+	const overlap = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 &&
+		a.top < b.bottom - 1 && b.top < a.bottom - 1;
+	const overlapsAnother = cell => [...cell.parentElement.children].some(other => other !== cell &&
+		overlap(cell.getBoundingClientRect(), other.getBoundingClientRect()));
+	const boxes = document.querySelectorAll("td, tbody th, input, select, button, .why, .paths, .paths *");
+	return [document.documentElement, ...boxes]
+		.filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "visible" &&
+			getComputedStyle(e).display !== "inline" && !e.querySelector(".paths, .why") ||
+			right(e) > innerWidth)
+		.concat([...document.querySelectorAll("td > *, .paths")].filter(part => right(part) > boundary(part)))
+		.concat([...document.querySelectorAll("tbody th, td")].filter(overlapsAnother))
+		.map(e => e.outerHTML).join("\n");
+})()`
 
-// goodIsBeside tells whether the last good path is beside the present one, and not below it.
-const goodIsBeside = `(() => {
-	const [now, good] = [...document.querySelectorAll(".paths:has(:nth-child(2 of div)) div")].map(e => e.getBoundingClientRect());
+// sideBySide is a script that reports whether the last good path is to the right of the current one,
+// not below it.
+const sideBySide = `(() => {
+	const [now, good] = [...document.querySelectorAll(".paths:has(:nth-child(2 of div)) div")]
+		.map(e => e.getBoundingClientRect());
 	return now.right < good.left && now.top === good.top;
 })()`
 
-// tooPale is the texts of the page whose contrast is below 4.5, as WCAG 2 (AA) has it.
-const tooPale = `(() => {
+// lowContrast is a script that returns the elements whose text has a contrast below 4.5, the limit of
+// WCAG 2 (AA).
+const lowContrast = `(() => {
 	const rgb = color => color.match(/[\d.]+/g).map(Number);
 	const luminance = color => rgb(color).slice(0, 3).map(c => c / 255)
 		.map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
@@ -104,25 +123,25 @@ const tooPale = `(() => {
 		const color = getComputedStyle(element).backgroundColor;
 		return rgb(color)[3] === 0 ? behind(element.parentElement) : color;
 	};
-	const pale = [];
+	const low = [];
 	for (const element of document.querySelectorAll("body *:not(script, title, option)")) {
 		if (![...element.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && !element.placeholder) continue;
 		const style = getComputedStyle(element, element.placeholder ? "::placeholder" : null);
 		const [dark, light] = [luminance(style.color), luminance(behind(element))].sort((a, b) => a - b);
 		const contrast = (light + .05) / (dark + .05);
-		if (contrast < 4.5) pale.push(contrast.toFixed(2) + " " + element.outerHTML);
+		if (contrast < 4.5) low.push(contrast.toFixed(2) + " " + element.outerHTML);
 	}
-	return pale.join("\n");
+	return low.join("\n");
 })()`
 
-// On screens of all sizes, by day and by night: nothing sticks out, and all can be read.
-// README's picture, docs/page.png, is the page-light.png of
+// On screens of all sizes, in light and dark mode, nothing overflows and all text has enough contrast.
+// The README's screenshot, docs/page.png, is the page-light.png of
 //
 //	go test ./internal/pages -run TestLooks -pictures /tmp
 func TestLooks(t *testing.T) {
 	s := serve(t, fleet()...)
 	b := browser.New(t)
-	picture := func(name string) {
+	screenshot := func(name string) {
 		if *pictures == "" {
 			return
 		}
@@ -134,31 +153,38 @@ func TestLooks(t *testing.T) {
 		for _, screen := range []struct {
 			name          string
 			width, height int
-		}{{"page", 1200, 740}, {"small", 1154, 740}, {"tablet", 800, 1100}, {"phone", 360, 740}} {
+		}{
+			{name: "page", width: 1200, height: 740},
+			{name: "small", width: 1154, height: 740},
+			{name: "tablet", width: 800, height: 1100},
+			{name: "phone", width: 360, height: 740},
+		} {
 			name := screen.name + "-" + scheme
-			look(b, scheme, screen.width, screen.height)
+			setScreen(b, scheme, screen.width, screen.height)
 			b.Open(s.url)
-			picture(name)
+			screenshot(name)
 			b.Eval(`document.querySelectorAll("details").forEach(details => details.open = true)`)
-			picture(name + "-paths")
-			if sticksOut := b.Eval(sticksOut); sticksOut != "" {
-				t.Errorf("%s: these stick out:\n%v", name, sticksOut)
+			screenshot(name + "-paths")
+			if elements := b.Eval(overflowing); elements != "" {
+				t.Errorf("on screen %s, these elements overflow, want none:\n%v", name, elements)
 			}
-			if beside := b.Eval(goodIsBeside); beside != (screen.name != "phone") {
-				t.Errorf("%s: the last good path is beside the present one: %v", name, beside)
+			if got, want := b.Eval(sideBySide), screen.name != "phone"; got != want {
+				t.Errorf("on screen %s, the last good path is to the right of the current one: %v, want %t",
+					name, got, want)
 			}
-			if pale := b.Eval(tooPale); pale != "" {
-				t.Errorf("%s: these are too pale:\n%v", name, pale)
+			if elements := b.Eval(lowContrast); elements != "" {
+				t.Errorf("on screen %s, these texts have a contrast below 4.5, want none:\n%v", name, elements)
 			}
 		}
-		if page := b.Eval("getComputedStyle(document.body).backgroundColor"); (page == "rgb(246, 247, 249)") != (scheme == "light") {
-			t.Errorf("%s: the page is %v", scheme, page)
+		want := map[string]string{"light": "rgb(246, 247, 249)", "dark": "rgb(15, 18, 22)"}[scheme]
+		if got := b.Eval("getComputedStyle(document.body).backgroundColor"); got != want {
+			t.Errorf("in %s mode, the background is %v, want %s", scheme, got, want)
 		}
 	}
-	quiet(t, b)
+	noComplaints(t, b)
 }
 
-// Whatever a target or a module is called, a browser shows it as text and probes just that.
+// A browser shows hostile names of targets and modules as text, and probes exactly them.
 func TestHostileNamesInBrowser(t *testing.T) {
 	hostile := track(hostileTarget, "or", time.Second)
 	hostile.Module = hostileModule
@@ -166,73 +192,78 @@ func TestHostileNamesInBrowser(t *testing.T) {
 	long.Module = long.Target
 	s := serve(t, hostile, long)
 	b := browser.New(t)
-	for _, width := range []int{1154, 360} { // the narrowest table and the narrowest cards
-		look(b, "light", width, 740)
+	for _, width := range []int{1154, 360} { // the narrowest table, and narrow cards
+		setScreen(b, "light", width, 740)
 		b.Open(s.url)
-		if sticksOut := b.Eval(sticksOut); sticksOut != "" {
-			t.Errorf("%d pixels wide, these stick out:\n%v", width, sticksOut)
+		if elements := b.Eval(overflowing); elements != "" {
+			t.Errorf("on a screen of %d pixels, these elements overflow, want none:\n%v", width, elements)
 		}
 	}
 	if got := b.Eval(`document.querySelector(".target a").textContent`); got != hostileTarget {
-		t.Errorf("the target is %q", got)
+		t.Errorf("the page shows the target %q, want %q", got, hostileTarget)
 	}
 	if got := b.Eval(`document.querySelector("td.module").textContent`); got != hostileModule {
-		t.Errorf("the module is %q", got)
+		t.Errorf("the page shows the module %q, want %q", got, hostileModule)
 	}
 	if got := b.Eval(`document.querySelector("#module option:last-child").value`); got != hostileModule {
-		t.Errorf("the form probes by the module %q", got)
+		t.Errorf("the form probes with module %q, want %q", got, hostileModule)
 	}
 	if got := b.Eval(`document.querySelectorAll("img, main script, iframe").length`); got != 0.0 {
-		t.Errorf("there are %v elements that a name has made", got)
+		t.Errorf("names created %v elements, want 0", got)
 	}
-	quiet(t, b)
+	noComplaints(t, b)
 	b.Leave(`document.querySelector(".target a").click()`)
 	b.Arrive("/below/probe")
 	query, err := url.ParseQuery(b.Eval("document.body.textContent").(string))
-	if err != nil || query.Get("target") != hostileTarget || query.Get("module") != hostileModule || query.Get("debug") != "true" {
-		t.Errorf("the link asks for %v, %v", query, err)
+	want := url.Values{"target": {hostileTarget}, "module": {hostileModule}, "debug": {"true"}}
+	if err != nil || !maps.EqualFunc(query, want, slices.Equal) {
+		t.Errorf("the link requests %v (error %v), want %v", query, err, want)
 	}
-	// The control case: what a name must not do is blocked if it does, and is heard of.
+	// The control case: if a name did create a script, the policy would block it and the browser report it.
 	b.Open(s.url)
 	b.Complaints()
 	b.Eval(`document.body.append(Object.assign(document.createElement("script"), {textContent: "alert(1)"}))`)
 	b.Eval(`document.body.insertAdjacentHTML("beforeend", "<img src=x onerror=alert(1)>")`)
-	if complaints := strings.Join(b.Complaints(), "\n"); !strings.Contains(complaints, "Content Security Policy") || strings.Contains(complaints, "Dialog") {
-		t.Errorf("a script in the page: %s", complaints)
+	complaints := strings.Join(b.Complaints(), "\n")
+	if !strings.Contains(complaints, "Content Security Policy") || strings.Contains(complaints, "Dialog") {
+		t.Errorf("the browser reported for a script in the page: %s\nwant a policy violation and no dialog", complaints)
 	}
 }
 
-// Without JavaScript everything is there, and the form works.
+// Without JavaScript, the page is complete, and the filter and the form work.
 func TestWithoutJavaScript(t *testing.T) {
 	s := serve(t, fleet()...)
 	b := browser.New(t)
 	b.Do("Emulation.setScriptExecutionDisabled", map[string]any{"value": true}, nil)
 	b.Open(s.url)
 	if rows := b.Eval(`document.querySelectorAll("tbody tr").length`); rows != float64(len(fleet())) {
-		t.Errorf("%v rows", rows)
+		t.Errorf("the page has %v rows, want %d", rows, len(fleet()))
 	}
 	b.Eval(`document.getElementById("filter").focus()`)
 	b.Type("prod REFUSED\n")
 	b.Eventually(`location.search === "?filter=prod+REFUSED" && document.readyState === "complete"`)
-	if got := b.Eval(`document.querySelectorAll("tbody tr").length + " " + document.getElementById("filter").value`); got != "2 prod REFUSED" {
-		t.Errorf("filtered, the page has %v", got)
+	const want = "2 prod REFUSED"
+	got := b.Eval(`document.querySelectorAll("tbody tr").length + " " + document.getElementById("filter").value`)
+	if got != want {
+		t.Errorf("the filtered page has %v, want %s: rows and filter", got, want)
 	}
 	b.Eval(`document.getElementById("target").focus()`)
-	quiet(t, b)
+	noComplaints(t, b)
 	b.Type("[::1]:80\n")
 	b.Arrive("/below/probe")
-	if query := b.Eval("document.body.textContent"); query != "target=%5B%3A%3A1%5D%3A80&module=tcp_connect&debug=true" {
-		t.Errorf("the form asks for %v", query)
+	const wantQuery = "target=%5B%3A%3A1%5D%3A80&module=tcp_connect&debug=true"
+	if query := b.Eval("document.body.textContent"); query != wantQuery {
+		t.Errorf("the form requests %v, want %s", query, wantQuery)
 	}
 }
 
-// The page keeps itself up to date and out of the way.
+// The page refreshes itself without disturbing its user.
 func TestRefresh(t *testing.T) {
 	s := serve(t, fleet()...)
 	b := browser.New(t)
-	look(b, "light", 1000, 400)
+	setScreen(b, "light", 1000, 400)
 	b.Do("Page.addScriptToEvaluateOnNewDocument", map[string]any{
-		"source": "const inRealTime = setInterval; setInterval = (f, ms) => inRealTime(f, ms / 20)"}, nil)
+		"source": "const realSetInterval = setInterval; setInterval = (f, ms) => realSetInterval(f, ms / 20)"}, nil)
 	b.Open(s.url)
 	b.Eval(`document.getElementById("target").value = "half a na"`)
 	b.Eval(`document.getElementById("target").focus()`)
@@ -240,65 +271,74 @@ func TestRefresh(t *testing.T) {
 	b.Eval(`window.scrollTo(0, 200)`)
 	b.Eval(`window.same = true`)
 
-	t.Log("By itself, after a while.")
+	t.Log("The page refreshes after its period.")
 	down := track("down.example:1", "or", 0)
 	now := time.Now().Add(-time.Second)
-	down.Changed, down.Records[1].Time = now, now
+	down.Since, down.Records[1].Time = now, now
 	s.show(append(fleet(), down)...)
 	b.Eventually(`document.querySelector("tbody .target a").textContent === "down.example:1"`)
-	if got := b.Eval(`document.querySelector("tbody .verdict").textContent.trim() + ", " + document.title`); got != "refused, 6 failing, 7 succeeding · shaker_exporter" {
-		t.Errorf("the page says: %v", got)
+	const wantText = "refused, 6 failing, 7 succeeding · shaker_exporter"
+	got := b.Eval(`document.querySelector("tbody .verdict").textContent.trim() + ", " + document.title`)
+	if got != wantText {
+		t.Errorf("the refreshed page has the first verdict and the title %q, want %q", got, wantText)
 	}
-	if got := b.Eval(`[same, scrollY, document.activeElement.id, document.activeElement.value,
-		document.activeElement.selectionStart, document.activeElement.selectionEnd].join()`); got != "true,200,target,half a na,2,4" {
-		t.Errorf("what was being done is now: %v", got)
+	const wantState = "true,200,target,half a na,2,4"
+	got = b.Eval(`[same, scrollY, document.activeElement.id, document.activeElement.value,
+		document.activeElement.selectionStart, document.activeElement.selectionEnd].join()`)
+	if got != wantState {
+		t.Errorf("after a refresh, window, scroll position, focus, input and selection are %v, want %s", got, wantState)
 	}
-	quiet(t, b)
+	noComplaints(t, b)
 
-	// From here on the page is told that it is seen again, so that it does not wait.
-	const seen = `document.dispatchEvent(new Event("visibilitychange"))`
+	// From here on, visibility events trigger the refreshes, so that the test does not wait for the period.
+	const becomeVisible = `document.dispatchEvent(new Event("visibilitychange"))`
 
-	t.Log("A link that has the focus keeps it.")
+	t.Log("A refresh does not move the focus from a link.")
 	const shown = `document.querySelectorAll("tbody tr").length`
 	s.show(fleet()...)
-	b.Eval(seen)
+	b.Eval(becomeVisible)
 	b.Eventually(`document.title.startsWith("5 failing")`)
 	b.Eval(`document.querySelector(".target a").focus()`)
 	link := b.Eval(`document.activeElement.href`)
 	b.Eval(`window.old = document.activeElement`)
-	b.Eval(seen)
+	b.Eval(becomeVisible)
 	b.Eventually(`!old.isConnected`)
 	if got := b.Eval(`document.activeElement.href`); got != link {
-		t.Errorf("the focus is on %v, was on %v", got, link)
+		t.Errorf("after a refresh the focus is on %v, want %v", got, link)
 	}
 
-	t.Log("A path that is open stays open, no other opens, and it keeps the focus.")
-	const paths = `[...document.querySelectorAll("details[open]")].map(d => d.closest("tr").querySelector("a").textContent).join()`
-	if got := b.Eval(paths); got != "" {
-		t.Errorf("these paths are open from the start: %v", got)
+	t.Log("A refresh keeps open paths open and other paths closed, and does not move the focus.")
+	const openPaths = `[...document.querySelectorAll("details[open]")]
+		.map(d => d.closest("tr").querySelector("a").textContent).join()`
+	if got := b.Eval(openPaths); got != "" {
+		t.Errorf("the paths of %v are open at first, want none", got)
 	}
-	b.Eval(`[...document.querySelectorAll("tr")].find(row => row.textContent.includes("mail.example.org")).querySelector("summary").focus()`)
+	b.Eval(`[...document.querySelectorAll("tr")].find(row => row.textContent.includes("mail.example.org"))
+		.querySelector("summary").focus()`)
 	b.Eval(`document.activeElement.click()`)
 	b.Eval(`window.old = document.activeElement`)
-	s.show(append(fleet(), down)...) // above it
-	b.Eval(seen)
+	s.show(append(fleet(), down)...) // adds a row above
+	b.Eval(becomeVisible)
 	b.Eventually(`!old.isConnected && document.querySelector("tbody .target a").textContent === "down.example:1"`)
-	if got := b.Eval(paths + ` + " " + (document.activeElement === document.querySelector("details[open] summary"))`); got != "mail.example.org:25 true" {
-		t.Errorf("after a refresh, these paths are open, and one has the focus: %v", got)
+	const wantPaths = "mail.example.org:25 true"
+	got = b.Eval(openPaths + ` + " " + (document.activeElement === document.querySelector("details[open] summary"))`)
+	if got != wantPaths {
+		t.Errorf("after a refresh, the open paths, and whether the first has the focus, are %v, want %s",
+			got, wantPaths)
 	}
 	s.show(fleet()...)
-	b.Eval(seen)
+	b.Eval(becomeVisible)
 	b.Eventually(`document.title.startsWith("5 failing")`)
 
-	t.Log("An exporter that does not answer is told of, until it does.")
+	t.Log("The page says that the exporter does not respond, until it does.")
 	s.broken.Store(true)
-	b.Eval(seen)
-	b.Eventually(`state.textContent.startsWith("The exporter does not answer. This is as of ")`)
+	b.Eval(becomeVisible)
+	b.Eventually(`state.textContent.startsWith("The exporter does not respond. Last update: ")`)
 	if got := b.Eval(shown); got != float64(len(fleet())) {
-		t.Errorf("of an exporter that does not answer %v rows are left", got)
+		t.Errorf("while the exporter does not respond, the page has %v rows, want still %d", got, len(fleet()))
 	}
 	s.broken.Store(false)
-	b.Eval(seen)
+	b.Eval(becomeVisible)
 	b.Eventually(`state.textContent === ""`)
 	for _, complaint := range b.Complaints() {
 		if !strings.Contains(complaint, "502 (Bad Gateway)") {
@@ -306,92 +346,92 @@ func TestRefresh(t *testing.T) {
 		}
 	}
 
-	t.Log("A page that nobody sees asks for nothing.")
+	t.Log("A hidden page does not refresh.")
 	b.Eval(`Object.defineProperty(document, "hidden", {value: true, configurable: true})`)
 	before := s.served.Load()
 	b.Eval(`refresh()`)
-	b.Eval(seen)
+	b.Eval(becomeVisible)
 	if got := s.served.Load(); got != before {
-		t.Errorf("it was served %d times more", got-before)
+		t.Errorf("the hidden page sent %d requests, want 0", got-before)
 	}
 	b.Eval(`Object.defineProperty(document, "hidden", {value: false, configurable: true})`)
 	b.Eval(`refresh()`)
 	if s.served.Load() == before {
-		t.Error("nor does one that somebody sees")
+		t.Error("the visible page sent no request, want one")
 	}
-	quiet(t, b)
+	noComplaints(t, b)
 }
 
-// The filter acts while one types, and stays.
+// The filter is applied while the user types, and survives refreshes and reloads.
 func TestFilterInBrowser(t *testing.T) {
 	s := serve(t, fleet()...)
 	b := browser.New(t)
 	b.Open(s.url)
 	b.Eval(`window.same = true`)
 	const shown = `document.querySelectorAll("tbody tr").length`
-	const seen = `document.dispatchEvent(new Event("visibilitychange"))`
-	now := func() any {
+	const becomeVisible = `document.dispatchEvent(new Event("visibilitychange"))`
+	state := func() any { // of window, URL, input and focus
 		return b.Eval(`[window.same, location.search, filter.value, document.activeElement.id].join()`)
 	}
 
 	b.Eval(`filter.focus()`)
 	b.Type("prod REFUSED")
 	b.Eventually(shown + " === 2")
-	if got := now(); got != "true,?filter=prod+REFUSED,prod REFUSED,filter" {
-		t.Errorf("while one types: %v", got)
+	if got := state(); got != "true,?filter=prod+REFUSED,prod REFUSED,filter" {
+		t.Errorf("after typing, the state is %v, want true,?filter=prod+REFUSED,prod REFUSED,filter", got)
 	}
 
-	t.Log("A refresh keeps it, and so does a reload.")
+	t.Log("The filter survives a refresh and a reload.")
 	down := track("down.prod.example:1", "or", 0)
 	down.Last().Time = time.Now()
 	tracks := append(fleet(), down, track("up.prod.example:1", "o", 0))
 	s.show(tracks...)
-	b.Eval(seen)
+	b.Eval(becomeVisible)
 	b.Eventually(shown + " === 3")
 	b.Leave(`location.reload()`)
 	b.Eventually(`!window.same && document.readyState === "complete"`)
 	if got := b.Eval(shown); got != 3.0 {
-		t.Errorf("after a reload there are %v rows", got)
+		t.Errorf("after a reload, the page has %v rows, want 3", got)
 	}
-	if got := now(); got != ",?filter=prod+REFUSED,prod REFUSED," {
-		t.Errorf("after a reload: %v", got)
+	if got := state(); got != ",?filter=prod+REFUSED,prod REFUSED," {
+		t.Errorf("after a reload, the state is %v, want ,?filter=prod+REFUSED,prod REFUSED,", got)
 	}
 
-	t.Log("The Enter key leads nowhere, and an empty filter shows all.")
+	t.Log("The Enter key does not load another page, and an empty filter shows all targets.")
 	b.Eval(`(same = true, filter.value = "nowhere", filter.focus())`)
 	b.Type("\n")
 	b.Eventually(`document.querySelector("main > p")?.textContent === "No target matches the filter."`)
-	if got := now(); got != "true,?filter=nowhere,nowhere,filter" {
-		t.Errorf("after the Enter key: %v", got)
+	if got := state(); got != "true,?filter=nowhere,nowhere,filter" {
+		t.Errorf("after the Enter key, the state is %v, want true,?filter=nowhere,nowhere,filter", got)
 	}
 	b.Eval(`(filter.value = " ", filter.dispatchEvent(new Event("input")))`)
 	b.Eventually(fmt.Sprintf("%s === %d", shown, len(tracks)))
-	if got := now(); got != "true,, ,filter" {
-		t.Errorf("without the filter: %v", got)
+	if got := state(); got != "true,, ,filter" {
+		t.Errorf("with an empty filter, the state is %v, want true,, ,filter", got)
 	}
 
-	t.Log("An answer that comes late, to a filter that was, is not shown.")
-	b.Eval(`(inTime = fetch, fetch = async (...args) => {
-		const response = await inTime(...args), text = await response.text();
+	t.Log("A late response to an earlier filter is not shown.")
+	b.Eval(`(realFetch = fetch, fetch = async (...args) => {
+		const response = await realFetch(...args), text = await response.text();
 		if (args[0].endsWith("=late")) await new Promise(resolve => release = resolve);
 		return {ok: response.ok, text: async () => text};
 	}, 0)`)
-	b.Eval(`(filter.value = "late", find())`)
+	b.Eval(`(filter.value = "late", applyFilter())`)
 	b.Eventually(`typeof release === "function"`)
-	b.Eval(`(filter.value = "prod refused", find())`)
+	b.Eval(`(filter.value = "prod refused", applyFilter())`)
 	b.Eventually(shown + " === 3")
 	b.Eval(`new Promise(resolve => { release(); setTimeout(resolve) })`)
 	if got := b.Eval(shown); got != 3.0 {
-		t.Errorf("a late answer shows %v rows", got)
+		t.Errorf("after the late response, the page has %v rows, want 3", got)
 	}
 
-	t.Log("There is none where there is nothing to filter.")
+	t.Log("The filter is hidden while the history is empty.")
 	const hidden = `getComputedStyle(search).display === "none"`
 	if got := b.Eval(hidden); got != false {
-		t.Error("the filter is hidden")
+		t.Errorf("the filter is hidden although there are targets: %v, want false", got)
 	}
 	s.show()
-	b.Eval(seen)
+	b.Eval(becomeVisible)
 	b.Eventually(hidden)
-	quiet(t, b)
+	noComplaints(t, b)
 }

@@ -4,25 +4,25 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 )
 
-// filtered returns those of the tracks in which each word of the filter is found, all of
-// them if it has none. It uses the slice it is given.
-func filtered(tracks []collector.Track, filter string) []collector.Track {
-	wanted := strings.Fields(strings.ToLower(filter))
-	if len(wanted) == 0 {
+// filtered returns the tracks that match each word of the filter, all tracks if the filter has no
+// words. It reuses the given slice.
+func filtered(tracks []history.Track, filter string) []history.Track {
+	filterWords := strings.Fields(strings.ToLower(filter))
+	if len(filterWords) == 0 {
 		return tracks
 	}
-	return slices.DeleteFunc(tracks, func(t collector.Track) bool {
+	return slices.DeleteFunc(tracks, func(t history.Track) bool {
 		text := searchable(&t)
-		return slices.ContainsFunc(wanted, func(word string) bool { return !strings.Contains(text, word) })
+		return slices.ContainsFunc(filterWords, func(word string) bool { return !strings.Contains(text, word) })
 	})
 }
 
-// searchable returns what a target can be found by, in lower case: what the page says of it,
-// and the names that the metrics have for that.
-func searchable(t *collector.Track) string {
+// searchable returns the text in which the filter finds a target, in lower case: what the page
+// shows of the target, and the corresponding label values of the metrics.
+func searchable(t *history.Track) string {
 	last := t.Last()
 	parts := []string{t.Target, t.Module, last.Result, words(last.Result), why(last), icmp(last)}
 	if last.Address.IsValid() {

@@ -12,11 +12,11 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 )
 
-// Logs answers with the history of one target, or of all, as text: a line for each probe,
-// the latest first.
+// Logs serves the history as plain text, one line per probe, latest first. The query may select
+// one target, one module, or both.
 func (p *Pages) Logs(w http.ResponseWriter, r *http.Request) {
 	target, module, err := parseFilter(r.URL.RawQuery)
 	if err != nil {
@@ -29,7 +29,7 @@ func (p *Pages) Logs(w http.ResponseWriter, r *http.Request) {
 		if target != "" || module != "" {
 			status = http.StatusNotFound
 		}
-		http.Error(w, "nothing is in the history"+asked(target, module), status)
+		http.Error(w, noResults(target, module), status)
 		return
 	}
 	var body bytes.Buffer
@@ -37,7 +37,7 @@ func (p *Pages) Logs(w http.ResponseWriter, r *http.Request) {
 	p.send(w, "text/plain; charset=utf-8", &body)
 }
 
-// parseFilter reads the target and the module that a query asks for, "" for all.
+// parseFilter returns the target and the module that a query selects, "" for all.
 func parseFilter(query string) (target, module string, err error) {
 	params, err := url.ParseQuery(query)
 	if err != nil {
@@ -45,30 +45,31 @@ func parseFilter(query string) (target, module string, err error) {
 	}
 	for _, name := range []string{"target", "module"} {
 		if n := len(params[name]); n > 1 {
-			return "", "", fmt.Errorf("%s is given %d times, want it once", name, n)
+			return "", "", fmt.Errorf("parameter %q given %d times, want once", name, n)
 		}
 	}
 	return params.Get("target"), params.Get("module"), nil
 }
 
-// asked says what was asked for.
-func asked(target, module string) string {
-	var text string
-	if target != "" {
-		text += fmt.Sprintf(", target %q", target)
+// noResults says that the history has no results of a target and a module, "" for all.
+func noResults(target, module string) string {
+	switch {
+	case target == "" && module == "":
+		return "the history is empty"
+	case module == "":
+		return fmt.Sprintf("no results in the history for target %q", target)
+	case target == "":
+		return fmt.Sprintf("no results in the history for module %q", module)
 	}
-	if module != "" {
-		text += fmt.Sprintf(", module %q", module)
-	}
-	return text
+	return fmt.Sprintf("no results in the history for target %q and module %q", target, module)
 }
 
-// writeLogs writes the records of all tracks as columns, the latest first, with the target
-// and the module in each line if they are not the same in all.
-func writeLogs(body *bytes.Buffer, tracks []collector.Track, withTarget, withModule bool) {
+// writeLogs writes the records of all tracks as a table, latest first. The columns for the target
+// and the module are optional.
+func writeLogs(body *bytes.Buffer, tracks []history.Track, withTarget, withModule bool) {
 	type line struct {
-		*collector.Track
-		*collector.Record
+		*history.Track
+		*history.Record
 	}
 	var lines []line
 	for i := range tracks {
@@ -80,8 +81,8 @@ func writeLogs(body *bytes.Buffer, tracks []collector.Track, withTarget, withMod
 		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.Target, b.Target), cmp.Compare(a.Module, b.Module))
 	})
 	table := tabwriter.NewWriter(body, 0, 0, 2, ' ', 0)
-	write := func(at, target, module string, rest ...string) {
-		columns := []string{at}
+	write := func(start, target, module string, rest ...string) {
+		columns := []string{start}
 		if withTarget {
 			columns = append(columns, target)
 		}
@@ -90,15 +91,16 @@ func writeLogs(body *bytes.Buffer, tracks []collector.Track, withTarget, withMod
 		}
 		fmt.Fprintln(table, strings.Join(append(columns, rest...), "\t"))
 	}
-	write("TIME", "TARGET", "MODULE", "SUCCESS", "RESULT", "ERRNO", "DURATION", "HANDSHAKE", "RTT", "RETRANSMITS", "ADDRESS", "ICMP")
+	write("TIME", "TARGET", "MODULE",
+		"SUCCESS", "RESULT", "ERRNO", "DURATION", "HANDSHAKE", "RTT", "RETRANSMITS", "ADDRESS", "ICMP")
 	for _, l := range lines {
-		write(exact(l.Time), quoted(l.Target), quoted(l.Module), columnsOf(l.Record)...)
+		write(timestamp(l.Time), quoted(l.Target), quoted(l.Module), columnsOf(l.Record)...)
 	}
 	table.Flush()
 }
 
-// columnsOf returns what was measured, "-" for what was not.
-func columnsOf(r *collector.Record) []string {
+// columnsOf returns the columns of a record, "-" for values that were not measured.
+func columnsOf(r *history.Record) []string {
 	const none = "-"
 	duration := func(d time.Duration) string {
 		if d <= 0 {
@@ -117,7 +119,8 @@ func columnsOf(r *collector.Record) []string {
 		duration(r.Handshake), duration(r.RTT), cmp.Or(retransmits(r), none), address, icmp}
 }
 
-// quoted quotes a name that could be taken for something else than one column.
+// quoted quotes a name that could not be told from other columns: an empty name, or one with spaces
+// or with characters that Go escapes.
 func quoted(name string) string {
 	quoted := strconv.Quote(name)
 	if name == "" || strings.Contains(name, " ") || quoted != `"`+name+`"` {

@@ -9,67 +9,67 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
-// mostRows is how many targets the page shows.
-const mostRows = 200
+// maxRows limits the number of rows on the page.
+const maxRows = 200
 
-// An overview is what the page says of all targets.
+// An overview is the content of the page.
 type overview struct {
 	Now      time.Time
-	Groups   []group // those that there are, whatever the filter
-	Targets  int     // in all groups
-	Filter   string  // words that are wanted in every row, "" if all targets are
-	Matching int     // targets that have these words
-	Rows     []row   // of the first of those: targets that fail, then those that do not, then the others
-	Omitted  int     // matching targets that have no row
+	Groups   []group // of all targets, whatever the filter
+	Targets  int     // number of targets in all groups
+	Filter   string  // words that each row must match, "" for all targets
+	Matching int     // number of targets that match the filter
+	Rows     []row   // the first of the matching targets
+	Omitted  int     // number of matching targets without a row
 }
 
-// A group is the targets of which the same is to be said.
+// A group summarizes the targets with the same status.
 type group struct {
-	Standing standing
-	Count    int
-	Results  string // which, and how many of each if there are several
+	Status  status
+	Count   int
+	Results string // the results of the targets, with their numbers if there are several
 }
 
-// A standing is how a target stands. The worst comes first.
-type standing int
+// A status summarizes the latest result of a target. The values are in display order.
+type status int
 
 const (
-	failing standing = iota
+	failing status = iota
 	succeeding
-	unprobed // lately: nothing can be said
+	unprobed // not probed recently, whatever the latest result
 )
 
-// Class returns the name of its colour.
-func (s standing) Class() string { return [...]string{"failing", "succeeding", "unprobed"}[s] }
+// Class returns the CSS class of the status.
+func (s status) Class() string { return [...]string{"failing", "succeeding", "unprobed"}[s] }
 
-func (s standing) String() string {
-	return [...]string{"failing", "succeeding", "not probed lately"}[s]
+func (s status) String() string {
+	return [...]string{"failing", "succeeding", "not probed recently"}[s]
 }
 
-// A row is what the page says of one target.
+// A row is the line of one target.
 type row struct {
-	collector.Track
-	Standing standing
-	Probed   string    // how long ago it was, the latest time
-	For      string    // how long the result has been the same
-	Since    time.Time // when it became that, as far as is known
-	Story    string    // the same in words
-	Latency  string    // in milliseconds, "" if there was none
-	Clock    string    // on which that was measured
-	Spark    template.HTML
-	Recent   tally
+	history.Track
+	Status    status
+	Probed    string // time since the latest probe
+	For       string // time since the result last changed, as far as is known
+	SinceText string // the same in words
+	Latency   string // in milliseconds, "" if there was no SYN-ACK
+	Clock     string // the clock that measured the latency
+	Spark     template.HTML
+	Recent    tally // of the probes in the sparkline
 }
 
-// Why says in words why the verdict is what it is, "" if that goes without saying.
+// Why explains the verdict, "" if it needs no explanation.
 func (r *row) Why() string { return why(r.Last()) }
 
-// ICMP says which ICMP error ended the latest probe, "" if none did.
+// ICMP describes the ICMP error that ended the latest probe, "" if there was none.
 func (r *row) ICMP() string { return icmp(r.Last()) }
 
-// Address is the one that was probed, "" if the target tells it.
+// Address returns the probed address, "" if it is part of the target.
 func (r *row) Address() string {
 	if a := r.Last().Address; a.IsValid() && !strings.Contains(r.Target, a.String()) {
 		return a.String()
@@ -77,17 +77,18 @@ func (r *row) Address() string {
 	return ""
 }
 
-// Retransmits returns how many SYNs the latest probe sent again, "" if that is not known.
+// Retransmits returns the number of SYN retransmissions of the latest probe, "" if no SYN was sent or
+// if the number is unknown.
 func (r *row) Retransmits() string { return retransmits(r.Last()) }
 
-// newOverview makes an overview of the targets, with rows of those that match the filter.
-func newOverview(tracks []collector.Track, filter string, now time.Time) *overview {
+// newOverview returns an overview of the targets, with rows for those that match the filter.
+func newOverview(tracks []history.Track, filter string, now time.Time) *overview {
 	o := &overview{Now: now, Targets: len(tracks), Filter: strings.TrimSpace(filter)}
-	slices.SortFunc(tracks, func(a, b collector.Track) int { return order(&a, &b, now) })
+	slices.SortFunc(tracks, func(a, b history.Track) int { return order(&a, &b, now) })
 	o.group(tracks)
 	tracks = filtered(tracks, filter)
 	o.Matching = len(tracks)
-	shown := tracks[:min(len(tracks), mostRows)]
+	shown := tracks[:min(len(tracks), maxRows)]
 	o.Omitted = len(tracks) - len(shown)
 	for _, track := range shown {
 		o.Rows = append(o.Rows, newRow(track, now))
@@ -95,29 +96,30 @@ func newOverview(tracks []collector.Track, filter string, now time.Time) *overvi
 	return o
 }
 
-// order says which of two targets comes first. Of those that fail it is the one that
-// changed last, for it is news; all others are in the order of their names.
-func order(a, b *collector.Track, now time.Time) int {
-	standing := standingOf(a, now)
-	first := cmp.Compare(standing, standingOf(b, now))
-	if standing == failing {
-		first = cmp.Or(first, since(b).Compare(since(a)))
+// order compares two targets for sorting: by status first, failing targets then by their last change
+// with the latest first, and all targets by name.
+func order(a, b *history.Track, now time.Time) int {
+	s := statusOf(a, now)
+	first := cmp.Compare(s, statusOf(b, now))
+	if s == failing {
+		first = cmp.Or(first, b.Since.Compare(a.Since))
 	}
 	return cmp.Or(first, cmp.Compare(a.Target, b.Target), cmp.Compare(a.Module, b.Module))
 }
 
-// lately is how long a target may not have been probed at least before it counts as unprobed.
-const lately = 10 * time.Minute
+// recently is the time for which a probe, or the loss of a target, counts as recent.
+const recently = 10 * time.Minute
 
-// standingOf says how a target stands. It is unprobed after ten minutes without a probe, or
-// if it is probed more rarely, after three times as long as it was between the last two.
-func standingOf(t *collector.Track, now time.Time) standing {
-	patience := lately
-	if n := len(t.Records); n > 1 {
-		patience = max(patience, 3*t.Records[n-1].Time.Sub(t.Records[n-2].Time))
+// statusOf returns the status of a target. A target is unprobed after ten minutes without a probe,
+// or, if it is probed less often, after three times the interval between its last two probes. The
+// interval is unknown if the history no longer has the second last probe.
+func statusOf(t *history.Track, now time.Time) status {
+	limit := recently
+	if n := len(t.Records); n-2 >= t.Complete {
+		limit = max(limit, 3*t.Records[n-1].Time.Sub(t.Records[n-2].Time))
 	}
 	switch {
-	case now.Sub(t.Last().Time) > patience:
+	case now.Sub(t.Last().Time) > limit:
 		return unprobed
 	case t.Last().Success:
 		return succeeding
@@ -126,26 +128,18 @@ func standingOf(t *collector.Track, now time.Time) standing {
 	}
 }
 
-// since returns from when on the result has been the same, as far as is known.
-func since(t *collector.Track) time.Time {
-	if t.Changed.IsZero() {
-		return t.First
-	}
-	return t.Changed
-}
-
-// group counts the targets, which are in order.
-func (o *overview) group(tracks []collector.Track) {
-	counts := make(map[standing]map[string]int)
+// group sets the groups of the targets.
+func (o *overview) group(tracks []history.Track) {
+	counts := make(map[status]map[string]int)
 	for i := range tracks {
-		s := standingOf(&tracks[i], o.Now)
+		s := statusOf(&tracks[i], o.Now)
 		if counts[s] == nil {
 			counts[s] = make(map[string]int)
 		}
 		counts[s][tracks[i].Last().Result]++
 	}
 	for _, s := range slices.Sorted(maps.Keys(counts)) {
-		g := group{Standing: s}
+		g := group{Status: s}
 		results := slices.SortedFunc(maps.Keys(counts[s]), func(a, b string) int {
 			return cmp.Or(cmp.Compare(counts[s][b], counts[s][a]), cmp.Compare(a, b))
 		})
@@ -162,54 +156,48 @@ func (o *overview) group(tracks []collector.Track) {
 	}
 }
 
-// Title says how the targets stand, in a few words.
+// Title summarizes the targets in a few words, "" if none was probed recently.
 func (o *overview) Title() string {
 	var parts []string
 	for _, g := range o.Groups {
-		if g.Standing != unprobed {
-			parts = append(parts, fmt.Sprintf("%d %v", g.Count, g.Standing))
+		if g.Status != unprobed {
+			parts = append(parts, fmt.Sprintf("%d %v", g.Count, g.Status))
 		}
 	}
 	return strings.Join(parts, ", ")
 }
 
-func newRow(t collector.Track, now time.Time) row {
+func newRow(t history.Track, now time.Time) row {
 	last := t.Last()
 	r := row{
-		Track:    t,
-		Standing: standingOf(&t, now),
-		Probed:   span(now.Sub(last.Time)),
-		Since:    since(&t),
+		Track:  t,
+		Status: statusOf(&t, now),
+		Probed: span(now.Sub(last.Time)),
 	}
-	r.For = span(now.Sub(r.Since))
-	r.Story = fmt.Sprintf("%s since %s", words(last.Result), exact(r.Since))
-	if t.Changed.IsZero() {
+	r.For = span(now.Sub(t.Since))
+	r.SinceText = fmt.Sprintf("%s since %s", words(last.Result), timestamp(t.Since))
+	if !t.Changed {
 		r.For = "over " + r.For
-		r.Story = fmt.Sprintf("%s ever since it was first probed at %s", words(last.Result), exact(r.Since))
+		r.SinceText = fmt.Sprintf("%s since the first probe at %s", words(last.Result), timestamp(t.Since))
 	}
 	switch {
 	case last.RTT > 0:
-		r.Latency, r.Clock = collector.Milliseconds(last.RTT), "RTT on the kernel's clock"
+		r.Latency, r.Clock = probe.Milliseconds(last.RTT), "RTT on the kernel's clock"
 	case last.Handshake > 0:
-		r.Latency, r.Clock = collector.Milliseconds(last.Handshake), "handshake on the exporter's clock"
+		r.Latency, r.Clock = probe.Milliseconds(last.Handshake), "handshake on the exporter's clock"
 	}
-	recent := recentOf(&t)
+	// Older records are incomplete: failures are kept longer than successes, so they would make the
+	// target look worse than it was.
+	recent := t.Records[t.Complete:]
 	r.Recent = tallyOf(recent)
 	r.Spark = sparkline(recent)
 	return r
 }
 
-// recentOf returns the records of the time in which none is missing. Since failures are
-// kept longer than successes, those before it would make the target look worse than it was.
-func recentOf(t *collector.Track) []collector.Record {
-	all := t.Records
-	return all[max(0, slices.IndexFunc(all, func(r collector.Record) bool { return r.Time.After(t.Whole) })):]
-}
-
 // A tally counts probes.
 type tally struct{ Successes, Probes int }
 
-func tallyOf(records []collector.Record) tally {
+func tallyOf(records []history.Record) tally {
 	t := tally{Probes: len(records)}
 	for _, r := range records {
 		if r.Success {
@@ -219,7 +207,8 @@ func tallyOf(records []collector.Record) tally {
 	return t
 }
 
-// String returns the share of successes in whole percents: 100 % and 0 % are exact.
+// String returns the share of successes as a whole percentage, rounded down. It is 100 % only if all
+// probes succeeded, and 0 % only if none did.
 func (t tally) String() string {
 	percent := t.Successes * 100 / t.Probes
 	if percent == 0 && t.Successes > 0 {

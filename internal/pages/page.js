@@ -1,24 +1,25 @@
 "use strict";
 
-// The page is complete without this, which keeps it up to date and filters while one types.
+// The page is complete without this script, which refreshes it and filters while the user types.
 const search = document.getElementById("search");
 const filter = document.getElementById("filter");
 const state = document.getElementById("state");
 const period = 10_000; // ms
-const pause = 200; // ms without a key, after which the filter is meant
-let asOf = new Date();
-let typing;
+const typingPause = 200; // ms after the last key, before the filter is applied
+let updated = new Date();
+let typingTimer;
 
-// find puts the filter into the URL, where every refresh finds it, and a reload.
-function find() {
-  clearTimeout(typing);
+// applyFilter puts the filter into the URL, which every refresh and reload uses.
+function applyFilter() {
+  clearTimeout(typingTimer);
   const url = new URL(location);
   url.search = filter.value.trim() && new URLSearchParams({filter: filter.value});
   history.replaceState(null, "", url);
   refresh();
 }
 
-// nameOf names a link, or a part of a row, by where it leads, or its row does.
+// nameOf identifies a link, or another element of a row, across refreshes: by its own URL, or by
+// the URL of the row's first link.
 const nameOf = e => e.localName + " " + (e.closest("a") ?? e.closest("tr").querySelector("a")).getAttribute("href");
 
 async function refresh() {
@@ -29,8 +30,8 @@ async function refresh() {
     if (!response.ok) throw new Error(`status ${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const main = page.querySelector("main");
-    if (!main) throw new Error("another page"); // such as a proxy's, that asks who we are
-    if (url !== location.href) return; // the filter is another one by now
+    if (!main) throw new Error("unexpected page"); // such as the login page of a proxy
+    if (url !== location.href) return; // the filter has changed in the meantime
     const focused = document.activeElement.closest("main :is(a, summary)");
     const open = [...document.querySelectorAll("details[open]")].map(nameOf);
     for (const details of main.querySelectorAll("details")) details.open = open.includes(nameOf(details));
@@ -38,22 +39,22 @@ async function refresh() {
     document.title = page.title;
     search.hidden = page.getElementById("search").hidden;
     if (focused) [...main.querySelectorAll("a, summary")].find(e => nameOf(e) === nameOf(focused))?.focus({preventScroll: true});
-    asOf = new Date();
+    updated = new Date();
     state.textContent = "";
   } catch {
     if (url !== location.href) return;
-    state.textContent = `The exporter does not answer. This is as of ${asOf.toLocaleTimeString()}.`;
+    state.textContent = `The exporter does not respond. Last update: ${updated.toLocaleTimeString()}`;
   }
 }
 
 filter.addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(find, pause);
+  clearTimeout(typingTimer);
+  typingTimer = setTimeout(applyFilter, typingPause);
 });
 search.addEventListener("submit", event => {
   event.preventDefault();
-  find();
+  applyFilter();
 });
 setInterval(refresh, period);
 document.addEventListener("visibilitychange", refresh);
-addEventListener("pageshow", event => event.persisted && refresh()); // by the Back button
+addEventListener("pageshow", event => event.persisted && refresh()); // shown again by the Back button

@@ -1,10 +1,10 @@
-// Package pages shows a person what targets answered lately: as a page that says it at a
-// glance, and as plain text that says all of it.
+// Package pages serves the status page, an overview of all targets and their latest results, and
+// /logs, a list of these results as plain text.
 //
-// The page is complete without JavaScript, which only keeps it up to date and filters while
-// one types, and comes in one piece: its Content-Security-Policy allows what is embedded in it
-// and nothing else. All its URLs are relative, so that it works below any prefix and behind any
-// proxy. Whatever a target or a module is called, it stays text.
+// The status page is complete without JavaScript. Its script refreshes the page, and filters while
+// the user types. The page is self-contained: its Content-Security-Policy allows only the embedded
+// style, script and icon. All URLs are relative, so the page works under any path prefix and behind
+// any proxy. Names of targets and modules are always escaped.
 package pages
 
 import (
@@ -17,35 +17,38 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 )
 
-// Options are what the pages are made from. All of them are required, but Lost.
+// Options configure Pages. All fields except Lost are required.
 type Options struct {
-	// Tracks returns the history of the targets and modules that are the given ones, ""
-	// for all, in any order: that of a collector.History.
-	Tracks func(target, module string) []collector.Track
+	// Tracks returns the history of one target, or of all targets if target is "", limited to one
+	// module unless module is "", in any order. See history.History.
+	Tracks func(target, module string) []history.Track
 
-	// Lost returns when a target was last forgotten for want of room, zero if none was.
+	// Lost returns when the history last dropped a target because it was full, zero if it never
+	// did. See history.History.
 	Lost func() time.Time
 
-	// Modules returns the names of the modules in force, in the order to show them in.
+	// Modules returns the names of the modules of the active configuration, in display order.
 	Modules func() []string
 
 	Version string // of the exporter
 	Logger  *slog.Logger
 }
 
-// Pages answers for the page of targets, and for their history.
+// Pages serves the status page and /logs.
 type Pages struct {
 	options Options
 	page    *template.Template
 	now     func() time.Time
 }
 
-// New returns the Pages.
-func New(options Options) *Pages { return &Pages{options, parse(pageHTML), time.Now} }
+// New returns Pages with the given options.
+func New(options Options) *Pages {
+	return &Pages{options: options, page: parse(pageHTML), now: time.Now}
+}
 
 var (
 	//go:embed page.html
@@ -56,12 +59,13 @@ var (
 	pageJS string
 )
 
-// parse parses the text of the page.
+// parse parses the page's template.
 func parse(text string) *template.Template {
-	return template.Must(template.New("page").Funcs(template.FuncMap{"words": words, "exact": exact}).Parse(text))
+	funcs := template.FuncMap{"words": words, "timestamp": timestamp}
+	return template.Must(template.New("page").Funcs(funcs).Parse(text))
 }
 
-// contentSecurityPolicy names the style and the script of the page by their hashes.
+// contentSecurityPolicy allows the page's style and script by their hashes.
 var contentSecurityPolicy = "default-src 'none'; style-src " + hash(pageCSS) + "; script-src " + hash(pageJS) +
 	"; img-src data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -70,8 +74,8 @@ func hash(text string) string {
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// Home answers with the page of targets, or of those in which each word of the query's filter
-// is found.
+// Home serves the status page. If the query has a filter, the page shows only the targets that
+// match each of the filter's words.
 func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
 	now := p.now()
@@ -81,30 +85,30 @@ func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 		Version       string
 		Modules       []string
 		DefaultModule string
-		Missing       bool // targets of late
+		Missing       bool // whether the history has recently dropped a target because it was full
 		*overview
 	}{
 		template.CSS(pageCSS), template.JS(pageJS),
 		p.options.Version, p.options.Modules(), config.DefaultModule,
-		p.options.Lost != nil && now.Sub(p.options.Lost()) < lately,
+		p.options.Lost != nil && now.Sub(p.options.Lost()) < recently,
 		newOverview(p.options.Tracks("", ""), r.URL.Query().Get("filter"), now),
 	})
 	if err != nil {
-		p.options.Logger.Error("Cannot show the page", "err", err)
-		http.Error(w, "the page cannot be shown, the exporter's log says why", http.StatusInternalServerError)
+		p.options.Logger.Error("Cannot render the status page", "err", err)
+		http.Error(w, "cannot render the status page, see the exporter's log", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Security-Policy", contentSecurityPolicy)
 	p.send(w, "text/html; charset=utf-8", &body)
 }
 
-// send answers with what has been written to its end.
+// send sends a complete response body.
 func (p *Pages) send(w http.ResponseWriter, contentType string, body *bytes.Buffer) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if _, err := body.WriteTo(w); err != nil {
-		p.options.Logger.Debug("Cannot answer", "err", err)
+		p.options.Logger.Debug("Cannot send the response", "err", err)
 	}
 }

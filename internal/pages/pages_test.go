@@ -13,18 +13,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// noon is when the tests look at the pages.
+// noon is the current time in the tests.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// newPages returns the pages of a history, at noon.
-func newPages(tracks ...collector.Track) *Pages {
+// newPages returns Pages that show the given tracks at noon.
+func newPages(tracks ...history.Track) *Pages {
 	p := New(Options{
-		Tracks: func(target, module string) []collector.Track {
-			return slices.DeleteFunc(slices.Clone(tracks), func(t collector.Track) bool {
+		Tracks: func(target, module string) []history.Track {
+			return slices.DeleteFunc(slices.Clone(tracks), func(t history.Track) bool {
 				return target != "" && t.Target != target || module != "" && t.Module != module
 			})
 		},
@@ -36,42 +36,42 @@ func newPages(tracks ...collector.Track) *Pages {
 	return p
 }
 
-// track returns the history of a target whose results, a second apart, ended a while before
-// noon. Those are given by their first letter, and only an o, for open, is a success.
-func track(target, results string, before time.Duration) collector.Track {
-	t := collector.Track{Target: target, Module: "tcp_connect"}
-	first := noon.Add(-before - time.Duration(len(results)-1)*time.Second)
+// track returns the history of a target. The letters of results are the probes' results, a second
+// apart: o is open, a success; r and t are refused and timeout, failures. The latest probe began
+// age before noon.
+func track(target, results string, age time.Duration) history.Track {
+	first := noon.Add(-age - time.Duration(len(results)-1)*time.Second)
+	t := history.Track{Target: target, Module: "tcp_connect", Since: first}
 	for i, c := range results {
-		r := collector.Record{Time: first.Add(time.Duration(i) * time.Second)}
+		r := history.Record{Time: first.Add(time.Duration(i) * time.Second)}
 		r.Result = map[rune]string{'o': "open", 'r': "refused", 't': "timeout"}[c]
 		r.Success = c == 'o'
 		if i > 0 && r.Result != t.Last().Result {
-			t.Changed = r.Time
+			t.Since, t.Changed = r.Time, true
 		}
 		t.Records = append(t.Records, r)
 	}
-	t.First = first
 	return t
 }
 
-// get asks a handler for its answer to a query.
+// get returns a handler's response to a query.
 func get(handler http.HandlerFunc, query string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	handler(w, httptest.NewRequest("GET", "/?"+query, nil))
 	return w
 }
 
-// home returns the page of targets.
+// home returns the status page.
 func home(t *testing.T, p *Pages) string {
 	t.Helper()
 	w := get(p.Home, "")
 	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/html; charset=utf-8" {
-		t.Fatalf("%d %s", w.Code, w.Header())
+		t.Fatalf("the status page has status %d and the headers %v, want 200 and text/html", w.Code, w.Header())
 	}
 	return w.Body.String()
 }
 
-// What a target may be called by collector's parseTarget, and a module by YAML.
+// Names that the exporter accepts, and that the page must not take for HTML.
 const (
 	hostileTarget = `[fe80::1%"><script>alert(1)</script>&#x27;]:80`
 	hostileModule = "<img src=x onerror=alert(1)> \"&\n\u202e"
@@ -83,19 +83,20 @@ func TestHostileNamesStayText(t *testing.T) {
 	body := home(t, newPages(hostile))
 	for _, wrong := range []string{"<script>alert", "<img", "\"&\n"} {
 		if strings.Contains(body, wrong) {
-			t.Errorf("the page has %s", wrong)
+			t.Errorf("the page contains %q unescaped", wrong)
 		}
 	}
 	const query = `target=%5bfe80%3a%3a1%25%22%3e%3cscript%3ealert%281%29%3c%2fscript%3e%26%23x27%3b%5d%3a80&amp;` +
 		`module=%3cimg%20src%3dx%20onerror%3dalert%281%29%3e%20%22%26%0a%e2%80%ae`
 	for _, want := range []string{
 		`>[fe80::1%&#34;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;#x27;]:80</a>`,
-		"<option value=\"&lt;img src=x onerror=alert(1)&gt; &#34;&amp;\n\u202e\">&lt;img src=x onerror=alert(1)&gt; &#34;&amp;",
+		"<option value=\"&lt;img src=x onerror=alert(1)&gt; &#34;&amp;\n\u202e\">" +
+			"&lt;img src=x onerror=alert(1)&gt; &#34;&amp;",
 		`href="probe?` + query + `&amp;debug=true"`,
 		`href="logs?` + query + `"`,
 	} {
 		if !strings.Contains(body, want) {
-			t.Errorf("the page lacks %s", want)
+			t.Errorf("the page does not contain %s", want)
 		}
 	}
 	if t.Failed() {
@@ -103,48 +104,57 @@ func TestHostileNamesStayText(t *testing.T) {
 	}
 }
 
-// All that the page needs is in it, and all it links to is beside it.
-func TestHomeIsWholeAndRelative(t *testing.T) {
+// The page loads nothing, and all its links are relative.
+func TestHomeIsSelfContained(t *testing.T) {
 	body := home(t, newPages(track("a:1", "or", 0), track("b:1", "o", 0)))
+	allowed := regexp.MustCompile(`^((probe|logs|metrics|config|-/healthy|-/ready)(\?|$)|data:image/svg)`)
 	for _, link := range regexp.MustCompile(`(?:href|src|action)="([^"]*)"`).FindAllStringSubmatch(body, -1) {
-		if !regexp.MustCompile(`^((probe|logs|metrics|config|-/healthy|-/ready)(\?|$)|data:image/svg)`).MatchString(link[1]) {
-			t.Errorf("the page has the URL %s", link[1])
+		if !allowed.MatchString(link[1]) {
+			t.Errorf("the page has the URL %s, want only %v", link[1], allowed)
 		}
 	}
 	for _, wrong := range []string{"style=", "ZgotmplZ", " onclick", "@import"} {
 		if strings.Contains(body, wrong) {
-			t.Errorf("the page has %s", wrong)
+			t.Errorf("the page contains %q", wrong)
 		}
 	}
-	for _, part := range []struct{ tag, policy string }{{"style", "style-src"}, {"script", "script-src"}} {
+	for _, part := range []struct{ tag, policy string }{
+		{tag: "style", policy: "style-src"},
+		{tag: "script", policy: "script-src"},
+	} {
 		text := regexp.MustCompile(`(?s)<`+part.tag+`>(.*?)</`+part.tag+`>`).FindAllStringSubmatch(body, -1)
-		if len(text) != 1 || !strings.Contains(contentSecurityPolicy, "; "+part.policy+" "+hash(text[0][1])+";") {
-			t.Errorf("the policy has not the hash of the page's %s", part.tag)
+		if len(text) != 1 {
+			t.Fatalf("the page has %d elements %s, want 1", len(text), part.tag)
+		}
+		if want := "; " + part.policy + " " + hash(text[0][1]) + ";"; !strings.Contains(contentSecurityPolicy, want) {
+			t.Errorf("the policy is %s, want it to contain %s, the hash of the page's %s",
+				contentSecurityPolicy, want, part.tag)
 		}
 	}
 }
 
 func TestHeaders(t *testing.T) {
 	p := newPages(track("a:1", "o", 0))
-	for name, handler := range map[string]http.HandlerFunc{"home": p.Home, "logs": p.Logs} {
+	for path, handler := range map[string]http.HandlerFunc{"/": p.Home, "/logs": p.Logs} {
 		header := get(handler, "").Header()
 		for name, want := range map[string]string{
 			"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
 		} {
 			if got := header.Get(name); got != want {
-				t.Errorf("%s is %q, want %q", name, got, want)
+				t.Errorf("the header %s of %s is %q, want %q", name, path, got, want)
 			}
 		}
-		if name == "home" && !strings.HasPrefix(header.Get("Content-Security-Policy"), "default-src 'none'; ") ||
-			name == "home" && !strings.HasSuffix(header.Get("Content-Security-Policy"), "; frame-ancestors 'none'") {
-			t.Errorf("%s", header)
-		}
+	}
+	policy := get(p.Home, "").Header().Get("Content-Security-Policy")
+	if !strings.HasPrefix(policy, "default-src 'none'; ") || !strings.HasSuffix(policy, "; frame-ancestors 'none'") {
+		t.Errorf("the Content-Security-Policy of / is %q, want default-src 'none' first, frame-ancestors 'none' last",
+			policy)
 	}
 }
 
-// targets returns those that the page has a row of, in their order.
+// targets returns the targets of the page's rows, in order.
 func targets(body string) (names []string) {
-	for _, link := range regexp.MustCompile(`each step">(.*?)</a>`).FindAllStringSubmatch(body, -1) {
+	for _, link := range regexp.MustCompile(`show each step">(.*?)</a>`).FindAllStringSubmatch(body, -1) {
 		names = append(names, link[1])
 	}
 	return names
@@ -165,23 +175,59 @@ func TestOrder(t *testing.T) {
 		track("old:1", "oort", 0), track("older:1", "oorrr", 0), track("oldest:1", "rrrrrrrr", 0)))
 	want := []string{"old:1", "older:1", "oldest:1", "unwanted:1", "a:1", "rare:1", "wanted:1", "z:1", "gone:1"}
 	if got := targets(body); !slices.Equal(got, want) {
-		t.Errorf("the targets are %v, want %v", got, want)
+		t.Errorf("the page has rows for %v, want %v", got, want)
 	}
 	for _, want := range []string{
 		`<b>4</b> failing <span>2 refused, 1 open, 1 timeout</span>`,
 		`<b>4</b> succeeding <span>3 open, 1 refused</span>`,
-		`<b>1</b> not probed lately <span>refused</span>`,
+		`<b>1</b> not probed recently <span>refused</span>`,
 		`<title>4 failing, 4 succeeding · shaker_exporter</title>`,
 	} {
 		if !strings.Contains(body, want) {
-			t.Errorf("the page lacks %s", want)
+			t.Errorf("the page does not contain %s", want)
 		}
 	}
 }
 
-// A page has 200 rows at most, and says what it leaves out.
-func TestMostRows(t *testing.T) {
-	var tracks []collector.Track
+// A target that is probed rarely is unprobed later than others, unless its interval is unknown.
+func TestStatus(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		results  string
+		interval time.Duration // between the last two probes
+		complete int           // as in Track
+		age      time.Duration // of the last probe
+		want     status
+	}{
+		{name: "first probe", results: "r", age: 9 * time.Minute, want: failing},
+		{name: "first probe, long ago", results: "r", age: 11 * time.Minute, want: unprobed},
+		{name: "frequent", results: "oo", interval: time.Second, age: 9 * time.Minute, want: succeeding},
+		{name: "frequent, long ago", results: "oo", interval: time.Second, age: 11 * time.Minute, want: unprobed},
+		{name: "hourly", results: "or", interval: time.Hour, age: 179 * time.Minute, want: failing},
+		{name: "hourly, long ago", results: "or", interval: time.Hour, age: 181 * time.Minute, want: unprobed},
+		{
+			name: "unknown interval", results: "ro", interval: time.Hour, complete: 1,
+			age: 9 * time.Minute, want: succeeding,
+		},
+		{
+			name: "unknown interval, long ago", results: "ro", interval: time.Hour, complete: 1,
+			age: 11 * time.Minute, want: unprobed,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			track := track("a:1", test.results, test.age)
+			track.Records[0].Time = track.Last().Time.Add(-test.interval)
+			track.Complete = test.complete
+			if got := statusOf(&track, noon); got != test.want {
+				t.Errorf("statusOf(%+v) = %v, want %v", track, got, test.want)
+			}
+		})
+	}
+}
+
+// The page has at most 200 rows, and says how many targets it omits.
+func TestMaxRows(t *testing.T) {
+	var tracks []history.Track
 	for i := range 250 {
 		tracks = append(tracks, track(fmt.Sprintf("open-%03d:1", i), "o", 0))
 	}
@@ -191,19 +237,24 @@ func TestMostRows(t *testing.T) {
 	body := home(t, newPages(tracks...))
 	rows := targets(body)
 	if len(rows) != 200 || rows[0] != "refused-0:1" || rows[199] != "open-196:1" {
-		t.Errorf("%d rows, %v", len(rows), rows)
+		t.Errorf("the page has %d rows for %v, want 200 from refused-0:1 to open-196:1", len(rows), rows)
 	}
-	if !strings.Contains(body, "53 more are not shown.") || !strings.Contains(body, "<b>250</b> succeeding") {
-		t.Error("the page does not say how many are not shown, or not how many there are")
+	for _, want := range []string{"53 more targets are not shown here.", "<b>250</b> succeeding"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page of 253 targets does not contain %q", want)
+		}
+	}
+	if body := home(t, newPages(tracks[:201]...)); !strings.Contains(body, "1 more target is not shown here.") {
+		t.Error(`the page of 201 targets does not contain "1 more target is not shown here."`)
 	}
 	if body := home(t, newPages(tracks[:200]...)); strings.Contains(body, "not shown") {
-		t.Error("something is not shown of 200 targets")
+		t.Error(`the page of 200 targets says that some are "not shown"`)
 	}
 }
 
-// The filter looks at all targets before any is left out, and not at the summary.
+// The filter applies to all targets before some are omitted, and does not change the summary.
 func TestFilter(t *testing.T) {
-	var tracks []collector.Track
+	var tracks []history.Track
 	for i := range 300 {
 		tracks = append(tracks, track(fmt.Sprintf("open-%03d:1", i), "o", 0))
 	}
@@ -218,70 +269,78 @@ func TestFilter(t *testing.T) {
 	unnamed.Last().Result = "dns_not_found"
 	tracks = append(tracks, refused, forbidden, unnamed)
 	p := newPages(tracks...)
-	const all = `<b>2</b> failing <span>1 prohibited, 1 refused</span>`
+	const summary = `<b>2</b> failing <span>1 prohibited, 1 refused</span>`
 	const found = "The filter matches 1 of 303 targets."
+	const notFound = "No target matches the filter."
 	for _, test := range []struct {
 		filter string
-		rows   []string // nil: too many to name
+		rows   []string // nil if there are none, or too many to list
 		says   string
 	}{
-		{"REFUSED.EXAMPLE", []string{"Refused.example:1"}, found},
-		{"other", []string{"Refused.example:1"}, found},
-		{"module  refused", []string{"Refused.example:1"}, found},
-		{"econnrefused", []string{"Refused.example:1"}, found},
-		{"nobody listens", []string{"Refused.example:1"}, found},
-		{"2001:db8::1", []string{"forbidden.example:1"}, found},
-		{"admin prohibited", []string{"forbidden.example:1"}, found},
-		{"admin_prohibited", []string{"forbidden.example:1"}, found},
-		{"192.0.2.254", []string{"forbidden.example:1"}, found},
-		{"dns_not_found", []string{"unnamed.example:1"}, found},
-		{"DNS not found", []string{"unnamed.example:1"}, found},
-		{"open-299", []string{"open-299:1"}, found},
-		{".example -", nil, "No target matches the filter."},
-		{"refused forbidden", nil, "No target matches the filter."},
-		{"invalid", nil, "No target matches the filter."}, // as netip.Addr says of none
-		{"other:", nil, "No target matches the filter."},  // as shaker.ICMP says of none
-		{" open- ", nil, "The filter matches 300 of 303 targets; 100 of these are not shown."},
+		{filter: "REFUSED.EXAMPLE", rows: []string{"Refused.example:1"}, says: found},
+		{filter: "other", rows: []string{"Refused.example:1"}, says: found},
+		{filter: "module  refused", rows: []string{"Refused.example:1"}, says: found},
+		{filter: "econnrefused", rows: []string{"Refused.example:1"}, says: found},
+		{filter: "nothing listens", rows: []string{"Refused.example:1"}, says: found},
+		{filter: "2001:db8::1", rows: []string{"forbidden.example:1"}, says: found},
+		{filter: "admin prohibited", rows: []string{"forbidden.example:1"}, says: found},
+		{filter: "admin_prohibited", rows: []string{"forbidden.example:1"}, says: found},
+		{filter: "192.0.2.254", rows: []string{"forbidden.example:1"}, says: found},
+		{filter: "dns_not_found", rows: []string{"unnamed.example:1"}, says: found},
+		{filter: "DNS not found", rows: []string{"unnamed.example:1"}, says: found},
+		{filter: "open-299", rows: []string{"open-299:1"}, says: found},
+		{filter: ".example -", says: notFound},
+		{filter: "refused forbidden", says: notFound},
+		{filter: "invalid", says: notFound}, // String of an invalid netip.Addr
+		{filter: "other:", says: notFound},  // String of a zero shaker.ICMP
+		{filter: " open- ", says: "The filter matches 300 of 303 targets; 100 of them are not shown."},
 	} {
 		body := get(p.Home, url.Values{"filter": {test.filter}}.Encode()).Body.String()
 		if got := targets(body); test.rows != nil && !slices.Equal(got, test.rows) {
-			t.Errorf("%q finds %v, want %v", test.filter, got, test.rows)
+			t.Errorf("filter %q shows %v, want %v", test.filter, got, test.rows)
 		}
-		for _, want := range []string{test.says, all, "<title>2 failing, 300 succeeding", ` value="` + strings.TrimSpace(test.filter) + `"`} {
+		value := ` value="` + strings.TrimSpace(test.filter) + `"`
+		for _, want := range []string{test.says, summary, "<title>2 failing, 300 succeeding", value} {
 			if !strings.Contains(body, want) {
-				t.Errorf("%q: the page lacks %s", test.filter, want)
+				t.Errorf("with filter %q, the page does not contain %s", test.filter, want)
 			}
 		}
-		if len(targets(body)) == 0 != strings.HasPrefix(test.says, "No ") {
-			t.Errorf("%q: there are %d rows", test.filter, len(targets(body)))
+		if n := len(targets(body)); n == 0 != (test.says == notFound) {
+			t.Errorf("filter %q shows %d rows although the page is to say %q", test.filter, n, test.says)
 		}
 	}
 	for _, none := range []string{"", "filter=", "filter=+"} {
 		body := get(p.Home, none).Body.String()
-		if got := len(targets(body)); got != 200 || strings.Contains(body, "match") || !strings.Contains(body, "103 more are not shown.") {
-			t.Errorf("%q: there are %d rows, and the page speaks of a filter", none, got)
+		if got := len(targets(body)); got != 200 || !strings.Contains(body, "103 more targets are not shown here.") {
+			t.Errorf("with query %q, the page has %d rows, want 200 and a note of 103 more", none, got)
+		}
+		if strings.Contains(body, "match") {
+			t.Errorf("with query %q, the page mentions the matches of a filter", none)
 		}
 	}
 }
 
-// Whether nothing was probed yet, or nothing is kept, the page says what is true.
+// The text is true for both causes: no target has been probed yet, or the history is disabled.
 func TestEmptyHistory(t *testing.T) {
 	body := home(t, newPages())
-	for _, want := range []string{"<h2>The history is empty</h2>", "<code>--history.limit=0</code>", "__param_target", "<title>shaker_exporter</title>",
-		`<option value="a">a</option>
-      <option value="tcp_connect" selected>tcp_connect</option>`} {
+	for _, want := range []string{
+		"<h2>The history is empty</h2>", "<code>--history.limit=0</code>", "__param_target",
+		"<title>shaker_exporter</title>", `<option value="a">a</option>
+      <option value="tcp_connect" selected>tcp_connect</option>`,
+	} {
 		if !strings.Contains(body, want) {
-			t.Errorf("the page lacks %s", want)
+			t.Errorf("the page of an empty history does not contain %s", want)
 		}
 	}
 }
 
-// A page that cannot be made to its end is not sent.
+// A page whose template fails halfway is not sent at all.
 func TestHomeFailsAsAWhole(t *testing.T) {
 	p := newPages(track("a:1", "o", 0))
 	p.page = parse(strings.Replace(pageHTML, "{{.Spark}}", "{{.Missing}}", 1))
-	if w := get(p.Home, ""); w.Code != 500 || w.Body.String() != "the page cannot be shown, the exporter's log says why\n" {
-		t.Errorf("%d %s", w.Code, w.Body)
+	const want = "cannot render the status page, see the exporter's log\n"
+	if w := get(p.Home, ""); w.Code != 500 || w.Body.String() != want {
+		t.Errorf("a page that fails was answered with %d %q, want 500 %q", w.Code, w.Body, want)
 	}
 }
 
@@ -289,38 +348,79 @@ func TestRow(t *testing.T) {
 	icmp := shaker.ICMP{From: netip.MustParseAddr("192.0.2.254"), Type: 3, Code: 13}
 	for _, test := range []struct {
 		name   string
-		record collector.Record
-		want   string // verdict, target and address, why, ICMP, latency, retransmits
+		record history.Record
+		want   string // verdict, address, why, ICMP, latency and clock, retransmits
 	}{
-		{"open", collector.Record{Result: "open", Success: true, RTT: 12345 * time.Nanosecond, Handshake: time.Hour, Address: netip.MustParseAddr("192.0.2.1")},
-			"open|192.0.2.1|||0.012 RTT on the kernel's clock|0"},
-		{"open, no sample", collector.Record{Result: "open", Success: true, Handshake: 1034 * time.Millisecond, SYNRetransmits: 1, Address: netip.MustParseAddr("2001:db8::1")},
-			"open|2001:db8::1|||1034 handshake on the exporter's clock|1"},
-		{"not counted", collector.Record{Result: "open", Success: true, Handshake: 23456 * time.Microsecond, SYNRetransmits: -1, Address: netip.MustParseAddr("192.0.2.1")},
-			"open|192.0.2.1|||23.5 handshake on the exporter's clock|"},
-		{"address is the target", collector.Record{Result: "timeout", Errno: "ETIMEDOUT", SYNRetransmits: 4, Address: netip.MustParseAddr("198.51.100.1")},
-			"timeout||no answer in time (ETIMEDOUT)|| |4"},
-		{"wanted", collector.Record{Result: "refused", Errno: "ECONNREFUSED", Success: true},
-			"refused||as wanted: nobody listens there (ECONNREFUSED)|| |"},
-		{"unwanted", collector.Record{Result: "open"},
-			"open||somebody listens there, which the module does not want|| |"},
-		{"turned away", collector.Record{Result: "refused", Errno: "ECONNREFUSED", ICMP: icmp},
-			"refused||turned away on the way (ECONNREFUSED)|ICMP admin prohibited from 192.0.2.254| |"},
-		{"name", collector.Record{Result: "dns_not_found"},
-			"DNS not found||the name has no address|| |"},
+		{
+			name: "open",
+			record: history.Record{
+				Result: "open", Success: true, RTT: 12345 * time.Nanosecond, Handshake: time.Hour,
+				Address: netip.MustParseAddr("192.0.2.1"),
+			},
+			want: "open|192.0.2.1|||0.012 RTT on the kernel's clock|0",
+		},
+		{
+			name: "open without an RTT sample",
+			record: history.Record{
+				Result: "open", Success: true, Handshake: 1034 * time.Millisecond, SYNRetransmits: 1,
+				Address: netip.MustParseAddr("2001:db8::1"),
+			},
+			want: "open|2001:db8::1|||1034 handshake on the exporter's clock|1",
+		},
+		{
+			name: "unknown retransmissions",
+			record: history.Record{
+				Result: "open", Success: true, Handshake: 23456 * time.Microsecond, SYNRetransmits: -1,
+				Address: netip.MustParseAddr("192.0.2.1"),
+			},
+			want: "open|192.0.2.1|||23.5 handshake on the exporter's clock|",
+		},
+		{
+			name: "the address is part of the target",
+			record: history.Record{
+				Result: "timeout", Errno: "ETIMEDOUT", SYNRetransmits: 4,
+				Address: netip.MustParseAddr("198.51.100.1"),
+			},
+			want: "timeout||no reply within the timeout (ETIMEDOUT)|| |4",
+		},
+		{
+			name:   "expected to be refused",
+			record: history.Record{Result: "refused", Errno: "ECONNREFUSED", Success: true},
+			want:   "refused||as expected: nothing listens on this port (ECONNREFUSED)|| |",
+		},
+		{
+			name:   "not expected to be open",
+			record: history.Record{Result: "open"},
+			want:   "open||open, but expected to be closed|| |",
+		},
+		{
+			name:   "refused by a router",
+			record: history.Record{Result: "refused", Errno: "ECONNREFUSED", ICMP: icmp},
+			want: "refused||rejected by a router or firewall (ECONNREFUSED)|" +
+				"ICMP admin prohibited from 192.0.2.254| |",
+		},
+		{
+			name:   "a name without an address",
+			record: history.Record{Result: "dns_not_found"},
+			want:   "DNS not found||the name has no address|| |",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.record.Time = noon
-			r := newRow(collector.Track{Target: "198.51.100.1:1", First: noon, Records: []collector.Record{test.record}}, noon)
-			got := strings.Join([]string{words(r.Last().Result), r.Address(), r.Why(), r.ICMP(), r.Latency + " " + r.Clock, r.Retransmits()}, "|")
+			r := newRow(history.Track{
+				Target: "198.51.100.1:1", Since: noon, Records: []history.Record{test.record},
+			}, noon)
+			got := strings.Join([]string{
+				words(r.Last().Result), r.Address(), r.Why(), r.ICMP(), r.Latency + " " + r.Clock, r.Retransmits(),
+			}, "|")
 			if got != test.want {
-				t.Errorf("\n%s, want\n%s", got, test.want)
+				t.Errorf("the row of %+v is\n%s\nwant\n%s", test.record, got, test.want)
 			}
 		})
 	}
 }
 
-// Every result has its words, and each ICMP error on the way tells apart what does.
+// Every result has its own explanation, and an ICMP error changes the explanation where it matters.
 func TestReasons(t *testing.T) {
 	router := shaker.ICMP{From: netip.MustParseAddr("192.0.2.254"), Type: 3, Code: 1}
 	for _, test := range []struct {
@@ -328,38 +428,60 @@ func TestReasons(t *testing.T) {
 		icmp          shaker.ICMP
 		want          string
 	}{
-		{"reset", "ECONNRESET", shaker.ICMP{}, "answered, then hung up"},
-		{"unreachable", "EHOSTUNREACH", router, "there is no way to it"},
-		{"unreachable", "EHOSTUNREACH", shaker.ICMP{}, "there is no way to it"},
-		{"unreachable", "ENETUNREACH", router, "there is no way to it"},
-		{"unreachable", "ENETUNREACH", shaker.ICMP{}, "this host has no route to it"},
-		{"unreachable", "ENETDOWN", shaker.ICMP{}, "this host cannot send to it"},
-		{"prohibited", "EACCES", shaker.ICMP{}, "forbidden on this host"},
-		{"prohibited", "EHOSTUNREACH", router, "forbidden on the way"},
-		{"dns_timeout", "", shaker.ICMP{}, "no DNS server answered in time"},
-		{"dns_error", "", shaker.ICMP{}, "the DNS server has no usable answer"},
-		{"error", "EPROTO", shaker.ICMP{}, "the kernel could not connect"},
+		{result: "reset", errno: "ECONNRESET", want: "reset after the SYN-ACK"},
+		{
+			result: "unreachable", errno: "EHOSTUNREACH", icmp: router,
+			want: "the network cannot deliver packets to the target",
+		},
+		{
+			result: "unreachable", errno: "EHOSTUNREACH",
+			want: "the network cannot deliver packets to the target",
+		},
+		{
+			result: "unreachable", errno: "ENETUNREACH", icmp: router,
+			want: "the network cannot deliver packets to the target",
+		},
+		{
+			result: "unreachable", errno: "ENETUNREACH",
+			want: "the exporter's host has no route to the target",
+		},
+		{result: "unreachable", errno: "ENETDOWN", want: "the exporter's host cannot send to the target"},
+		{result: "prohibited", errno: "EACCES", want: "prohibited on the exporter's host"},
+		{result: "prohibited", errno: "EHOSTUNREACH", icmp: router, want: "prohibited by a router or firewall"},
+		{result: "dns_timeout", want: "no DNS server replied within the timeout"},
+		{result: "dns_error", want: "the DNS lookup failed"},
+		{result: "error", errno: "EPROTO", want: "the connection attempt failed"},
 	} {
 		want := test.want
 		if test.errno != "" {
 			want += " (" + test.errno + ")"
 		}
-		if got := why(&collector.Record{Result: test.result, Errno: test.errno, ICMP: test.icmp}); got != want {
-			t.Errorf("%s %s %v: %s, want %s", test.result, test.errno, test.icmp, got, want)
+		record := history.Record{Result: test.result, Errno: test.errno, ICMP: test.icmp}
+		if got := why(&record); got != want {
+			t.Errorf("why(%s, %q, ICMP %v) = %q, want %q", test.result, test.errno, test.icmp, got, want)
 		}
 	}
 }
 
 func TestSince(t *testing.T) {
 	for _, test := range []struct {
-		track       collector.Track
-		long, story string
+		track         history.Track
+		duration, why string
 	}{
-		{track("a:1", "orr", 20*time.Second), "21 s", "refused since 2026-03-01T11:59:39.000Z"},
-		{track("a:1", "rr", 20*time.Second), "over 21 s", "refused ever since it was first probed at 2026-03-01T11:59:39.000Z"},
+		{
+			track:    track("a:1", "orr", 20*time.Second),
+			duration: "21 s",
+			why:      "refused since 2026-03-01T11:59:39.000Z",
+		},
+		{
+			track:    track("a:1", "rr", 20*time.Second),
+			duration: "over 21 s",
+			why:      "refused since the first probe at 2026-03-01T11:59:39.000Z",
+		},
 	} {
-		if r := newRow(test.track, noon); r.For != test.long || r.Story != test.story {
-			t.Errorf("%s, %s; want %s, %s", r.For, r.Story, test.long, test.story)
+		if r := newRow(test.track, noon); r.For != test.duration || r.SinceText != test.why {
+			t.Errorf("the row of %+v has For = %q, SinceText = %q; want %q, %q",
+				test.track, r.For, r.SinceText, test.duration, test.why)
 		}
 	}
 }
@@ -370,32 +492,31 @@ func TestSpan(t *testing.T) {
 		2 * time.Hour: "2 h", 47 * time.Hour: "47 h", 48 * time.Hour: "2 d", 100 * 24 * time.Hour: "100 d",
 	} {
 		if got := span(d); got != want {
-			t.Errorf("%v: %s, want %s", d, got, want)
+			t.Errorf("span(%v) = %s, want %s", d, got, want)
 		}
 	}
 }
 
-// Failures that are kept longer than successes do not count against a target.
+// Failures that are kept longer than successes do not lower the success percentage.
 func TestRecent(t *testing.T) {
 	for _, test := range []struct {
-		results string
-		whole   int // how many of the first ones are of a time in which others were forgotten
-		want    string
+		results  string
+		complete int // as in Track
+		want     string
 	}{
-		{"rrro", 0, "25 %"},
-		{"rrroor", 3, "66 %"},
-		{"rrr", 0, "0 %"},
-		{"oo", 1, "100 %"},
-		{"ro" + strings.Repeat("r", 150), 1, "1 %"},
-		{strings.Repeat("o", 60) + strings.Repeat("r", 60), 60, "0 %"},
-		{"r" + strings.Repeat("o", 150), 0, "99 %"},
+		{results: "rrro", complete: 0, want: "25 %"},
+		{results: "rrroor", complete: 3, want: "66 %"},
+		{results: "rrr", complete: 0, want: "0 %"},
+		{results: "oo", complete: 1, want: "100 %"},
+		{results: "ro" + strings.Repeat("r", 150), complete: 1, want: "1 %"},
+		{results: strings.Repeat("o", 60) + strings.Repeat("r", 60), complete: 60, want: "0 %"},
+		{results: "r" + strings.Repeat("o", 150), complete: 0, want: "99 %"},
 	} {
 		track := track("a:1", test.results, 0)
-		if test.whole > 0 {
-			track.Whole = track.Records[test.whole-1].Time
-		}
+		track.Complete = test.complete
 		if got := newRow(track, noon).Recent.String(); got != test.want {
-			t.Errorf("%s: %s, want %s", test.results, got, test.want)
+			t.Errorf("the row of %s with Complete = %d shows %s successes, want %s",
+				test.results, test.complete, got, test.want)
 		}
 	}
 }
@@ -412,14 +533,15 @@ func TestSparkline(t *testing.T) {
 		`<path class="dots" d="M27.5 21h0"/>` +
 		`<path class="line" d="M23.5 16.5h0L24.5 3.0M26.5 16.5h0M28.5 7.5h0L29.5 3.0"/></svg>`
 	if got := string(sparkline(tr.Records)); got != want {
-		t.Errorf("\n%s, want\n%s", got, want)
+		t.Errorf("the sparkline of %+v is\n%s\nwant\n%s", tr.Records, got, want)
 	}
-	if got := string(sparkline(track("a:1", strings.Repeat("o", 120), 0).Records)); !strings.Contains(got, `viewBox="0 0 120 24"`) {
-		t.Error(got)
+	got := string(sparkline(track("a:1", strings.Repeat("o", 120), 0).Records))
+	if want := `viewBox="0 0 120 24"`; !strings.Contains(got, want) {
+		t.Errorf("the sparkline of 120 probes is %s, want it to contain %s", got, want)
 	}
 }
 
-// The page says that targets are missing for as long as they may be.
+// The page says that targets are missing for ten minutes after the history lost one.
 func TestMissingTargets(t *testing.T) {
 	p := newPages(track("a:1", "o", 0))
 	for lost, want := range map[time.Time]bool{
@@ -429,7 +551,7 @@ func TestMissingTargets(t *testing.T) {
 	} {
 		p.options.Lost = func() time.Time { return lost }
 		if got := strings.Contains(get(p.Home, "").Body.String(), "Some targets are missing"); got != want {
-			t.Errorf("lost at %v: %t, want %t", lost, got, want)
+			t.Errorf("with a target lost at %v, the page says that targets are missing: %t, want %t", lost, got, want)
 		}
 	}
 }

@@ -7,26 +7,28 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
-// Lengths in a sparkline. A probe is 1 wide; the page gives all of them the same width.
+// Dimensions of a sparkline, in SVG units. A probe is 1 unit wide. The page scales all sparklines
+// to the same width.
 const (
-	sparkHeight = 24
-	sparkLeast  = 30 // probes of room, so that the line of a new target does not look old
+	sparkHeight    = 24
+	sparkMinProbes = 30 // minimum width, so that a new target does not look like an old one
 )
 
-// sparkline draws the latencies of probes, the latest at the right end, from 0 to the
-// longest of them, and a stroke in place of each failure. Successes without a latency, as
-// of a port that is meant to be closed, are dots at the bottom.
-func sparkline(records []collector.Record) template.HTML {
-	longest := time.Duration(1)
+// sparkline draws the latencies of probes as a line, the latest at the right end, scaled from 0 to
+// the largest latency. Failures are vertical strokes. Successes without a latency, as of a port
+// that is expected to be closed, are dots at the bottom.
+func sparkline(records []history.Record) template.HTML {
+	largest := time.Duration(1)
 	for _, r := range records {
-		longest = max(longest, r.Latency())
+		largest = max(largest, r.Latency())
 	}
 	var line, dots, failures strings.Builder
-	joined := false // the line goes on
-	width := max(len(records), sparkLeast)
+	joined := false // whether the previous probe is a point of the line
+	width := max(len(records), sparkMinProbes)
 	for i, r := range records {
 		x := width - len(records) + i
 		switch d := r.Latency(); {
@@ -37,11 +39,11 @@ func sparkline(records []collector.Record) template.HTML {
 			fmt.Fprintf(&dots, "M%d.5 %dh0", x, sparkHeight-3)
 			joined = false
 		default:
-			y := 3 + (sparkHeight-6)*(1-float64(d)/float64(longest))
+			y := 3 + (sparkHeight-6)*(1-float64(d)/float64(largest))
 			if joined {
 				fmt.Fprintf(&line, "L%d.5 %.1f", x, y)
 			} else {
-				fmt.Fprintf(&line, "M%d.5 %.1fh0", x, y) // is seen even if nothing joins it
+				fmt.Fprintf(&line, "M%d.5 %.1fh0", x, y) // h0 makes a single point visible
 			}
 			joined = true
 		}
@@ -60,19 +62,20 @@ func sparkline(records []collector.Record) template.HTML {
 	return template.HTML(svg.String())
 }
 
-// caption says in words what a sparkline shows.
-func caption(records []collector.Record) string {
+// caption describes a sparkline in words.
+func caption(records []history.Record) string {
 	t := tallyOf(records)
 	text := fmt.Sprintf("%d of %d probes in %s succeeded", t.Successes, t.Probes,
 		span(records[len(records)-1].Time.Sub(records[0].Time)))
-	var shortest, longest time.Duration
+	var smallest, largest time.Duration
 	for _, r := range records {
 		if d := r.Latency(); r.Success && d > 0 {
-			shortest, longest = min(cmp.Or(shortest, d), d), max(longest, d)
+			smallest, largest = min(cmp.Or(smallest, d), d), max(largest, d)
 		}
 	}
-	if longest > 0 {
-		text += fmt.Sprintf(", with latencies from %s to %s ms", collector.Milliseconds(shortest), collector.Milliseconds(longest))
+	if largest > 0 {
+		text += fmt.Sprintf(", with latencies from %s to %s ms",
+			probe.Milliseconds(smallest), probe.Milliseconds(largest))
 	}
 	return text
 }

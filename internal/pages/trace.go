@@ -4,41 +4,45 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// A trace is what the page says of the last path to a target that was traced.
+// A trace is the last traced path to a target, as the page shows it.
 type trace struct {
 	Summary string
 	Hops    []hop
-	Good    []hop // of the last path with a success, if the target fails and that is another one
+	Good    []hop // the last good path, if the target fails and its path was traced since; otherwise nil
 }
 
-// A hop is a line of a path.
+// A hop is one line of a path.
 type hop struct {
 	Text    string
-	Differs bool // it is the first that is another one on the last good path
+	Differs bool // whether this is the first hop that differs from the last good path
 }
 
-// Trace returns what is to be said of the path to the target, nil if none was traced.
+// Trace returns the last traced path to the target, nil if no path was traced.
 func (r *row) Trace() *trace {
 	success := r.Last().Success
 	switch {
 	case r.Path == nil:
 		return nil
-	case success && r.Path != r.GoodPath: // this one was not traced
+	case success && r.Path != r.GoodPath: // the latest probe was not traced
 		return &trace{Summary: summary("path of an earlier failure", r.Path), Hops: hops(r.Path, 0)}
-	case !success && r.Path == r.GoodPath: // likewise
+	case !success && r.Path == r.GoodPath: // the latest probe was not traced
 		return &trace{Summary: summary("last good path", r.Path), Hops: hops(r.Path, 0)}
 	case success || r.GoodPath == nil:
 		return &trace{Summary: summary("path", r.Path), Hops: hops(r.Path, 0)}
 	default:
-		return &trace{summary("path", r.Path), hops(r.Path, differsAt(r.Path, r.GoodPath)), hops(r.GoodPath, 0)}
+		return &trace{
+			Summary: summary("path", r.Path),
+			Hops:    hops(r.Path, differsAt(r.Path, r.GoodPath)),
+			Good:    hops(r.GoodPath, 0),
+		}
 	}
 }
 
-// summary says how far a path could be seen.
+// summary describes the length of a path in words.
 func summary(name string, p *shaker.Path) string {
 	n := fmt.Sprintf("%d hops", len(p.Hops))
 	switch {
@@ -53,24 +57,24 @@ func summary(name string, p *shaker.Path) string {
 	return fmt.Sprintf("%s: %s", name, n)
 }
 
-// hops returns the lines of a path, which differs from another one at a TTL, 0 for nowhere.
+// hops returns the lines of a path. The hop with the TTL differsAt is marked; 0 marks no hop.
 func hops(p *shaker.Path, differsAt int) []hop {
 	var lines []hop
 	for _, h := range p.Hops {
-		lines = append(lines, hop{collector.DescribeHop(h), h.TTL == differsAt})
+		lines = append(lines, hop{Text: probe.DescribeHop(h), Differs: h.TTL == differsAt})
 	}
 	return lines
 }
 
-// differsAt returns the first TTL at which both paths have a hop, but not the same one, 0 if
-// there is none. A hop that is silent may be any.
+// differsAt returns the first TTL at which the two paths have different hops, 0 if there is none.
+// A hop that did not answer does not differ from any other.
 func differsAt(now, good *shaker.Path) int {
-	was := make(map[int]netip.Addr)
+	goodHops := make(map[int]netip.Addr)
 	for _, h := range good.Hops {
-		was[h.TTL] = h.From
+		goodHops[h.TTL] = h.From
 	}
 	for _, h := range now.Hops {
-		if from := was[h.TTL]; h.From.IsValid() && from.IsValid() && h.From != from {
+		if from := goodHops[h.TTL]; h.From.IsValid() && from.IsValid() && h.From != from {
 			return h.TTL
 		}
 	}

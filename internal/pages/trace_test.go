@@ -10,8 +10,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// pathOf returns a path of hops that are given by their addresses, - for one that is silent.
-// After the last one, "!" is the target, and "#" a router that finds no host.
+// pathOf returns a path with the given addresses of hops, "-" for a hop that did not answer. The last
+// address may end with "!" for the target, or with "#" for a router that reports host unreachable.
 func pathOf(addresses string) *shaker.Path {
 	p := &shaker.Path{}
 	for i, a := range strings.Fields(addresses) {
@@ -32,31 +32,68 @@ func pathOf(addresses string) *shaker.Path {
 }
 
 func TestTrace(t *testing.T) {
-	const same = "same" // as the last path
+	const same = "same" // the same path as last
+	const (
+		up   = "10.0.0.1 10.0.0.2 10.0.0.3!"
+		half = "10.0.0.1 10.0.0.2"
+	)
 	for _, test := range []struct {
 		name, results string
 		last, good    string // "" if there is none
 		summary       string
-		differs       int // the TTL that is marked, 0 for none
-		beside        bool
+		differs       int  // TTL of the marked hop, 0 for none
+		both          bool // whether both paths are shown
 	}{
-		{"a success", "o", "10.0.0.1 10.0.0.2 10.0.0.3!", same, "path: 3 hops", 0, false},
-		{"a failure", "r", "10.0.0.1 10.0.0.2", "", "path ends after 2 hops", 0, false},
-		{"one hop", "o", "10.0.0.1!", same, "path: 1 hop", 0, false},
-		{"one router", "r", "10.0.0.1#", "", "path ends after 1 hop", 0, false},
-		{"nobody", "r", " ", "", "path: no hop answered", 0, false},
-		{"a failure that was not traced", "or", "10.0.0.1!", same, "last good path: 1 hop", 0, false},
-		{"a success that was not traced", "ro", "10.0.0.1 10.0.0.2", "", "path of an earlier failure ends after 2 hops", 0, false},
-		{"likewise, after one that was", "oro", "10.0.0.1 10.0.0.2", "10.0.0.1!", "path of an earlier failure ends after 2 hops", 0, false},
-
-		{"the first of two that differ", "or", "10.0.0.1 10.0.1.2 10.0.1.3", "10.0.0.1 10.0.0.2 10.0.0.3!", "path ends after 3 hops", 2, true},
-		{"the same, as far as it goes", "or", "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2 10.0.0.3!", "path ends after 2 hops", 0, true},
-		{"another error, of the same router", "or", "10.0.0.1 10.0.0.2#", "10.0.0.1 10.0.0.2 10.0.0.3!", "path ends after 2 hops", 0, true},
-		{"silent now", "or", "10.0.0.1 - 10.0.1.3", "10.0.0.1 10.0.0.2 10.0.0.3!", "path ends after 3 hops", 3, true},
-		{"silent then", "or", "10.0.0.1 10.0.0.2 10.0.1.3", "10.0.0.1 - 10.0.0.3!", "path ends after 3 hops", 3, true},
-		{"longer", "or", "10.0.0.1 10.0.0.2 10.0.1.3", "10.0.0.1 10.0.0.2", "path ends after 3 hops", 0, true},
-		{"another way to the target", "or", "10.0.1.1 10.0.0.3!", "10.0.0.1 10.0.0.3!", "path: 2 hops", 1, true},
-		{"nobody any more", "or", " ", "10.0.0.1!", "path: no hop answered", 0, true},
+		{name: "a success", results: "o", last: up, good: same, summary: "path: 3 hops"},
+		{name: "a failure", results: "r", last: half, summary: "path ends after 2 hops"},
+		{name: "one hop", results: "o", last: "10.0.0.1!", good: same, summary: "path: 1 hop"},
+		{name: "one router", results: "r", last: "10.0.0.1#", summary: "path ends after 1 hop"},
+		{name: "no answer at all", results: "r", last: " ", summary: "path: no hop answered"},
+		{
+			name: "a failure that was not traced", results: "or",
+			last: "10.0.0.1!", good: same, summary: "last good path: 1 hop",
+		},
+		{
+			name: "a success that was not traced", results: "ro",
+			last: half, summary: "path of an earlier failure ends after 2 hops",
+		},
+		{
+			name: "a success that was not traced, after one that was", results: "oro",
+			last: half, good: "10.0.0.1!", summary: "path of an earlier failure ends after 2 hops",
+		},
+		{
+			name: "two hops differ", results: "or",
+			last: "10.0.0.1 10.0.1.2 10.0.1.3", good: up, summary: "path ends after 3 hops", differs: 2, both: true,
+		},
+		{
+			name: "the same hops, but shorter", results: "or",
+			last: half, good: up, summary: "path ends after 2 hops", both: true,
+		},
+		{
+			name: "another error of the same router", results: "or",
+			last: "10.0.0.1 10.0.0.2#", good: up, summary: "path ends after 2 hops", both: true,
+		},
+		{
+			name: "a hop that no longer answers", results: "or",
+			last: "10.0.0.1 - 10.0.1.3", good: up, summary: "path ends after 3 hops", differs: 3, both: true,
+		},
+		{
+			name: "a hop that did not answer then", results: "or",
+			last: "10.0.0.1 10.0.0.2 10.0.1.3", good: "10.0.0.1 - 10.0.0.3!",
+			summary: "path ends after 3 hops", differs: 3, both: true,
+		},
+		{
+			name: "a longer path", results: "or",
+			last: "10.0.0.1 10.0.0.2 10.0.1.3", good: half, summary: "path ends after 3 hops", both: true,
+		},
+		{
+			name: "another path to the target", results: "or",
+			last: "10.0.1.1 10.0.0.3!", good: "10.0.0.1 10.0.0.3!", summary: "path: 2 hops", differs: 1, both: true,
+		},
+		{
+			name: "no answer any more", results: "or",
+			last: " ", good: "10.0.0.1!", summary: "path: no hop answered", both: true,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			tr := track("a:1", test.results, 0)
@@ -71,26 +108,30 @@ func TestTrace(t *testing.T) {
 			r := newRow(tr, noon)
 			got := r.Trace()
 			differs := 1 + slices.IndexFunc(got.Hops, func(h hop) bool { return h.Differs })
-			if got.Summary != test.summary || differs != test.differs || (got.Good != nil) != test.beside {
-				t.Errorf("%q, differs at %d, beside the good one: %t; want %q, %d, %t",
-					got.Summary, differs, got.Good != nil, test.summary, test.differs, test.beside)
+			if got.Summary != test.summary || differs != test.differs || (got.Good != nil) != test.both {
+				t.Errorf("Trace() has the summary %q, marks hop %d, shows both paths: %t; want %q, %d, %t",
+					got.Summary, differs, got.Good != nil, test.summary, test.differs, test.both)
 			}
-			if len(got.Hops) != len(tr.Path.Hops) || test.beside && len(got.Good) != len(tr.GoodPath.Hops) {
-				t.Errorf("%d and %d hops", len(got.Hops), len(got.Good))
+			if len(got.Hops) != len(tr.Path.Hops) {
+				t.Errorf("Trace() has %d hops, want %d", len(got.Hops), len(tr.Path.Hops))
 			}
-			if marks := slices.DeleteFunc(slices.Concat(got.Hops, got.Good), func(h hop) bool { return !h.Differs }); len(marks) > 1 {
-				t.Errorf("%d hops are marked", len(marks))
+			if test.both && len(got.Good) != len(tr.GoodPath.Hops) {
+				t.Errorf("Trace() has %d good hops, want %d", len(got.Good), len(tr.GoodPath.Hops))
+			}
+			unmarked := func(h hop) bool { return !h.Differs }
+			if marked := slices.DeleteFunc(slices.Concat(got.Hops, got.Good), unmarked); len(marked) > 1 {
+				t.Errorf("Trace() marks the hops %v, want one at most", marked)
 			}
 		})
 	}
 	r := newRow(track("a:1", "o", 0), noon)
 	if got := r.Trace(); got != nil {
-		t.Errorf("of a path that was not traced: %v", got)
+		t.Errorf("Trace() = %+v for a target without a traced path, want nil", got)
 	}
 }
 
-// The page shows both paths of a target that fails, a hop in each line, and none of one
-// that was not traced.
+// The page shows both paths of a failing target, one hop per line, and no path of a target that was
+// not traced.
 func TestPaths(t *testing.T) {
 	down := track("down:1", "or", 0)
 	down.Path, down.GoodPath = pathOf("10.0.0.1 - 10.0.1.3#"), pathOf("10.0.0.1 10.0.0.2 10.0.0.3!")
@@ -114,9 +155,9 @@ func TestPaths(t *testing.T) {
             </div>
           </details>`
 	if !strings.Contains(body, want) {
-		t.Errorf("the page lacks %s\n%s", want, body)
+		t.Errorf("the page does not contain%s\nIt is:\n%s", want, body)
 	}
 	if n := strings.Count(body, "<details"); n != 1 {
-		t.Errorf("there are %d paths", n)
+		t.Errorf("the page shows the paths of %d targets, want 1", n)
 	}
 }

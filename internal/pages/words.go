@@ -7,10 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 )
 
-// words returns a result as people write it.
+// words returns a result in words: "DNS not found" for "dns_not_found".
 func words(result string) string {
 	if name, ok := strings.CutPrefix(result, "dns_"); ok {
 		return "DNS " + strings.ReplaceAll(name, "_", " ")
@@ -18,8 +18,8 @@ func words(result string) string {
 	return result
 }
 
-// why says why a record's result is what it is, "" if that goes without saying.
-func why(r *collector.Record) string {
+// why explains a record's result, "" if it needs no explanation.
+func why(r *history.Record) string {
 	what := cmp.Or(r.Reason, reason(r))
 	if r.Errno != "" {
 		what = strings.TrimSpace(fmt.Sprintf("%s (%s)", what, r.Errno))
@@ -28,68 +28,69 @@ func why(r *collector.Record) string {
 	case r.Result == "open" && r.Success:
 		return ""
 	case r.Success:
-		return "as wanted: " + what
+		return "as expected: " + what
 	default:
 		return what
 	}
 }
 
-func reason(r *collector.Record) string {
+// reason describes the usual meaning of a record's result.
+func reason(r *history.Record) string {
 	byICMP := r.ICMP.From.IsValid()
 	switch r.Result {
 	case "open":
-		return "somebody listens there, which the module does not want"
+		return "open, but expected to be closed"
 	case "refused":
 		if byICMP {
-			return "turned away on the way"
+			return "rejected by a router or firewall"
 		}
-		return "nobody listens there"
+		return "nothing listens on this port"
 	case "reset":
-		return "answered, then hung up"
+		return "reset after the SYN-ACK"
 	case "timeout":
-		return "no answer in time"
+		return "no reply within the timeout"
 	case "unreachable":
 		switch {
 		case r.Errno == "ENETUNREACH" && !byICMP:
-			return "this host has no route to it"
+			return "the exporter's host has no route to the target"
 		case r.ICMP.Own || r.Errno == "ENETDOWN":
-			return "this host cannot send to it"
+			return "the exporter's host cannot send to the target"
 		}
-		return "there is no way to it"
+		return "the network cannot deliver packets to the target"
 	case "prohibited":
 		if byICMP {
-			return "forbidden on the way"
+			return "prohibited by a router or firewall"
 		}
-		return "forbidden on this host"
+		return "prohibited on the exporter's host"
 	case "dns_not_found":
 		return "the name has no address"
 	case "dns_timeout":
-		return "no DNS server answered in time"
+		return "no DNS server replied within the timeout"
 	case "dns_error":
-		return "the DNS server has no usable answer"
+		return "the DNS lookup failed"
 	default:
-		return "the kernel could not connect"
+		return "the connection attempt failed"
 	}
 }
 
-// icmp says which ICMP error ended a record's probe, "" if none did.
-func icmp(r *collector.Record) string {
+// icmp describes the ICMP error that ended a record's probe, "" if there was none.
+func icmp(r *history.Record) string {
 	if !r.ICMP.From.IsValid() {
 		return ""
 	}
 	return fmt.Sprintf("ICMP %s from %s", strings.ReplaceAll(r.ICMP.String(), "_", " "), r.ICMP.From)
 }
 
-// retransmits returns how many SYNs were sent again, "" if none was sent at all, or if that
-// is not known.
-func retransmits(r *collector.Record) string {
+// retransmits returns the number of SYN retransmissions, "" if no SYN was sent or if the number is
+// unknown.
+func retransmits(r *history.Record) string {
 	if r.SYNRetransmits < 0 || !r.Address.IsValid() {
 		return ""
 	}
 	return strconv.Itoa(r.SYNRetransmits)
 }
 
-// span returns a length of time in its largest unit, rounded down.
+// span formats a duration in its largest unit, rounded down.
 func span(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
@@ -100,9 +101,9 @@ func span(d time.Duration) string {
 	case d >= 2*time.Minute:
 		return fmt.Sprintf("%d min", d/time.Minute)
 	default:
-		return fmt.Sprintf("%d s", max(0, d/time.Second)) // a clock may have been set back
+		return fmt.Sprintf("%d s", max(0, d/time.Second)) // negative if the clock was set back
 	}
 }
 
-// exact returns a time to the millisecond (RFC 3339, UTC).
-func exact(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+// timestamp formats a time in UTC with milliseconds (RFC 3339).
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }

@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 )
 
 // Get requests a path from the exporter on its default port and returns status and body. Without
@@ -130,4 +133,28 @@ func Metric(t testing.TB, series string) int {
 		t.Error(err)
 	}
 	return int(value)
+}
+
+// Metrics returns the values of all of the exporter's own series, by name and labels.
+func Metrics(t testing.TB) map[string]string {
+	t.Helper()
+	_, body := Get(t, "/metrics")
+	metrics := make(map[string]string)
+	for line := range strings.Lines(body) {
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		metrics[name] = value
+	}
+	return metrics
+}
+
+// SilentHandshakes returns how many sockets of the namespace are in SYN_SENT to port 443: how many
+// probes of silent targets are under way.
+func SilentHandshakes(t testing.TB) (n int) {
+	t.Helper()
+	for _, s := range kernel.Sockets(t) {
+		if s.State == unix.BPF_TCP_SYN_SENT && s.Far == 443 {
+			n++
+		}
+	}
+	return n
 }

@@ -97,3 +97,11 @@ func (p *Prometheus) Query(expression string) (samples []Sample) {
 	}
 	return samples
 }
+
+// StartBlackbox starts Debian's blackbox_exporter on its default port, with a configuration file, for
+// the rest of the test.
+func StartBlackbox(t testing.TB, configFile string) {
+	t.Helper()
+	program := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
+	Start(t, exec.Command(program, "--config.file="+configFile)).Listening(9115)
+}

@@ -1,0 +1,174 @@
+package collector
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// Options configure a [Handler]. Prober and Logger are required.
+type Options struct {
+	Prober *probe.Prober
+	Logger *slog.Logger
+
+	// FailureLevel is the log level of failed probes. A failed probe is a measurement, not an
+	// error of the exporter.
+	FailureLevel slog.Level
+
+	// History keeps the results for the status page; nil keeps none.
+	History *history.History
+
+	// TimeoutOffset is subtracted from Prometheus' scrape timeout, so that the response arrives
+	// in time.
+	TimeoutOffset time.Duration
+}
+
+// AnswerTime is how long a caller may take to read the response to a probe.
+const AnswerTime = 5 * time.Second
+
+// A Handler serves /probe, and collects the exporter's own metrics about it.
+type Handler struct {
+	options Options
+	metrics *metrics
+
+	faultLogged atomic.Int64               // the second (Unix time) in which a fault was last logged
+	exposition  atomic.Pointer[exposition] // that was last negotiated
+}
+
+var (
+	_ http.Handler         = (*Handler)(nil)
+	_ prometheus.Collector = (*Handler)(nil)
+)
+
+// New returns a Handler.
+func New(options Options) *Handler {
+	if options.History == nil {
+		options.History = history.New(0)
+	}
+	return &Handler{options: options, metrics: newMetrics(options.Prober)}
+}
+
+// Describe implements prometheus.Collector.
+func (h *Handler) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range h.metrics.all() {
+		c.Describe(ch)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (h *Handler) Collect(ch chan<- prometheus.Metric) {
+	h.metrics.initialize(h.options.Prober.Config())
+	for _, c := range h.metrics.all() {
+		c.Collect(ch)
+	}
+}
+
+// ServeHTTP makes one probe and responds with its metrics.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	req, debug, err := parseRequest(r, h.options.Prober.Config(), h.options.TimeoutOffset)
+	if err != nil {
+		h.reject(w, http.StatusBadRequest, badRequest, err)
+		return
+	}
+	// The recorder of responses in a test has no deadlines.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(req.Timeout + AnswerTime))
+	report, err := h.options.Prober.Probe(r.Context(), req)
+	if err != nil {
+		h.fail(w, req, err)
+		return
+	}
+	h.metrics.count(report)
+	h.options.History.Add(req.Text, req.ModuleName, report.Record(), report.Path)
+	if !report.Success() {
+		h.logFailure(r.Context(), report)
+	}
+	h.answer(w, r, report, debug)
+}
+
+func (h *Handler) logFailure(ctx context.Context, r *probe.Report) {
+	level := h.options.FailureLevel
+	if !h.options.Logger.Enabled(ctx, level) {
+		return
+	}
+	attributes := []any{"target", r.Text, "module", r.ModuleName, "result", r.Result, "errno", r.Errno,
+		"duration_seconds", r.Duration.Seconds()}
+	if r.Resolution.Err != nil {
+		attributes = append(attributes, "err", r.Resolution.Err)
+	}
+	if addr := r.Handshake.Peer.Addr(); addr.IsValid() {
+		attributes = append(attributes, "address", addr)
+	}
+	if icmp := r.Handshake.ICMP; icmp.From.IsValid() {
+		attributes = append(attributes, "icmp", icmp, "icmp_from", icmp.From)
+	}
+	h.options.Logger.Log(ctx, level, "Probe failed", attributes...)
+}
+
+// fail responds to a request whose probe ended without a verdict.
+func (h *Handler) fail(w http.ResponseWriter, req *probe.Request, err error) {
+	switch {
+	case errors.Is(err, context.Canceled): // the caller is gone
+		h.reject(w, http.StatusServiceUnavailable, callerGone, err)
+	case errors.Is(err, probe.ErrInFlight):
+		w.Header().Set("Retry-After", "1")
+		h.reject(w, http.StatusServiceUnavailable, inFlightLimit, err)
+	case errors.Is(err, shaker.ErrClosed):
+		h.reject(w, http.StatusServiceUnavailable, shuttingDown, err)
+	case errors.Is(err, shaker.ErrUnsent):
+		h.reject(w, http.StatusServiceUnavailable, tooLate, err)
+	case errors.Is(err, probe.ErrDenied):
+		h.reject(w, http.StatusForbidden, denied, err)
+	case errors.Is(err, shaker.ErrTarget):
+		h.reject(w, http.StatusBadRequest, badRequest, err)
+	default:
+		var errno syscall.Errno
+		errors.As(err, &errno)
+		h.metrics.faults.WithLabelValues(shaker.ErrnoName(errno)).Inc()
+		// One line per second is enough: the counter has all of them.
+		if now := time.Now().Unix(); h.faultLogged.Swap(now) != now {
+			h.options.Logger.Warn("Probe not performed", "target", req.Text, "module", req.ModuleName, "err", err)
+		}
+		http.Error(w, "probe not performed, target state unknown: "+err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
+// reject responds to a request whose probe is not made or not finished, and counts it by reason.
+func (h *Handler) reject(w http.ResponseWriter, status int, reason string, err error) {
+	h.metrics.rejected.WithLabelValues(reason).Inc()
+	http.Error(w, err.Error(), status)
+}
+
+// bodies are buffers for responses. Without reuse they were a third of the garbage of a probe.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// answer writes the metrics of a probe, preceded by its log if debug is true.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, report *probe.Report, debug bool) {
+	body := bodies.Get().(*bytes.Buffer)
+	defer func() { body.Reset(); bodies.Put(body) }()
+	exposition := h.negotiate(r.Header)
+	contentType := string(exposition.format)
+	if debug {
+		exposition, contentType = plainText, "text/plain; charset=utf-8"
+		writeDebug(body, report)
+	}
+	if err := exposition.write(body, families(report)); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
+	w.Write(body.Bytes())
+}

@@ -1,0 +1,166 @@
+// Package cli is the probe command: it probes targets from the command line and prints the results as
+// text, JSON or OpenMetrics.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// Name is the name of the command.
+const Name = "probe"
+
+// A Command is the probe command.
+type Command struct {
+	name  string // of the program
+	flags flags
+}
+
+type flags struct {
+	targets  []string
+	module   string
+	count    int
+	interval time.Duration
+	timeout  time.Duration
+	output   string
+	path     bool
+}
+
+// Register adds the probe command to the application.
+func Register(app *kingpin.Application) *Command {
+	c := &Command{name: app.Name}
+	c.flags.register(app.Command(Name, "Probe targets from the command line. Exit status: "+
+		"0 if all results are valid, 1 if not, 2 for a usage error."))
+	return c
+}
+
+func (f *flags) register(cmd *kingpin.CmdClause) {
+	cmd.Flag("count", "Number of probes of each target. 0 continues until interrupted.").Default("1").IntVar(&f.count)
+	cmd.Flag("interval", "Time between the starts of two probes of a target.").Default("1s").DurationVar(&f.interval)
+	cmd.Flag("timeout",
+		"Timeout of a probe, including name resolution and path. 0 uses the timeout of the module.").
+		Default("0s").DurationVar(&f.timeout)
+	cmd.Flag("module", "Module to probe with.").Default(config.DefaultModule).StringVar(&f.module)
+	cmd.Flag("output", "Output format: text, json (one object per line and result), or openmetrics "+
+		"(the metrics of each target's last probe). One of: [text, json, openmetrics]").
+		Default("text").EnumVar(&f.output, "text", "json", "openmetrics")
+	cmd.Flag("path", "Trace the path to each target and print its hops as they answer.").BoolVar(&f.path)
+	cmd.Arg("target", "Targets to probe, such as example.com:443, 192.0.2.1:443 or [2001:db8::1]:443.").
+		Required().StringsVar(&f.targets)
+}
+
+// validate returns a usage error if a value is out of range.
+func (f *flags) validate() error {
+	if f.count < 0 {
+		return fmt.Errorf("--count is %d, want 0 or more", f.count)
+	}
+	if f.interval < 0 {
+		return fmt.Errorf("--interval is %v, want 0 or more", f.interval)
+	}
+	if f.timeout < 0 || f.timeout > config.MaxTimeout {
+		return fmt.Errorf("--timeout is %v, want at most %v", f.timeout, config.MaxTimeout)
+	}
+	for i, target := range f.targets {
+		if slices.Contains(f.targets[:i], target) {
+			return fmt.Errorf("target %q given twice", target)
+		}
+	}
+	return nil
+}
+
+// The exit statuses of the command.
+const (
+	statusValid  = 0
+	statusFailed = 1 // a result is not valid for the module, or a target could not be probed
+	statusUsage  = 2
+)
+
+// Run probes the targets with the modules in a configuration file, or with the built-in modules if
+// configFile is "", until it has made as many probes as requested or SIGINT or SIGTERM arrives. It
+// returns the exit status of the program.
+func (c *Command) Run(configFile string) (status int) {
+	fail := func(status int, err error) int {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", c.name, err)
+		return status
+	}
+	conf, warnings, err := config.Load(configFile)
+	if err != nil {
+		return fail(statusUsage, err)
+	}
+	for _, warning := range warnings {
+		if strings.Contains(warning, ": module "+c.flags.module+": ") {
+			fmt.Fprintf(os.Stderr, "%s: %s\n", c.name, warning)
+		}
+	}
+	if err := c.flags.validate(); err != nil {
+		return fail(statusUsage, err)
+	}
+	engine, err := shaker.New(nil)
+	if err != nil {
+		return fail(statusFailed, err)
+	}
+	defer engine.Close()
+	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
+	var all []*target
+	for _, text := range c.flags.targets {
+		request, err := probe.NewRequest(conf, text, c.flags.module)
+		if err != nil {
+			return fail(statusUsage, err)
+		}
+		if c.flags.timeout > 0 {
+			request.Timeout = c.flags.timeout
+		}
+		all = append(all, &target{Command: c, text: text, request: request})
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	out := newTerminal(os.Stdout, c.flags.output == "text")
+	var probing sync.WaitGroup
+	for _, t := range all {
+		if c.flags.path {
+			t.request.TracePath(func(hop shaker.Hop) { t.printHop(out, hop) })
+		}
+		probing.Go(func() { t.run(ctx, prober, out) })
+	}
+	probing.Wait()
+	status = c.summarize(all, out)
+	if err := out.close(); err != nil {
+		return fail(statusFailed, err)
+	}
+	return status
+}
+
+// summarize prints the summary of all probes and returns the exit status.
+func (c *Command) summarize(all []*target, out io.Writer) (status int) {
+	var reports []*probe.Report
+	for _, t := range all {
+		if !t.tally.valid() {
+			status = statusFailed
+		}
+		if t.report != nil {
+			reports = append(reports, t.report)
+		}
+		if c.flags.output == "text" {
+			fmt.Fprintf(out, "\n--- %s ---\n%s\n", t.text, &t.tally)
+		}
+	}
+	if c.flags.output == "openmetrics" {
+		collector.WriteOpenMetrics(out, reports) // the terminal keeps the error
+	}
+	return status
+}

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// jsonLine is the result of a handshake in JSON. Values that were not measured are absent.
+type jsonLine struct {
+	Time           time.Time `json:"time"` // when the probe began
+	Target         string    `json:"target"`
+	Module         string    `json:"module"`
+	Seq            int       `json:"seq"`
+	Address        string    `json:"address,omitempty"`
+	Success        bool      `json:"success"`
+	Result         string    `json:"result,omitempty"`
+	Errno          string    `json:"errno,omitempty"`
+	Reason         string    `json:"reason,omitempty"` // why there is no address
+	Duration       float64   `json:"duration_seconds,omitempty"`
+	Handshake      float64   `json:"handshake_seconds,omitempty"`
+	RTT            float64   `json:"rtt_seconds,omitempty"`
+	SYNRetransmits *int      `json:"syn_retransmits,omitempty"`
+	ICMP           *jsonICMP `json:"icmp,omitempty"`
+	Path           []jsonHop `json:"path,omitempty"`
+	Error          string    `json:"error,omitempty"` // why there is no result
+}
+
+type jsonICMP struct {
+	From string `json:"from"`
+	Type uint8  `json:"type"`
+	Code uint8  `json:"code"`
+	Name string `json:"name"`
+}
+
+// jsonHop is a hop in JSON. A silent hop has only its number.
+type jsonHop struct {
+	Hop     int     `json:"hop"`
+	Address string  `json:"address,omitempty"`
+	ICMP    string  `json:"icmp,omitempty"`
+	RTT     float64 `json:"rtt_seconds,omitempty"`
+}
+
+func newJSONLine(t *target, seq int, r *history.Record, path *shaker.Path) jsonLine {
+	line := jsonLine{
+		Time: r.Time, Target: t.text, Module: t.flags.module, Seq: seq,
+		Success: r.Success, Result: r.Result, Errno: r.Errno, Reason: r.Reason,
+		Duration: r.Duration.Seconds(), Handshake: r.Handshake.Seconds(), RTT: r.RTT.Seconds(),
+	}
+	if r.Address.IsValid() {
+		line.Address = r.Address.String()
+	}
+	if r.SYNRetransmits >= 0 {
+		line.SYNRetransmits = &r.SYNRetransmits
+	}
+	if icmp := r.ICMP; icmp.From.IsValid() {
+		line.ICMP = &jsonICMP{icmp.From.String(), icmp.Type, icmp.Code, icmp.String()}
+	}
+	if path != nil {
+		for _, h := range path.Hops {
+			hop := jsonHop{Hop: h.TTL, RTT: h.RTT.Seconds()}
+			if h.From.IsValid() {
+				hop.Address = h.From.String()
+			}
+			if h.ICMP.From.IsValid() {
+				hop.ICMP = h.ICMP.String()
+			}
+			line.Path = append(line.Path, hop)
+		}
+	}
+	return line
+}

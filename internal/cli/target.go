@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// A target is probed again and again, and its results are printed.
+type target struct {
+	*Command
+	text    string
+	request *probe.Request
+
+	report *probe.Report // of the last probe; nil if it had no result
+	tally  tally
+	silent []shaker.Hop // hops of the current path that have not been printed
+}
+
+// run makes the probes and prints their results.
+func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
+	for seq := 1; ; seq++ {
+		next := time.Now().Add(t.flags.interval)
+		done := out.wait(t.text)
+		report, err := prober.Probe(ctx, t.request)
+		done()
+		t.printSilence(out)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			t.report = nil
+			t.tally.unprobed++
+			t.printError(out, seq, err)
+		default:
+			t.report = report
+			for _, record := range report.Records() {
+				t.tally.add(&record)
+				t.print(out, seq, &record, report.PathTo(record.Address))
+			}
+		}
+		if seq == t.flags.count {
+			return
+		}
+		select {
+		case <-time.After(time.Until(next)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// print prints the result of a handshake. The path is nil if it was not traced.
+func (t *target) print(out *terminal, seq int, r *history.Record, path *shaker.Path) {
+	switch t.flags.output {
+	case "text":
+		out.line(fmt.Sprintf("%s: seq=%d", t.named(r.Address), seq), r.Result, r.Success, details(r))
+	case "json":
+		json.NewEncoder(out).Encode(newJSONLine(t, seq, r, path))
+	}
+}
+
+// printHop prints a hop of the path. A silent hop is printed only when a later one answers.
+func (t *target) printHop(out *terminal, hop shaker.Hop) {
+	t.silent = append(t.silent, hop)
+	if t.flags.output != "text" || !hop.From.IsValid() {
+		return
+	}
+	for _, hop := range t.silent {
+		fmt.Fprintf(out, "%s: %s\n", t.text, probe.DescribeHop(hop))
+	}
+	t.silent = nil
+}
+
+// printSilence prints that no hop answered at the end of the path, if so.
+func (t *target) printSilence(out *terminal) {
+	if t.flags.output == "text" && len(t.silent) > 0 {
+		fmt.Fprintf(out, "%s: %s  (no reply from here on)\n", t.text, probe.DescribeHop(t.silent[0]))
+	}
+	t.silent = nil
+}
+
+// printError prints why a probe had no result.
+func (t *target) printError(out *terminal, seq int, err error) {
+	switch t.flags.output {
+	case "text":
+		out.line(fmt.Sprintf("%s: seq=%d", t.text, seq), "not probed", false, ": "+err.Error())
+	case "json":
+		line := jsonLine{Time: time.Now(), Target: t.text, Module: t.flags.module, Seq: seq, Error: err.Error()}
+		json.NewEncoder(out).Encode(line)
+	default:
+		fmt.Fprintf(os.Stderr, "%s: %s: %v\n", t.name, t.text, err)
+	}
+}
+
+// named returns the target, followed by the address unless the target contains it.
+func (t *target) named(addr netip.Addr) string {
+	if host, _, _ := net.SplitHostPort(t.text); !addr.IsValid() || host == addr.String() {
+		return t.text
+	}
+	return fmt.Sprintf("%s (%v)", t.text, addr)
+}
+
+// details returns what is known about a handshake in addition to its result.
+func details(r *history.Record) string {
+	var text strings.Builder
+	if latency := r.Latency(); latency > 0 {
+		fmt.Fprintf(&text, " time=%s ms", probe.Milliseconds(latency))
+	} else if r.Errno != "" {
+		fmt.Fprintf(&text, " %s after %s ms", r.Errno, probe.Milliseconds(r.Duration))
+	} else if r.Reason != "" {
+		fmt.Fprintf(&text, ": %s", r.Reason)
+	}
+	switch n := r.SYNRetransmits; {
+	case n == 1:
+		text.WriteString(", 1 SYN retransmission")
+	case n > 1:
+		fmt.Fprintf(&text, ", %d SYN retransmissions", n)
+	}
+	if r.ICMP.From.IsValid() {
+		fmt.Fprintf(&text, ", ICMP %v from %v", r.ICMP, r.ICMP.From)
+	}
+	return text.String()
+}

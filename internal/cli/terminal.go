@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// A terminal is where the command prints. On a real terminal, results are coloured, and a last line
+// that comes and goes shows which probe is being waited for. In a pipe or a file there are only the
+// lines. It is safe for use by any number of goroutines.
+type terminal struct {
+	file     *os.File
+	colour   bool
+	progress bool
+
+	mu      sync.Mutex
+	waiting []waiting
+	shown   bool  // whether the last line is visible
+	err     error // the first error of writing
+	closed  chan struct{}
+	ended   sync.WaitGroup
+}
+
+// waiting is a probe that has not ended yet.
+type waiting struct {
+	what  string
+	since time.Time
+}
+
+const (
+	green     = "\x1b[32m"
+	red       = "\x1b[31m"
+	plain     = "\x1b[0m"
+	eraseLine = "\r\x1b[K"
+)
+
+// newTerminal returns a terminal on the file, with progress only if what is printed is text.
+func newTerminal(file *os.File, text bool) *terminal {
+	real := term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
+	t := &terminal{
+		file:     file,
+		colour:   real && os.Getenv("NO_COLOR") == "", // https://no-color.org
+		progress: real && text,
+		closed:   make(chan struct{}),
+	}
+	if t.progress {
+		t.ended.Go(t.follow)
+	}
+	return t
+}
+
+// close erases the last line and returns the first error of writing.
+func (t *terminal) close() error {
+	close(t.closed)
+	t.ended.Wait()
+	return t.err
+}
+
+// Write writes whole lines.
+func (t *terminal) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.erase()
+	n, err := t.file.Write(p)
+	t.err = cmp.Or(t.err, err)
+	return n, err
+}
+
+// line writes a line: what it is about, the result, and the rest.
+func (t *terminal) line(about, result string, good bool, rest string) {
+	if t.colour {
+		colour := red
+		if good {
+			colour = green
+		}
+		result = colour + result + plain
+	}
+	fmt.Fprintf(t, "%s %s%s\n", about, result, rest)
+}
+
+// wait shows that a probe is being waited for, until done is called.
+func (t *terminal) wait(what string) (done func()) {
+	w := waiting{what, time.Now()}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = append(t.waiting, w)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		i := slices.Index(t.waiting, w)
+		t.waiting = slices.Delete(t.waiting, i, i+1)
+	}
+}
+
+// follow keeps the last line up to date.
+func (t *terminal) follow() {
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			t.mu.Lock()
+			t.draw(time.Now())
+			t.mu.Unlock()
+		case <-t.closed:
+			t.mu.Lock()
+			t.erase()
+			t.mu.Unlock()
+			return
+		}
+	}
+}
+
+// draw draws the last line if the oldest probe takes longer than 300 ms.
+func (t *terminal) draw(now time.Time) {
+	t.erase()
+	if len(t.waiting) == 0 || now.Sub(t.waiting[0].since) < 300*time.Millisecond {
+		return
+	}
+	first := t.waiting[0] // the oldest
+	text := fmt.Sprintf("%s: waiting, %.1f s", first.what, now.Sub(first.since).Seconds())
+	if others := len(t.waiting) - 1; others > 0 {
+		text += fmt.Sprintf(" (and %d more)", others)
+	}
+	if width, _, err := term.GetSize(int(t.file.Fd())); err == nil && 0 < width && width <= len(text) {
+		text = text[:width-1] // a wrapped line could not be erased
+	}
+	t.file.WriteString(text)
+	t.shown = true
+}
+
+func (t *terminal) erase() {
+	if t.shown {
+		t.file.WriteString(eraseLine)
+		t.shown = false
+	}
+}

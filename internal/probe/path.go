@@ -1,0 +1,76 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// longestTrace limits how long the trace of a path may take.
+const longestTrace = 2 * time.Second
+
+// traceTime returns how much of the timeout is reserved for the trace of the path: a third, but at
+// most longestTrace, and 0 if the module traces no path.
+func (r *Request) traceTime() time.Duration {
+	if r.Module.TCP.Path == config.Never {
+		return 0
+	}
+	return min(r.Timeout/3, longestTrace)
+}
+
+// TracePath makes the probe trace the path whatever the verdict, and calls onHop for each hop as soon
+// as it is known.
+func (r *Request) TracePath(onHop func(shaker.Hop)) {
+	r.Module.TCP.Path, r.onHop = config.Always, onHop
+}
+
+// wantsPath reports whether the path is to be traced, now that the verdict is known. If no SYN was
+// sent there is no path.
+func (r *Report) wantsPath() bool {
+	switch r.Module.TCP.Path {
+	case config.Always:
+		return r.Handshake.Local.IsValid()
+	case config.OnFailure:
+		return r.Handshake.Local.IsValid() && !r.Success()
+	}
+	return false
+}
+
+// errTooManyForTrace means that a trace would have exceeded the limit of handshakes in flight.
+var errTooManyForTrace = errors.New("not traced: too many handshakes are in flight")
+
+// trace looks for the routers on the path to the probed address, or to the worst of several
+// addresses. The verdict does not depend on it.
+func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
+	const others = shaker.HopsAtOnce - 1 // one is admitted already
+	if !p.admit(others) {
+		r.PathErr = errTooManyForTrace
+		return
+	}
+	defer p.release(others)
+	options := &shaker.TraceOptions{
+		Options: r.Module.Options(),
+		MaxHops: int(r.Module.TCP.MaxHops),
+		OnHop:   r.onHop,
+	}
+	options.Timeout = max(1, min(longestTrace, time.Until(deadline)))
+	path, err := p.options.Shaker.Trace(ctx, r.Handshake, options)
+	if err != nil {
+		r.PathErr = fmt.Errorf("not traced: %w", err)
+		return
+	}
+	r.Path = &path
+}
+
+// PathTo returns the path to an address that was probed, nil if it was not traced.
+func (r *Report) PathTo(addr netip.Addr) *shaker.Path {
+	if addr != r.Handshake.Peer.Addr() {
+		return nil
+	}
+	return r.Path
+}

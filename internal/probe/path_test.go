@@ -1,0 +1,27 @@
+package probe
+
+import (
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+)
+
+// A third of the timeout is reserved for the path, at most 2 s.
+func TestTraceTime(t *testing.T) {
+	for _, c := range []struct {
+		path          string
+		timeout, want time.Duration
+	}{
+		{config.Never, 6 * time.Second, 0},
+		{config.OnFailure, 3 * time.Second, time.Second},
+		{config.Always, 6 * time.Second, 2 * time.Second},
+		{config.Always, time.Minute, 2 * time.Second},
+	} {
+		r := Request{Timeout: c.timeout}
+		r.Module.TCP.Path = c.path
+		if got := r.traceTime(); got != c.want {
+			t.Errorf("traceTime() with path %s and timeout %v = %v, want %v", c.path, c.timeout, got, c.want)
+		}
+	}
+}

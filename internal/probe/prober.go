@@ -1,0 +1,77 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// Errors of a probe that was not made although this host could have made it.
+var (
+	// ErrDenied means that the policy for targets does not permit an address.
+	ErrDenied = errors.New("may not be probed")
+
+	// ErrInFlight means that the limit of handshakes in flight is reached.
+	ErrInFlight = errors.New("too many probes in flight (limit set by --probe.max-in-flight)")
+)
+
+// Options configure a [Prober]. Shaker and Config are required.
+type Options struct {
+	Shaker *shaker.Shaker
+	Config *config.Config
+
+	// DialDNS opens connections to DNS servers; nil means that of a net.Dialer.
+	DialDNS func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// MaxInFlight limits how many handshakes run at once; 0 means no limit.
+	MaxInFlight int
+}
+
+// A Prober makes probes. It is safe for use by any number of goroutines.
+type Prober struct {
+	options  Options
+	config   atomic.Pointer[config.Config]
+	inFlight atomic.Int64
+}
+
+// New returns a Prober.
+func New(options Options) *Prober {
+	if options.DialDNS == nil {
+		options.DialDNS = (&net.Dialer{}).DialContext
+	}
+	readNameFiles()
+	p := &Prober{options: options}
+	p.Configure(options.Config)
+	return p
+}
+
+// Configure makes a configuration the active one. Probes that are under way keep theirs.
+func (p *Prober) Configure(c *config.Config) { p.config.Store(c) }
+
+// Config returns the active configuration.
+func (p *Prober) Config() *config.Config { return p.config.Load() }
+
+// InFlight returns how many handshakes are under way, name resolution included.
+func (p *Prober) InFlight() int64 { return p.inFlight.Load() }
+
+// MaxInFlight returns how many handshakes may be under way at once, 0 if there is no limit.
+func (p *Prober) MaxInFlight() int { return p.options.MaxInFlight }
+
+// admit adds n handshakes to those in flight, unless that exceeds the limit.
+func (p *Prober) admit(n int64) bool {
+	for {
+		before := p.inFlight.Load()
+		if limit := int64(p.options.MaxInFlight); limit > 0 && before+n > limit {
+			return false
+		}
+		if p.inFlight.CompareAndSwap(before, before+n) {
+			return true
+		}
+	}
+}
+
+func (p *Prober) release(n int64) { p.inFlight.Add(-n) }

@@ -1,0 +1,148 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// A Request describes a probe: the target and how to probe it. It keeps the configuration that was
+// active when it was made.
+type Request struct {
+	Target
+	ModuleName string
+	Module     config.Module
+	Timeout    time.Duration // of the whole probe, name resolution included; the module's unless changed
+
+	targets *config.Targets
+	onHop   func(shaker.Hop) // may be nil
+}
+
+// A Target is what to probe: a port of a name, or of an address if that is valid.
+type Target struct {
+	Text string // as the caller wrote it
+	Name string
+	Addr netip.Addr
+	Port uint16
+}
+
+// NewRequest returns a probe of a target, host:port, by a module of the configuration, with the
+// module's timeout. An error is the caller's mistake.
+func NewRequest(c *config.Config, target, module string) (*Request, error) {
+	t, err := parseTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	data, ok := c.Modules[module]
+	if !ok {
+		return nil, fmt.Errorf("unknown module %q, the modules are %s",
+			module, strings.Join(slices.Sorted(maps.Keys(c.Modules)), ", "))
+	}
+	req := &Request{Target: t, ModuleName: module, Module: data, targets: &c.Targets, Timeout: data.Timeout}
+	return req, req.checkFamily()
+}
+
+// parseTarget parses host:port. The host is a name, an IPv4 address, or an IPv6 address in brackets,
+// with its zone if it is link-local.
+func parseTarget(text string) (Target, error) {
+	const want = "want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443"
+	if text == "" {
+		return Target{}, errors.New("missing target, " + want)
+	}
+	wrong := func(what string) (Target, error) {
+		return Target{}, fmt.Errorf("target %q: %s", text, what)
+	}
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return wrong(want)
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || number == 0 || port[0] == '+' {
+		return wrong(fmt.Sprintf("port %q, want a number from 1 to 65535", port))
+	}
+	t := Target{Text: text, Port: uint16(number)}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if addr.Is4() == strings.HasPrefix(text, "[") {
+			return wrong(want)
+		}
+		if addr.IsLinkLocalUnicast() && addr.Is6() && !addr.Is4In6() && addr.Zone() == "" {
+			return wrong(fmt.Sprintf("a link-local address needs a zone, as in [%v%%eth0]:%d", addr, number))
+		}
+		if strings.ContainsFunc(addr.Zone(), func(c rune) bool { return c <= ' ' || c > '~' }) {
+			return wrong("the zone is not an interface name")
+		}
+		t.Addr = addr.Unmap()
+		return t, nil
+	}
+	if strings.HasPrefix(text, "[") {
+		return wrong("brackets must contain an IPv6 address")
+	}
+	if err := checkName(host); err != nil {
+		return wrong(err.Error())
+	}
+	t.Name = host
+	return t, nil
+}
+
+// checkName returns what is wrong with a host name by RFC 1123. It permits underscores, which are common.
+func checkName(name string) error {
+	if len(name) > 254 { // 253 and the final dot
+		return errors.New("the host name is longer than 253 characters")
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		if label == "" {
+			return fmt.Errorf("host %q has an empty label", name)
+		}
+		if len(label) > 63 {
+			return fmt.Errorf("label %q of the host name is longer than 63 characters", label)
+		}
+		for _, c := range label {
+			switch {
+			case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+			default:
+				return fmt.Errorf("host %q: invalid character %q", name, c)
+			}
+		}
+	}
+	return nil
+}
+
+// checkFamily rejects an address that the module does not probe.
+func (r *Request) checkFamily() error {
+	network := r.Module.TCP.Network()
+	if !r.Addr.IsValid() || network == "ip" || network == protocol(r.Addr) {
+		return nil
+	}
+	return fmt.Errorf("target %q is %s, module %s probes only %s", r.Text, protocol(r.Addr), r.ModuleName, network)
+}
+
+// protocol returns the IP protocol of an address as the configuration names it.
+func protocol(addr netip.Addr) string {
+	if addr.Is4() || addr.Is4In6() {
+		return config.IP4
+	}
+	return config.IP6
+}
+
+// Check returns an error that wraps [ErrDenied] if the policy does not permit probes of an address.
+func (r *Request) Check(addr netip.Addr) error {
+	target := netip.AddrPortFrom(addr, r.Port)
+	if err := r.targets.Check(target); err != nil {
+		return fmt.Errorf("target %v %w: %w", target, ErrDenied, err)
+	}
+	return nil
+}
+
+// Valid reports whether a result is one of the module's valid results.
+func (r *Request) Valid(result string) bool {
+	return slices.Contains(r.Module.TCP.ValidResults, result)
+}

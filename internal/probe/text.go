@@ -1,0 +1,39 @@
+package probe
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// Milliseconds formats a duration in milliseconds with three significant digits, as ping(8) does.
+func Milliseconds(d time.Duration) string {
+	ms := float64(d) / float64(time.Millisecond)
+	switch {
+	case ms < 1:
+		return fmt.Sprintf("%.3f", ms)
+	case ms < 10:
+		return fmt.Sprintf("%.2f", ms)
+	case ms < 100:
+		return fmt.Sprintf("%.1f", ms)
+	default:
+		return fmt.Sprintf("%.0f", ms)
+	}
+}
+
+// DescribeHop formats a hop in one line, as traceroute(8) does.
+func DescribeHop(h shaker.Hop) string {
+	switch {
+	case !h.From.IsValid():
+		return fmt.Sprintf("%2d  *", h.TTL)
+	case h.ICMP.From.IsValid() && h.ICMP.String() == ttlExceeded:
+		return fmt.Sprintf("%2d  %v  %s ms", h.TTL, h.From, Milliseconds(h.RTT))
+	case h.ICMP.From.IsValid():
+		return fmt.Sprintf("%2d  %v  %s ms  %v", h.TTL, h.From, Milliseconds(h.RTT), h.ICMP)
+	}
+	return fmt.Sprintf("%2d  %v  %s ms  %v", h.TTL, h.From, Milliseconds(h.RTT), h.Outcome)
+}
+
+// ttlExceeded is the ICMP error of a router on the path.
+const ttlExceeded = "ttl_exceeded"

@@ -1,0 +1,94 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+)
+
+// flags are the flags of the serve command.
+type flags struct {
+	web           *web.FlagConfig
+	externalURL   string
+	routePrefix   string
+	enablePprof   bool
+	configCheck   bool
+	timeoutOffset float64
+	maxInFlight   int
+	historyLimit  int
+	logProber     string
+}
+
+func (f *flags) register(cmd *kingpin.CmdClause) {
+	cmd.Flag("config.check", "Check the configuration file, report its errors, and exit.").BoolVar(&f.configCheck)
+	cmd.Flag("timeout-offset",
+		"Seconds to subtract from Prometheus' scrape timeout, so that the response arrives in time.").
+		Default("0.5").Float64Var(&f.timeoutOffset)
+	cmd.Flag("probe.max-in-flight",
+		"Maximum number of concurrent handshakes. 0 derives it from the open file limit.").
+		Default("0").IntVar(&f.maxInFlight)
+	cmd.Flag("history.limit",
+		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").
+		Default("10000").IntVar(&f.historyLimit)
+	cmd.Flag("log.prober", "Log level for failed probes. One of: [debug, info]").
+		Default("debug").EnumVar(&f.logProber, "debug", "info")
+	f.web = kingpinflag.AddFlags(cmd, ":10115")
+	cmd.Flag("web.external-url",
+		"URL at which the exporter is reachable from outside, for example through a reverse proxy.").
+		PlaceHolder("<url>").StringVar(&f.externalURL)
+	cmd.Flag("web.route-prefix", "Prefix of all HTTP endpoints. Defaults to the path of --web.external-url.").
+		PlaceHolder("<path>").StringVar(&f.routePrefix)
+	cmd.Flag("web.enable-pprof", "Serve profiles of the exporter below /debug/pprof/.").BoolVar(&f.enablePprof)
+}
+
+// validate returns a usage error if a value is out of range.
+func (f *flags) validate(configFile string) error {
+	if !(f.timeoutOffset >= 0 && f.timeoutOffset <= 3600) { // rejects NaN, too
+		return fmt.Errorf("--timeout-offset is %v, want 0 to 3600 seconds", f.timeoutOffset)
+	}
+	if f.maxInFlight < 0 {
+		return fmt.Errorf("--probe.max-in-flight is %d, want 0 or more", f.maxInFlight)
+	}
+	if f.historyLimit < 0 {
+		return fmt.Errorf("--history.limit is %d, want 0 or more", f.historyLimit)
+	}
+	external, err := url.Parse(f.externalURL)
+	if err != nil ||
+		f.externalURL != "" && (external.Host == "" || external.Scheme != "http" && external.Scheme != "https") {
+		return fmt.Errorf("--web.external-url is %q, want a URL such as https://example.com/shaker/", f.externalURL)
+	}
+	if f.routePrefix == "" {
+		f.routePrefix = external.Path
+	}
+	f.routePrefix = path.Clean("/" + f.routePrefix)
+	if strings.ContainsAny(f.routePrefix, "{} ?#") {
+		return fmt.Errorf("--web.route-prefix is %q, want a path such as /shaker", f.routePrefix)
+	}
+	if f.configCheck && configFile == "" {
+		return errors.New("--config.check requires --config.file")
+	}
+	return nil
+}
+
+// failureLevel returns the log level of failed probes.
+func (f *flags) failureLevel() slog.Level {
+	if f.logProber == "info" {
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+// home returns where the status page is.
+func (f *flags) home() string {
+	if f.externalURL != "" {
+		return strings.TrimSuffix(f.externalURL, "/") + "/"
+	}
+	return strings.TrimSuffix(f.routePrefix, "/") + "/"
+}

@@ -1,0 +1,166 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// No client holds a connection for longer than the server's limit and the time it is in
+// touch, whatever it does not send or does not read.
+func TestSlowClients(t *testing.T) {
+	const (
+		request = "GET / HTTP/1.1\r\nHost: x\r\n"
+		endless = "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"
+		// SETTINGS with the largest window, WINDOW_UPDATE to the largest, and HEADERS of
+		// GET /endless. RFC 9113, 6; RFC 7541, Appendix A.
+		http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" +
+			"\x00\x00\x06\x04\x00\x00\x00\x00\x00" + "\x00\x04\x7f\xff\xff\xff" +
+			"\x00\x00\x04\x08\x00\x00\x00\x00\x00" + "\x7f\xff\x00\x00" +
+			"\x00\x00\x0f\x01\x05\x00\x00\x00\x01" + "\x82\x87\x04\x08/endless\x01\x01x"
+	)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{$}", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("/endless", func(w http.ResponseWriter, _ *http.Request) {
+		for err := error(nil); err == nil; _, err = w.Write(make([]byte, 1<<16)) {
+		}
+	})
+	for _, c := range []struct {
+		name, raw string
+		drip      string // sent again and again, as long as there is somebody to take it
+		tls       bool
+	}{
+		{name: "says nothing"},
+		{name: "stops in the request line", raw: "GET /pro"},
+		{name: "stops in the header", raw: request + "Acc"},
+		{name: "sends its header by the byte", raw: request + "A: ", drip: "x"},
+		{name: "sends a second header by the byte", raw: request + "\r\n" + request + "A: ", drip: "x"},
+		{name: "keeps its body for itself", raw: request + "Content-Length: 10\r\n\r\n"},
+		{name: "sends its body by the byte", raw: request + "Content-Length: 200000\r\n\r\n", drip: "x"},
+		{name: "sends its body by the chunk", raw: request + "Transfer-Encoding: chunked\r\n\r\n", drip: "1\r\nx\r\n"},
+		{name: "does not read its answer", raw: endless},
+		{name: "stops in its TLS handshake", raw: clientHello(t)[:20], tls: true},
+		{name: "does not read its answer, by HTTP/2", raw: http2, tls: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			closed := make(chan struct{})
+			server := httptest.NewUnstartedServer(nil)
+			server.Config = newServer(mux, 300*time.Millisecond, slog.New(slog.DiscardHandler))
+			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateClosed {
+					close(closed) // there is only one connection
+				}
+			}
+			server.EnableHTTP2 = true
+			if c.tls {
+				server.StartTLS()
+			} else {
+				server.Start()
+			}
+			defer server.Close()
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if c.raw == http2 {
+				conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+			}
+			io.WriteString(conn, c.raw) // fails if the server was quicker
+			for deadline := time.After(time.Minute); ; {
+				select {
+				case <-closed:
+					return
+				case <-deadline:
+					t.Fatal("still connected after a minute")
+				case <-time.After(10 * time.Millisecond):
+					io.WriteString(conn, c.drip) // fails once the server has left
+				}
+			}
+		})
+	}
+}
+
+// The server has all of the limits.
+func TestServerLimits(t *testing.T) {
+	const limit = requestLimit
+	s := newServer(nil, limit, slog.New(slog.DiscardHandler))
+	if s.ReadTimeout != limit || s.WriteTimeout != limit || s.HTTP2.WriteByteTimeout != limit || s.IdleTimeout != 5*time.Minute {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Shutdown waits for the running requests, but not for ever.
+func TestDrainEnds(t *testing.T) {
+	running := make(chan struct{})
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = newServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(running)
+		<-r.Context().Done()
+	}), time.Hour, slog.New(slog.DiscardHandler))
+	server.Start()
+	defer server.Close()
+	failed := make(chan error)
+	go func() {
+		_, err := server.Client().Get(server.URL)
+		failed <- err
+	}()
+	<-running
+	if err := drain(server.Config, 50*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("drained: %v", err)
+	}
+	if err := <-failed; err == nil {
+		t.Error("the request was waited for")
+	}
+}
+
+// The limit of open files has room for every probe that is let in.
+func TestDefaultMaxInFlight(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &before)
+	for limit, want := range map[uint64]int{1000: (1000 - 64 - runtime.GOMAXPROCS(0)) / 3, 64: 1} {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
+			t.Fatal(err)
+		}
+		if got := defaultMaxInFlight(); got != want {
+			t.Errorf("with %d open files: %d probes, want %d", limit, got, want)
+		}
+	}
+}
+
+// clientHello returns the first bytes that a TLS client sends.
+func clientHello(t *testing.T) string {
+	t.Helper()
+	client, server := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tls.Client(client, &tls.Config{ServerName: "localhost"}).Handshake()
+	}()
+	hello := make([]byte, 4096)
+	n, err := server.Read(hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	<-done
+	return string(hello[:n])
+}

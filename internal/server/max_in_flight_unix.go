@@ -1,0 +1,22 @@
+//go:build unix
+
+package server
+
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// defaultMaxInFlight derives the limit of handshakes in flight from the open file limit. Each probe needs
+// three descriptors, one for its HTTP connection and two for its DNS queries (its handshake uses one of
+// them afterwards). Some are reserved for everything else.
+func defaultMaxInFlight() int {
+	const each = 3
+	others := 64 + runtime.GOMAXPROCS(0) // the engine has one descriptor per processor
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > 1<<20 {
+		return 1 << 20 / each
+	}
+	return max(1, (int(limit.Cur)-others)/each)
+}

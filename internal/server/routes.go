@@ -1,0 +1,74 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/pages"
+)
+
+// endpoints are what the routes lead to.
+type endpoints struct {
+	probe  *collector.Handler
+	pages  *pages.Pages
+	reload *reloader
+	config func() *config.Config // the active one
+}
+
+// routes returns the exporter's endpoints, below the route prefix.
+func (c *Command) routes(e endpoints) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(e.probe, e.reload,
+		versioncollector.NewCollector(c.name),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	prefix := strings.TrimSuffix(c.flags.routePrefix, "/")
+	mux := http.NewServeMux()
+	at := func(method, path string, handler http.Handler) { mux.Handle(method+" "+prefix+path, handler) }
+	at("GET", "/{$}", http.HandlerFunc(e.pages.Home))
+	at("GET", "/logs", http.HandlerFunc(e.pages.Logs))
+	at("GET", "/probe", e.probe)
+	at("GET", "/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		EnableOpenMetrics:  true,
+		Registry:           registry,
+		DisableCompression: true, // a compressor would stay in memory
+	}))
+	at("GET", "/config", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		encoder := yaml.NewEncoder(w)
+		encoder.SetIndent(2)
+		encoder.Encode(e.config())
+	}))
+	at("POST", "/-/reload", e.reload)
+	at("PUT", "/-/reload", e.reload)
+	at("GET", "/-/healthy", text("Healthy"))
+	at("GET", "/-/ready", text("Ready"))
+	if c.flags.enablePprof {
+		for path, handler := range map[string]http.HandlerFunc{
+			"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
+			"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
+		} {
+			at("GET", path, http.StripPrefix(prefix, handler))
+		}
+	}
+	if prefix != "" {
+		home := http.RedirectHandler(c.flags.home(), http.StatusFound)
+		mux.Handle("GET /{$}", home)
+		mux.Handle("GET "+prefix, home) // all links of the page are relative
+	}
+	return mux
+}
+
+// text responds with a line of text.
+func text(line string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, line) })
+}

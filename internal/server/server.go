@@ -1,0 +1,143 @@
+// Package server is the serve command: it serves the exporter's endpoints until it is told to stop.
+//
+// flags.go has its flags, routes.go the endpoints, limits.go what a client may not exceed and how
+// the server drains on shutdown, max_in_flight_unix.go how many handshakes may run at once, and
+// reload.go how the configuration is reloaded.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"github.com/shaker-exporter/shaker_exporter/collector"
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/pages"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// A Command is the serve command.
+type Command struct {
+	name  string // of the program
+	flags flags
+}
+
+// Register adds the serve command to the application, as its default command.
+func Register(app *kingpin.Application) *Command {
+	c := &Command{name: app.Name}
+	c.flags.register(app.Command("serve", "Run the exporter (the default command).").Default())
+	return c
+}
+
+// The exit statuses of the command.
+const (
+	statusFailed = 1
+	statusUsage  = 2
+)
+
+// Run serves with the configuration in a file, or with the built-in configuration if configFile is "",
+// and returns the exit status of the program. With --config.check it only checks the file.
+func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
+	fail := func(status int, err error) int {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", c.name, err)
+		return status
+	}
+	if err := c.flags.validate(configFile); err != nil {
+		return fail(statusUsage, err)
+	}
+	conf, warnings, err := config.Load(configFile)
+	if err != nil {
+		return fail(statusFailed, err)
+	}
+	if err := web.Validate(*c.flags.web.WebConfigFile); err != nil {
+		return fail(statusFailed, err)
+	}
+	warn(logger, warnings)
+	if c.flags.configCheck {
+		modules := slices.Sorted(maps.Keys(conf.Modules))
+		fmt.Printf("%s is valid. Its modules: %s\n", configFile, strings.Join(modules, ", "))
+		return 0
+	}
+	if err := c.serve(configFile, conf, logger); err != nil {
+		logger.Error("Cannot serve", "err", err)
+		return statusFailed
+	}
+	return 0
+}
+
+// serve serves until SIGTERM or SIGINT, and then until the running probes have ended. A second
+// signal ends the process at once. SIGHUP reloads the configuration.
+func (c *Command) serve(configFile string, conf *config.Config, logger *slog.Logger) error {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+
+	if os.Getenv("GOGC") == "" {
+		// Collect garbage when it amounts to 75% of the live heap, as Prometheus does, instead of
+		// 100%: less memory, for a little CPU time.
+		debug.SetGCPercent(75)
+	}
+	engine, err := shaker.New(nil)
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	maxInFlight := c.flags.maxInFlight
+	if maxInFlight == 0 {
+		maxInFlight = defaultMaxInFlight()
+	}
+	logger.Info("Starting", "version", version.Info(), "build_context", version.BuildContext(), "max_in_flight", maxInFlight)
+	prober := probe.New(probe.Options{Shaker: engine, Config: conf, MaxInFlight: maxInFlight})
+	results := history.New(c.flags.historyLimit)
+	handler := collector.New(collector.Options{
+		Prober:        prober,
+		Logger:        logger,
+		FailureLevel:  c.flags.failureLevel(),
+		History:       results,
+		TimeoutOffset: time.Duration(c.flags.timeoutOffset * float64(time.Second)),
+	})
+	reloader := newReloader(configFile, prober, logger)
+	go reloader.follow(ctx, hangups)
+	statusPage := pages.New(pages.Options{
+		Tracks:  results.Tracks,
+		Lost:    results.Lost,
+		Modules: func() []string { return slices.Sorted(maps.Keys(prober.Config().Modules)) },
+		Version: version.Version,
+		Logger:  logger,
+	})
+	routes := c.routes(endpoints{probe: handler, pages: statusPage, reload: reloader, config: prober.Config})
+	server := newServer(routes, requestLimit, logger)
+
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		<-ctx.Done()
+		stop() // from now on a signal has its default effect
+		logger.Info("Shutting down, waiting for the running probes")
+		if err := drain(server, config.MaxTimeout+collector.AnswerTime); err != nil {
+			logger.Warn("Shutdown timed out, closing the remaining connections", "err", err)
+		}
+	}()
+	if err := web.ListenAndServe(server, c.flags.web, logger); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	<-drained
+	return nil
+}

@@ -1,0 +1,2 @@
+// Package benchmarks measures the exporter beside blackbox_exporter and beside the bare system calls.
+package benchmarks

@@ -1,0 +1,196 @@
+package endtoend
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+)
+
+// With a web configuration a client has to show a certificate and a password. The client is
+// a real Prometheus, and curl where there is something to be denied.
+func TestMutualTLSAndPassword(t *testing.T) {
+	curl := lab.Program(t, "curl", "curl")
+	dir := t.TempDir()
+	newAuthority(t, dir, "server", "client")
+	hash, err := bcrypt.GenerateFromPassword([]byte("tell-nobody"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.Write(t, dir, "web.yml", `
+tls_server_config:
+  cert_file: server.pem
+  key_file: server.key
+  client_ca_file: authority.pem
+  client_auth_type: RequireAndVerifyClientCert
+basic_auth_users:
+  prometheus: `+string(hash)+"\n")
+	client := fmt.Sprintf(`
+    scheme: https
+    scrape_interval: 1s
+    tls_config: {ca_file: %[1]s/authority.pem, cert_file: %[1]s/client.pem, key_file: %[1]s/client.key}
+    static_configs: [{targets: ["localhost:10115"]}]
+`, dir)
+	lab.Write(t, dir, "prometheus.yml", `
+scrape_configs:
+  - job_name: right
+    basic_auth: {username: prometheus, password: tell-nobody}
+    metrics_path: /probe
+    params: {target: ["127.0.0.1:10115"]}`+client+`
+  - job_name: wrong_password
+    basic_auth: {username: prometheus, password: guess}`+client)
+	p := exporter.Start(t, "--web.config.file="+dir+"/web.yml")
+	prometheus := process.StartPrometheus(t, 9090, dir+"/prometheus.yml")
+
+	lab.Eventually(t, "both jobs have scraped", func() bool { return len(prometheus.Query("up")) == 2 })
+	if got := prometheus.Query("probe_success"); len(got) != 1 || got[0].Value != 1 {
+		t.Errorf("probe_success: %v", got)
+	}
+	if got := prometheus.Query(`up{job="wrong_password"}`); len(got) != 1 || got[0].Value != 0 {
+		t.Errorf("up with a wrong password: %v", got)
+	}
+	with := []string{"-s", "--cacert", dir + "/authority.pem", "https://localhost:10115/-/healthy"}
+	certificate := []string{"--cert", dir + "/client.pem", "--key", dir + "/client.key"}
+	for _, c := range []struct {
+		name string
+		args []string
+		want string // of the body
+	}{
+		{"both", append([]string{"-u", "prometheus:tell-nobody"}, certificate...), "Healthy\n"},
+		{"no password", certificate, "Unauthorized\n"},
+		{"no certificate", []string{"-u", "prometheus:tell-nobody"}, ""},
+	} {
+		if out, _ := exec.Command(curl, append(c.args, with...)...).Output(); string(out) != c.want {
+			t.Errorf("%s: %q, want %q", c.name, out, c.want)
+		}
+	}
+	if want := "client didn't provide a certificate"; !strings.Contains(p.Output(), want) {
+		t.Errorf("nothing of %q is logged: %s", want, p.Output())
+	}
+}
+
+// newAuthority writes the certificate of an authority, authority.pem, and certificates by it
+// for localhost, with their keys.
+func newAuthority(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	template := func(name string) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		}
+	}
+	authority := template("authority")
+	authority.IsCA, authority.BasicConstraintsValid = true, true
+	var authorityKey *ecdsa.PrivateKey
+	for _, name := range append([]string{"authority"}, names...) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificate := template(name)
+		if authorityKey == nil {
+			certificate, authorityKey = authority, key
+		}
+		signed, err := x509.CreateCertificate(rand.Reader, certificate, authority, &key.PublicKey, authorityKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		private, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lab.Write(t, dir, name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})))
+		lab.Write(t, dir, name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	}
+}
+
+// systemd listens, and starts the exporter on the first connection.
+func TestSocketActivation(t *testing.T) {
+	activate := lab.Program(t, "systemd-socket-activate", "systemd")
+	program := exporter.Command(t).Path
+	cmd := exec.Command(activate, "--listen=127.0.0.1:10115", program, "--web.systemd-socket")
+	process.Start(t, cmd).Listening(10115)
+	if status, body := exporter.Get(t, "/probe?target=127.0.0.1:10115"); status != 200 || !strings.Contains(body, "probe_success 1\n") {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+// Behind a proxy the exporter is below a path, and nowhere else.
+func TestRoutePrefix(t *testing.T) {
+	for _, c := range []struct {
+		flags    []string
+		prefix   string
+		location string // to which / redirects, "" if it is the page
+	}{
+		{[]string{"--web.external-url=https://example.com/tools/shaker/"}, "/tools/shaker", "https://example.com/tools/shaker/"},
+		{[]string{"--web.route-prefix=shaker/"}, "/shaker", "/shaker/"},
+		{[]string{"--web.external-url=https://example.com/shaker", "--web.route-prefix=/"}, "", ""},
+		{[]string{"--web.external-url=https://example.com"}, "", ""},
+	} {
+		p := exporter.Start(t, c.flags...)
+		for _, page := range []struct{ path, want string }{
+			{"/", "<form"},
+			{"/probe?target=localhost:10115", "probe_success 1\n"},
+			{"/metrics", "shaker_exporter_build_info"},
+			{"/config", "tcp_connect:"},
+			{"/logs", "localhost:10115"},
+			{"/-/healthy", "Healthy\n"},
+		} {
+			if status, body := exporter.Get(t, c.prefix+page.path); status != 200 || !strings.Contains(body, page.want) {
+				t.Errorf("%v: %s: %d %s", c.flags, c.prefix+page.path, status, body)
+			}
+			if c.prefix != "" && page.path != "/" {
+				if status, _ := exporter.Get(t, page.path); status != 404 {
+					t.Errorf("%v: %s: %d, want 404", c.flags, page.path, status)
+				}
+			}
+		}
+		for _, path := range []string{"/", c.prefix} {
+			if path == "" {
+				continue
+			}
+			response, err := lab.Client.Transport.RoundTrip(exporter.NewRequest(t, "GET", 10115, path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if got := response.Header.Get("Location"); got != c.location {
+				t.Errorf("%v: %s redirects to %q, want %q", c.flags, path, got, c.location)
+			}
+		}
+		p.Stop()
+	}
+}
+
+// Profiles are there if they are asked for.
+func TestProfiling(t *testing.T) {
+	exporter.Start(t, "--web.enable-pprof", "--web.route-prefix=/shaker")
+	for path, want := range map[string]string{
+		"/shaker/debug/pprof/":                  "heap",
+		"/shaker/debug/pprof":                   "heap",
+		"/shaker/debug/pprof/heap?debug=1":      "heap profile:",
+		"/shaker/debug/pprof/goroutine?debug=1": "goroutine profile:",
+		"/shaker/debug/pprof/cmdline":           "--web.enable-pprof",
+	} {
+		if status, body := exporter.Get(t, path); status != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+}
