@@ -217,7 +217,7 @@ func TestMistakes(t *testing.T) {
 	p := newHandler(t, settings{})
 	for query, want := range map[string]string{
 		"target=foo":                   `target "foo": want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443`,
-		"target=[fe80::1%25nowhere]:1": `shake [fe80::1%nowhere]:1: no SYN can be addressed to it: zone "nowhere": route ip+net: no such network interface`,
+		"target=[fe80::1%25nowhere]:1": `shake [fe80::1%nowhere]:1: invalid target: zone "nowhere": route ip+net: no such network interface`,
 	} {
 		w := get(p, "/probe?"+query)
 		if w.Code != 400 || w.Body.String() != want+"\n" {

@@ -7,13 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rawAddress is a struct sockaddr_in or sockaddr_in6, with room for the larger one,
-// laid out as ip(7) and ipv6(7) have it: family, port, and then an IPv4 address at byte 4,
-// or flow information at 4, an IPv6 address at 8 and its scope at 24.
+// A rawAddress is a struct sockaddr_in or sockaddr_in6, with room for the larger one. The layout is
+// that of ip(7) and ipv6(7): family, port, and then an IPv4 address at byte 4, or flow information
+// at byte 4, an IPv6 address at byte 8 and its scope at byte 24.
 type rawAddress [unix.SizeofSockaddrInet6]byte
 
-// newRawAddress returns the kernel's form of an address and port. The scope is that of
-// the address's zone, 0 if it has none.
+// newRawAddress returns the kernel's form of an address and port. The scope is the interface index
+// of the address's zone, 0 if it has no zone.
 func newRawAddress(a netip.AddrPort, scope uint32) (raw rawAddress, family int) {
 	family = unix.AF_INET6
 	if a.Addr().Is4() {
@@ -32,8 +32,8 @@ func newRawAddress(a netip.AddrPort, scope uint32) (raw rawAddress, family int) 
 	return raw, family
 }
 
-// addrPort returns the address in Go's form with the given IPv6 zone, the zero AddrPort
-// if it is of neither family.
+// addrPort returns the address in Go's form, with the given zone if it is an IPv6 address. It
+// returns the zero AddrPort for any other family.
 func (r rawAddress) addrPort(zone string) netip.AddrPort {
 	port := binary.BigEndian.Uint16(r[2:])
 	switch binary.NativeEndian.Uint16(r[0:]) {

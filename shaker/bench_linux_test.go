@@ -28,11 +28,10 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// BenchmarkBeside runs Shake beside what anyone can write with the standard library: a
-// net.Dialer whose Control sets TCP_QUICKACK 0 and whose connection is closed with linger 0.
-// Both shake hands with the same loopback listener in turns, in the end while other programs
-// keep every processor busy. The ratios are of Shake to Dialer: on a shared machine only
-// these mean something.
+// BenchmarkBeside compares Shake with a net.Dialer whose Control sets TCP_QUICKACK to 0 and whose
+// connection is closed with a linger of 0. Both shake hands with the same loopback listener in turns;
+// in the last case other programs keep every processor busy. Both ratios are Shake divided by Dialer.
+// On a shared machine only the ratios are meaningful.
 //
 //	go test -run '^$' -bench Beside -benchtime 50000x ./shaker
 func BenchmarkBeside(b *testing.B) {
@@ -40,26 +39,30 @@ func BenchmarkBeside(b *testing.B) {
 	target, _ := listen(b, "127.0.0.1:0")
 	shake, dial := shaking(b, target), dialing(target)
 	for _, callers := range []int{1, 10, 100, 1000, 10000} {
-		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) { beside(b, callers, shake, dial) })
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) { compare(b, callers, shake, dial) })
 	}
 	b.Run("callers=10000,busy", func(b *testing.B) {
 		process.KeepBusy(b)
-		beside(b, 10000, shake, dial)
+		compare(b, 10000, shake, dial)
 	})
 }
 
-func beside(b *testing.B, callers int, shake, dial func() error) {
+// compare measures both handshakes in turns and reports what each takes.
+func compare(b *testing.B, callers int, shake, dial func() error) {
 	var ours, theirs cost
 	const rounds = 4
 	for range rounds {
 		ours.add(measure(b, callers, b.N/rounds+1, shake))
 		theirs.add(measure(b, callers, b.N/rounds+1, dial))
 	}
-	b.ReportMetric(0, "ns/op") // of both together: means nothing
+	b.ReportMetric(0, "ns/op") // of both together: meaningless
 	for _, side := range []struct {
 		name string
 		cost
-	}{{"shake", ours}, {"dial", theirs}} {
+	}{
+		{name: "shake", cost: ours},
+		{name: "dial", cost: theirs},
+	} {
 		n := float64(side.n)
 		b.ReportMetric(float64(side.cpu.Microseconds())/n, "CPU-µs/"+side.name)
 		b.ReportMetric(float64(side.allocs)/n, "allocs/"+side.name)
@@ -70,7 +73,7 @@ func beside(b *testing.B, callers int, shake, dial func() error) {
 	b.ReportMetric(theirs.wall.Seconds()/ours.wall.Seconds(), "rate-ratio")
 }
 
-// dialing returns what Shake is measured beside.
+// dialing returns a handshake of a net.Dialer that withholds the final ACK.
 func dialing(target netip.AddrPort) func() error {
 	dialer := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
@@ -88,8 +91,8 @@ func dialing(target netip.AddrPort) func() error {
 	}
 }
 
-// BenchmarkSystemCalls counts the system calls of Shake and of the Dialer, with strace,
-// under which the Go scheduler's own calls may be more or fewer than otherwise.
+// BenchmarkSystemCalls counts the system calls of Shake and of the Dialer with strace. The number of
+// the Go scheduler's own calls may differ under strace.
 //
 //	go test -run '^$' -bench SystemCalls -benchtime 10000x ./shaker
 func BenchmarkSystemCalls(b *testing.B) {
@@ -98,7 +101,7 @@ func BenchmarkSystemCalls(b *testing.B) {
 	shake, dial := shaking(b, target), dialing(target)
 	for _, callers := range []int{1, 10, 100, 1000, 10000} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			b.ReportMetric(0, "ns/op") // of both together: means nothing
+			b.ReportMetric(0, "ns/op") // of both together: meaningless
 			b.ReportMetric(systemCalls(b, callers, shake), "calls/shake")
 			b.ReportMetric(systemCalls(b, callers, dial), "calls/dial")
 		})
@@ -109,16 +112,17 @@ func BenchmarkSystemCalls(b *testing.B) {
 func systemCalls(b *testing.B, callers int, handshake func() error) float64 {
 	b.Helper()
 	summary := filepath.Join(b.TempDir(), "summary")
-	strace := exec.Command(lab.Program(b, "strace", "strace"), "-f", "-c", "-o", summary, "-p", strconv.Itoa(os.Getpid()))
-	says, err := strace.StderrPipe()
+	strace := exec.Command(lab.Program(b, "strace", "strace"),
+		"-f", "-c", "-o", summary, "-p", strconv.Itoa(os.Getpid()))
+	stderr, err := strace.StderrPipe()
 	if err != nil {
 		b.Fatal(err)
 	}
 	if err := strace.Start(); err != nil {
 		b.Fatal(err)
 	}
-	if line, _ := bufio.NewReader(says).ReadString('\n'); !strings.Contains(line, "attached") {
-		lab.Skip(b, "needs strace: %s", line)
+	if line, _ := bufio.NewReader(stderr).ReadString('\n'); !strings.Contains(line, "attached") {
+		lab.Skip(b, "needs permission to attach strace: %s", line)
 	}
 	measure(b, callers, b.N, handshake)
 	strace.Process.Signal(os.Interrupt)
@@ -131,14 +135,14 @@ func systemCalls(b *testing.B, callers int, handshake func() error) float64 {
 	fields := strings.Fields(string(table))
 	calls, err := strconv.Atoi(fields[max(0, len(fields)-3)])
 	if err != nil {
-		b.Fatalf("%v: %s", err, table)
+		b.Fatalf("the summary of strace has no total: %v:\n%s", err, table)
 	}
 	return float64(calls) / float64(b.N)
 }
 
-// BenchmarkFloor runs Shake beside a C program of one thread that does the system calls of a
-// handshake and nothing else (testdata/floor.c), in turns. Here, where the target is this
-// host, Shake does without epoll; what it does more is IP_RECVERR and getsockname.
+// BenchmarkFloor compares Shake with a C program of one thread that makes the system calls of a
+// handshake and nothing else (testdata/floor.c), in turns. The target is on this host, so Shake does
+// not need epoll here. In addition to the program's calls, it sets IP_RECVERR and calls getsockname.
 //
 //	go test -run '^$' -bench Floor -benchtime 40000x ./shaker
 func BenchmarkFloor(b *testing.B) {
@@ -152,17 +156,19 @@ func BenchmarkFloor(b *testing.B) {
 			for range rounds {
 				n := b.N/rounds + 1
 				ours.add(measure(b, callers, n, shake))
-				cmd := exec.Command(floor, target.Addr().String(), strconv.Itoa(int(target.Port())), strconv.Itoa(n), strconv.Itoa(callers))
+				cmd := exec.Command(floor, target.Addr().String(), strconv.Itoa(int(target.Port())),
+					strconv.Itoa(n), strconv.Itoa(callers))
 				began := time.Now()
 				if out, err := cmd.CombinedOutput(); err != nil {
-					b.Fatalf("%v: %s", err, out)
+					b.Fatalf("%v: %v: %s", cmd, err, out)
 				}
-				theirs.add(cost{n: n, wall: time.Since(began), cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()})
+				cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+				theirs.add(cost{n: n, wall: time.Since(began), cpu: cpu})
 			}
 			if ours.failed > 0 || ours.acks > 0 {
-				b.Errorf("%d failed, %d ACKs", ours.failed, ours.acks)
+				b.Errorf("of %d handshakes %d failed and %d sent an ACK, want 0 and 0", ours.n, ours.failed, ours.acks)
 			}
-			b.ReportMetric(0, "ns/op") // of both together: means nothing
+			b.ReportMetric(0, "ns/op") // of both together: meaningless
 			b.ReportMetric(float64(ours.cpu.Microseconds())/float64(ours.n), "CPU-µs/shake")
 			b.ReportMetric(float64(theirs.cpu.Microseconds())/float64(theirs.n), "CPU-µs/floor")
 			b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "CPU-ratio")
@@ -171,11 +177,11 @@ func BenchmarkFloor(b *testing.B) {
 	}
 }
 
-// BenchmarkOneDestination shakes hands with one address and port at full speed. A connection
-// that is completed, and closed by the one who asked, holds its local port in TIME_WAIT for
-// 60 s: there are 28,232 of them, enough for 470 connections a second. These handshakes hold
-// none, and the last of a million are as fast as the first. The ratio is of the rate in the
-// last tenth to that in the first.
+// BenchmarkOneDestination shakes hands with one address and port at full speed. A completed connection
+// that the client closes keeps its local port in TIME_WAIT for 60 s, and there are 28,232 local ports,
+// enough for 470 connections per second. These handshakes leave no port in TIME_WAIT, and the last of
+// a million are as fast as the first. The ratio is the rate in the last tenth divided by the rate in
+// the first tenth.
 //
 //	go test -run '^$' -bench OneDestination -benchtime 1000000x ./shaker
 func BenchmarkOneDestination(b *testing.B) {
@@ -191,9 +197,10 @@ func BenchmarkOneDestination(b *testing.B) {
 	}
 	timeWaits = kernel.TimeWaits(b) - timeWaits
 	if all.failed > 0 || all.acks > 0 || timeWaits > 0 {
-		b.Errorf("%d failed, %d ACKs, %d in TIME_WAIT", all.failed, all.acks, timeWaits)
+		b.Errorf("of %d handshakes %d failed, %d sent an ACK and %d are in TIME_WAIT, want 0, 0 and 0",
+			all.n, all.failed, all.acks, timeWaits)
 	}
-	b.ReportMetric(0, "ns/op") // means nothing on a shared machine
+	b.ReportMetric(0, "ns/op") // meaningless on a shared machine
 	b.ReportMetric(float64(all.n), "handshakes")
 	b.ReportMetric(float64(all.failed), "failed")
 	b.ReportMetric(float64(all.acks), "ACKs")
@@ -201,8 +208,8 @@ func BenchmarkOneDestination(b *testing.B) {
 	b.ReportMetric(tenths[0].wall.Seconds()/tenths[9].wall.Seconds(), "rate-ratio")
 }
 
-// shaking returns a handshake with the target. The error says why the target is not open, or
-// why nobody knows.
+// shaking returns a handshake of Shake with the target. The handshake's error is the error of Shake or
+// of the verdict.
 func shaking(b *testing.B, target netip.AddrPort) func() error {
 	b.Helper()
 	s, err := New(&Config{Timeout: 5 * time.Second})
@@ -216,11 +223,11 @@ func shaking(b *testing.B, target netip.AddrPort) func() error {
 	}
 }
 
-// cost is what n handshakes took.
+// A cost is the resources that n handshakes took.
 type cost struct {
 	n      int
 	failed int64
-	acks   int // handshakes that the server saw completed
+	acks   int // handshakes that were completed
 	wall   time.Duration
 	cpu    time.Duration // user and system, of the whole process
 	allocs uint64
@@ -235,7 +242,7 @@ func (c *cost) add(d cost) {
 	c.allocs += d.allocs
 }
 
-// measure shares n handshakes among the callers.
+// measure distributes n handshakes among the callers and returns their cost.
 func measure(b *testing.B, callers, n int, handshake func() error) cost {
 	counters := kernel.Counters(b)
 	var left, failed atomic.Int64
@@ -261,8 +268,8 @@ func measure(b *testing.B, callers, n int, handshake func() error) cost {
 	return c
 }
 
-// BenchmarkLateness keeps 10,000 silent targets in flight and tells by how much their verdicts
-// come after their deadlines: to the callers, waking them up included.
+// BenchmarkLateness keeps handshakes with 10,000 silent targets in flight, and reports how late after
+// their deadlines the callers get the verdicts.
 //
 //	go test -run '^$' -bench Lateness -benchtime 5x ./shaker
 func BenchmarkLateness(b *testing.B) {
@@ -284,14 +291,14 @@ func BenchmarkLateness(b *testing.B) {
 				r, err := s.Shake(context.Background(), target, &Options{Timeout: time.Until(deadline)})
 				late[n*targets+i] = time.Since(deadline)
 				if err != nil || r.Outcome != Timeout {
-					b.Errorf("%v: %+v, %v", target, r, err)
+					b.Errorf("Shake(%v) = %+v, error %v, want Timeout", target, r, err)
 				}
 			}
 		})
 	}
 	group.Wait()
 	slices.Sort(late)
-	b.ReportMetric(0, "ns/op") // is how long the deadlines are
+	b.ReportMetric(0, "ns/op") // meaningless: it depends on the timeouts
 	for name, share := range map[string]float64{"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1} {
 		b.ReportMetric(late[int(share*float64(len(late)-1))].Seconds()*1000, name+"-ms")
 	}

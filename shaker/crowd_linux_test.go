@@ -18,25 +18,26 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// A crowd is many callers that probe a network of which all is known, with deadlines at
-// which it is hard to be right.
+// A crowd is many callers that probe targets with known behaviour. The deadlines are close to the
+// times at which the targets answer, where it is hardest to be right.
 type crowd struct {
 	network *simnet.Network
 	rtt     time.Duration // to every target that answers
 	kinds   []kind
 	shaker  *Shaker
-	shake   func(context.Context, netip.AddrPort, *Options) (Result, error) // the shaker's, or that of a control
+	shake   func(context.Context, netip.AddrPort, *Options) (Result, error) // of the shaker, or of a control
 
 	probes   atomic.Uint64
 	verdicts atomic.Int64
-	open     atomic.Int64 // of the verdicts
+	open     atomic.Int64 // verdicts that are Open
 	wrong    atomic.Pointer[wrongError]
 }
 
-// A wrongError is a result that is not what the target is like.
+// A wrongError is a result that does not match the target.
 type wrongError struct {
 	target        netip.AddrPort
-	is            Outcome // what the target is
+	want          Outcome
+	soonest       time.Duration // the target does not answer before
 	took, timeout time.Duration
 	result        Result
 	err           error
@@ -44,18 +45,19 @@ type wrongError struct {
 }
 
 func (w *wrongError) Error() string {
-	return fmt.Sprintf("%v is %v, and after %v of %v: %+v, %v\n%s", w.target, w.is, w.took, w.timeout, w.result, w.err, w.network.Trace(w.target.Addr()))
+	return fmt.Sprintf("Shake(%v, timeout %v) = %+v, error %v after %v, want %v after %v or more, or Timeout\n%s",
+		w.target, w.timeout, w.result, w.err, w.took, w.want, w.soonest, w.network.Trace(w.target.Addr()))
 }
 
-// A kind is 65,536 targets that are all alike.
+// A kind is 65,536 targets that behave alike.
 type kind struct {
 	first   netip.Addr
-	outcome Outcome       // Timeout if they are silent
-	answer  time.Duration // after the SYN that they answer
+	outcome Outcome       // Timeout if the targets are silent
+	answer  time.Duration // time from a SYN to its answer
 	lossy   bool          // the first SYN is lost
 }
 
-// after returns how long the verdict takes if a SYN is sent again after rto.
+// after returns how long a handshake takes until the answer if the kernel retransmits a SYN after rto.
 func (k kind) after(rto time.Duration) time.Duration {
 	if k.lossy {
 		return rto + k.answer
@@ -63,9 +65,9 @@ func (k kind) after(rto time.Duration) time.Duration {
 	return k.answer
 }
 
-// manyCallers returns n, with which a machine of two cores is busy, but not so busy that most
-// deadlines pass before a SYN could be sent. With the race detector, which makes all that a
-// test does several times as dear, they are fewer.
+// manyCallers returns n, the number of callers that keep two cores busy, but not so busy that most
+// deadlines pass before a SYN is sent. With the race detector, which multiplies the CPU time, it
+// returns a tenth of n.
 func manyCallers(n int) int {
 	if lab.Race {
 		n /= 10
@@ -73,7 +75,7 @@ func manyCallers(n int) int {
 	return n
 }
 
-// newCrowd lays out live, refusing, unreachable, silent and lossy targets.
+// newCrowd creates a network with open, refusing, unreachable, silent and lossy targets.
 func newCrowd(t *testing.T, rtt time.Duration) *crowd {
 	t.Helper()
 	c := &crowd{network: simnet.NewNetwork(t), rtt: rtt, shaker: start(t)}
@@ -101,8 +103,8 @@ func newCrowd(t *testing.T, rtt time.Duration) *crowd {
 	return c
 }
 
-// run lets so many callers probe until all have so many verdicts, or a wrong one, which
-// it returns.
+// run lets callers probe until the crowd has the given number of verdicts. It stops at a wrong result
+// and returns it.
 func (c *crowd) run(callers int, verdicts int64) *wrongError {
 	c.wrong.Store(nil)
 	var group sync.WaitGroup
@@ -119,11 +121,11 @@ func (c *crowd) run(callers int, verdicts int64) *wrongError {
 	return c.wrong.Load()
 }
 
-// probe makes a probe that is left to chance and returns what is wrong with its result.
+// probe makes a random probe. It returns nil if the result matches the target.
 func (c *crowd) probe() *wrongError {
 	random := c.network.Random(c.probes.Add(1))
 	k := c.kinds[random.IntN(len(c.kinds))]
-	for k.lossy && random.IntN(10) > 0 { // they take so long that a few are enough
+	for k.lossy && random.IntN(10) > 0 { // fewer of these, because they take long
 		k = c.kinds[random.IntN(len(c.kinds))]
 	}
 	target := k.target(random)
@@ -148,8 +150,18 @@ func (c *crowd) probe() *wrongError {
 		r.Outcome == Timeout && (mustAnswer || took < timeout || r.Errno != unix.ETIMEDOUT),
 		r.Outcome != Timeout && (r.Outcome != k.outcome || took < soonest),
 		r.Outcome == Unreachable && r.ICMP.String() != "host_unreachable",
-		r.Outcome == Open && (r.Errno != 0 || r.Handshake < soonest || r.RTT > r.Handshake || k.lossy && r.SYNRetransmits == 0):
-		return &wrongError{target, k.outcome, took, timeout, r, err, c.network}
+		r.Outcome == Open && (r.Errno != 0 || r.Handshake < soonest || r.RTT > r.Handshake),
+		r.Outcome == Open && k.lossy && r.SYNRetransmits == 0:
+		return &wrongError{
+			target:  target,
+			want:    k.outcome,
+			soonest: soonest,
+			took:    took,
+			timeout: timeout,
+			result:  r,
+			err:     err,
+			network: c.network,
+		}
 	}
 	if r.Outcome == Open {
 		c.open.Add(1)
@@ -158,7 +170,7 @@ func (c *crowd) probe() *wrongError {
 	return nil
 }
 
-// target returns one of the targets.
+// target returns a random target of the kind.
 func (k kind) target(random *rand.Rand) netip.AddrPort {
 	addr := k.first.AsSlice()
 	binary.BigEndian.PutUint16(addr[len(addr)-2:], uint16(random.Uint32()))
@@ -166,8 +178,8 @@ func (k kind) target(random *rand.Rand) netip.AddrPort {
 	return netip.AddrPortFrom(target, 80)
 }
 
-// timeout returns how long a probe may take: about as long as the answer does, or as the
-// kernel takes to send another SYN, or so long that the answer has to come.
+// timeout returns a random timeout for a probe: about the time of the answer, or about the time of the
+// kernel's retransmission, or so long that the answer must arrive.
 func (c *crowd) timeout(k kind, random *rand.Rand) (timeout time.Duration, mustAnswer bool) {
 	about := func(d time.Duration) time.Duration {
 		return max(1, d+time.Duration(random.IntN(4000)-2000)*time.Microsecond)

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// deadlines is a heap of the slots that have a deadline, soonest first. A task
-// that ends leaves it at once, so that a deadline costs nothing beyond its task.
+// deadlines is a heap of the slots that have a deadline, the soonest first. The loop removes a task
+// from it as soon as the task ends, so that no deadline outlives its task.
 type deadlines []*slot
 
 func (d *deadlines) add(s *slot)    { heap.Push(d, s) }
 func (d *deadlines) remove(s *slot) { heap.Remove(d, s.position) }
 
-// next returns the soonest deadline. It is not ok if there is none.
+// next returns the soonest deadline. ok is false if there is none.
 func (d deadlines) next() (deadline time.Duration, ok bool) {
 	if len(d) == 0 {
 		return 0, false

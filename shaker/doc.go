@@ -1,102 +1,91 @@
-// Package shaker asks a TCP port for a handshake and does not finish it: SYN, SYN-ACK,
-// RST. The target's kernel answers, its application never learns of it: accept(2) does
-// not return, nothing is logged, no worker wakes.
+// Package shaker finds out whether a TCP port accepts connections without opening one: it sends
+// a SYN, waits for the SYN-ACK, and sends an RST instead of the final ACK. The target's kernel
+// replies, and its application never sees a connection: accept(2) does not return, no worker
+// wakes up, and nothing is logged.
 //
 //	s, err := shaker.New(nil)
 //	…
+//	defer s.Close()
 //	result, err := s.Shake(ctx, netip.MustParseAddrPort("192.0.2.1:443"), nil)
 //
-// A [Result] is a verdict about the target, with its reason and what the kernel measured
-// on the way. An error means that this host could not measure. The two never mix.
+// # Verdict and error
 //
-// # What it guarantees on Linux
+// [Shaker.Shake] returns either a verdict or an error, never both.
 //
-//   - The last ACK of the handshake is withheld (TCP_QUICKACK in tcp(7)) and an RST sent
-//     instead (SO_LINGER in socket(7)), before anybody is told the result. The kernel
-//     holds the ACK back for 200 ms at most; if this process is held up for longer,
-//     [Result.ACKSent] says that it left.
-//   - A verdict is never about another target. Events carry a ticket that is valid for
-//     one handshake, not a descriptor's number, which the kernel soon gives to another
-//     one (see "Will closing a file descriptor cause it to be removed…" in epoll(7)).
-//   - Shake returns exactly once, at the latest when the deadline passes, the context is
-//     cancelled, or the Shaker is closed. Then the handshake's socket is closed.
-//   - However many callers come at once, and however many deadlines pass at once,
-//     SYN-ACKs are answered first: between two looks for them the loop sends a few dozen
-//     SYNs and ends a few dozen handshakes at most.
-//   - A port of this host that the kernel connects to itself is [Refused].
-//   - [Options] that this host does not grant are an error: never a verdict, and never
-//     left out.
+// A verdict is a [Result]: the [Outcome] for the target, the errno and the ICMP error that led to
+// it, and what was measured. A deadline that passes after the SYN was sent is the verdict
+// [Timeout].
 //
-// With [Options.FIN] the first of these is given up: the handshake is completed, the
-// application sees a connection, and this host keeps it in TIME_WAIT. That is for targets
-// to which an RST means trouble.
+// An error means that there is no verdict: the target or the options are invalid, a local
+// resource is exhausted or missing, the context was cancelled, or the Shaker was closed. An error
+// says nothing about the state of the target.
 //
-// # What it does not
+// # Guarantees on Linux
 //
-// A SYN-ACK says that a kernel, a load balancer or a proxy accepts connections for the
-// port, not that an application behind it is well. On other systems than Linux the
-// handshake is completed and then reset: the application sees a connection, and ACKSent
-// is always true.
+//   - The final ACK is withheld (TCP_QUICKACK in tcp(7)), and an RST is sent instead (SO_LINGER in
+//     socket(7)) before Shake returns. The kernel withholds the ACK for at most 200 ms. If this
+//     process is delayed for longer, the kernel sends the ACK, and [Result.ACKSent] reports it. If
+//     this process is starting a child at that moment, the child holds a copy of the socket until
+//     its execve(2), and the RST is sent only then.
+//   - A verdict never belongs to another target, even though the kernel soon reuses the number of
+//     a closed descriptor, and events for the old one may still be queued (epoll(7), under
+//     "Questions and answers").
+//   - Shake returns at the latest when the deadline passes, the context is cancelled, or the Shaker
+//     is closed. By then the handshake's socket is closed.
+//   - SYN-ACKs are answered before other work. However many callers arrive and however many
+//     deadlines pass at the same time, at most a few dozen SYNs are sent and a few dozen handshakes
+//     are ended before the next look for SYN-ACKs.
+//   - If the target is a closed port of this host, and the kernel connects the socket to itself
+//     (simultaneous open, RFC 9293, section 3.5), the verdict is [Refused].
+//   - [Options] are never ignored silently. Options that this host does not support or permit are
+//     an error. The two values that the kernel itself replaces are described at [Options.Source]
+//     and [Options.SourcePorts], and [Options.Check] finds both.
 //
-// # Options
+// With [Options.FIN] the first guarantee does not hold: the handshake is completed, the
+// application sees a connection, and this host keeps the connection in TIME_WAIT. Use it for
+// targets that treat an RST as an error.
 //
-// [Options] say from where a SYN leaves, and how its packets look on the way: Source and
-// SourcePorts, Interface, Mark, DSCP, TTL. All of them but Mark are for everybody.
+// # What it does not prove
 //
-//	Mark           CAP_NET_ADMIN, or since Linux 5.17 CAP_NET_RAW
-//	Interface      before Linux 5.7 CAP_NET_RAW
-//	SourcePorts    Linux 6.3
+// A SYN-ACK proves that a kernel, a load balancer or a proxy accepts connections for the port. It
+// does not prove that an application behind the port works.
 //
-// A program that reads them from its configuration asks [Options.Check] first, which tries
-// them on sockets and sends nothing.
+// # Options and privileges
 //
-// # The path
+// [Options] set where a SYN is sent from, and the fields of its IP header. On a current kernel
+// only Mark needs a privilege:
 //
-// [Shaker.Trace] finds the routers on the way to a target with which a handshake has just
-// ended, with SYNs of a small TTL that have the same flow: the kernel tells an unprivileged
-// process who dropped them (IP_RECVERR in ip(7)). trace.go is all there is to it, on top of
-// the handshake.
+//	Source         no privilege
+//	SourcePorts    no privilege; needs Linux 6.3 or newer
+//	Interface      no privilege since Linux 5.7; CAP_NET_RAW on older kernels
+//	DSCP, TTL      no privilege
+//	FIN            no privilege
+//	Mark           CAP_NET_ADMIN; since Linux 5.17, CAP_NET_RAW is enough
 //
-// # How
+// A program that reads options from its configuration should call [Options.Check] first. Check
+// tries the options on sockets and sends nothing.
 //
-// There is an epoll loop for each processor, which owns its sockets from socket(2) to
-// close(2) (loop_linux.go). It drives tasks, of which the handshake is one
-// (handshake_linux.go), by their tickets (slots_linux.go) and deadlines
-// (deadlines_linux.go). Options are set on its socket before it connects
-// (options_linux.go). Callers hand tasks over under a mutex and are woken through a
-// channel. verdict.go decides what an errno says about the target.
+// # The path to a target
 //
-// A loop does its work in turns, one at a time. The caller that finds a loop at rest takes a
-// turn itself, so that its SYN leaves at once and no thread has to be woken for it. All
-// other turns are those of the loop's goroutine, which sleeps in the Go runtime's own
-// poller (an epoll descriptor can be waited for like any other) until there is an answer,
-// or a deadline.
+// [Shaker.Trace] finds the routers between this host and a target, right after a handshake with
+// that target. It sends SYNs with a small TTL to the same port, and the kernel reports which
+// router dropped each of them (IP_RECVERR in ip(7)). Trace needs no privilege on Linux 5.11 or
+// newer.
 //
-// Wherever the loop gives its processor up, it may have to wait in line with thousands of
-// runnable goroutines while the kernel counts down to the ACK. So its system calls do not
-// tell the Go scheduler (syscall_linux.go), it wakes callers a few at a time, and does not
-// sleep before these have run.
+// # Other platforms
 //
-// # What it costs
+// Systems other than Linux cannot withhold the final ACK. There, Shake completes the handshake with
+// the standard [net.Dialer] and then resets the connection: the application sees a connection, and
+// ACKSent is true whenever the port is open. Only Timeout, Source and FIN are supported; any other
+// option is an [errors.ErrUnsupported]. The kernel's measurements (RTT, MSS, SYNRetransmits,
+// ResetLag and the ICMP error) are not available, and neither is Trace.
 //
-// Shake beside a [net.Dialer] whose Control sets TCP_QUICKACK to 0, closed with linger 0,
-// with the same loopback listener in the same run; Linux 6.18, Go 1.26, 2 cores, three
-// runs. In the last column other programs keep both cores busy.
+// # Concurrency
 //
-//	callers                          1         10        100       1000      10000  10000 busy
-//	CPU, Shake to Dialer     0.49-0.50  0.56-0.62  0.57-0.58  0.52-0.54  0.50-0.55   0.46-0.48
-//	handshakes/s, likewise     2.0-2.0    1.8-1.9    1.7-1.8    1.9-2.1    1.8-4.1     3.8-4.5
-//	ACKs sent, Shake                 0          0          0          0          0           0
-//	ACKs sent, Dialer                0          0          0          0     14-24%      33-39%
-//	allocations, Shake             0.0        0.0        0.1        0.4    2.7-3.1     2.8-3.0
-//	allocations, Dialer             29         29         29         29      31-32       33-33
+// A [Shaker] is safe for concurrent use by any number of goroutines. One Shaker is enough for a
+// program: it shares its descriptors and its goroutines among all callers.
 //
-// What Shake allocates is for more callers at once than there were before. It makes 8 to 10
-// system calls, the Dialer 15 to 17. Beside a C program of one thread that does the system
-// calls of a handshake and nothing else it takes 1.06 to 1.09 times the CPU time, at 100
-// callers. The commands are
-//
-//	go test -run '^$' -bench Beside -benchtime 50000x ./shaker
-//	go test -run '^$' -bench SystemCalls -benchtime 3000x ./shaker
-//	go test -run '^$' -bench Floor -benchtime 40000x ./shaker
+// On Linux a socket belongs to the network namespace of the thread that opens it, and a Shaker may
+// open one caller's socket on another caller's thread. Do not call Shake or Trace from a thread
+// that has moved to another network namespace (setns(2)).
 package shaker

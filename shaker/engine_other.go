@@ -16,13 +16,13 @@ import (
 	"time"
 )
 
-// An engine on this platform completes the handshake with the standard dialer and resets
-// the connection afterwards: nothing here can hold the last ACK back.
+// An engine on this platform completes the handshake with the standard dialer and then resets the
+// connection, because nothing on this platform can withhold the final ACK.
 type engine struct {
-	closing context.Context // done when close was called
+	closing context.Context // done when close has been called
 	cancel  context.CancelFunc
 
-	mu      sync.Mutex // makes closing and the count of running handshakes one
+	mu      sync.Mutex // makes checking closing and adding to running one step
 	running sync.WaitGroup
 }
 
@@ -39,6 +39,7 @@ func (e *engine) close() {
 	e.running.Wait()
 }
 
+// begin counts a handshake as running, unless the engine is closed.
 func (e *engine) begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -49,7 +50,9 @@ func (e *engine) begin() error {
 	return nil
 }
 
-func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, options *Options, deadline time.Time) (Result, error) {
+func (e *engine) shake(
+	ctx context.Context, target netip.AddrPort, _ uint32, options *Options, deadline time.Time,
+) (Result, error) {
 	if err := options.supported(); err != nil {
 		return Result{}, err
 	}
@@ -92,7 +95,7 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, opt
 		return Result{}, ctx.Err()
 	case beforeConnect(err):
 		return Result{}, err
-	case errors.As(err, &errno): // before Timeout, which EAGAIN claims to be as well
+	case errors.As(err, &errno): // before Timeout, which is also true of EAGAIN
 		errno = portable(errno)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		errno = syscall.ETIMEDOUT
@@ -107,13 +110,14 @@ func (e *engine) shake(ctx context.Context, target netip.AddrPort, _ uint32, opt
 	return r, nil
 }
 
-// beforeConnect tells whether an error is that of socket(2), bind(2) or the like.
+// beforeConnect reports whether the error is that of a system call before connect(2), such as
+// socket(2) or bind(2).
 func beforeConnect(err error) bool {
 	call, ok := errors.AsType[*os.SyscallError](err)
-	return ok && !strings.HasPrefix(call.Syscall, "connect") // Windows has its ConnectEx
+	return ok && !strings.HasPrefix(call.Syscall, "connect") // connect, or ConnectEx on Windows
 }
 
-// supported tells of options that the standard dialer lacks.
+// supported returns an error for an option that the standard dialer does not have.
 func (o *Options) supported() error {
 	for _, option := range []struct {
 		name string
@@ -132,7 +136,8 @@ func (o *Options) supported() error {
 	return nil
 }
 
-// try looks for options that this system lacks, and for the source on this host.
+// try returns an error for an option that is not supported, and for a source that is not an address
+// of this host.
 func (o *Options) try() error {
 	if err := o.supported(); err != nil || !o.Source.IsValid() {
 		return err

@@ -13,15 +13,15 @@ import (
 	"testing"
 )
 
-// An option that this platform lacks is never silently left out.
-func TestOptionsThatAreUnsupported(t *testing.T) {
+// Options that this platform does not support are an error. They are never ignored silently.
+func TestUnsupportedOptions(t *testing.T) {
 	s, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
 	for name, options := range map[string]*Options{
-		"source ports": {SourcePorts: PortRange{40000, 40999}},
+		"source ports": {SourcePorts: PortRange{First: 40000, Last: 40999}},
 		"interface":    {Interface: "lo"},
 		"DSCP":         {DSCP: 1},
 		"mark":         {Mark: 1},
@@ -29,24 +29,31 @@ func TestOptionsThatAreUnsupported(t *testing.T) {
 	} {
 		want := name + ": unsupported operation on " + runtime.GOOS
 		if err := options.Check(); !errors.Is(err, errors.ErrUnsupported) || err.Error() != want {
-			t.Errorf("Check: %v, want %s", err, want)
+			t.Errorf("Check of %+v: error %v, want %s", options, err, want)
 		}
 		r, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), options)
-		if want := "shake 127.0.0.1:1: " + want; !errors.Is(err, errors.ErrUnsupported) || err.Error() != want || r != (Result{}) {
-			t.Errorf("%+v, %v, want %s", r, err, want)
+		want = "shake 127.0.0.1:1: " + want
+		if !errors.Is(err, errors.ErrUnsupported) || err.Error() != want || r != (Result{}) {
+			t.Errorf("Shake(127.0.0.1:1, %+v) = %+v, error %v, want error %s", options, r, err, want)
 		}
 	}
 }
 
-// What fails before connect(2) is no verdict, whatever its errno.
+// An error before connect(2) is never a verdict, whatever its errno.
 func TestBeforeConnect(t *testing.T) {
-	for call, want := range map[string]bool{"socket": true, "bind": true, "setsockopt": true, "connect": false, "connectex": false} {
+	for call, want := range map[string]bool{
+		"socket":     true,
+		"bind":       true,
+		"setsockopt": true,
+		"connect":    false,
+		"connectex":  false,
+	} {
 		err := &net.OpError{Op: "dial", Err: os.NewSyscallError(call, syscall.EACCES)}
 		if got := beforeConnect(err); got != want {
-			t.Errorf("%v: %t, want %t", err, got, want)
+			t.Errorf("beforeConnect(%v) = %t, want %t", err, got, want)
 		}
 	}
 	if err := (&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}); beforeConnect(err) {
-		t.Errorf("%v: true", err)
+		t.Errorf("beforeConnect(%v) = true, want false", err)
 	}
 }

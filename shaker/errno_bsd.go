@@ -4,5 +4,5 @@ package shaker
 
 import "syscall"
 
-// portable is here for Windows, whose errors have numbers of their own.
+// portable returns the errno unchanged. On Windows it translates Winsock's numbers.
 func portable(errno syscall.Errno) syscall.Errno { return errno }

@@ -8,6 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrnoName returns an errno's symbolic name, such as "ECONNREFUSED", and "" for 0 and
-// for numbers that the operating system does not define.
+// ErrnoName returns the symbolic name of an errno, such as "ECONNREFUSED". It returns "" for 0
+// and for a number that the operating system does not define.
 func ErrnoName(errno syscall.Errno) string { return unix.ErrnoName(errno) }

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// windowsErrnos are the errors of Winsock that a handshake can end with, with the errno
-// that package syscall has for the same, and its name.
+// windowsErrnos lists the Winsock errors with which a handshake can end, and the errno and the name
+// that package syscall has for each of them.
 var windowsErrnos = []struct {
 	winsock, errno syscall.Errno
 	name           string
@@ -29,8 +29,8 @@ var windowsErrnos = []struct {
 	{windows.WSAETIMEDOUT, syscall.ETIMEDOUT, "ETIMEDOUT"},
 }
 
-// ErrnoName returns an errno's symbolic name, such as "ECONNREFUSED", and "" for 0 and
-// for errors that a handshake does not end with.
+// ErrnoName returns the symbolic name of an errno, such as "ECONNREFUSED". It returns "" for 0 and
+// for an error with which a handshake does not end.
 func ErrnoName(errno syscall.Errno) string {
 	for _, e := range windowsErrnos {
 		if errno == e.errno || errno == e.winsock {
@@ -40,7 +40,7 @@ func ErrnoName(errno syscall.Errno) string {
 	return ""
 }
 
-// portable returns the errno of package syscall for one of Winsock.
+// portable translates a Winsock error to the errno that package syscall has for it.
 func portable(errno syscall.Errno) syscall.Errno {
 	for _, e := range windowsErrnos {
 		if errno == e.winsock {

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readErrorQueue empties the socket's error queue. It returns the last ICMP error in it
-// and the errno that the kernel makes of that, or zeros. See IP_RECVERR in ip(7).
+// readErrorQueue empties the socket's error queue (IP_RECVERR in ip(7)). It returns the last ICMP
+// error in the queue and the errno to which the kernel translated it, or zeros if there is none.
 func readErrorQueue(fd int) (icmp ICMP, errno unix.Errno) {
 	var control [128]byte
 	for {
@@ -21,8 +21,8 @@ func readErrorQueue(fd int) (icmp ICMP, errno unix.Errno) {
 	}
 }
 
-// parseErrorQueue finds an ICMP error in the control messages of one entry of an
-// error queue. It returns zeros if there is none.
+// parseErrorQueue finds the ICMP error in the control messages of one entry of an error queue. It
+// returns zeros if there is none.
 func parseErrorQueue(control []byte) (ICMP, unix.Errno) {
 	for len(control) > 0 {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
@@ -38,8 +38,8 @@ func parseErrorQueue(control []byte) (ICMP, unix.Errno) {
 	return ICMP{}, 0
 }
 
-// parseExtendedError reads a struct sock_extended_err (linux/errqueue.h) and the address
-// of the error's sender behind it. It returns zeros if they are not of an ICMP error.
+// parseExtendedError parses a struct sock_extended_err (linux/errqueue.h) and the address of the
+// error's sender, which follows it. It returns zeros if the error is not an ICMP error.
 func parseExtendedError(data []byte) (ICMP, unix.Errno) {
 	const size = 16
 	if len(data) < size {

@@ -10,8 +10,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// What Linux 6.18 on amd64 delivered for an ICMP host unreachable from 198.51.100.7: a
-// struct cmsghdr, sock_extended_err and sockaddr_in.
+// hostUnreachable is what Linux 6.18 on amd64 delivered for an ICMP host unreachable from
+// 198.51.100.7: a struct cmsghdr, a sock_extended_err and a sockaddr_in.
 var hostUnreachable = []byte{
 	48, 0, 0, 0, 0, 0, 0, 0 /* level */, 0, 0, 0, 0 /* type */, 11, 0, 0, 0,
 	113, 0, 0, 0 /* origin, type, code */, 2, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -20,16 +20,17 @@ var hostUnreachable = []byte{
 
 func TestParseErrorQueue(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		lab.Skip(t, "needs amd64, of which the sample is")
+		lab.Skip(t, "needs amd64, because the sample is from amd64")
 	}
 	icmp, errno := parseErrorQueue(hostUnreachable)
-	if want := (ICMP{From: netip.MustParseAddr("198.51.100.7"), Type: 3, Code: 1}); icmp != want || errno != unix.EHOSTUNREACH {
-		t.Errorf("%+v, %v", icmp, errno)
+	want := ICMP{From: netip.MustParseAddr("198.51.100.7"), Type: 3, Code: 1}
+	if icmp != want || errno != unix.EHOSTUNREACH {
+		t.Errorf("parseErrorQueue of a host unreachable = %+v, %v, want %+v, %v", icmp, errno, want, unix.EHOSTUNREACH)
 	}
 	local := append([]byte(nil), hostUnreachable...)
 	local[20] = unix.SO_EE_ORIGIN_LOCAL
 	if icmp, errno := parseErrorQueue(local); icmp != (ICMP{}) || errno != 0 {
-		t.Errorf("an error that is no ICMP error: %+v, %v", icmp, errno)
+		t.Errorf("parseErrorQueue of a local error = %+v, %v, want zeros", icmp, errno)
 	}
 }
 
@@ -38,10 +39,10 @@ func FuzzParseErrorQueue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, control []byte) {
 		icmp, errno := parseErrorQueue(control)
 		if icmp.From.IsValid() == (icmp == ICMP{}) {
-			t.Errorf("an ICMP error without a sender: %+v", icmp)
+			t.Errorf("parseErrorQueue(%v) = %+v, %v, want a sender with every ICMP error", control, icmp, errno)
 		}
 		if errno != 0 && !icmp.From.IsValid() {
-			t.Errorf("errno %v without an ICMP error", errno)
+			t.Errorf("parseErrorQueue(%v) = %+v, %v, want no errno without an ICMP error", control, icmp, errno)
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// A health check that used to dial, and to close what it had dialled.
+// A health check: its error is nil only if the server's port is open.
 func Example() {
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -31,7 +31,7 @@ func Example() {
 	healthy := func(address netip.AddrPort) error {
 		result, err := s.Shake(context.Background(), address, nil)
 		if err != nil {
-			return err // this host could not measure: it says nothing about the server
+			return err // not performed: this says nothing about the server
 		}
 		return result.Err()
 	}
@@ -40,11 +40,58 @@ func Example() {
 	server.Close()
 	switch err := healthy(address); {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		fmt.Println("closed: nobody listens")
+		fmt.Println("closed: no process listens")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		fmt.Println("closed: no answer in time")
+		fmt.Println("closed: no reply before the deadline")
 	}
 	// Output:
 	// listening: <nil>
-	// closed: nobody listens
+	// closed: no process listens
+}
+
+// Shake returns a verdict about the target, and an error only if there is no verdict.
+func ExampleShaker_Shake() {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	target := server.Addr().(*net.TCPAddr).AddrPort()
+
+	s, err := shaker.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer s.Close()
+
+	result, err := s.Shake(context.Background(), target, &shaker.Options{Timeout: 2 * time.Second})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("outcome:", result.Outcome)
+	fmt.Println("handshake measured:", result.Handshake > 0)
+	fmt.Println("about the target:", result.Peer == target)
+
+	_, err = s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), nil)
+	fmt.Println("port 0:", err)
+	// Output:
+	// outcome: open
+	// handshake measured: true
+	// about the target: true
+	// port 0: shake 127.0.0.1:0: invalid target
+}
+
+// A program checks the options from its configuration before it uses them.
+func ExampleOptions_Check() {
+	for _, options := range []shaker.Options{
+		{Source: netip.MustParseAddr("127.0.0.1")},
+		{DSCP: 64},
+		{SourcePorts: shaker.PortRange{First: 50000, Last: 40000}},
+	} {
+		fmt.Println(options.Check())
+	}
+	// Output:
+	// <nil>
+	// DSCP is 64, want 0 to 63
+	// invalid source port range 50000-40000
 }

@@ -4,119 +4,47 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// An engine is event loops, one for each processor, and the handshakes that wait to be
-// used again.
-type engine struct {
-	loops []*loop
-	next  atomic.Uint32 // of the loops, in turns
-	idle  sync.Pool     // of *handshake
-
-	// withholdACK is true but in the control of a test.
-	withholdACK bool
-}
-
-func newEngine() (*engine, error) { return newEngineOf(runtime.GOMAXPROCS(0)) }
-
-func newEngineOf(loops int) (*engine, error) {
-	e := &engine{withholdACK: true}
-	for range loops {
-		l, err := newLoop()
-		if err != nil {
-			e.close()
-			return nil, err
-		}
-		e.loops = append(e.loops, l)
-	}
-	return e, nil
-}
-
-func (e *engine) close() {
-	for _, l := range e.loops {
-		l.close()
-	}
-}
-
-// shake runs one handshake on a loop and waits for it. The scope is that of the
-// target's IPv6 zone. A zero deadline is none.
-func (e *engine) shake(ctx context.Context, target netip.AddrPort, scope uint32, options *Options, deadline time.Time) (Result, error) {
-	source, _, err := options.rawSource()
-	if err != nil {
-		return Result{}, err
-	}
-	h, ok := e.idle.Get().(*handshake)
-	if !ok {
-		h = &handshake{done: make(chan struct{}, 1)}
-	}
-	h.withholdACK = e.withholdACK
-	h.peer, h.family = newRawAddress(target, scope)
-	h.options, h.source = *options, source // a copy: the caller's own stays on its stack
-	h.result = Result{Peer: target}
-	h.soft, h.softErrno = ICMP{}, 0
-	h.err = nil
-
-	l := e.loops[e.next.Add(1)%uint32(len(e.loops))]
-	var end time.Duration
-	if !deadline.IsZero() {
-		end = l.on(deadline)
-	}
-	if err := l.submit(h, end); err != nil {
-		return Result{}, err
-	}
-	select {
-	case <-h.done:
-		l.woke()
-		result, err := h.result, h.err
-		e.idle.Put(h)
-		return result, err
-	case <-ctx.Done():
-		l.abandon(h, ctx.Err())
-		<-h.done
-		l.woke()
-		return h.result, h.err // h is not used again: the loop may still meet the abort
-	}
-}
-
-// A handshake is the task of sending a SYN, seeing the answer and sending an RST, or
-// what the options say instead.
+// A handshake is a task that sends a SYN, sees the reply, and sends an RST, or a FIN if the options
+// say so. Its life:
+//
+//	start       opens the socket, sets the options and connects, which sends the SYN
+//	ready       is called for the SYN-ACK, the RST or the ICMP error; settle decides the outcome
+//	expire      the deadline has passed; settle decides the outcome
+//	finish      closes the socket, which sends the RST
 type handshake struct {
-	// What the caller set before it submitted the handshake.
+	// The caller sets these before it submits the handshake.
 	withholdACK bool
 	family      int
 	peer        rawAddress
 	options     Options
-	source      rawAddress // of the options, zeros if there is none
+	source      rawAddress // options.Source, zeros if there is none
 
-	// What belongs to the loop.
-	slot *slot // nil once the handshake has ended
-	fd   int   // -1 while there is none
-	sent time.Duration
+	// Only the loop uses these.
+	slot *slot         // nil when the handshake has ended
+	fd   int           // -1 if there is no socket
+	sent time.Duration // when connect(2) was called, on the loop's clock
 	info unix.TCPInfo
 
-	// An ICMP error with which the handshake went on, and its errno; zeros if none did.
+	// The last ICMP error after which the handshake went on, and its errno; zeros if there was none.
 	soft      ICMP
 	softErrno unix.Errno
 
-	// What the caller reads when done has told it to: the verdict, or why there
-	// is none.
+	// The caller reads these after receiving from done: a verdict or an error.
 	result Result
 	err    error
-	done   chan struct{} // with room for one, so that the loop never waits
+	done   chan struct{} // has room for one value, so that the loop never waits
 }
 
 func (h *handshake) seat(s *slot) { h.slot, h.fd = s, -1 }
 
 func (h *handshake) wake(*loop) { h.done <- struct{}{} }
 
-// start sends the SYN.
+// start opens the socket and sends the SYN.
 func (h *handshake) start(l *loop) {
 	if err := h.openSocket(); err != nil {
 		h.fail(l, err)
@@ -127,18 +55,18 @@ func (h *handshake) start(l *loop) {
 	case errno == unix.EINPROGRESS:
 		h.await(l)
 	case errno == unix.EADDRNOTAVAIL && h.withoutSource():
-		// This host has no address to send from, as without IPv6: that is a way
-		// it lacks, like a missing route, not a port.
+		// This host has no address to send from, for example because IPv6 is disabled.
+		// That is like a missing route, and not like a missing port.
 		h.result.Outcome, h.result.Errno = Unreachable, errno
 		h.finish(l)
 	case errno == unix.EINVAL && h.bound() && h.result.Peer.Addr().Zone() != "":
-		h.fail(l, fmt.Errorf("%w: its zone is not that of the interface or of the source", ErrTarget))
+		h.fail(l, fmt.Errorf("%w: zone does not match the interface or the source", ErrTarget))
 	default:
 		h.settle(l, errno, 0)
 	}
 }
 
-// await waits for the answer, unless it is there: a target on this host answers while
+// await waits for the reply, unless it has already arrived: a target on this host replies while
 // connect(2) runs.
 func (h *handshake) await(l *loop) {
 	if err := tcpInfo(h.fd, &h.info); err != nil {
@@ -156,13 +84,13 @@ func (h *handshake) await(l *loop) {
 	}
 }
 
-// bound tells whether the handshake may use one interface only.
+// bound reports whether the options restrict the handshake to one interface.
 func (h *handshake) bound() bool {
 	return h.options.Interface != "" || h.options.Source.Zone() != ""
 }
 
-// withoutSource tells whether this host has no address to send to the peer from. To
-// connect a UDP socket takes such an address, too, and sends nothing.
+// withoutSource reports whether this host has no address from which it can send to the peer. It
+// connects a UDP socket, which needs such an address, too, and sends nothing.
 func (h *handshake) withoutSource() bool {
 	fd, err := socket(h.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
 	if err != nil {
@@ -172,17 +100,17 @@ func (h *handshake) withoutSource() bool {
 	return h.setRoute(fd) == nil && connect(fd, &h.peer) == unix.EADDRNOTAVAIL
 }
 
-// openSocket opens a socket that will keep the handshake's last ACK to itself, send
-// an RST when it is closed, unless the options say FIN, and queue ICMP errors with their
-// sender.
+// openSocket opens a socket with the handshake's options, which queues ICMP errors together with
+// their sender. Without the option FIN, the socket withholds the final ACK and sends an RST when it
+// is closed.
 func (h *handshake) openSocket() (err error) {
 	h.fd, err = socket(h.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return err
 	}
 	if h.withholdACK && !h.options.FIN {
-		// The kernel then delays the ACK by up to 200 ms (TCP_DELACK_MAX), so
-		// that it may go with the data that an application is about to send.
+		// The kernel then delays the ACK for up to 200 ms (TCP_DELACK_MAX), to send it
+		// together with the first data of the application.
 		err = setInt(h.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 	}
 	if err == nil && !h.options.FIN {
@@ -220,25 +148,25 @@ func (h *handshake) abandon(l *loop, err error) {
 	h.fail(l, err)
 }
 
-// settle ends the handshake if its outcome is known. The errno is that of connect(2),
-// ETIMEDOUT when the deadline has passed, or 0: then there may be nothing to settle yet.
-// An event has told of it when it was seen; 0 is now.
+// settle ends the handshake if its outcome is known. errno is the error of connect(2), ETIMEDOUT if
+// the deadline has passed, or 0 after an event, when the outcome may not be known yet. seen is the
+// time of the event; 0 means now.
 func (h *handshake) settle(l *loop, errno unix.Errno, seen time.Duration) {
 	if err := tcpInfo(h.fd, &h.info); err != nil {
 		h.fail(l, err)
 		return
 	}
 	if seen == 0 {
-		seen = l.clock() // not before: the SYN-ACK may have come this moment
+		seen = l.clock() // after tcpInfo: the SYN-ACK may have arrived this moment
 	}
 	h.decide(l, errno, seen)
 }
 
-// decide ends the handshake if its outcome is known. The connection's state comes first:
-// an ICMP error that a SYN met on its way does not undo the SYN-ACK that another one
-// brought. Then comes the socket's error, then errno.
+// decide ends the handshake if its outcome is known from info and errno. The state of the
+// connection counts first: an ICMP error for one SYN does not undo the SYN-ACK for another one. The
+// socket's error counts next, and errno last.
 func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
-	switch h.info.State { // package unix has the states under their BPF names only
+	switch h.info.State { // package unix has only the BPF names of the states
 	case unix.BPF_TCP_CLOSE, unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV:
 		h.settleUnanswered(l, errno, seen)
 	default:
@@ -246,17 +174,24 @@ func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
 	}
 }
 
-// settleOpen reads what the SYN-ACK brought, which was there when it was seen, and sends
-// the RST or the FIN.
+// settleOpen ends the handshake after a SYN-ACK, which was seen at the given time: it reads the
+// measurements and sends the RST or the FIN.
 func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	r := &h.result
 	h.readInfo(seen)
 	if r.Local.Port() == r.Peer.Port() && getsockname(h.fd) == getpeername(h.fd) {
-		// Nobody listened on a port of this host that the kernel then chose as
-		// the local one: the SYN met its own socket (simultaneous open, RFC 9293). A FIN
-		// would keep the port from whoever is to listen there.
+		// The target is a closed port of this host, and the kernel chose the same port as
+		// the local one: the SYN reached its own socket (simultaneous open, RFC 9293). Send
+		// an RST even with the option FIN: a FIN would leave the port in TIME_WAIT, and no
+		// process could listen on it.
 		setLinger(h.fd, unix.Linger{Onoff: 1, Linger: 0})
-		*r = Result{Outcome: Refused, Errno: unix.ECONNREFUSED, SYNRetransmits: r.SYNRetransmits, Local: r.Local, Peer: r.Peer}
+		*r = Result{
+			Outcome:        Refused,
+			Errno:          unix.ECONNREFUSED,
+			SYNRetransmits: r.SYNRetransmits,
+			Local:          r.Local,
+			Peer:           r.Peer,
+		}
 		h.finish(l)
 		return
 	}
@@ -270,13 +205,13 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	h.finish(l)
 }
 
-// settleUnanswered finds out why there is no SYN-ACK, if there is a reason yet.
+// settleUnanswered ends a handshake without a SYN-ACK, if there is a reason for its absence yet.
 //
-// An ICMP error ends the handshake: the kernel closes a socket in SYN-SENT for any of them,
-// as RFC 5461 has it, and a prober that says at once who refused is worth more than one that
-// waits. Only one that came while connect(2) had the socket locked leaves it open. If that
-// is a soft one (RFC 1122), the next SYN may well be answered, so the handshake goes on, and
-// the error is the verdict if nothing better comes.
+// An ICMP error ends the handshake: the kernel closes a socket in SYN-SENT for every ICMP error
+// (RFC 5461), and a prompt verdict with the sender of the error is worth more than waiting for
+// another SYN. Only an error that arrives while connect(2) has the socket locked leaves the socket
+// open. If such an error is soft (RFC 1122), the next SYN may be answered: the handshake goes on,
+// and the error becomes the verdict at the deadline.
 func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Duration) {
 	// SO_ERROR before the error queue: reading the queue clears SO_ERROR.
 	pending, err := socketError(h.fd)
@@ -286,7 +221,7 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 	}
 	icmp, icmpErrno := readErrorQueue(h.fd)
 	if pending == 0 {
-		pending = icmpErrno // it came between the two calls above
+		pending = icmpErrno // it arrived between the two calls above
 	}
 	if pending != 0 && errno == 0 && icmp.soft() {
 		if err := tcpInfo(h.fd, &h.info); err != nil {
@@ -304,9 +239,9 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 	case errno == unix.ETIMEDOUT && h.softErrno != 0:
 		icmp, errno = h.soft, h.softErrno
 	case errno == 0 && h.info.State == unix.BPF_TCP_CLOSE:
-		errno = unix.ECONNABORTED // what connect(2) returns in that case
+		errno = unix.ECONNABORTED // like connect(2) in this case
 	case errno == 0:
-		return // nothing has happened yet
+		return // no reason yet
 	}
 	outcome, ok := verdict(errno, icmp)
 	if !ok {
@@ -323,31 +258,31 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 	h.finish(l)
 }
 
-// readInfo reads what is known of every handshake whose SYN was sent, when it has ended.
+// readInfo reads the measurements of every handshake that has sent a SYN.
 func (h *handshake) readInfo(seen time.Duration) {
 	if h.info.Segs_out == 0 {
-		return // no route, or forbidden by this host
+		return // no SYN was sent: no route, or forbidden by this host
 	}
 	h.result.answered = seen - h.sent
 	h.result.SYNRetransmits = int(h.info.Total_retrans)
 	h.result.Local = getsockname(h.fd).addrPort(h.result.Peer.Addr().Zone())
 }
 
-// readAnswer reads what is known only after a SYN-ACK.
+// readAnswer reads the measurements that need a SYN-ACK.
 func (h *handshake) readAnswer() {
 	h.result.RTT = time.Duration(h.info.Rtt) * time.Microsecond
 	h.result.MSS = int(h.info.Snd_mss)
-	// Every segment so far but the SYNs was an ACK.
+	// Every segment sent so far, except the SYNs, was an ACK.
 	h.result.ACKSent = h.info.Segs_out > 1+h.info.Total_retrans
 }
 
-// fail ends the handshake without a verdict.
+// fail ends the handshake with an error.
 func (h *handshake) fail(l *loop, err error) {
 	h.result, h.err = Result{}, err
 	h.finish(l)
 }
 
-// finish closes the socket, which sends the RST if a SYN-ACK has come, and leaves the loop.
+// finish closes the socket, which sends the RST if a SYN-ACK has arrived, and ends the task.
 func (h *handshake) finish(l *loop) {
 	h.closeSocket()
 	l.finish(h.slot)

@@ -16,7 +16,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// withoutTimes returns the result without what differs from run to run.
+// withoutTimes returns the result without the fields that differ from run to run.
 func withoutTimes(r Result) Result {
 	r.Handshake, r.RTT, r.ResetLag, r.answered, r.Local = 0, 0, 0, 0, netip.AddrPort{}
 	return r
@@ -32,16 +32,17 @@ func TestOpen(t *testing.T) {
 			began := time.Now()
 			r := mustShake(t, s, target)
 			if r.Outcome != Open || r.Errno != 0 || r.Err() != nil || r.Peer != target || r.ACKSent {
-				t.Errorf("%+v", r)
+				t.Errorf("Shake(%v) = %+v, want Open without errno, error or ACK, and the target as Peer", target, r)
 			}
-			if r.ResetLag <= 0 || r.ResetLag > time.Since(began) || r.Handshake > time.Since(began) {
-				t.Errorf("within %v, handshake %v and reset lag %v", time.Since(began), r.Handshake, r.ResetLag)
+			if took := time.Since(began); r.ResetLag <= 0 || r.ResetLag > took || r.Handshake > took {
+				t.Errorf("Shake(%v): ResetLag %v and Handshake %v, want both in the %v that it took",
+					target, r.ResetLag, r.Handshake, took)
 			}
 			if r.Handshake <= 0 || r.RTT <= 0 || r.RTT > r.Handshake || r.MSS < 536 || r.SYNRetransmits != 0 {
-				t.Errorf("measured %+v", r)
+				t.Errorf("Shake(%v) = %+v, want 0 < RTT <= Handshake, MSS >= 536 and no retransmission", target, r)
 			}
 			if r.Local.Addr() != target.Addr() || r.Local.Port() == 0 || r.Local.Port() == target.Port() {
-				t.Errorf("local address %v", r.Local)
+				t.Errorf("Shake(%v): Local %v, want the address of the target with another port", target, r.Local)
 			}
 		})
 	}
@@ -52,7 +53,7 @@ func TestOpenIPv4MappedIPv6(t *testing.T) {
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(target.Addr().As16()), target.Port())
 	r := mustShake(t, start(t), mapped)
 	if r.Outcome != Open || r.Peer != target {
-		t.Errorf("%v: %+v", mapped, r)
+		t.Errorf("Shake(%v) = %+v, want Open with Peer %v", mapped, r, target)
 	}
 }
 
@@ -63,15 +64,16 @@ func TestRefusedByRST(t *testing.T) {
 		target := netip.MustParseAddrPort(address)
 		r := mustShake(t, s, target)
 		if !r.Local.IsValid() {
-			t.Errorf("%v: a SYN was sent, but Local is %v", target, r.Local)
+			t.Errorf("Shake(%v): Local %v, want a valid one: a SYN was sent", target, r.Local)
 		}
-		if got, want := withoutTimes(r), (Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}); got != want {
-			t.Errorf("%v:\n got %+v\nwant %+v", target, got, want)
+		want := Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}
+		if got := withoutTimes(r); got != want {
+			t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 		}
 	}
 }
 
-// A passed deadline is a verdict wherever it was set, and the sooner one counts.
+// A passed deadline is a verdict, wherever it was set. If there are several, the soonest applies.
 func TestDeadlines(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
@@ -100,31 +102,31 @@ func TestDeadlines(t *testing.T) {
 			began := time.Now()
 			r, err := s.Shake(ctx, target, &Options{Timeout: c.options})
 			if err != nil || r.Outcome != Timeout {
-				t.Errorf("%+v, %v", r, err)
+				t.Errorf("Shake of a silent target = %+v, error %v, want Timeout", r, err)
 			}
 			if took := time.Since(began); took < short {
-				t.Errorf("gave up after %v", took)
+				t.Errorf("Shake of a silent target returned after %v, want %v or more", took, short)
 			}
 		})
 	}
 }
 
-// lateContext is a context whose deadline nobody was told of.
-type lateContext struct{ context.Context }
+// A hiddenDeadline is a context that does not report its deadline.
+type hiddenDeadline struct{ context.Context }
 
-func (lateContext) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (hiddenDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-func TestDeadlineOfAContextThatDoesNotTellIt(t *testing.T) {
+func TestHiddenDeadline(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	r, err := start(t).Shake(lateContext{ctx}, netip.MustParseAddrPort("192.0.2.1:80"), nil)
+	r, err := start(t).Shake(hiddenDeadline{ctx}, netip.MustParseAddrPort("192.0.2.1:80"), nil)
 	if err != nil || r.Outcome != Timeout {
-		t.Errorf("%+v, %v", r, err)
+		t.Errorf("Shake of a silent target = %+v, error %v, want Timeout", r, err)
 	}
 }
 
-// A SYN-ACK and an RST right behind it: both are there before the loop looks again.
+// An RST follows right after the SYN-ACK. Both arrive before the loop looks for events again.
 func TestResetAfterSYNACK(t *testing.T) {
 	s, l := startOne(t)
 	var wire *simnet.Wire
@@ -139,15 +141,17 @@ func TestResetAfterSYNACK(t *testing.T) {
 	target := netip.MustParseAddrPort("192.0.2.1:80")
 	got := mustShake(t, s, target)
 	if got.RTT <= 0 {
-		t.Errorf("RTT %v, though a SYN-ACK came", got.RTT)
+		t.Errorf("Shake(%v): RTT %v, want more than 0: a SYN-ACK arrived", target, got.RTT)
 	}
-	if got, want := withoutTimes(got), (Result{Outcome: Reset, Errno: unix.ECONNRESET, MSS: 1400, Peer: target}); got != want {
-		t.Errorf("\n got %+v\nwant %+v", got, want)
+	want := Result{Outcome: Reset, Errno: unix.ECONNRESET, MSS: 1400, Peer: target}
+	if got := withoutTimes(got); got != want {
+		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
 	assertNoACK(t, wire)
 }
 
-// A SYN-ACK, a FIN, and much later an RST. Here the ACK does leave, and the errno is another.
+// A FIN follows the SYN-ACK, and much later an RST. In this case the kernel sends the ACK, and the
+// errno is EPIPE.
 func TestResetAfterFIN(t *testing.T) {
 	s, l := startOne(t)
 	var wire *simnet.Wire
@@ -156,7 +160,7 @@ func TestResetAfterFIN(t *testing.T) {
 			h := hold(l)
 			wire.Send(syn.SYNACK(), syn.Finish())
 			go func() {
-				wire.Await(2) // the ACK of both
+				wire.Await(2) // the ACK for SYN-ACK and FIN
 				wire.Send(syn.ResetAfterFinish())
 				close(h.release)
 			}()
@@ -164,14 +168,14 @@ func TestResetAfterFIN(t *testing.T) {
 		return nil
 	}, "192.0.2.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
-	got := mustShake(t, s, target)
-	if got, want := withoutTimes(got), (Result{Outcome: Reset, Errno: unix.EPIPE, MSS: 1400, ACKSent: true, Peer: target}); got != want {
-		t.Errorf("\n got %+v\nwant %+v", got, want)
+	want := Result{Outcome: Reset, Errno: unix.EPIPE, MSS: 1400, ACKSent: true, Peer: target}
+	if got := withoutTimes(mustShake(t, s, target)); got != want {
+		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
 }
 
-// A SYN-ACK that comes after the loop has looked for events and is found at the deadline:
-// the handshake took until then, not until the look before.
+// A SYN-ACK arrives after the loop has collected events, and the loop finds it at the deadline. The
+// handshake took until then, and not until the events were collected.
 func TestSYNACKAtTheDeadline(t *testing.T) {
 	s, l := startOne(t)
 	syns := make(chan simnet.Segment, 1)
@@ -187,7 +191,7 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 	const later = 50 * time.Millisecond
 	flag := newFlagTask(t)
 	flag.onReady = func(l *loop) {
-		l.deadlines[0].deadline = 1 // it passes, now that the events are being handled
+		l.deadlines[0].deadline = 1 // it passes while the events are being handled
 		time.Sleep(later)
 		wire.Send(syn.SYNACK())
 		flag.end(l)
@@ -196,12 +200,11 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 	close(hold(l).release) // by now the flag is watched
 	flag.set()
 	if r := <-done; r.Outcome != Open || r.Handshake < later || r.RTT > r.Handshake || r.ResetLag >= later {
-		t.Errorf("%+v", r)
+		t.Errorf("Shake = %+v, want Open, Handshake >= %v and >= RTT, ResetLag < %v", r, later, later)
 	}
 }
 
-// An RST whose errno is gone before the loop looks: the connection is closed, for no reason
-// that is left.
+// The errno of an RST is gone before the loop reads it: the connection is closed without a reason.
 func TestRefusedWithoutSocketError(t *testing.T) {
 	s, l := startOne(t)
 	var wire *simnet.Wire
@@ -213,25 +216,26 @@ func TestRefusedWithoutSocketError(t *testing.T) {
 		return nil
 	}, "192.0.2.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
-	if got, want := withoutTimes(mustShake(t, s, target)), (Result{Outcome: Failed, Errno: unix.ECONNABORTED, Peer: target}); got != want {
-		t.Errorf("\n got %+v\nwant %+v", got, want)
+	want := Result{Outcome: Failed, Errno: unix.ECONNABORTED, Peer: target}
+	if got := withoutTimes(mustShake(t, s, target)); got != want {
+		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
 }
 
-// takeSocketError takes the errno from the only socket of a Shaker that is held up.
+// takeSocketError reads, and so clears, the pending error of the only handshake of a stopped loop.
 func takeSocketError(t *testing.T, l *loop, want unix.Errno) {
 	t.Helper()
 	for _, slot := range l.slots.all {
 		if handshake, ok := slot.task.(*handshake); ok {
 			if errno, err := socketError(handshake.fd); errno != want || err != nil {
-				t.Errorf("nothing was provoked: SO_ERROR %v, %v", errno, err)
+				t.Errorf("the test did not provoke its case: SO_ERROR is %v, error %v, want %v", errno, err, want)
 			}
 		}
 	}
 }
 
-// The queued error is enough: SO_ERROR may be gone, which is what reading the queue does to
-// an error that comes between the two readings.
+// An ICMP error in the queue is enough. SO_ERROR may be gone, because reading the queue clears the
+// SO_ERROR of an error that arrives between the two calls.
 func TestICMPErrorWithoutSocketError(t *testing.T) {
 	s, l := startOne(t)
 	router := netip.MustParseAddr("198.51.100.7")
@@ -244,66 +248,93 @@ func TestICMPErrorWithoutSocketError(t *testing.T) {
 		return nil
 	}, "192.0.2.0/24", "198.51.100.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
-	want := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, Peer: target, ICMP: ICMP{From: router, Type: 3, Code: 1}}
+	want := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, Peer: target,
+		ICMP: ICMP{From: router, Type: 3, Code: 1}}
 	if got := withoutTimes(mustShake(t, s, target)); got != want {
-		t.Errorf("\n got %+v\nwant %+v", got, want)
+		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
 }
 
-// An ICMP error that comes while connect(2) holds the socket leaves the connection as it is.
-// A reject rule in this host's own output path does that every time. A soft one is not the
-// last word: the next SYN may be answered.
+// An ICMP error that arrives while connect(2) has the socket locked does not close the socket. A
+// reject rule in this host's own output path causes that every time. After a soft error the
+// handshake goes on, because the next SYN may be answered.
 func TestICMPErrorDuringConnect(t *testing.T) {
 	lab.Need(t)
 	nft := lab.Program(t, "nft", "nftables")
+	localhost := netip.MustParseAddr("127.0.0.1")
+	ownUnreachable := ICMP{From: localhost, Type: 3, Code: 1, Own: true}
+	ownProhibited := ICMP{From: localhost, Type: 3, Code: 13, Own: true}
 	for rule, want := range map[string]Result{
-		"limit rate 1/hour burst 1 packets reject with icmp type host-unreachable": {Outcome: Open, SYNRetransmits: 1, MSS: 32741},
-		"reject with icmp type host-unreachable": {Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNRetransmits: 1,
-			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 1, Own: true}},
-		"limit rate 1/hour burst 1 packets reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
-			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13, Own: true}},
-		"reject with icmp type admin-prohibited": {Outcome: Prohibited, Errno: unix.EHOSTUNREACH,
-			ICMP: ICMP{From: netip.MustParseAddr("127.0.0.1"), Type: 3, Code: 13, Own: true}},
-		"reject with tcp reset": {Outcome: Refused, Errno: unix.ECONNREFUSED},
+		"limit rate 1/hour burst 1 packets reject with icmp type host-unreachable": {
+			Outcome: Open, SYNRetransmits: 1, MSS: 32741,
+		},
+		"reject with icmp type host-unreachable": {
+			Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNRetransmits: 1, ICMP: ownUnreachable,
+		},
+		"limit rate 1/hour burst 1 packets reject with icmp type admin-prohibited": {
+			Outcome: Prohibited, Errno: unix.EHOSTUNREACH, ICMP: ownProhibited,
+		},
+		"reject with icmp type admin-prohibited": {
+			Outcome: Prohibited, Errno: unix.EHOSTUNREACH, ICMP: ownProhibited,
+		},
+		"reject with tcp reset": {
+			Outcome: Refused, Errno: unix.ECONNREFUSED,
+		},
 	} {
 		t.Run(rule, func(t *testing.T) {
 			target, _ := listen(t, "127.0.0.1:0")
 			want.Peer = target
-			commands := "table ip lab { chain output { type filter hook output priority 0; tcp flags syn / syn,ack " + rule + "; }; }"
-			if out, err := exec.Command(nft, commands).CombinedOutput(); err != nil {
-				t.Fatalf("nft: %v: %s", err, out)
+			table := "table ip lab { chain output { type filter hook output priority 0; " +
+				"tcp flags syn / syn,ack " + rule + "; }; }"
+			if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
+				t.Fatalf("nft %q: %v: %s", table, err, out)
 			}
 			defer exec.Command(nft, "delete table ip lab").Run()
 			s := start(t)
 			if got := withoutTimes(mustShake(t, s, target)); got != want {
-				t.Errorf("\n got %+v\nwant %+v", got, want)
+				t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 			}
 			if want.Outcome != Unreachable {
 				return
 			}
-			// If the deadline is sooner than the next SYN, the error is the verdict.
+			// If the deadline is sooner than the next SYN, the ICMP error is the verdict.
 			got, err := s.Shake(t.Context(), target, &Options{Timeout: 100 * time.Millisecond})
 			if want.SYNRetransmits = 0; err != nil || withoutTimes(got) != want {
-				t.Errorf("\n got %+v, %v\nwant %+v", withoutTimes(got), err, want)
+				t.Errorf("Shake(%v) within 100 ms =\n     %+v, error %v\nwant %+v",
+					target, withoutTimes(got), err, want)
 			}
 		})
 	}
 }
 
-// What this host's own routing table says about a target is a verdict too.
+// A route of this host that rejects packets to the target is a verdict, too.
 func TestOwnRoutes(t *testing.T) {
 	lab.Need(t)
 	target := netip.MustParseAddrPort("192.0.2.1:80")
 	for _, c := range []struct {
-		name    string
-		route   int
-		outcome Outcome
-		errno   unix.Errno
+		name  string
+		route int // its type, 0 for no route
+		want  Result
 	}{
-		{"none", 0, Unreachable, unix.ENETUNREACH},
-		{"unreachable", unix.RTN_UNREACHABLE, Unreachable, unix.EHOSTUNREACH},
-		{"prohibit", unix.RTN_PROHIBIT, Prohibited, unix.EACCES},
-		{"blackhole", unix.RTN_BLACKHOLE, Failed, unix.EINVAL},
+		{
+			name: "none",
+			want: Result{Outcome: Unreachable, Errno: unix.ENETUNREACH, Peer: target},
+		},
+		{
+			name:  "unreachable",
+			route: unix.RTN_UNREACHABLE,
+			want:  Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, Peer: target},
+		},
+		{
+			name:  "prohibit",
+			route: unix.RTN_PROHIBIT,
+			want:  Result{Outcome: Prohibited, Errno: unix.EACCES, Peer: target},
+		},
+		{
+			name:  "blackhole",
+			route: unix.RTN_BLACKHOLE,
+			want:  Result{Outcome: Failed, Errno: unix.EINVAL, Peer: target},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.route != 0 {
@@ -314,17 +345,16 @@ func TestOwnRoutes(t *testing.T) {
 				}
 				defer netlink.RouteDel(route)
 			}
-			r := mustShake(t, start(t), target)
-			// No SYN was sent, so that there is no Local.
-			if want := (Result{Outcome: c.outcome, Errno: c.errno, Peer: target}); r != want {
-				t.Errorf("\n got %+v\nwant %+v", r, want)
+			// No SYN is sent, so there is no Local.
+			if got := mustShake(t, start(t), target); got != c.want {
+				t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, c.want)
 			}
 		})
 	}
 }
 
-// Without IPv6 on this host no IPv6 address can be reached. Its errno is that of a lack of
-// local ports as well, which is a fault: see TestFaultsAreNotVerdicts.
+// If IPv6 is disabled on this host, IPv6 targets are unreachable. The errno is the same as for
+// exhausted local ports, which are a local error: see TestLocalErrorsAreNotVerdicts.
 func TestWithoutSourceAddress(t *testing.T) {
 	kernel.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
 	for _, address := range []string{"[::1]:80", "[2001:db8::1]:80"} {
@@ -332,15 +362,15 @@ func TestWithoutSourceAddress(t *testing.T) {
 		r := mustShake(t, start(t), target)
 		want := Result{Outcome: Unreachable, Errno: unix.EADDRNOTAVAIL, Peer: target}
 		if target.Addr() != netip.IPv6Loopback() && r.Errno == unix.ENETUNREACH {
-			want.Errno = unix.ENETUNREACH // there is no route either
+			want.Errno = unix.ENETUNREACH // there is no route, either
 		}
 		if r != want {
-			t.Errorf("\n got %+v\nwant %+v", r, want)
+			t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, r, want)
 		}
 	}
 }
 
-// A child process that is started meanwhile has none of the descriptors.
+// A child process that is started during a handshake inherits none of the descriptors.
 func TestDescriptorsAreNotInherited(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s, l := startOne(t)
@@ -359,11 +389,11 @@ func TestDescriptorsAreNotInherited(t *testing.T) {
 		}
 	}
 	if len(descriptors) != 2 {
-		t.Errorf("descriptors %v, want those of the loop and of one handshake", descriptors)
+		t.Errorf("%d descriptors, want 2, those of the loop and of one handshake: %v", len(descriptors), descriptors)
 	}
 	for _, fd := range descriptors {
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
-			t.Errorf("descriptor %d: flags %d, %v", fd, flags, err)
+			t.Errorf("descriptor %d has the flags %d, error %v, want FD_CLOEXEC", fd, flags, err)
 		}
 	}
 	close(h.release)

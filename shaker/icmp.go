@@ -2,24 +2,25 @@ package shaker
 
 import "net/netip"
 
-// ICMP is an ICMP error, or an ICMPv6 error if From is an IPv6 address, that
-// answered a SYN.
+// ICMP is an ICMP error that answered a SYN, or an ICMPv6 error if From is an IPv6 address. The
+// zero value means that there was none.
 type ICMP struct {
-	// From is who sent it: a router, the target, or this host itself.
+	// From is the sender of the error: a router, the target, or this host. It is invalid if
+	// there was no ICMP error.
 	From netip.Addr
 
-	// Type and Code are the numbers on the wire, as RFC 792, RFC 1812,
-	// RFC 4443 and those after them give them.
+	// Type and Code are the numbers on the wire (RFC 792, RFC 1812, RFC 4443 and their
+	// updates).
 	Type, Code uint8
 
-	// Own tells that this host says so itself, since nobody answered its ARP or
-	// neighbour discovery, or its own firewall does.
+	// Own reports whether this host generated the error: neighbour resolution (ARP or
+	// neighbour discovery) failed, or a local firewall rejected the packet.
 	Own bool
 }
 
-// String returns the error's name, such as "host_unreachable", and "other"
-// for one that has none here. If this host itself finds a host unreachable, that is
-// "neighbor_unreachable": the target, or the router on the way to it, is not on the link.
+// String returns the name of the error, such as "host_unreachable", or "other" for a type and code
+// without a name here. A host unreachable that this host generated is "neighbor_unreachable": the
+// target, or the router on the way to it, did not answer on the link.
 func (i ICMP) String() string {
 	if i.Own && (i.From.Is4() && i.Type == 3 && i.Code == 1 || i.From.Is6() && i.Type == 1 && i.Code == 3) {
 		return "neighbor_unreachable"
@@ -34,21 +35,20 @@ func (i ICMP) String() string {
 	return "other"
 }
 
-// destinationUnreachable tells whether it is a Destination Unreachable message, whose
-// codes say why.
+// destinationUnreachable reports whether the error is a Destination Unreachable message, whose
+// code gives the reason.
 func (i ICMP) destinationUnreachable() bool {
 	return i.From.Is4() && i.Type == 3 || i.From.Is6() && i.Type == 1
 }
 
-// ttlExceeded tells whether a router dropped the packet since it had passed as many as it
-// might.
+// ttlExceeded reports whether a router dropped the packet because its TTL or hop limit had run out.
 func (i ICMP) ttlExceeded() bool {
 	return i.Code == 0 && (i.From.Is4() && i.Type == 11 || i.From.Is6() && i.Type == 3)
 }
 
-// soft tells whether it may be over the next moment, by RFC 1122, 4.2.3.9: a network or a
-// host that is unreachable. (So is, there, a TTL exceeded. But that is a loop, and nothing
-// that a SYN sent again would get out of.)
+// soft reports whether the error may be transient according to RFC 1122, section 4.2.3.9: the
+// network or the host is unreachable. That section also lists a TTL exceeded. Here it does not
+// count as soft, because it means a routing loop, which a retransmitted SYN would enter as well.
 func (i ICMP) soft() bool {
 	if i.From.Is6() {
 		return i.Type == 1 && (i.Code == 0 || i.Code == 3)
@@ -56,7 +56,8 @@ func (i ICMP) soft() bool {
 	return i.Type == 3 && (i.Code == 0 || i.Code == 1 || i.Code == 5)
 }
 
-// prohibited tells whether somebody forbids the way to the target, rather than lacks it.
+// prohibited reports whether a router or a firewall forbids packets to the target, as opposed to
+// having no route to it.
 func (i ICMP) prohibited() bool {
 	if !i.destinationUnreachable() {
 		return false
@@ -67,7 +68,8 @@ func (i ICMP) prohibited() bool {
 	return i.Code == 9 || i.Code == 10 || i.Code == 13
 }
 
-// Names of type and code. What means the same in both versions has the same name.
+// The names of the errors by type and code. An error with the same meaning in ICMP and ICMPv6 has
+// the same name in both.
 var (
 	icmpNames = map[[2]uint8]string{
 		{3, 0}:  "net_unreachable",

@@ -2,7 +2,6 @@ package shaker
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -23,15 +22,30 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// The promise: 1,000 handshakes with a server, none of which it can accept. The same with
-// the ACK not withheld is the control: the server accepts 1,000.
+// The invariants of the engine. Each has tests that fail without it.
+//
+//  1. A loop owns its descriptors: no other code uses them, and an event that outlives its handshake
+//     is dropped.
+//  2. When the loop sees a SYN-ACK, it sends the RST before it wakes any caller.
+//  3. SYN-ACKs are answered before other work: however many handshakes begin or end at the same
+//     time, the loop soon looks for events again.
+//  4. Every caller is woken exactly once.
+//  5. A self-connect is not an open port.
+//  6. Deadlines are kept: none passes early, none passes unnoticed, and none outlives its handshake.
+//  7. A local error is not a verdict.
+
+// The guarantee: a server cannot accept any of 1,000 handshakes. In the control case the ACK is not
+// withheld, and the server accepts all 1,000.
 func TestServerSeesNoConnection(t *testing.T) {
 	lab.Need(t)
 	for _, c := range []struct {
 		name        string
 		withholdACK bool
 		accepted    int
-	}{{"the promise", true, 0}, {"the control", false, 1000}} {
+	}{
+		{name: "the guarantee", withholdACK: true, accepted: 0},
+		{name: "the control", withholdACK: false, accepted: 1000},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			target, accepted := listen(t, "127.0.0.1:0")
 			s := start(t)
@@ -40,7 +54,7 @@ func TestServerSeesNoConnection(t *testing.T) {
 			for range 1000 {
 				r := mustShake(t, s, target)
 				if r.Outcome != Open {
-					t.Fatalf("%+v", r)
+					t.Fatalf("Shake(%v) = %+v, want Open", target, r)
 				}
 				if r.ACKSent {
 					ackSent++
@@ -49,39 +63,39 @@ func TestServerSeesNoConnection(t *testing.T) {
 			after := kernel.Counters(t)
 			for counter, want := range map[string]int{
 				"TcpActiveOpens":      1000,
-				"TcpPassiveOpens":     c.accepted,        // handshakes that the server saw completed
-				"TcpExtEmbryonicRsts": 1000 - c.accepted, // half-open ones that an RST ended
+				"TcpPassiveOpens":     c.accepted,        // handshakes that were completed
+				"TcpExtEmbryonicRsts": 1000 - c.accepted, // half-open connections that an RST ended
 				"TcpExtListenDrops":   0,
 			} {
 				if _, ok := after[counter]; !ok {
-					t.Errorf("the kernel does not count %s", counter)
+					t.Errorf("the kernel has no counter %s, want one", counter)
 				}
 				if got := after[counter] - before[counter]; got != want {
-					t.Errorf("%s: %d, want %d", counter, got, want)
+					t.Errorf("%s has grown by %d in 1,000 handshakes, want %d", counter, got, want)
 				}
 			}
 			if n := kernel.TimeWaits(t) - timeWaits; c.withholdACK && n > 0 {
-				t.Errorf("%d sockets are left in TIME_WAIT", n)
+				t.Errorf("1,000 handshakes left %d sockets in TIME_WAIT, want 0", n)
 			}
 			if ackSent != c.accepted {
-				t.Errorf("ACKSent %d times, want %d", ackSent, c.accepted)
+				t.Errorf("ACKSent is true for %d of 1,000 handshakes, want %d", ackSent, c.accepted)
 			}
-			// accept has nothing left to return once another connection came through.
+			// Once the server has accepted another connection, it has accepted all that it can.
 			conn, err := net.Dial("tcp", target.String())
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.Read(make([]byte, 1)) // until the server, which has accepted, closes
+			conn.Read(make([]byte, 1)) // until the server has accepted the connection and closed it
 			if got := int(accepted.Load()) - 1; got != c.accepted {
-				t.Errorf("accept returned %d times, want %d", got, c.accepted)
+				t.Errorf("accept returned for %d of 1,000 handshakes, want %d", got, c.accepted)
 			}
 		})
 	}
 }
 
-// A held-up process does send the ACK, after 200 ms, and the result says so.
-func TestACKSentWhenHeldUp(t *testing.T) {
+// If the process is delayed for 200 ms, the kernel sends the ACK, and the result reports it.
+func TestACKSentWhenDelayed(t *testing.T) {
 	s, l := startOne(t)
 	var ack atomic.Bool
 	acked := make(chan struct{})
@@ -102,54 +116,13 @@ func TestACKSentWhenHeldUp(t *testing.T) {
 	}, "192.0.2.0/24")
 	r := mustShake(t, s, netip.MustParseAddrPort("192.0.2.1:80"))
 	if r.Outcome != Open || !r.ACKSent {
-		t.Errorf("%+v", r)
+		t.Errorf("Shake = %+v, want Open with ACKSent: an ACK was on the wire", r)
 	}
 }
 
-// flagTask is a task on an eventfd, ready when that was written to.
-type flagTask struct {
-	slot    *slot
-	fd      int
-	events  int
-	woken   bool
-	onReady func(*loop)
-}
-
-func newFlagTask(t *testing.T) *flagTask {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &flagTask{fd: fd}
-}
-
-func (f *flagTask) set() { unix.Write(f.fd, binary.NativeEndian.AppendUint64(nil, 1)) }
-
-func (f *flagTask) end(l *loop) {
-	closeDescriptor(f.fd)
-	l.finish(f.slot)
-	f.slot = nil
-}
-
-func (f *flagTask) seat(s *slot)  { f.slot = s }
-func (f *flagTask) start(l *loop) { l.watch(f.slot, f.fd, unix.EPOLLIN) }
-func (f *flagTask) ready(l *loop, _ uint32) {
-	f.events++
-	if f.onReady != nil {
-		f.onReady(l)
-	}
-}
-func (f *flagTask) expire(*loop) {}
-func (f *flagTask) abandon(l *loop, _ error) {
-	if f.slot != nil {
-		f.end(l)
-	}
-}
-func (f *flagTask) wake(l *loop) { f.woken = true; l.woke() }
-
-// Invariant 1. Two events are collected by one epoll_wait. Handling one ends both tasks, and
-// a third task gets the slot of the other one and the number of its descriptor. The other
-// event is about neither.
+// Invariant 1. One epoll_wait collects two events. The handler of the first event ends both tasks,
+// and starts a third task with the slot and the descriptor number of the second one. The third task
+// must not get the second event.
 func TestStaleEventIsDropped(t *testing.T) {
 	_, l := startOne(t)
 	first, second := newFlagTask(t), newFlagTask(t)
@@ -161,7 +134,7 @@ func TestStaleEventIsDropped(t *testing.T) {
 		one.end(l)
 		other.end(l)
 		closeDescriptor(third.fd)
-		third = newFlagTask(t) // the lowest free numbers are those of the two
+		third = newFlagTask(t) // gets the lowest free number, one of the two
 		if third.fd != fd {
 			other := third
 			third = newFlagTask(t)
@@ -177,22 +150,23 @@ func TestStaleEventIsDropped(t *testing.T) {
 	third = newFlagTask(t)
 	l.submit(first, 0)
 	l.submit(second, 0)
-	h := hold(l) // by now both are watched
+	h := hold(l) // when it returns, both are watched
 	first.set()
 	second.set()
 	close(h.release)
 	<-handled
-	close(hold(l).release) // by now the other event has been handled, too
-	if first.events+second.events != 1 || !sameSlot || !sameDescriptor {
-		t.Fatalf("nothing was provoked: %d events, same slot %v, same descriptor %v", first.events+second.events, sameSlot, sameDescriptor)
+	close(hold(l).release) // when it returns, the second event has been handled or dropped
+	if n := first.events + second.events; n != 1 || !sameSlot || !sameDescriptor {
+		t.Fatalf("the test did not provoke its case: %d events, same slot %t, same descriptor %t, want 1, true, true",
+			n, sameSlot, sameDescriptor)
 	}
 	if third.events != 0 {
-		t.Error("a task was given the event of another one that had its slot and descriptor before")
+		t.Errorf("the third task got %d events, want 0: the second event was for an earlier task", third.events)
 	}
 }
 
-// Invariant 1, from outside: sockets come and go by deadline, cancellation and answer,
-// so that descriptor numbers are used again all the time. No verdict may be another's.
+// Invariant 1, from outside. Sockets are closed by deadlines, cancellations and replies, so that
+// descriptor numbers are reused all the time. No caller may get the verdict of another target.
 func TestVerdictsAreNotMixedUp(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	open, _ := listen(t, "127.0.0.1:0")
@@ -200,7 +174,11 @@ func TestVerdictsAreNotMixedUp(t *testing.T) {
 	targets := []struct {
 		netip.AddrPort
 		want Outcome
-	}{{open, Open}, {closedPort(t), Refused}, {netip.MustParseAddrPort("192.0.2.1:80"), Timeout}}
+	}{
+		{AddrPort: open, want: Open},
+		{AddrPort: closedPort(t), want: Refused},
+		{AddrPort: netip.MustParseAddrPort("192.0.2.1:80"), want: Timeout},
+	}
 	var group sync.WaitGroup
 	var verdicts atomic.Int64
 	for range 200 {
@@ -220,9 +198,9 @@ func TestVerdictsAreNotMixedUp(t *testing.T) {
 				switch {
 				case errors.Is(err, context.Canceled), target.want == Timeout && errors.Is(err, ErrUnsent):
 				case err != nil:
-					t.Errorf("%v: %v", target, err)
+					t.Errorf("Shake(%v): error %v, want %v", target.AddrPort, err, target.want)
 				case r.Outcome != target.want || r.Peer != target.AddrPort:
-					t.Errorf("%v, which is %v: %+v", target, target.want, r)
+					t.Errorf("Shake(%v) = %+v, want %v", target.AddrPort, r, target.want)
 				default:
 					verdicts.Add(1)
 				}
@@ -230,18 +208,17 @@ func TestVerdictsAreNotMixedUp(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if verdicts.Load() < 1000 {
-		t.Errorf("only %d verdicts", verdicts.Load())
+	if n := verdicts.Load(); n < 1000 {
+		t.Errorf("%d verdicts, want 1,000 or more", n)
 	}
 }
 
-// Invariant 2. When Shake returns, the RST is on the wire: before anything that its caller
-// sends next.
-func TestRSTBeforeAnythingElse(t *testing.T) {
+// Invariant 2. When Shake returns, the RST is on the wire: before anything that the caller sends next.
+func TestRSTBeforeShakeReturns(t *testing.T) {
 	capture := capture.Loopback(t)
 	listener, _ := listen(t, "0.0.0.0:0")
 	s := start(t)
-	marker, err := net.ListenPacket("udp4", "127.0.0.1:0") // to which it sends what it sends
+	marker, err := net.ListenPacket("udp4", "127.0.0.1:0") // sends to itself
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,12 +227,12 @@ func TestRSTBeforeAnythingElse(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range callers {
 		group.Go(func() {
-			// An address for each caller: a local port is soon another handshake's.
+			// Each caller has its own target address, because local ports are soon reused.
 			target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, 0, byte(i)}), listener.Port())
 			for range each {
 				r, err := s.Shake(context.Background(), target, nil)
 				if err != nil || r.Outcome != Open {
-					t.Errorf("%+v, %v", r, err)
+					t.Errorf("Shake(%v) = %+v, error %v, want Open", target, r, err)
 					return
 				}
 				marker.WriteTo(target.Addr().AsSlice(), marker.LocalAddr())
@@ -263,7 +240,7 @@ func TestRSTBeforeAnythingElse(t *testing.T) {
 		})
 	}
 	group.Wait()
-	waiting := make(map[netip.Addr]bool) // targets whose SYN-ACK has come and whose RST has not
+	waiting := make(map[netip.Addr]bool) // targets that have sent a SYN-ACK and not yet got an RST
 	markers := 0
 	for _, segment := range capture.Segments() {
 		switch {
@@ -274,19 +251,19 @@ func TestRSTBeforeAnythingElse(t *testing.T) {
 		case segment.UDP:
 			markers++
 			if target, _ := netip.AddrFromSlice(segment.Data); waiting[target] {
-				t.Fatalf("the caller of %v was woken before the RST", target)
+				t.Fatalf("Shake(%v) returned before the RST was sent, want it after", target)
 			}
 		case segment.ACK:
-			t.Fatalf("an ACK left: %v", segment)
+			t.Fatalf("%v was sent, want no ACK", segment)
 		}
 	}
 	if markers != callers*each {
-		t.Errorf("%d markers captured, want %d", markers, callers*each)
+		t.Errorf("%d markers were captured, want %d", markers, callers*each)
 	}
 }
 
-// witness is a handshake that notes, when its waiter is woken, whether the sockets of all
-// the handshakes that were settled in the same look are closed.
+// A witness is a handshake that counts, when its waiter is woken, which sockets of a group of
+// handshakes are still open.
 type witness struct {
 	*handshake
 	all  []*handshake
@@ -303,10 +280,10 @@ func (w witness) wake(l *loop) {
 	l.woke()
 }
 
-// Invariant 2, from inside: handshakes whose SYN-ACKs are seen in one turn are all closed
-// before the first of their waiters is woken.
-func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
-	const handshakes = startsPerLook
+// Invariant 2, from inside. If the loop sees several SYN-ACKs in one turn, it closes all of their
+// sockets before it wakes the first waiter.
+func TestSocketsAreClosedBeforeWaking(t *testing.T) {
+	const handshakes = startsPerTurn // all start in one turn
 	shake := func(t *testing.T, l *loop, target netip.AddrPort) {
 		var all []*handshake
 		for range handshakes {
@@ -318,24 +295,24 @@ func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
 		var open atomic.Int64
 		held := hold(l)
 		for _, h := range all {
-			l.submit(witness{h, all, &open}, 0)
+			l.submit(witness{handshake: h, all: all, open: &open}, 0)
 		}
 		close(held.release)
 		for _, h := range all {
 			if <-h.done; h.result.Outcome != Open {
-				t.Errorf("%+v", h.result)
+				t.Errorf("the handshake with %v has the result %+v, error %v, want Open", target, h.result, h.err)
 			}
 		}
 		if n := open.Load(); n != 0 {
-			t.Errorf("%d times a waiter was woken while a socket was open", n)
+			t.Errorf("the waiters found %d open sockets when they were woken, want 0", n)
 		}
 	}
-	t.Run("answered at once", func(t *testing.T) {
+	t.Run("immediate replies", func(t *testing.T) {
 		_, l := startOne(t)
 		target, _ := listen(t, "127.0.0.1:0")
 		shake(t, l, target)
 	})
-	t.Run("answered later", func(t *testing.T) {
+	t.Run("later replies", func(t *testing.T) {
 		_, l := startOne(t)
 		var answers [][]byte
 		var wire *simnet.Wire
@@ -355,59 +332,48 @@ func TestAllAreClosedBeforeOneIsWoken(t *testing.T) {
 	})
 }
 
-// recorder is a task that notes when it is started.
-type recorder struct {
-	flagTask
-	started func()
-}
-
-func (r *recorder) start(l *loop) {
-	r.started()
-	r.end(l)
-}
-
-// Invariant 3, from inside: more events than one look returns are all handled, and the
-// waiters of what they ended are woken, before anything is started.
+// Invariant 3, from inside. There are more events than one epoll_wait returns. The loop handles all
+// of them, and wakes the waiters of the ended tasks, before it starts a task.
 func TestAllEventsBeforeStarts(t *testing.T) {
 	_, l := startOne(t)
 	var flags []*flagTask
-	for range 2*eventsPerLook + 10 {
+	for range 2*eventsPerTurn + 10 {
 		flag := newFlagTask(t)
 		flag.onReady = func(l *loop) { flag.end(l) }
 		l.submit(flag, 0)
 		flags = append(flags, flag)
 	}
 	done := make(chan struct{})
-	r := &recorder{flagTask: *newFlagTask(t)}
-	r.started = func() {
+	next := &startTask{flagTask: *newFlagTask(t)}
+	next.started = func() {
 		for i, flag := range flags {
 			if flag.events != 1 || !flag.woken {
-				t.Errorf("the event of task %d was handled %d times, its waiter woken: %t", i, flag.events, flag.woken)
+				t.Errorf("before the start, task %d has handled %d events, woken %t; want 1, true",
+					i, flag.events, flag.woken)
 				break
 			}
 		}
 		close(done)
 	}
-	for range len(flags)/startsPerLook + 1 {
-		close(hold(l).release) // at the end all flags are watched
+	for range len(flags)/startsPerTurn + 1 {
+		close(hold(l).release) // after the last one, all flags are watched
 	}
 	h := hold(l)
 	for _, flag := range flags {
 		flag.set()
 	}
-	l.submit(r, 0)
+	l.submit(next, 0)
 	close(h.release)
 	<-done
 }
 
-// Invariant 3. Callers that come together do not keep SYN-ACKs waiting, nor do callers that
-// go together, nor deadlines that pass together: between every few of them the loop looks
-// for events.
-func TestEventsAmongAll(t *testing.T) {
-	for how, perLook := range map[string]int{"start": startsPerLook, "expire": endsPerLook, "abandon": endsPerLook} {
+// Invariant 3. SYN-ACKs do not have to wait if many callers arrive at the same time, many give up, or
+// many deadlines pass: after every few of them the loop looks for events.
+func TestEventsAreNotStarved(t *testing.T) {
+	for how, perTurn := range map[string]int{"start": startsPerTurn, "expire": endsPerTurn, "abandon": endsPerTurn} {
 		t.Run(how, func(t *testing.T) {
 			_, l := startOne(t)
-			tasks := 10 * perLook
+			tasks := 10 * perTurn
 			var done, doneBefore int
 			flag := newFlagTask(t)
 			do := func() {
@@ -422,12 +388,12 @@ func TestEventsAmongAll(t *testing.T) {
 				close(handled)
 			}
 			l.submit(flag, 0)
-			h := hold(l) // by now the flag is watched
+			h := hold(l) // when it returns, the flag is watched
 			for range tasks {
 				ending := &endingTask{ended: func(*loop) { do() }}
 				switch how {
 				case "start":
-					l.submit(&recorder{flagTask{fd: -1}, do}, 0)
+					l.submit(&startTask{flagTask: flagTask{fd: -1}, started: do}, 0)
 				case "expire":
 					l.submit(ending, 1)
 				case "abandon":
@@ -437,15 +403,15 @@ func TestEventsAmongAll(t *testing.T) {
 			}
 			close(h.release)
 			<-handled
-			if doneBefore > 2*perLook {
-				t.Errorf("an event waited for %d of %d tasks", doneBefore, tasks)
+			if doneBefore > 2*perTurn {
+				t.Errorf("an event waited for %d of %d tasks, want %d at most", doneBefore, tasks, 2*perTurn)
 			}
 		})
 	}
 }
 
-// Invariant 3. A thousand callers arrive at once. On loopback every SYN is answered before
-// connect(2) returns, and each SYN-ACK gets its RST before the next SYN is sent.
+// Invariant 3. A thousand callers arrive at the same time. On loopback every SYN is answered before
+// connect(2) returns, so the loop sends the RST for it before the next SYN.
 func TestRSTBeforeTheNextSYN(t *testing.T) {
 	capture := capture.Loopback(t)
 	target, _ := listen(t, "127.0.0.1:0")
@@ -456,16 +422,11 @@ func TestRSTBeforeTheNextSYN(t *testing.T) {
 	for range callers {
 		group.Go(func() {
 			if r, err := s.Shake(context.Background(), target, nil); err != nil || r.Outcome != Open {
-				t.Errorf("%+v, %v", r, err)
+				t.Errorf("Shake(%v) = %+v, error %v, want Open", target, r, err)
 			}
 		})
 	}
-	for arrived := 0; arrived < callers; { // all are in the loop's hands
-		l.mu.Lock()
-		arrived = len(l.arrivals)
-		l.mu.Unlock()
-		time.Sleep(time.Millisecond)
-	}
+	awaitLoop(t, l, "all handshakes are queued", func() bool { return len(l.arrivals) == callers })
 	close(h.release)
 	group.Wait()
 	waiting, most, resets := 0, 0, 0
@@ -480,60 +441,50 @@ func TestRSTBeforeTheNextSYN(t *testing.T) {
 		}
 	}
 	if resets != callers {
-		t.Errorf("%d RSTs captured, want %d", resets, callers)
+		t.Errorf("%d RSTs were captured, want %d", resets, callers)
 	}
 	if most > 1 {
-		t.Errorf("up to %d SYN-ACKs waited for their RST", most)
+		t.Errorf("up to %d SYN-ACKs waited for their RST at the same time, want 1 at most", most)
 	}
 }
 
-// Whoever finds the loop at rest starts a task without anybody else.
+// A caller that finds the loop undriven starts its task itself.
 func TestCallersTakeTurns(t *testing.T) {
 	_, l := startOne(t)
-	lab.Eventually(t, "the loop's goroutine sleeps", func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return !l.driven
-	})
+	awaitLoop(t, l, "the loop's goroutine sleeps", func() bool { return !l.driven })
 	started := false
-	l.submit(&recorder{flagTask{fd: -1}, func() { started = true }}, 0)
+	l.submit(&startTask{flagTask: flagTask{fd: -1}, started: func() { started = true }}, 0)
 	if !started {
-		t.Error("the task waits for the loop's goroutine")
+		t.Error("submit returned before the task was started, want it started by the caller")
 	}
 }
 
-// sleeper is a task whose waiter, once it is woken, does not get to run.
-type sleeper struct {
-	endingTask
-	woken *atomic.Int32
-}
-
-func (s *sleeper) wake(*loop) { s.woken.Add(1) }
-
-// Invariant 3. However many handshakes end at once, few of their callers stand in the loop's
-// way to a processor. When they have run, the loop is told, and wakes others.
-func TestFewAreWokenAhead(t *testing.T) {
+// Invariant 3. However many handshakes end at the same time, only a few of their callers compete with
+// the loop for a processor. When those have run, the loop wakes more.
+func TestWakesAreLimited(t *testing.T) {
 	_, l := startOne(t)
 	const tasks = 10 * wakesAhead
 	var woken atomic.Int32
 	for range tasks {
-		l.submit(&sleeper{endingTask{ended: func(*loop) {}}, &woken}, 1)
+		l.submit(&sleepingTask{endingTask: endingTask{ended: func(*loop) {}}, woken: &woken}, 1)
 	}
 	for ran := range int32(tasks) {
 		if ran%(wakesAhead/2) == 0 {
-			lab.Eventually(t, "as many are woken as may be", func() bool { return woken.Load() >= min(ran+wakesAhead, tasks) })
+			lab.Eventually(t, "the loop wakes as many as it may", func() bool {
+				return woken.Load() >= min(ran+wakesAhead, tasks)
+			})
 		}
 		if n := woken.Load(); n > ran+wakesAhead {
-			t.Fatalf("%d were woken when %d had run", n, ran)
+			t.Fatalf("%d waiters are woken when %d have run, want %d at most", n, ran, ran+wakesAhead)
 		}
 		l.woke()
 	}
 	if n := l.ahead.Load(); n != 0 {
-		t.Errorf("%d are still ahead", n)
+		t.Errorf("%d woken waiters have not run, want 0", n)
 	}
 }
 
-// Invariant 4. However a handshake ends, its caller is told once, and told of its own.
+// Invariant 4. However a handshake ends, its caller is woken once, with the caller's own result.
 func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	open, _ := listen(t, "0.0.0.0:0")
@@ -547,7 +498,7 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 	var answers, closed atomic.Int64
 	for i := range callers {
 		group.Go(func() {
-			// Each caller has an address of its own, so that it knows its answer.
+			// Each caller has its own target address, to recognize its own result.
 			own := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), open.Port())
 			silent := netip.MustParseAddrPort("192.0.2.1:80")
 			for {
@@ -555,7 +506,8 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 				if rand.IntN(2) == 0 {
 					target = silent
 				}
-				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(20_000))*time.Microsecond)
+				timeout := time.Duration(rand.IntN(20_000)) * time.Microsecond
+				ctx, cancel := context.WithTimeout(context.Background(), timeout)
 				if rand.IntN(2) == 0 {
 					time.AfterFunc(time.Duration(rand.IntN(10_000))*time.Microsecond, cancel)
 				}
@@ -570,16 +522,16 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 				case errors.Is(err, ErrUnsent):
 				case errors.Is(err, context.Canceled):
 					if ended == nil {
-						t.Error("told of somebody else's cancellation")
+						t.Errorf("Shake(%v): error %v, want none: its own context has not ended", target, err)
 					}
 				case err != nil:
-					t.Error(err)
+					t.Errorf("Shake(%v): error %v, want a verdict", target, err)
 				case r.Peer != target:
-					t.Errorf("asked for %v, told of %v", target, r.Peer)
+					t.Errorf("Shake(%v) = %+v, want this target as Peer", target, r)
 				case r.Outcome == Timeout && ended == nil && time.Now().Before(deadline):
-					t.Errorf("%v timed out before its deadline", target)
+					t.Errorf("Shake(%v) = %+v before the deadline, want Timeout only after it", target, r)
 				case r.Outcome != Timeout && (r.Outcome != Open || target == silent):
-					t.Errorf("%v: %+v", target, r)
+					t.Errorf("Shake(%v) = %+v, want Timeout, or Open unless the target is %v", target, r, silent)
 				}
 				if answers.Add(1) == 20_000 {
 					go s.Close()
@@ -589,15 +541,15 @@ func TestEveryWaiterIsCompletedOnce(t *testing.T) {
 	}
 	group.Wait()
 	s.Close()
-	if closed.Load() != callers {
-		t.Errorf("%d of %d callers were told of the closing", closed.Load(), callers)
+	if n := closed.Load(); n != callers {
+		t.Errorf("%d callers got %v, want all %d", n, ErrClosed, callers)
 	}
 	if now := lab.Descriptors(t); now != descriptors {
-		t.Errorf("%d descriptors before, %d after", descriptors, now)
+		t.Errorf("%d descriptors afterwards, want %d as before", now, descriptors)
 	}
 }
 
-// A cancelled handshake has freed its socket when Shake returns.
+// When Shake returns because of a cancellation, the socket is closed.
 func TestCancellationFreesTheSocket(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s := start(t)
@@ -610,25 +562,25 @@ func TestCancellationFreesTheSocket(t *testing.T) {
 	}()
 	wire.Await(1)
 	if now := lab.Descriptors(t); now != descriptors+1 {
-		t.Errorf("%d descriptors before, %d while a handshake is under way", descriptors, now)
+		t.Errorf("%d descriptors during a handshake, want %d", now, descriptors+1)
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+		t.Errorf("Shake: error %v, want %v", err, context.Canceled)
 	}
 	if now := lab.Descriptors(t); now != descriptors {
-		t.Errorf("%d descriptors before, %d after", descriptors, now)
+		t.Errorf("%d descriptors afterwards, want %d as before", now, descriptors)
 	}
 	connections, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(connections), "010200C0:0050 02") { // 192.0.2.1:80 SYN_SENT
-		t.Errorf("the kernel still sends SYNs:\n%s", connections)
+		t.Errorf("the kernel has a socket in SYN_SENT, want none:\n%s", connections)
 	}
 }
 
-// A cancelled handshake that still waits for its turn ends at once, too.
+// A cancelled handshake that has not been started ends without a SYN.
 func TestCancellationWhileQueued(t *testing.T) {
 	lab.Need(t)
 	s, l := startOne(t)
@@ -641,27 +593,19 @@ func TestCancellationWhileQueued(t *testing.T) {
 		_, err := s.Shake(ctx, target, nil)
 		done <- err
 	}()
-	for queued := false; !queued; time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		queued = len(l.arrivals) == 1
-		l.mu.Unlock()
-	}
+	awaitLoop(t, l, "the handshake is queued", func() bool { return len(l.arrivals) == 1 })
 	cancel()
-	for aborted := false; !aborted; time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		aborted = len(l.aborts) == 1
-		l.mu.Unlock()
-	}
+	awaitLoop(t, l, "the handshake is abandoned", func() bool { return len(l.aborts) == 1 })
 	close(h.release)
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+		t.Errorf("Shake: error %v, want %v", err, context.Canceled)
 	}
 	if sent := kernel.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
-		t.Errorf("%d SYNs were sent for nobody", sent)
+		t.Errorf("%d SYNs were sent, want 0: the caller has given up", sent)
 	}
 }
 
-// Close returns when the loop is gone, and not before.
+// Close returns when the loop has ended, and not before.
 func TestCloseWaitsForTheLoop(t *testing.T) {
 	descriptors := lab.Descriptors(t)
 	s, l := startOne(t)
@@ -671,24 +615,20 @@ func TestCloseWaitsForTheLoop(t *testing.T) {
 		defer close(closed)
 		s.Close()
 	}()
-	for ended := false; !ended; time.Sleep(10 * time.Millisecond) {
-		l.mu.Lock()
-		ended = l.ended != nil
-		l.mu.Unlock()
-	}
+	awaitLoop(t, l, "the loop is asked to end", func() bool { return l.ended != nil })
 	select {
 	case <-closed:
-		t.Error("Close returned while the loop was running")
+		t.Error("Close returned while the loop was running, want it to wait")
 	default:
 	}
 	close(h.release)
 	<-closed
 	if now := lab.Descriptors(t); now != descriptors {
-		t.Errorf("%d descriptors before, %d after", descriptors, now)
+		t.Errorf("%d descriptors afterwards, want %d as before", now, descriptors)
 	}
 }
 
-// A loop whose epoll fails ends every handshake and takes no other one, and says why.
+// If epoll fails, the loop ends every handshake with that error, and takes no new one.
 func TestBrokenLoop(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s, l := startOne(t)
@@ -700,22 +640,24 @@ func TestBrokenLoop(t *testing.T) {
 	}()
 	wire.Await(1)
 	h := hold(l)
-	if err := unix.Dup3(0, l.epoll, unix.O_CLOEXEC); err != nil { // no epoll any more
+	if err := unix.Dup3(0, l.epoll, unix.O_CLOEXEC); err != nil { // the descriptor is not an epoll any more
 		t.Fatal(err)
 	}
 	close(h.release)
 	for _, which := range []string{"the next handshake", "another one"} {
-		if _, err := s.Shake(context.Background(), target, nil); !errors.Is(err, unix.EINVAL) || errors.Is(err, ErrClosed) {
-			t.Errorf("%s: %v", which, err)
+		_, err := s.Shake(context.Background(), target, nil)
+		if !errors.Is(err, unix.EINVAL) || errors.Is(err, ErrClosed) {
+			t.Errorf("Shake, %s: error %v, want %v", which, err, unix.EINVAL)
 		}
 	}
 	if err := <-done; !errors.Is(err, unix.EINVAL) || errors.Is(err, ErrClosed) {
-		t.Errorf("the handshake under way: %v", err)
+		t.Errorf("Shake, the running handshake: error %v, want %v", err, unix.EINVAL)
 	}
 }
 
-// Invariant 5. With one local port to choose from, a probe of that port meets itself.
-func TestHandshakeWithOneselfIsRefused(t *testing.T) {
+// Invariant 5. The kernel has only one local port to choose, and the target is that port of this host:
+// the socket is connected to itself.
+func TestSelfConnectIsRefused(t *testing.T) {
 	lab.Need(t)
 	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	s := start(t)
@@ -723,16 +665,17 @@ func TestHandshakeWithOneselfIsRefused(t *testing.T) {
 		target := netip.MustParseAddrPort(address)
 		r := mustShake(t, s, target)
 		if r.Local.Port() != 40000 {
-			t.Fatalf("%v: nothing was provoked, the local address is %v", target, r.Local)
+			t.Fatalf("the test did not provoke its case: Shake(%v) has Local %v, want port 40000", target, r.Local)
 		}
-		if got, want := withoutTimes(r), (Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}); got != want || r.Handshake != 0 || r.RTT != 0 {
-			t.Errorf("%v:\n got %+v\nwant %+v", target, r, want)
+		want := Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}
+		if withoutTimes(r) != want || r.Handshake != 0 || r.RTT != 0 {
+			t.Errorf("Shake(%v) =\n     %+v\nwant %+v with that Local", target, r, want)
 		}
 	}
 }
 
-// A handshake with another host is one, even if both ends have the same port.
-func TestHandshakeBetweenEqualPorts(t *testing.T) {
+// A handshake with another host is not a self-connect, even if both ends have the same port.
+func TestEqualPortsAreNotASelfConnect(t *testing.T) {
 	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		if s.SYN {
 			return [][]byte{s.SYNACK()}
@@ -742,29 +685,11 @@ func TestHandshakeBetweenEqualPorts(t *testing.T) {
 	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
 	r := mustShake(t, start(t), netip.MustParseAddrPort("192.0.2.1:40000"))
 	if r.Local.Port() != 40000 || r.Outcome != Open {
-		t.Errorf("%+v", r)
+		t.Errorf("Shake(192.0.2.1:40000) = %+v, want Open from port 40000", r)
 	}
 }
 
-// endingTask is a task that does nothing but to end, by its deadline or abandoned.
-type endingTask struct {
-	flagTask
-	ended func(*loop)
-}
-
-func (e *endingTask) start(*loop) {}
-func (e *endingTask) expire(l *loop) {
-	e.ended(l)
-	l.finish(e.slot)
-	e.slot = nil
-}
-func (e *endingTask) abandon(l *loop, _ error) {
-	if e.slot != nil {
-		e.expire(l)
-	}
-}
-
-// Invariant 6. 10,000 deadlines pass in their order and none too early.
+// Invariant 6. 10,000 deadlines pass in order, and none passes early.
 func TestDeadlinesPassInOrder(t *testing.T) {
 	_, l := startOne(t)
 	const tasks = 10_000
@@ -776,10 +701,10 @@ func TestDeadlinesPassInOrder(t *testing.T) {
 		deadline := l.clock() + time.Duration(rand.IntN(300_000))*time.Microsecond
 		l.submit(&endingTask{ended: func(l *loop) {
 			if deadline < previous {
-				t.Errorf("%v after %v", deadline, previous)
+				t.Errorf("the deadline %v passed after the deadline %v, want it before", deadline, previous)
 			}
 			if now := l.clock(); now < deadline {
-				t.Errorf("%v too early", deadline-now)
+				t.Errorf("the deadline %v passed at %v, want it later", deadline, now)
 			}
 			previous = deadline
 			if passed++; passed == tasks {
@@ -791,8 +716,8 @@ func TestDeadlinesPassInOrder(t *testing.T) {
 	<-done
 }
 
-// Invariant 6. The loop does not oversleep: the median of its lateness is far from what a
-// loop would show that looks only now and then, however busy the machine.
+// Invariant 6. The loop does not oversleep. The limit for the median lateness allows for a busy
+// machine, and is far below the lateness of a loop that checks deadlines only now and then.
 func TestDeadlinesAreKept(t *testing.T) {
 	_, l := startOne(t)
 	var late []time.Duration
@@ -804,11 +729,11 @@ func TestDeadlinesAreKept(t *testing.T) {
 	}
 	slices.Sort(late)
 	if median := late[len(late)/2]; median > 200*time.Millisecond {
-		t.Errorf("deadlines pass %v late", median)
+		t.Errorf("deadlines pass %v late in the median of %d, want 200 ms at most", median, len(late))
 	}
 }
 
-// Invariant 6. 10,000 silent targets: each gets its deadline's verdict, none too early.
+// Invariant 6. Each of 10,000 silent targets gets the verdict Timeout, and none before its deadline.
 func TestDeadlinesOfSilentTargets(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	const callers = 10_000
@@ -822,40 +747,39 @@ func TestDeadlinesOfSilentTargets(t *testing.T) {
 			began := time.Now()
 			r, err := s.Shake(context.Background(), target, &Options{Timeout: timeout})
 			if err != nil || r.Outcome != Timeout || r.Errno != unix.ETIMEDOUT {
-				t.Errorf("%v: %+v, %v", target, r, err)
+				t.Errorf("Shake(%v) = %+v, error %v, want Timeout with ETIMEDOUT", target, r, err)
 			}
 			if took := time.Since(began); took < timeout {
-				t.Errorf("%v: gave up after %v of %v", target, took, timeout)
+				t.Errorf("Shake(%v) returned after %v, want %v or more", target, took, timeout)
 			}
 		})
 	}
 	group.Wait()
 }
 
-// Invariant 6. A deadline is gone with its handshake.
+// Invariant 6. A deadline does not outlive its handshake.
 func TestDeadlinesLeaveNothingBehind(t *testing.T) {
 	s, l := startOne(t)
 	target, _ := listen(t, "127.0.0.1:0")
 	for range 100 {
 		if _, err := s.Shake(context.Background(), target, &Options{Timeout: time.Hour}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Shake(%v): error %v, want a verdict", target, err)
 		}
 	}
 	h := hold(l)
 	defer close(h.release)
 	if n := len(l.deadlines); n != 0 {
-		t.Errorf("%d deadlines outlive their handshakes", n)
+		t.Errorf("%d deadlines are left after the last handshake, want 0", n)
 	}
-	if n := l.slots.running(); n != 1 { // the holdUp
-		t.Errorf("%d slots are in use, want 1", n)
+	if n := l.slots.running(); n != 1 { // of the holdUp
+		t.Errorf("%d slots are in use after the last handshake, want 1", n)
 	}
 	if n := len(l.slots.all); n > 3 {
-		t.Errorf("100 handshakes, one after the other, took %d slots", n)
+		t.Errorf("100 handshakes, one after the other, took %d slots, want 3 at most", n)
 	}
 }
 
-// Invariant 6. A deadline that passes before the SYN could be sent says nothing about the
-// target, and no SYN follows.
+// Invariant 6. A deadline that passes before the SYN is sent is not a verdict, and no SYN follows.
 func TestDeadlineBeforeSYN(t *testing.T) {
 	s, l := startOne(t)
 	target, _ := listen(t, "127.0.0.1:0")
@@ -866,23 +790,19 @@ func TestDeadlineBeforeSYN(t *testing.T) {
 		_, err := s.Shake(context.Background(), target, &Options{Timeout: time.Microsecond})
 		done <- err
 	}()
-	for queued := false; !queued; time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		queued = len(l.arrivals) == 1
-		l.mu.Unlock()
-	}
+	awaitLoop(t, l, "the handshake is queued", func() bool { return len(l.arrivals) == 1 })
 	close(h.release)
 	if err := <-done; !errors.Is(err, ErrUnsent) || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("error %v", err)
+		t.Errorf("Shake: error %v, want %v", err, ErrUnsent)
 	}
 	if sent := kernel.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
-		t.Errorf("%d SYNs were sent after the deadline", sent)
+		t.Errorf("%d SYNs were sent after the deadline, want 0", sent)
 	}
 }
 
-// Invariant 7. Without a descriptor, and without a local port, there is no verdict; once
-// they are there again, there is.
-func TestFaultsAreNotVerdicts(t *testing.T) {
+// Invariant 7. Without a free descriptor or local port there is an error instead of a verdict. Once one
+// is free again, there is a verdict.
+func TestLocalErrorsAreNotVerdicts(t *testing.T) {
 	t.Run("EMFILE", func(t *testing.T) {
 		target, _ := listen(t, "127.0.0.1:0")
 		s := start(t)
@@ -890,12 +810,12 @@ func TestFaultsAreNotVerdicts(t *testing.T) {
 			for _, target := range []netip.AddrPort{target, netip.MustParseAddrPort("[fe80::1%lo]:80")} {
 				r, err := s.Shake(context.Background(), target, nil)
 				if !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrTarget) || r != (Result{}) {
-					t.Errorf("%+v, %v", r, err)
+					t.Errorf("Shake(%v) without descriptors = %+v, error %v, want EMFILE", target, r, err)
 				}
 			}
 		})
 		if r := mustShake(t, s, target); r.Outcome != Open {
-			t.Errorf("afterwards: %+v", r)
+			t.Errorf("Shake(%v) afterwards = %+v, want Open", target, r)
 		}
 	})
 	t.Run("EADDRNOTAVAIL", func(t *testing.T) {
@@ -909,12 +829,13 @@ func TestFaultsAreNotVerdicts(t *testing.T) {
 		wire.Await(1) // the only port is taken
 		r, err := s.Shake(context.Background(), target, &Options{Timeout: 5 * time.Second})
 		if !errors.Is(err, unix.EADDRNOTAVAIL) || r != (Result{}) {
-			t.Errorf("%+v, %v", r, err)
+			t.Errorf("Shake(%v) without a free port = %+v, error %v, want EADDRNOTAVAIL", target, r, err)
 		}
 		cancel()
 		group.Wait()
-		if r, err := s.Shake(context.Background(), target, &Options{Timeout: 20 * time.Millisecond}); err != nil || r.Outcome != Timeout {
-			t.Errorf("afterwards: %+v, %v", r, err)
+		r, err = s.Shake(context.Background(), target, &Options{Timeout: 20 * time.Millisecond})
+		if err != nil || r.Outcome != Timeout {
+			t.Errorf("Shake(%v) afterwards = %+v, error %v, want Timeout", target, r, err)
 		}
 	})
 }

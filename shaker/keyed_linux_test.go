@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A keyed engine is what this package's must not be: callers open and close their sockets,
-// and the loop finds out whom an event is for by the descriptor's number. By the time it
-// looks, the number may be another socket's.
+// A keyed engine has the bug that the engine of this package must not have. Its callers open and close
+// the sockets, and its loop finds the caller for an event by the number of the descriptor. By then
+// the number may belong to another socket.
 type keyed struct {
 	epoll   int
 	mu      sync.Mutex
@@ -55,7 +55,8 @@ func (k *keyed) handle(fd int) {
 	if err != nil {
 		return
 	}
-	r := Result{Outcome: Open, Errno: errno, SYNRetransmits: 1} // it does not count them: let that pass
+	// This engine does not count retransmissions: 1 is what the crowd accepts for lossy targets, too.
+	r := Result{Outcome: Open, Errno: errno, SYNRetransmits: 1}
 	if errno != 0 {
 		r.ICMP, _ = readErrorQueue(fd)
 		r.Outcome, _ = verdict(errno, r.ICMP)
@@ -90,7 +91,8 @@ func (k *keyed) shake(ctx context.Context, target netip.AddrPort, options *Optio
 	if errno := connect(h.fd, &h.peer); errno != unix.EINPROGRESS {
 		return Result{}, errno
 	}
-	if err := epollAdd(k.epoll, h.fd, unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLET, Fd: int32(h.fd)}); err != nil {
+	event := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLET, Fd: int32(h.fd)}
+	if err := epollAdd(k.epoll, h.fd, event); err != nil {
 		return Result{}, err
 	}
 	timer := time.NewTimer(options.Timeout)

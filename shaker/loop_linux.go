@@ -1,3 +1,38 @@
+// How the engine works on Linux.
+//
+// An engine (engine_linux.go) has one epoll loop per processor. A loop owns its sockets from
+// socket(2) to close(2): no other code uses their descriptors. The loop drives tasks. A handshake
+// (handshake_linux.go) is a task, and this file knows nothing about TCP. A caller hands its task to
+// a loop under a mutex, and waits on a channel until the task has ended.
+//
+// Each task sits in a slot and is named by a ticket, which is valid for one task only
+// (slots_linux.go). The loop gives the ticket to epoll instead of the descriptor's number: an event
+// that outlives its task carries a ticket that is no longer valid, and is dropped.
+//
+// The loop works in turns, and at most one goroutine takes turns at a time: it drives the loop. In
+// a turn the loop
+//
+//  1. collects events (epoll_wait(2) without waiting) and handles all of them: this is when a
+//     SYN-ACK is answered with an RST,
+//  2. takes what callers have handed over,
+//  3. ends tasks whose deadline has passed (deadlines_linux.go) and tasks whose caller has given up,
+//  4. wakes callers whose tasks have ended,
+//  5. starts new tasks: this is when a SYN is sent.
+//
+// Steps 3 to 5 do a few dozen tasks at most. So however many there are, the loop soon looks for
+// SYN-ACKs again, within the 200 ms for which the kernel withholds the final ACK.
+//
+// A caller that finds the loop undriven takes a turn itself, so that its SYN is sent at once and no
+// thread has to wake up for it. The loop's own goroutine takes all other turns. Between turns it
+// sleeps in the Go runtime's poller, because an epoll descriptor can itself be polled. It wakes up
+// when there is an event or when the alarm goes off. The alarm is set to the next deadline, or to
+// now if a caller has left work behind.
+//
+// A loop that gives up its processor may have to queue behind thousands of runnable goroutines
+// while the kernel's 200 ms pass. The loop avoids that in three ways: its system calls bypass the
+// Go scheduler (syscall_linux.go), it wakes only a few callers ahead, and it does not sleep before
+// the woken callers have run.
+
 package shaker
 
 import (
@@ -15,67 +50,82 @@ import (
 )
 
 const (
-	// startsPerLook bounds how many tasks the loop starts, each with a SYN, before
-	// it looks for answers again. A start takes some tens of µs, so that an answer
-	// waits for about 1 ms of the 200 ms for which the kernel holds the last ACK back.
-	startsPerLook = 32
+	// startsPerTurn limits how many tasks the loop starts, each with a SYN, before it looks
+	// for events again. A start takes some tens of µs, so a SYN-ACK waits for about 1 ms of
+	// the 200 ms for which the kernel withholds the final ACK.
+	startsPerTurn = 32
 
-	// endsPerLook likewise bounds how many tasks the loop ends because their deadlines
-	// have passed, and how many because they were abandoned.
-	endsPerLook = 64
+	// endsPerTurn limits how many tasks the loop ends in a turn because their deadlines have
+	// passed, and how many because they were abandoned.
+	endsPerTurn = 64
 
-	// wakesAhead bounds how many waiters are woken and have not run yet. If thousands
-	// were woken at once, the loop might have to wait for its next turn on a processor
-	// until they have all had theirs.
+	// wakesAhead limits how many waiters are woken and have not run yet. If the loop woke
+	// thousands at once, they might all run before the loop gets a processor again.
 	wakesAhead = 32
 
-	// eventsPerLook bounds how many events one epoll_wait returns. A full look is
-	// followed by another one before anything is started.
-	eventsPerLook = 256
+	// eventsPerTurn limits how many events one epoll_wait returns. If it returns that many,
+	// there may be more, and the loop starts no tasks in that turn.
+	eventsPerTurn = 256
 )
 
-// A loop is the one owner of every descriptor in it: its tasks open, use and close
-// them in the loop's turns, of which there is never more than one at a time. Whoever
-// hands a task over while nobody drives the loop takes a turn at once, so that the SYN
-// waits for no other goroutine. The loop's own goroutine takes all other turns. Nothing
-// in here knows TCP; that is the tasks' part.
+// A task is what the loop drives. Only the loop calls its methods. A task ends itself by calling
+// loop.finish, once.
+type task interface {
+	// seat gives the task its slot. The loop calls it first.
+	seat(*slot)
+	// start makes the task's first system calls.
+	start(*loop)
+	// ready handles events of the descriptor that the task has watched.
+	ready(l *loop, events uint32)
+	// expire is called when the task's deadline has passed.
+	expire(*loop)
+	// abandon ends the task because of err: its caller has given up, or the loop is closing.
+	// It does nothing if the task has ended.
+	abandon(l *loop, err error)
+	// wake wakes the task's waiter after the task has ended. The waiter calls loop.woke
+	// before it does anything else.
+	wake(*loop)
+}
+
+// A loop owns every descriptor of its tasks: the tasks open, use and close them in the loop's
+// turns. The comment at the top of this file explains how it works.
 type loop struct {
-	epoll  int             // a descriptor that does not block
-	file   *os.File        // of it, by which the Go runtime waits for events
-	events syscall.RawConn // of that
+	epoll  int             // a nonblocking epoll descriptor
+	file   *os.File        // the same descriptor, known to the Go runtime's poller
+	events syscall.RawConn // of file, to wait for events
 	epoch  time.Time       // zero of the loop's clock
 
 	stopped chan struct{} // closed when run has returned
 
-	// mu guards what goroutines hand to the loop, and who drives it. It is held to
-	// move pointers, and to set the alarm.
+	// mu guards what callers hand to the loop, and the state of driving. It is held only to
+	// move pointers and to set the alarm.
 	mu       sync.Mutex
 	arrivals []arrival
 	aborts   []abort
-	ended    error         // why the loop takes nothing any more; nil while it does
-	driven   bool          // somebody takes turns, and will see what is handed over
-	left     sync.Cond     // of mu; told when a caller has left off driving
-	alarm    time.Duration // when the loop's goroutine is to wake up; 0 is never
+	ended    error         // why the loop takes no more tasks; nil while it does
+	driven   bool          // a goroutine takes turns, and will see what is handed over
+	left     sync.Cond     // on mu; signalled when a caller has stopped driving
+	alarm    time.Duration // when the loop's goroutine has to wake up; 0 is never
 
 	ahead atomic.Int32 // waiters that were woken and have not run yet
 
-	// What follows belongs to whoever drives.
+	// Only the goroutine that drives the loop uses the fields below.
 
-	found     [eventsPerLook]unix.EpollEvent
+	found     [eventsPerTurn]unix.EpollEvent
 	now       time.Duration // when the last epoll_wait returned
 	slots     slots
 	deadlines deadlines
-	queue     []ticket // tasks that have not been started, first come first
+	queue     []ticket // tasks that have not been started, in order of arrival
 	queueHead int      // index in queue of the first of them
-	abandoned []abort  // tasks to be ended, first come first
-	finished  []task   // tasks that have ended and whose waiters sleep yet, first come first
+	abandoned []abort  // tasks to be ended, in order of arrival
+	finished  []task   // ended tasks whose waiters have not been woken, in order of completion
 
-	spareArrivals []arrival // what arrivals was before it was last taken, to be used again
+	spareArrivals []arrival // the previous arrivals' memory, for reuse
 }
 
 type arrival struct {
 	task     task
-	deadline time.Duration // on the loop's clock; 0 if there is none
+	deadline time.Duration // on the loop's clock; 0 is none
 }
 
 type abort struct {
@@ -98,11 +148,11 @@ func newLoop() (*loop, error) {
 		file:    os.NewFile(uintptr(epoll), "epoll"),
 		epoch:   time.Now(),
 		stopped: make(chan struct{}),
-		driven:  true, // by run
+		driven:  true, // by run, from the start
 	}
 	l.left.L = &l.mu
 	if l.events, err = l.file.SyscallConn(); err == nil {
-		err = l.file.SetReadDeadline(time.Time{}) // fails if the runtime cannot wait for it
+		err = l.file.SetReadDeadline(time.Time{}) // fails if the runtime cannot poll it
 	}
 	if err != nil {
 		l.file.Close()
@@ -115,11 +165,11 @@ func newLoop() (*loop, error) {
 // clock returns the time on the loop's clock. It is never 0.
 func (l *loop) clock() time.Duration { return time.Since(l.epoch) + 1 }
 
-// on returns the time t on the loop's clock: at least 1, so that 0 can mean none.
-func (l *loop) on(t time.Time) time.Duration { return max(1, t.Sub(l.epoch)) }
+// onClock converts t to the loop's clock. It returns at least 1, so that 0 can mean none.
+func (l *loop) onClock(t time.Time) time.Duration { return max(1, t.Sub(l.epoch)) }
 
-// submit hands a task to the loop. The task's wake will be called once, unless there
-// is an error: ErrClosed, or that of the system call which ended the loop.
+// submit hands a task to the loop. The loop will call the task's wake once, unless submit returns
+// an error: ErrClosed, or the error of the system call that ended the loop.
 func (l *loop) submit(t task, deadline time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,22 +181,22 @@ func (l *loop) submit(t task, deadline time.Duration) error {
 	return nil
 }
 
-// abandon makes the loop end a task that was submitted. It does nothing to a task
-// that has ended, which must therefore not be submitted again.
+// abandon makes the loop end a submitted task because of err. It has no effect on a task that has
+// ended. An abandoned task must not be submitted again, because the loop may see the abort later.
 func (l *loop) abandon(t task, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended != nil {
-		return // and by that every task ends
+		return // the loop has ended, and its tasks with it
 	}
 	l.aborts = append(l.aborts, abort{task: t, err: err})
 	l.drive()
 }
 
-// woke is what a waiter that was woken calls first.
+// A woken waiter calls woke before it does anything else.
 func (l *loop) woke() { l.ahead.Add(-1) }
 
-// close ends every task with ErrClosed and returns when the loop is gone.
+// close ends every task with ErrClosed and returns when the loop's goroutine has ended.
 func (l *loop) close() {
 	l.mu.Lock()
 	if l.ended == nil {
@@ -157,9 +207,9 @@ func (l *loop) close() {
 	<-l.stopped
 }
 
-// drive takes a turn, unless somebody drives the loop already. Its caller holds mu, and
-// has handed something over: if the turn fails, it is still there, and the loop's
-// goroutine will come to know.
+// drive takes a turn, unless another goroutine drives the loop. Its caller holds mu, and has handed
+// a task or an abort over. The error of the turn can be ignored: if the turn fails, what was handed
+// over stays queued, and the loop's goroutine sees the error on its own turn.
 func (l *loop) drive() {
 	if l.driven {
 		return
@@ -171,8 +221,8 @@ func (l *loop) drive() {
 	l.leave()
 }
 
-// leave leaves off driving. What is left is for the loop's goroutine, now or when the
-// next deadline passes. Its caller holds mu.
+// leave stops driving and hands the remaining work to the loop's goroutine, which wakes up now or
+// at the next deadline. Its caller holds mu.
 func (l *loop) leave() {
 	l.driven = false
 	if l.busy() || len(l.finished) > 0 {
@@ -183,22 +233,22 @@ func (l *loop) leave() {
 	l.left.Signal()
 }
 
-// busy tells whether there is something to do at once. Its caller holds mu.
+// busy reports whether there is work for another turn now. Its caller holds mu.
 func (l *loop) busy() bool {
 	return len(l.arrivals) > 0 || len(l.aborts) > 0 || l.ended != nil ||
 		l.queueHead < len(l.queue) || len(l.abandoned) > 0 ||
 		len(l.finished) > 0 && l.ahead.Load() <= wakesAhead/2
 }
 
-// ring wakes the loop's goroutine, unless somebody drives the loop. Its caller holds mu.
+// ring wakes the loop's goroutine, unless a goroutine drives the loop. Its caller holds mu.
 func (l *loop) ring() {
 	if !l.driven {
 		l.setAlarm(1)
 	}
 }
 
-// setAlarm sets when the loop's goroutine wakes up; 0 is never. An alarm that is sooner
-// than the next deadline does no harm, so that not every deadline needs its own. Its
+// setAlarm sets the time at which the loop's goroutine wakes up; 0 is never. An alarm sooner than
+// the next deadline is harmless, so the alarm need not be moved when a deadline is removed. Its
 // caller holds mu.
 func (l *loop) setAlarm(alarm time.Duration) {
 	if alarm == l.alarm {
@@ -212,7 +262,7 @@ func (l *loop) setAlarm(alarm time.Duration) {
 	}
 }
 
-// run takes turns while there is something to do, and sleeps while there is not.
+// run is the loop's goroutine: it takes turns while there is work, and sleeps otherwise.
 func (l *loop) run() {
 	defer close(l.stopped)
 	var err error
@@ -224,7 +274,7 @@ func (l *loop) run() {
 	l.shut(err)
 }
 
-// sleep leaves the loop to callers until there is an event, or the alarm goes off.
+// sleep lets callers drive the loop until there is an event or the alarm goes off.
 func (l *loop) sleep() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -232,8 +282,9 @@ func (l *loop) sleep() error {
 		return nil
 	}
 	if len(l.finished) > 0 {
-		// As many are ahead as may be: let them run, and look again. Asleep, the
-		// loop might have to wait behind all of them.
+		// The limit of wakesAhead is reached. Let the woken waiters run, and look for
+		// events again. If the loop slept instead, it might have to queue behind all
+		// of them for a processor.
 		l.mu.Unlock()
 		runtime.Gosched()
 		l.mu.Lock()
@@ -254,15 +305,15 @@ func (l *loop) sleep() error {
 	return err
 }
 
-// anyEvent tells whether a turn would find an event, or an error.
+// anyEvent reports whether a turn would find an event or an error.
 func anyEvent(epoll uintptr) bool {
 	var event [1]unix.EpollEvent
 	n, err := epollLook(int(epoll), event[:])
 	return n > 0 || err != nil
 }
 
-// turn is what the loop does again and again: look, answer, and only then start what has
-// arrived. The error is that for which the loop is to end.
+// turn handles all events, and only then ends, wakes and starts tasks. An error means that the loop
+// has to end because of it.
 func (l *loop) turn() error {
 	n, err := epollLook(l.epoll, l.found[:])
 	if err != nil {
@@ -277,8 +328,8 @@ func (l *loop) turn() error {
 	}
 	l.expire()
 	l.abort()
-	// Waiters are woken when every socket that can be closed is closed, but
-	// before the next SYNs, so that they work while the loop does.
+	// Waiters are woken after every socket that can be closed is closed, but before the next
+	// SYNs are sent, so that the waiters can run in parallel with the loop.
 	l.wake(wakesAhead)
 	if n < len(l.found) {
 		l.start()
@@ -287,17 +338,17 @@ func (l *loop) turn() error {
 	return nil
 }
 
-// dispatch gives an event to the task that it is for. An event that outlived its
-// task, because the task ended after epoll_wait had collected the event, is dropped.
+// dispatch passes an event to its task. It drops the event if the task has ended since epoll_wait
+// collected the event.
 func (l *loop) dispatch(event *unix.EpollEvent) {
 	if s := l.slots.find(ticket{event.Fd, event.Pad}); s != nil {
 		s.task.ready(l, event.Events)
 	}
 }
 
-// expire ends tasks whose deadline has passed, at most endsPerLook.
+// expire ends tasks whose deadline has passed, at most endsPerTurn.
 func (l *loop) expire() {
-	for range endsPerLook {
+	for range endsPerTurn {
 		deadline, ok := l.deadlines.next()
 		if !ok || deadline > l.now {
 			return
@@ -308,17 +359,17 @@ func (l *loop) expire() {
 	}
 }
 
-// abort ends tasks that were abandoned, at most endsPerLook.
+// abort ends tasks that were abandoned, at most endsPerTurn.
 func (l *loop) abort() {
-	n := min(endsPerLook, len(l.abandoned))
+	n := min(endsPerTurn, len(l.abandoned))
 	for _, a := range l.abandoned[:n] {
 		a.task.abandon(l, a.err)
 	}
 	l.abandoned = slices.Delete(l.abandoned, 0, n)
 }
 
-// receive takes what other goroutines have handed over. New tasks are queued, with their
-// deadlines running. The error is that for which the loop is to end.
+// receive takes over what callers have handed to the loop. It seats and queues new tasks and
+// adds their deadlines. An error means that the loop has to end because of it.
 func (l *loop) receive() error {
 	l.mu.Lock()
 	arrivals := l.arrivals
@@ -343,27 +394,28 @@ func (l *loop) receive() error {
 	return ended
 }
 
-// start starts queued tasks, at most startsPerLook.
+// start starts queued tasks, at most startsPerTurn.
 func (l *loop) start() {
-	for range min(startsPerLook, len(l.queue)-l.queueHead) {
+	for range min(startsPerTurn, len(l.queue)-l.queueHead) {
 		next := l.queue[l.queueHead]
 		l.queueHead++
-		if s := l.slots.find(next); s != nil { // else it was abandoned or has expired
+		if s := l.slots.find(next); s != nil { // nil if it was abandoned or has expired
 			s.task.start(l)
 		}
 	}
-	// Move the rest to the front once that is less than what has gone.
+	// Move the rest to the front once it is shorter than the used part.
 	if rest := l.queue[l.queueHead:]; len(rest) < l.queueHead {
 		l.queue, l.queueHead = l.queue[:copy(l.queue, rest)], 0
 	}
 }
 
-// watch asks for the events of a task's descriptor. Closing the descriptor ends that.
+// watch subscribes to the events of a task's descriptor. Closing the descriptor ends the subscription.
 func (l *loop) watch(s *slot, fd int, events uint32) error {
 	return epollAdd(l.epoll, fd, unix.EpollEvent{Events: events, Fd: s.index, Pad: s.generation})
 }
 
-// finish ends a task, which has closed its descriptor. Its waiter is woken later.
+// finish ends a task that has closed its descriptor. Its waiter is woken later in the turn or in a
+// later turn.
 func (l *loop) finish(s *slot) {
 	if s.position >= 0 {
 		l.deadlines.remove(s)
@@ -372,7 +424,7 @@ func (l *loop) finish(s *slot) {
 	l.slots.put(s)
 }
 
-// wake wakes waiters of tasks that have ended, until there are limit who have not run yet.
+// wake wakes waiters of ended tasks until limit of them have been woken and have not run yet.
 func (l *loop) wake(limit int32) {
 	n := 0
 	for n < len(l.finished) && l.ahead.Load() < limit {
@@ -388,7 +440,7 @@ func (l *loop) shut(err error) {
 	l.mu.Lock()
 	l.ended = err
 	l.mu.Unlock()
-	l.receive() // what arrived before that
+	l.receive() // tasks that arrived before
 	for _, s := range l.slots.all {
 		if s.task != nil {
 			s.task.abandon(l, err)

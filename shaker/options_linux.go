@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// try opens sockets as handshakes with these options would.
+// try opens sockets with the options, as handshakes do, and closes them.
 func (o *Options) try() error {
 	families := []int{unix.AF_INET, unix.AF_INET6}
 	source, family, err := o.rawSource()
@@ -43,9 +43,9 @@ func (o *Options) try() error {
 	return o.checkSourcePorts()
 }
 
-// checkSource finds out whether the kernel would send from an address of its own choice,
-// because the source is a broadcast address. It lets nobody connect to one who has not said
-// SO_BROADCAST; to connect a UDP socket sends nothing.
+// checkSource returns an error if the source is a broadcast address, because then the kernel would
+// send from an address of its own choice. It connects a UDP socket to the source, which sends
+// nothing, and which the kernel denies for a broadcast address unless SO_BROADCAST is set.
 func (o *Options) checkSource(source rawAddress, family int) error {
 	if family != unix.AF_INET {
 		return nil
@@ -61,7 +61,7 @@ func (o *Options) checkSource(source rawAddress, family int) error {
 	return nil
 }
 
-// checkSourcePorts finds out whether the kernel would ignore a bound of SourcePorts.
+// checkSourcePorts returns an error if the kernel would ignore a bound of SourcePorts.
 func (o *Options) checkSourcePorts() error {
 	if o.SourcePorts == (PortRange{}) {
 		return nil
@@ -81,7 +81,7 @@ func (o *Options) checkSourcePorts() error {
 	return nil
 }
 
-// rawSource returns the source in the kernel's form, zeros if there is none.
+// rawSource returns the source in the kernel's form, and its family. Both are zero if there is none.
 func (o *Options) rawSource() (raw rawAddress, family int, err error) {
 	if !o.Source.IsValid() {
 		return raw, 0, nil
@@ -95,15 +95,15 @@ func (o *Options) rawSource() (raw rawAddress, family int, err error) {
 	return raw, family, nil
 }
 
-// setOptions sets on the handshake's socket what its options say of the way to the target
-// and of the packets.
+// setOptions sets the handshake's options on its socket.
 func (h *handshake) setOptions() error {
 	o := &h.options
 	if err := h.setRoute(h.fd); err != nil {
 		return err
 	}
 	if ports := o.SourcePorts; ports != (PortRange{}) {
-		if err := setInt(h.fd, unix.IPPROTO_IP, unix.IP_LOCAL_PORT_RANGE, int32(uint32(ports.Last)<<16|uint32(ports.First))); err != nil {
+		bounds := int32(uint32(ports.Last)<<16 | uint32(ports.First))
+		if err := setInt(h.fd, unix.IPPROTO_IP, unix.IP_LOCAL_PORT_RANGE, bounds); err != nil {
 			return fmt.Errorf("source ports %v: %w", ports, err)
 		}
 	}
@@ -115,8 +115,8 @@ func (h *handshake) setOptions() error {
 	return nil
 }
 
-// setRoute sets on a socket by what the kernel chooses a route and the address to send
-// from. The interface comes before the source: a VRF has addresses of its own.
+// setRoute sets the options by which the kernel chooses the route and the source address. It sets
+// the interface before the source, because a VRF has its own addresses.
 func (h *handshake) setRoute(fd int) error {
 	o := &h.options
 	if o.Interface != "" {
@@ -135,7 +135,7 @@ func (h *handshake) setRoute(fd int) error {
 		}
 	}
 	if o.Source.IsValid() {
-		err := setInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // of IPv6 as well
+		err := setInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // also for IPv6
 		if err == nil {
 			err = bind(fd, &h.source)
 		}
@@ -146,7 +146,7 @@ func (h *handshake) setRoute(fd int) error {
 	return nil
 }
 
-// setIP sets the option that IPv4 and IPv6 each have under a name of their own.
+// setIP sets an option that has one name for IPv4 and another for IPv6.
 func (h *handshake) setIP(fd, option4, option6 int, value uint8) error {
 	if h.family == unix.AF_INET {
 		return setInt(fd, unix.IPPROTO_IP, option4, int32(value))

@@ -9,30 +9,31 @@ import (
 	"time"
 )
 
-// Outcome is the verdict about a target, in one word.
+// An Outcome is the verdict about a target, in one word.
 type Outcome uint8
 
-// The outcomes of a handshake. There will be no others without a new major
-// version, so that they can serve as label values.
+// The outcomes of a handshake. New ones will only be added in a new major version, so that
+// outcomes can serve as label values.
 const (
-	// Open: a SYN-ACK came.
+	// Open: a SYN-ACK arrived.
 	Open Outcome = iota + 1
-	// Refused: an RST came in answer to the SYN, or an ICMP port unreachable, or
-	// nobody listened and the kernel connected the socket to itself.
+	// Refused: the SYN was answered with an RST or an ICMP port unreachable, or no process
+	// was listening and the kernel connected the socket to itself.
 	Refused
-	// Reset: an RST came after the SYN-ACK.
+	// Reset: an RST arrived after the SYN-ACK.
 	Reset
-	// Timeout: no answer came before the deadline.
+	// Timeout: no reply arrived before the deadline.
 	Timeout
-	// Unreachable: this host or a router has no way to the target.
+	// Unreachable: this host or a router has no route to the target.
 	Unreachable
-	// Prohibited: this host or a router forbids the way to the target.
+	// Prohibited: this host or a router forbids packets to the target.
 	Prohibited
-	// Failed: any other errno. As a label it is "error".
+	// Failed: any other errno. Its String is "error".
 	Failed
 )
 
-// String returns the outcome as the exporter's result label has it.
+// String returns the outcome in lower case, as in the exporter's result label: "open", "refused",
+// "reset", "timeout", "unreachable", "prohibited" or "error".
 func (o Outcome) String() string {
 	switch o {
 	case Open:
@@ -54,64 +55,63 @@ func (o Outcome) String() string {
 	}
 }
 
-// Result is the verdict about a target and what was measured on the way to it.
-// What was not measured is zero.
+// A Result is the verdict about a target, and the measurements of the handshake. A field that was
+// not measured is zero.
 type Result struct {
+	// Outcome is the verdict. It is never 0 in a Result that Shake returns without an error.
 	Outcome Outcome
 
-	// Errno is the kernel's reason, 0 when Open, and ETIMEDOUT for every Timeout.
+	// Errno is the kernel's reason for the verdict: 0 if Open, ETIMEDOUT if Timeout.
 	Errno syscall.Errno
 
-	// Handshake is the time from SYN to SYN-ACK on this process's clock, its
-	// scheduling included. Only when Open.
+	// Handshake is the time from the SYN to the SYN-ACK on this process's clock. It includes
+	// delays in the scheduling of this process. It is measured only if Open.
 	Handshake time.Duration
 
-	// RTT is the same time on the kernel's clock, in steps of 1 µs (tcpi_rtt in
-	// tcp(7)), free of this process's scheduling. It is 0 if the kernel took
-	// no sample, as after a retransmission without TCP timestamps. Only on
-	// Linux, when Open or Reset.
+	// RTT is the time from the SYN to the SYN-ACK on the kernel's clock, in steps of 1 µs
+	// (tcpi_rtt in tcp(7)). It does not include delays in the scheduling of this process. It
+	// is 0 if the kernel took no sample, for example after a retransmission without TCP
+	// timestamps. It is measured only on Linux, if Open or Reset.
 	RTT time.Duration
 
-	// SYNRetransmits counts the SYNs that had to be sent again, on success and
-	// on failure alike. It is -1 on other systems than Linux, which do not tell.
+	// SYNRetransmits is the number of SYN retransmissions, whatever the outcome. It is -1 on
+	// systems other than Linux, which do not report it.
 	SYNRetransmits int
 
-	// MSS is the maximum segment size in bytes that the handshake settled for
-	// data to the target. Only on Linux, when Open or Reset.
+	// MSS is the maximum segment size, in bytes, that the handshake negotiated for data to
+	// the target. It is measured only on Linux, if Open or Reset.
 	MSS int
 
-	// ACKSent tells that the last ACK of the handshake left after all, so that
-	// the target's application may have seen a connection. On Linux that
-	// happens when this process is held up for 200 ms between SYN-ACK and RST,
-	// or when the target repeats its SYN-ACK, or if [Options.FIN] says so. Elsewhere
-	// it is true whenever Open.
+	// ACKSent reports whether the final ACK of the handshake was sent, so that the target's
+	// application may have seen a connection. On Linux it is true if this process was delayed
+	// for 200 ms between SYN-ACK and RST, if the target repeated its SYN-ACK, or with
+	// [Options.FIN]. On other systems it is true whenever Open.
 	ACKSent bool
 
-	// ResetLag is the time from the event loop's seeing the SYN-ACK to its RST:
-	// well under the 200 ms for which the kernel holds the ACK back, unless this
-	// machine is overloaded. Only on Linux, when Open, without [Options.FIN].
+	// ResetLag is the time from seeing the SYN-ACK to sending the RST. It is far less than
+	// the 200 ms for which the kernel withholds the ACK, unless this host is overloaded. It is
+	// measured only on Linux, if Open and without [Options.FIN].
 	ResetLag time.Duration
 
-	// Local is the address and port from which the SYN was sent. It is invalid
-	// if none was sent, because this host had no route to the target or was
-	// forbidden to use it.
+	// Local is the address and port from which the SYN was sent. It is invalid if no SYN was
+	// sent, because this host has no route to the target or forbids packets to it.
 	Local netip.AddrPort
 
-	// Peer is the target, as an IPv4 address where it was an IPv4-mapped one.
+	// Peer is the target. An IPv4-mapped IPv6 address is given as the IPv4 address.
 	Peer netip.AddrPort
 
-	// ICMP is the ICMP error that ended the handshake. Its From is invalid if
-	// there was none. Only on Linux.
+	// ICMP is the ICMP error that ended the handshake. Its From is invalid if there was none.
+	// It is available only on Linux.
 	ICMP ICMP
 
-	// answered is the time from the first SYN to whatever ended the handshake, on
-	// this process's clock. Only on Linux.
+	// answered is the time from the first SYN to the event that ended the handshake, on this
+	// process's clock. It is measured only on Linux.
 	answered time.Duration
 }
 
-// Err returns nil if the target is open, and otherwise an error for which
-// [errors.Is] finds the Errno and, on a Timeout, [os.ErrDeadlineExceeded]. Like
-// the errors of package net it has a method Timeout() bool.
+// Err returns nil if the Outcome is Open. Otherwise it returns an error that wraps the Errno and,
+// if the Outcome is Timeout, [os.ErrDeadlineExceeded]. Like the errors of package net, the error
+// has a method Timeout() bool.
 func (r Result) Err() error {
 	if r.Outcome == Open {
 		return nil
@@ -125,7 +125,7 @@ func (e *verdictError) Error() string {
 	r := e.result
 	var text strings.Builder
 	fmt.Fprintf(&text, "shake %v: %v", r.Peer, r.Outcome)
-	if r.Outcome != Refused && r.Outcome != Timeout { // which say it all
+	if r.Outcome != Refused && r.Outcome != Timeout { // for these two, the errno adds nothing
 		fmt.Fprintf(&text, ": %v", ErrnoName(r.Errno))
 	}
 	if r.ICMP.From.IsValid() {
@@ -136,7 +136,7 @@ func (e *verdictError) Error() string {
 
 func (e *verdictError) Timeout() bool { return e.result.Outcome == Timeout }
 
-// Temporary is here for code that still asks for a net.Error.
+// Temporary completes net.Error.
 func (e *verdictError) Temporary() bool { return e.Timeout() }
 
 func (e *verdictError) Unwrap() []error {

@@ -13,52 +13,52 @@ import (
 )
 
 var (
-	// ErrClosed is returned by Shake when the Shaker is closed, or is being
-	// closed while the handshake is under way. It wraps [os.ErrClosed].
-	ErrClosed error = &sentinel{text: "the shaker is closed", wider: os.ErrClosed}
+	// ErrClosed is returned by Shake and Trace if the Shaker is closed before the call, or
+	// during it. It wraps [os.ErrClosed].
+	ErrClosed error = &sentinel{text: "the shaker is closed", general: os.ErrClosed}
 
-	// ErrUnsent is returned by Shake when the deadline passed before a SYN could
-	// be sent. Nothing was learnt about the target: either the deadline was over
-	// when Shake was called, or this machine is overloaded. It wraps
+	// ErrUnsent is returned by Shake if the deadline passed before a SYN was sent: either
+	// the deadline was over when Shake was called, or this host is overloaded. It wraps
 	// [os.ErrDeadlineExceeded].
-	ErrUnsent error = &sentinel{text: "the deadline passed before a SYN was sent", wider: os.ErrDeadlineExceeded}
+	ErrUnsent error = &sentinel{text: "the deadline passed before a SYN was sent", general: os.ErrDeadlineExceeded}
 
-	// ErrTarget is returned by Shake for a target to which no SYN can be
-	// addressed: port 0, no address, an IPv6 zone that this machine lacks, or a
-	// link-local IPv6 address without one; or none from [Options.Source], which is
-	// of another family, or of another zone.
-	ErrTarget error = &sentinel{text: "no SYN can be addressed to it", wider: os.ErrInvalid}
+	// ErrTarget is returned by Shake if no SYN can be addressed to the target: port 0, the
+	// zero Addr, an IPv6 zone that does not exist on this host, or a link-local IPv6 address
+	// without a zone. It is also returned if the target does not match the options: the
+	// family of [Options.Source], the zone of Source, or [Options.Interface]. It wraps
+	// [os.ErrInvalid].
+	ErrTarget error = &sentinel{text: "invalid target", general: os.ErrInvalid}
 )
 
-// sentinel is an error with a wider error of the standard library behind it.
+// A sentinel is an error of this package that wraps a more general one of package os.
 type sentinel struct {
-	text  string
-	wider error
+	text    string
+	general error
 }
 
 func (e *sentinel) Error() string { return e.text }
-func (e *sentinel) Unwrap() error { return e.wider }
+func (e *sentinel) Unwrap() error { return e.general }
 
 // Config configures a [Shaker]. Its zero value holds the defaults.
 type Config struct {
-	// Timeout is the [Options.Timeout] of handshakes that set none. 0 means
-	// that only the context limits them; without a deadline there either, the
-	// kernel gives up by itself after about two minutes (tcp_syn_retries in
-	// tcp(7)).
+	// Timeout applies to handshakes whose [Options.Timeout] is 0. If both are 0, only the
+	// context's deadline limits a handshake. If the context has no deadline either, the
+	// kernel gives up after about two minutes (tcp_syn_retries in tcp(7)). A negative
+	// Timeout is an error.
 	Timeout time.Duration
 }
 
-// A Shaker performs TCP handshakes. It is safe for use by any number of
-// goroutines at once.
+// A Shaker performs TCP handshakes. It is safe for concurrent use by any number of goroutines.
 type Shaker struct {
 	engine  *engine
 	timeout time.Duration
 }
 
-// New starts a Shaker. A nil config means the defaults. The caller must Close it.
+// New starts a Shaker. A nil config means the defaults. The caller must call [Shaker.Close] when
+// it no longer needs the Shaker.
 //
-// On Linux it holds a descriptor for each processor that Go may use (GOMAXPROCS). The
-// error is that of the system call that could not provide one.
+// On Linux a Shaker holds one descriptor and one goroutine for each processor that Go may use
+// (GOMAXPROCS). If New cannot get a descriptor, the error wraps the errno, such as EMFILE.
 func New(config *Config) (*Shaker, error) {
 	if config == nil {
 		config = &Config{}
@@ -73,19 +73,18 @@ func New(config *Config) (*Shaker, error) {
 	return &Shaker{engine: engine, timeout: config.Timeout}, nil
 }
 
-// Shake performs one handshake with the target: SYN, SYN-ACK, RST. Nil options
-// mean the defaults.
+// Shake performs one handshake with the target: SYN, SYN-ACK, RST. Nil options mean the defaults.
 //
-// The Result is a verdict about the target, open or not; an error means that
-// there is none, because this side could not measure. It wraps
-//   - [context.Canceled], or whatever else ended the context but a deadline;
+// The Result is a verdict about the target, whether the target is open or not. A deadline that
+// passes after the SYN was sent is the verdict [Timeout]. When Shake returns, the handshake's
+// socket is closed.
+//
+// An error means that there is no verdict. The error wraps
+//   - the context's error, such as [context.Canceled], unless that is a passed deadline;
 //   - [ErrClosed], [ErrUnsent] or [ErrTarget];
-//   - the errno of what this machine lacks, such as EMFILE, ENOBUFS or
-//     EADDRNOTAVAIL (no local port is left);
-//   - what [Options.Check] returns, for options that cannot be used.
-//
-// A deadline that passes after the SYN was sent is the verdict [Timeout].
-// When Shake returns, the handshake's socket is closed.
+//   - the errno for an exhausted local resource, such as EMFILE, ENOBUFS or EADDRNOTAVAIL (no
+//     local port is free);
+//   - for options that cannot be used, the same errors as [Options.Check].
 func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
 	result, err := s.shake(ctx, target, options)
 	if err != nil {
@@ -125,7 +124,7 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 		return Result{}, fmt.Errorf("%w: %w", ErrTarget, errNoZone)
 	}
 	if source := options.Source.Unmap(); source.IsValid() && source.Is4() != target.Addr().Is4() {
-		return Result{}, fmt.Errorf("%w: the source %v is of another family", ErrTarget, source)
+		return Result{}, fmt.Errorf("%w: not of the same family as the source %v", ErrTarget, source)
 	}
 	scope, err := scopeID(target.Addr().Zone(), ErrTarget)
 	if err != nil {
@@ -134,8 +133,8 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	return s.engine.shake(ctx, target, scope, options, deadline)
 }
 
-// scopeID returns the number of the interface that an IPv6 zone names. The error wraps
-// missing if there is none; any other one is this host's, which could not look.
+// scopeID returns the index of the interface that an IPv6 zone names, or 0 for no zone. If there
+// is no such interface, the error wraps missing. Any other error means that the lookup failed.
 func scopeID(zone string, missing error) (uint32, error) {
 	if zone == "" {
 		return 0, nil
@@ -154,8 +153,8 @@ func scopeID(zone string, missing error) (uint32, error) {
 	return uint32(iface.Index), nil
 }
 
-// Close ends every handshake that is under way with [ErrClosed], frees all that
-// the Shaker holds and returns when that is done. Closing again does nothing.
+// Close ends every running handshake with [ErrClosed] and releases the Shaker's descriptors and
+// goroutines before it returns. A second Close does nothing. The error is always nil.
 func (s *Shaker) Close() error {
 	s.engine.close()
 	return nil

@@ -25,98 +25,173 @@ func newShaker(t *testing.T) *shaker.Shaker {
 	return s
 }
 
-func TestWrongArguments(t *testing.T) {
+// listen listens on a loopback port for the rest of the test.
+func listen(t *testing.T) (net.Listener, netip.AddrPort) {
+	t.Helper()
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return server, server.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func TestInvalidArguments(t *testing.T) {
 	s := newShaker(t)
 	for _, c := range []struct {
 		target  netip.AddrPort
 		options *shaker.Options
 		want    string
-		is      error
+		wraps   error
 	}{
-		{netip.AddrPort{}, nil, "shake invalid AddrPort: no SYN can be addressed to it", shaker.ErrTarget},
-		{netip.MustParseAddrPort("127.0.0.1:0"), nil, "shake 127.0.0.1:0: no SYN can be addressed to it", shaker.ErrTarget},
-		{netip.MustParseAddrPort("[fe80::1%nowhere]:80"), nil,
-			`shake [fe80::1%nowhere]:80: no SYN can be addressed to it: zone "nowhere": route ip+net: no such network interface`, os.ErrInvalid},
-		{netip.MustParseAddrPort("[fe80::1%1000000]:80"), nil,
-			`shake [fe80::1%1000000]:80: no SYN can be addressed to it: zone "1000000": route ip+net: no such network interface`, os.ErrInvalid},
-		{netip.MustParseAddrPort("[fe80::1]:80"), nil,
-			"shake [fe80::1]:80: no SYN can be addressed to it: a link-local address needs a zone", shaker.ErrTarget},
-		{netip.MustParseAddrPort("127.0.0.1:1"), &shaker.Options{Timeout: -1},
-			"shake 127.0.0.1:1: negative timeout -1ns", nil},
-		{netip.MustParseAddrPort("127.0.0.1:1"), &shaker.Options{Source: netip.IPv6Loopback()},
-			"shake 127.0.0.1:1: no SYN can be addressed to it: the source ::1 is of another family", shaker.ErrTarget},
-		{netip.MustParseAddrPort("[::1]:1"), &shaker.Options{Source: netip.MustParseAddr("::ffff:127.0.0.1")},
-			"shake [::1]:1: no SYN can be addressed to it: the source 127.0.0.1 is of another family", shaker.ErrTarget},
+		{
+			target: netip.AddrPort{},
+			want:   "shake invalid AddrPort: invalid target",
+			wraps:  shaker.ErrTarget,
+		},
+		{
+			target: netip.MustParseAddrPort("127.0.0.1:0"),
+			want:   "shake 127.0.0.1:0: invalid target",
+			wraps:  shaker.ErrTarget,
+		},
+		{
+			target: netip.MustParseAddrPort("[fe80::1%nowhere]:80"),
+			want: `shake [fe80::1%nowhere]:80: invalid target: zone "nowhere": ` +
+				"route ip+net: no such network interface",
+			wraps: os.ErrInvalid,
+		},
+		{
+			target: netip.MustParseAddrPort("[fe80::1%1000000]:80"),
+			want: `shake [fe80::1%1000000]:80: invalid target: zone "1000000": ` +
+				"route ip+net: no such network interface",
+			wraps: os.ErrInvalid,
+		},
+		{
+			target: netip.MustParseAddrPort("[fe80::1]:80"),
+			want:   "shake [fe80::1]:80: invalid target: a link-local address needs a zone",
+			wraps:  shaker.ErrTarget,
+		},
+		{
+			target:  netip.MustParseAddrPort("127.0.0.1:1"),
+			options: &shaker.Options{Timeout: -1},
+			want:    "shake 127.0.0.1:1: negative timeout -1ns",
+		},
+		{
+			target:  netip.MustParseAddrPort("127.0.0.1:1"),
+			options: &shaker.Options{Source: netip.IPv6Loopback()},
+			want:    "shake 127.0.0.1:1: invalid target: not of the same family as the source ::1",
+			wraps:   shaker.ErrTarget,
+		},
+		{
+			target:  netip.MustParseAddrPort("[::1]:1"),
+			options: &shaker.Options{Source: netip.MustParseAddr("::ffff:127.0.0.1")},
+			want:    "shake [::1]:1: invalid target: not of the same family as the source 127.0.0.1",
+			wraps:   shaker.ErrTarget,
+		},
 	} {
 		r, err := s.Shake(context.Background(), c.target, c.options)
 		if err == nil || err.Error() != c.want || r != (shaker.Result{}) {
-			t.Errorf("%+v, %v, want error %s", r, err, c.want)
+			t.Errorf("Shake(%v, %+v) = %+v, error %v, want error %s", c.target, c.options, r, err, c.want)
 		}
-		if c.is != nil && !errors.Is(err, c.is) {
-			t.Errorf("%v is not %v", err, c.is)
+		if c.wraps != nil && !errors.Is(err, c.wraps) {
+			t.Errorf("Shake(%v, %+v): error %v does not wrap %v", c.target, c.options, err, c.wraps)
 		}
 	}
-	if _, err := shaker.New(&shaker.Config{Timeout: -time.Second}); err == nil || err.Error() != "shaker: negative timeout -1s" {
-		t.Errorf("New: %v", err)
+	const want = "shaker: negative timeout -1s"
+	if _, err := shaker.New(&shaker.Config{Timeout: -time.Second}); err == nil || err.Error() != want {
+		t.Errorf("New with a timeout of -1s: error %v, want %s", err, want)
 	}
 }
 
-// Values that would be others to the kernel, or none, are refused before they get there.
+// Values that the kernel would truncate or reinterpret are rejected before they get there.
 func TestOptionsOutOfRange(t *testing.T) {
 	s := newShaker(t)
 	for _, c := range []struct {
 		options shaker.Options
 		want    string
 	}{
-		{shaker.Options{Timeout: -time.Second}, "negative timeout -1s"},
-		{shaker.Options{DSCP: 64}, "DSCP 64: above 63"},
-		{shaker.Options{DSCP: 200}, "DSCP 200: above 63"},
-		{shaker.Options{SourcePorts: shaker.PortRange{First: 2, Last: 1}}, "source ports 2-1: no range of ports"},
-		{shaker.Options{SourcePorts: shaker.PortRange{First: 1}}, "source ports 1-0: no range of ports"},
-		{shaker.Options{SourcePorts: shaker.PortRange{Last: 1}}, "source ports 0-1: no range of ports"},
-		{shaker.Options{Source: netip.MustParseAddr("224.0.0.1")}, "source 224.0.0.1: not the address of one host"},
-		{shaker.Options{Source: netip.MustParseAddr("255.255.255.255")}, "source 255.255.255.255: not the address of one host"},
-		{shaker.Options{Source: netip.MustParseAddr("::ffff:255.255.255.255")}, "source 255.255.255.255: not the address of one host"},
-		{shaker.Options{Source: netip.MustParseAddr("ff02::1%1")}, "source ff02::1%1: not the address of one host"},
-		{shaker.Options{Source: netip.MustParseAddr("fe80::1")}, "source fe80::1: a link-local address needs a zone"},
-		{shaker.Options{Source: netip.MustParseAddr("fe80::1%here"), Interface: "there"},
-			`source fe80::1%here: its zone is not the interface "there"`},
+		{
+			options: shaker.Options{Timeout: -time.Second},
+			want:    "negative timeout -1s",
+		},
+		{
+			options: shaker.Options{DSCP: 64},
+			want:    "DSCP is 64, want 0 to 63",
+		},
+		{
+			options: shaker.Options{DSCP: 200},
+			want:    "DSCP is 200, want 0 to 63",
+		},
+		{
+			options: shaker.Options{SourcePorts: shaker.PortRange{First: 2, Last: 1}},
+			want:    "invalid source port range 2-1",
+		},
+		{
+			options: shaker.Options{SourcePorts: shaker.PortRange{First: 1}},
+			want:    "invalid source port range 1-0",
+		},
+		{
+			options: shaker.Options{SourcePorts: shaker.PortRange{Last: 1}},
+			want:    "invalid source port range 0-1",
+		},
+		{
+			options: shaker.Options{Source: netip.MustParseAddr("224.0.0.1")},
+			want:    "source 224.0.0.1: not the address of one host",
+		},
+		{
+			options: shaker.Options{Source: netip.MustParseAddr("255.255.255.255")},
+			want:    "source 255.255.255.255: not the address of one host",
+		},
+		{
+			options: shaker.Options{Source: netip.MustParseAddr("::ffff:255.255.255.255")},
+			want:    "source 255.255.255.255: not the address of one host",
+		},
+		{
+			options: shaker.Options{Source: netip.MustParseAddr("ff02::1%1")},
+			want:    "source ff02::1%1: not the address of one host",
+		},
+		{
+			options: shaker.Options{Source: netip.MustParseAddr("fe80::1")},
+			want:    "source fe80::1: a link-local address needs a zone",
+		},
+		{
+			options: shaker.Options{Source: netip.MustParseAddr("fe80::1%here"), Interface: "there"},
+			want:    `source fe80::1%here: zone does not match the interface "there"`,
+		},
 	} {
 		if err := c.options.Check(); err == nil || err.Error() != c.want {
-			t.Errorf("Check: %v, want %s", err, c.want)
+			t.Errorf("Check of %+v: error %v, want %s", c.options, err, c.want)
 		}
 		r, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), &c.options)
 		if want := "shake 127.0.0.1:1: " + c.want; err == nil || err.Error() != want || r != (shaker.Result{}) {
-			t.Errorf("%+v, %v, want %s", r, err, want)
+			t.Errorf("Shake(127.0.0.1:1, %+v) = %+v, error %v, want error %s", c.options, r, err, want)
 		}
 	}
 	if err := (&shaker.Options{}).Check(); err != nil {
-		t.Errorf("no options: %v", err)
+		t.Errorf("Check of the zero Options: error %v, want none", err)
 	}
 }
 
-// Every platform can send from an address of its own, and close with a FIN.
+// Every platform can send from a given address, and close with a FIN.
 func TestSourceAndFIN(t *testing.T) {
-	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server, target := listen(t)
 	for _, source := range []string{"127.0.0.1", "::ffff:127.0.0.1"} {
 		options := &shaker.Options{Source: netip.MustParseAddr(source), FIN: true}
 		if err := options.Check(); err != nil {
-			t.Errorf("source %v: %v", source, err)
+			t.Errorf("Check of source %v: error %v, want none", source, err)
 		}
-		r, err := newShaker(t).Shake(context.Background(), server.Addr().(*net.TCPAddr).AddrPort(), options)
-		if err != nil || r.Outcome != shaker.Open || !r.ACKSent || r.ResetLag != 0 || r.Local.Addr() != options.Source.Unmap() {
-			t.Fatalf("source %v: %+v, %v", source, r, err)
+		r, err := newShaker(t).Shake(context.Background(), target, options)
+		local := options.Source.Unmap()
+		if err != nil || r.Outcome != shaker.Open || !r.ACKSent || r.ResetLag != 0 || r.Local.Addr() != local {
+			t.Fatalf("Shake(%v, source %v, FIN) = %+v, error %v, want Open from %v with ACKSent and without ResetLag",
+				target, source, r, err, local)
 		}
 		conn, err := server.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if data, err := io.ReadAll(conn); len(data) > 0 || err != nil {
-			t.Errorf("read %q, %v, want EOF", data, err)
+			t.Errorf("the server reads %q, error %v, want EOF", data, err)
 		}
 		conn.Close()
 	}
@@ -124,41 +199,40 @@ func TestSourceAndFIN(t *testing.T) {
 
 func TestSourceOfAnotherHost(t *testing.T) {
 	options := &shaker.Options{Source: netip.MustParseAddr("192.0.2.99")}
-	if err := options.Check(); !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "source 192.0.2.99: ") {
-		t.Errorf("Check: %v", err)
+	err := options.Check()
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "source 192.0.2.99: ") {
+		t.Errorf("Check of source 192.0.2.99: error %v, want EADDRNOTAVAIL and the source", err)
 	}
 	r, err := newShaker(t).Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), options)
-	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "192.0.2.99") || r != (shaker.Result{}) {
-		t.Errorf("%+v, %v", r, err)
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "192.0.2.99") ||
+		r != (shaker.Result{}) {
+		t.Errorf("Shake from 192.0.2.99 = %+v, error %v, want EADDRNOTAVAIL and the source", r, err)
 	}
 }
 
-func TestContextThatHasEnded(t *testing.T) {
+func TestEndedContext(t *testing.T) {
 	s := newShaker(t)
 	target := netip.MustParseAddrPort("127.0.0.1:1")
-	canceled, cancel := context.WithCancel(context.Background())
+	cancelled, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := s.Shake(canceled, target, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("canceled: %v", err)
+	if r, err := s.Shake(cancelled, target, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shake with a cancelled context = %+v, error %v, want %v", r, err, context.Canceled)
 	}
-	late, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+	expired, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
 	defer cancel()
-	if _, err := s.Shake(late, target, nil); !errors.Is(err, shaker.ErrUnsent) || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("late: %v", err)
+	r, err := s.Shake(expired, target, nil)
+	if !errors.Is(err, shaker.ErrUnsent) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Shake with a passed deadline = %+v, error %v, want %v", r, err, shaker.ErrUnsent)
 	}
 }
 
-// ACKSent is the truth on every platform: the server accepts the connection of a handshake
-// whose ACK was sent, and the one after it of a handshake whose ACK was not.
-func TestACKSentIsHonest(t *testing.T) {
-	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	r, err := newShaker(t).Shake(context.Background(), server.Addr().(*net.TCPAddr).AddrPort(), nil)
+// ACKSent is correct on every platform. If the ACK was sent, the server accepts the connection of
+// the handshake first. If not, it accepts the connection after the handshake first.
+func TestACKSentIsCorrect(t *testing.T) {
+	server, target := listen(t)
+	r, err := newShaker(t).Shake(context.Background(), target, nil)
 	if err != nil || r.Outcome != shaker.Open || r.Handshake <= 0 {
-		t.Fatalf("%+v, %v", r, err)
+		t.Fatalf("Shake(%v) = %+v, error %v, want Open with a Handshake time", target, r, err)
 	}
 	next, err := net.Dial("tcp", server.Addr().String())
 	if err != nil {
@@ -171,32 +245,31 @@ func TestACKSentIsHonest(t *testing.T) {
 	}
 	defer first.Close()
 	if accepted := first.RemoteAddr().String() == r.Local.String(); accepted != r.ACKSent {
-		t.Errorf("ACKSent is %t, but accepted is %t", r.ACKSent, accepted)
+		t.Errorf("ACKSent is %t, want %t: the first accepted connection is from %v, the handshake was from %v",
+			r.ACKSent, accepted, first.RemoteAddr(), r.Local)
 	}
 }
 
 func TestRefusedByClosedPort(t *testing.T) {
-	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, target := listen(t)
 	server.Close()
-	r, err := newShaker(t).Shake(context.Background(), server.Addr().(*net.TCPAddr).AddrPort(), nil)
-	if err != nil || r.Outcome != shaker.Refused || r.Errno != syscall.ECONNREFUSED || !errors.Is(r.Err(), syscall.ECONNREFUSED) {
-		t.Errorf("%+v, %v", r, err)
+	r, err := newShaker(t).Shake(context.Background(), target, nil)
+	if err != nil || r.Outcome != shaker.Refused || r.Errno != syscall.ECONNREFUSED ||
+		!errors.Is(r.Err(), syscall.ECONNREFUSED) {
+		t.Errorf("Shake(%v) = %+v, error %v, want Refused with ECONNREFUSED", target, r, err)
 	}
 }
 
 func TestClose(t *testing.T) {
 	s := newShaker(t)
-	for range 2 {
+	for i := range 2 {
 		if err := s.Close(); err != nil {
-			t.Errorf("Close: %v", err)
+			t.Errorf("Close, call %d: error %v, want none", i+1, err)
 		}
 	}
-	_, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), nil)
+	r, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), nil)
 	if !errors.Is(err, shaker.ErrClosed) || !errors.Is(err, os.ErrClosed) {
-		t.Errorf("Shake after Close: %v", err)
+		t.Errorf("Shake after Close = %+v, error %v, want %v", r, err, shaker.ErrClosed)
 	}
 }
 
@@ -207,29 +280,41 @@ func TestErr(t *testing.T) {
 		text    string
 		timeout bool
 	}{
-		{shaker.Result{Outcome: shaker.Refused, Errno: syscall.ECONNREFUSED, Peer: peer},
-			"shake 192.0.2.1:80: refused", false},
-		{shaker.Result{Outcome: shaker.Timeout, Errno: syscall.ETIMEDOUT, Peer: peer},
-			"shake 192.0.2.1:80: timeout", true},
-		{shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EHOSTUNREACH, Peer: peer,
-			ICMP: shaker.ICMP{From: netip.MustParseAddr("198.51.100.7"), Type: 3, Code: 1}},
-			"shake 192.0.2.1:80: unreachable: EHOSTUNREACH (ICMP host_unreachable from 198.51.100.7)", false},
-		{shaker.Result{Outcome: shaker.Failed, Errno: syscall.EINVAL, Peer: peer},
-			"shake 192.0.2.1:80: error: EINVAL", false},
+		{
+			result: shaker.Result{Outcome: shaker.Refused, Errno: syscall.ECONNREFUSED, Peer: peer},
+			text:   "shake 192.0.2.1:80: refused",
+		},
+		{
+			result:  shaker.Result{Outcome: shaker.Timeout, Errno: syscall.ETIMEDOUT, Peer: peer},
+			text:    "shake 192.0.2.1:80: timeout",
+			timeout: true,
+		},
+		{
+			result: shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EHOSTUNREACH, Peer: peer,
+				ICMP: shaker.ICMP{From: netip.MustParseAddr("198.51.100.7"), Type: 3, Code: 1}},
+			text: "shake 192.0.2.1:80: unreachable: EHOSTUNREACH (ICMP host_unreachable from 198.51.100.7)",
+		},
+		{
+			result: shaker.Result{Outcome: shaker.Failed, Errno: syscall.EINVAL, Peer: peer},
+			text:   "shake 192.0.2.1:80: error: EINVAL",
+		},
 	} {
 		err := c.result.Err()
 		if err.Error() != c.text {
-			t.Errorf("text %q, want %q", err, c.text)
+			t.Errorf("Err of %+v = %q, want %q", c.result, err, c.text)
 		}
 		if !errors.Is(err, c.result.Errno) {
-			t.Errorf("%v is not %v", err, c.result.Errno)
+			t.Errorf("Err of %+v = %v, which does not wrap %v", c.result, err, c.result.Errno)
 		}
 		var netError net.Error
-		if !errors.As(err, &netError) || netError.Timeout() != c.timeout || errors.Is(err, os.ErrDeadlineExceeded) != c.timeout {
-			t.Errorf("%v: a timeout? want %v", err, c.timeout)
+		if !errors.As(err, &netError) {
+			t.Errorf("Err of %+v = %v, which is not a net.Error", c.result, err)
+		} else if netError.Timeout() != c.timeout || errors.Is(err, os.ErrDeadlineExceeded) != c.timeout {
+			t.Errorf("Err of %+v = %v: Timeout() is %t, os.ErrDeadlineExceeded is %t, want %t for both", c.result, err,
+				netError.Timeout(), errors.Is(err, os.ErrDeadlineExceeded), c.timeout)
 		}
 	}
 	if err := (shaker.Result{Outcome: shaker.Open}).Err(); err != nil {
-		t.Errorf("open: %v", err)
+		t.Errorf("Err of an open target = %v, want nil", err)
 	}
 }

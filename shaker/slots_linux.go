@@ -2,29 +2,9 @@ package shaker
 
 import "time"
 
-// A task is what the event loop drives. All its methods are called by the loop
-// alone. A task ends by calling loop.finish, once.
-type task interface {
-	// seat tells the task its slot. It is called first.
-	seat(*slot)
-	// start does the task's first system calls.
-	start(*loop)
-	// ready handles events of the descriptor that the task has watched.
-	ready(l *loop, events uint32)
-	// expire handles the passing of the task's deadline.
-	expire(*loop)
-	// abandon ends the task because of err: its caller is gone, or the loop
-	// is closing. It does nothing if the task has ended.
-	abandon(l *loop, err error)
-	// wake tells whoever waits for the task that it has ended. Who waited calls
-	// loop.woke as soon as it runs.
-	wake(*loop)
-}
-
-// A ticket names a task for as long as it lives. It is what the loop hands to the
-// kernel as epoll data, and what it keeps in its own queue: once the task has
-// ended, the ticket's generation is over and the ticket names nobody, whoever uses
-// its slot, or its descriptor's number, by then.
+// A ticket names a running task. The loop uses it as epoll data and in its own queue. When the task
+// ends, the generation of its slot changes, and the ticket becomes invalid, even if a new task uses
+// the same slot or the same descriptor number by then.
 type ticket struct {
 	index, generation int32
 }
@@ -33,17 +13,17 @@ type ticket struct {
 type slot struct {
 	ticket
 	task     task          // nil while the slot is free
-	deadline time.Duration // on the loop's clock; 0 if there is none
-	position int           // in deadlines; -1 if it is not in there
+	deadline time.Duration // on the loop's clock; 0 is none
+	position int           // index in deadlines; -1 if it is not in there
 }
 
-// slots are the running tasks by index. The zero value is empty.
+// slots holds the running tasks by index. The zero value is empty.
 type slots struct {
 	all  []*slot
 	free []*slot
 }
 
-// take gives the task a slot and with it a ticket that no other task had.
+// take gives the task a slot, and with it a ticket that no other task has had.
 func (s *slots) take(t task) *slot {
 	if last := len(s.free) - 1; last >= 0 {
 		taken := s.free[last]
@@ -56,7 +36,7 @@ func (s *slots) take(t task) *slot {
 	return taken
 }
 
-// find returns the slot that the ticket was given with, nil if its task has ended.
+// find returns the slot of the ticket's task, nil if that task has ended.
 func (s *slots) find(t ticket) *slot {
 	if t.index < 0 || int(t.index) >= len(s.all) {
 		return nil
@@ -68,7 +48,7 @@ func (s *slots) find(t ticket) *slot {
 	return found
 }
 
-// put frees the slot and ends its ticket.
+// put frees the slot and invalidates its ticket.
 func (s *slots) put(done *slot) {
 	done.task = nil
 	done.generation++

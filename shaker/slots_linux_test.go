@@ -5,8 +5,8 @@ import "testing"
 // running returns the number of slots in use.
 func (s *slots) running() int { return len(s.all) - len(s.free) }
 
-// FuzzSlots plays with the slots beside a model of them: a map from every ticket that was
-// ever given out to the task that it names, nil once that has ended.
+// FuzzSlots compares slots with a model: a map from every ticket that was ever given out to the task
+// that it names, or to nil if that task has ended.
 func FuzzSlots(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 0, 2, 1, 3})
 	f.Fuzz(func(t *testing.T, steps []byte) {
@@ -17,7 +17,7 @@ func FuzzSlots(f *testing.F) {
 			if step%3 > 0 || len(running) == 0 {
 				taken := s.take(&holdUp{})
 				if _, given := names[taken.ticket]; given {
-					t.Fatalf("ticket %+v was given out twice", taken.ticket)
+					t.Fatalf("take returned ticket %+v, want a new one: it was given out before", taken.ticket)
 				}
 				names[taken.ticket] = taken.task
 				running = append(running, taken)
@@ -28,7 +28,7 @@ func FuzzSlots(f *testing.F) {
 				running = append(running[:i], running[i+1:]...)
 			}
 			if s.running() != len(running) {
-				t.Fatalf("%d running, want %d", s.running(), len(running))
+				t.Fatalf("%d slots are in use, want %d", s.running(), len(running))
 			}
 			for given, want := range names {
 				var got task
@@ -36,13 +36,17 @@ func FuzzSlots(f *testing.F) {
 					got = found.task
 				}
 				if got != want {
-					t.Fatalf("ticket %+v names %v, want %v", given, got, want)
+					t.Fatalf("find(%+v) = task %v, want %v", given, got, want)
 				}
 			}
 		}
-		for _, never := range []ticket{{-1, 0}, {int32(len(s.all)), 0}, {0, -1}} {
-			if s.find(never) != nil {
-				t.Errorf("ticket %+v was never given out", never)
+		for _, never := range []ticket{
+			{index: -1, generation: 0},
+			{index: int32(len(s.all)), generation: 0},
+			{index: 0, generation: -1},
+		} {
+			if found := s.find(never); found != nil {
+				t.Errorf("find(%+v) = %+v, want nil: this ticket was never given out", never, found)
 			}
 		}
 	})

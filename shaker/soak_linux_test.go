@@ -9,7 +9,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// footprint is what a Shaker takes of this process when nothing is under way.
+// A footprint is the resources that a Shaker uses while no handshake is running.
 type footprint struct {
 	goroutines, descriptors  int
 	slots, deadlines, queued int
@@ -18,7 +18,7 @@ type footprint struct {
 
 func footprintOf(t *testing.T, s *Shaker) footprint {
 	t.Helper()
-	// What a test has done last may still be ending, and a sync.Pool outlives a collection.
+	// Goroutines of the test may still be ending, and a sync.Pool survives one garbage collection.
 	for range 3 {
 		debug.FreeOSMemory()
 	}
@@ -30,8 +30,8 @@ func footprintOf(t *testing.T, s *Shaker) footprint {
 	runtime.ReadMemStats(&stats)
 	f.heap = stats.HeapAlloc
 	for _, l := range s.engine.loops {
-		h := hold(l)                     // its own data may be read now
-		f.slots += l.slots.running() - 1 // without that of the hold
+		h := hold(l)                     // now the loop's own fields may be read
+		f.slots += l.slots.running() - 1 // without the slot of the holdUp
 		f.deadlines += len(l.deadlines)
 		f.queued += len(l.queue) - l.queueHead + len(l.arrivals) + len(l.aborts) + len(l.abandoned)
 		close(h.release)
@@ -39,7 +39,7 @@ func footprintOf(t *testing.T, s *Shaker) footprint {
 	return f
 }
 
-// However long the crowd probes, what it leaves behind is what its first seconds left.
+// However long the crowd probes, the Shaker uses no more resources than after the first round.
 func TestSoak(t *testing.T) {
 	callers := manyCallers(1000)
 	lab.NeedDescriptors(t, callers+100)
@@ -54,17 +54,18 @@ func TestSoak(t *testing.T) {
 	}
 	first := round()
 	if first.slots != 0 || first.deadlines != 0 || first.queued != 0 {
-		t.Errorf("after the first round %+v", first)
+		t.Errorf("the footprint after the first round is %+v, want no slots, deadlines or queued tasks", first)
 	}
 	for began := time.Now(); time.Since(began) < *lab.Soak; {
 		last := round()
-		// The marks of high water that callers leave rise for a while.
+		// The heap grows for a while, because slices keep the size of the largest burst so far.
 		if grown := int64(last.heap) - int64(first.heap); grown > 2<<20 {
-			t.Errorf("the heap has grown by %d bytes in %d probes", grown, crowd.probes.Load())
+			t.Errorf("the heap has grown by %d bytes in %d probes, want 2 MiB at most", grown, crowd.probes.Load())
 		}
 		last.heap = first.heap
 		if last != first {
-			t.Fatalf("after %d probes %+v, after the first round %+v", crowd.probes.Load(), last, first)
+			t.Fatalf("the footprint after %d probes is %+v, want %+v as after the first round",
+				crowd.probes.Load(), last, first)
 		}
 	}
 	t.Logf("%d probes, %d verdicts: %+v", crowd.probes.Load(), crowd.verdicts.Load(), first)

@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls of the loop. Package unix has them all, but its calls tell the Go
-// scheduler first, which may then give the loop's place to others: with thousands of
-// runnable goroutines every call would be a chance to wait in line while SYN-ACKs go
-// unanswered. None of these calls blocks, so nobody needs to be told. They also leave
-// the answer where the caller has it, instead of allocating it.
+// The system calls of the loop. Package unix has all of them, but its functions notify the Go
+// scheduler, which may then give the processor to another goroutine: with thousands of runnable
+// goroutines, the loop could have to queue after every call, while SYN-ACKs go unanswered. None of
+// these calls blocks, so the scheduler need not know. They also write results to memory of the
+// caller instead of allocating.
 
-// check names the system call that an errno came from.
+// check returns an error that names the system call, or nil if errno is 0.
 func check(call string, errno unix.Errno) error {
 	if errno == 0 {
 		return nil
@@ -41,9 +41,10 @@ func setLinger(fd int, value unix.Linger) error {
 // bindToDevice binds the socket to a network interface (SO_BINDTODEVICE in socket(7)).
 func bindToDevice(fd int, name string) error {
 	if len(name) >= unix.IFNAMSIZ || strings.ContainsRune(name, 0) {
-		return check("setsockopt", unix.ENODEV) // the kernel would take the name's beginning
+		return check("setsockopt", unix.ENODEV) // the kernel would truncate the name
 	}
-	return setsockopt(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unsafe.Pointer(unsafe.StringData(name)), uintptr(len(name)))
+	value := unsafe.Pointer(unsafe.StringData(name))
+	return setsockopt(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, value, uintptr(len(name)))
 }
 
 func setsockopt(fd, level, option int, value unsafe.Pointer, size uintptr) error {
@@ -52,15 +53,15 @@ func setsockopt(fd, level, option int, value unsafe.Pointer, size uintptr) error
 	return check("setsockopt", errno)
 }
 
-// socketError takes the pending error from the socket (SO_ERROR in socket(7)).
+// socketError returns the socket's pending error and clears it (SO_ERROR in socket(7)).
 func socketError(fd int) (unix.Errno, error) {
 	var value int32
 	err := getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&value), unsafe.Sizeof(value))
 	return unix.Errno(value), err
 }
 
-// tcpInfo fills info with the kernel's view of the connection (TCP_INFO in tcp(7)). An
-// older kernel knows fewer fields and leaves the others as they are.
+// tcpInfo fills info with the kernel's view of the connection (TCP_INFO in tcp(7)). An older kernel
+// has fewer fields and leaves the others in info unchanged.
 func tcpInfo(fd int, info *unix.TCPInfo) error {
 	return getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(info), unsafe.Sizeof(*info))
 }
@@ -85,15 +86,15 @@ func connect(fd int, peer *rawAddress) unix.Errno {
 func getsockname(fd int) (local rawAddress) { return getname(unix.SYS_GETSOCKNAME, fd) }
 func getpeername(fd int) (peer rawAddress)  { return getname(unix.SYS_GETPEERNAME, fd) }
 
-// getname leaves the address zero where there is none.
+// getname returns the zero address if the call fails.
 func getname(call uintptr, fd int) (address rawAddress) {
 	length := uint32(unsafe.Sizeof(address))
 	unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&address)), uintptr(unsafe.Pointer(&length)))
 	return address
 }
 
-// receiveError takes one entry from the socket's error queue and returns how many bytes
-// of control messages came with it.
+// receiveError takes one entry from the socket's error queue. n is the length of its control
+// messages.
 func receiveError(fd int, control []byte) (n int, err error) {
 	message := unix.Msghdr{Control: &control[0]}
 	message.SetControllen(len(control))
@@ -108,7 +109,7 @@ func epollAdd(epoll, fd int, event unix.EpollEvent) error {
 	return check("epoll_ctl", errno)
 }
 
-// epollLook returns the events that are there already.
+// epollLook returns pending events without waiting.
 func epollLook(epoll int, events []unix.EpollEvent) (n int, err error) {
 	r, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])),
 		uintptr(len(events)), 0, 0, 0)

@@ -17,7 +17,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// sketch writes a path in one line: TTL, who answered and what.
+// sketch formats a path in one line: for each hop the TTL, the sender of the reply, and the reply.
 func sketch(p Path) string {
 	var hops []string
 	for _, h := range p.Hops {
@@ -43,16 +43,17 @@ func TestTrace(t *testing.T) {
 		targets []string
 		timeout time.Duration // of the handshake
 		options TraceOptions
-		want    []string // as sketch has it
-		reach   int      // SYNs that get to the target, or where it would be, -1 for any number
+		want    []string // for each target, in the form of sketch
+		reach   int      // SYNs that get as far as the target, or to where it would be; -1 for any number
 	}{
 		{name: "open behind three routers",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "10.0.0.1", "198.51.100.3")
 			},
 			targets: []string{"192.0.2.1"},
-			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 10.0.0.1 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, 4 192.0.2.1 open; reached 4"},
-			reach:   1},
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 10.0.0.1 ttl_exceeded, " +
+				"3 198.51.100.3 ttl_exceeded, 4 192.0.2.1 open; reached 4"},
+			reach: 1},
 		{name: "IPv6",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.SYNACK()).Behind("2001:db8:ffff::1", "fd00::2")
@@ -65,14 +66,15 @@ func TestTrace(t *testing.T) {
 			targets: []string{"192.0.2.2", "2001:db8::2"},
 			want:    []string{"1 192.0.2.2 open; reached 1", "1 2001:db8::2 open; reached 1"},
 			reach:   1},
-		{name: "an anonymous router",
+		{name: "routers that do not reply",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "", "", "198.51.100.4")
 			},
 			targets: []string{"192.0.2.3"},
-			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 *, 3 *, 4 198.51.100.4 ttl_exceeded, 5 192.0.2.3 open; reached 5"},
-			reach:   1},
-		{name: "the hop where SYNs die",
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 *, 3 *, 4 198.51.100.4 ttl_exceeded, " +
+				"5 192.0.2.3 open; reached 5"},
+			reach: 1},
+		{name: "SYNs are dropped behind the second router",
 			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind("198.51.100.1", "198.51.100.2")
 			},
@@ -80,21 +82,22 @@ func TestTrace(t *testing.T) {
 			timeout: 50 * time.Millisecond,
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded; reached 0"},
 			reach:   1 + HopsAtOnce},
-		{name: "SYNs die beyond an anonymous router",
+		{name: "SYNs are dropped behind routers that do not reply",
 			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind("198.51.100.1", "", "198.51.100.3", "", "198.51.100.5")
 			},
 			targets: []string{"192.0.2.5"},
 			timeout: 50 * time.Millisecond,
-			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 *, 3 198.51.100.3 ttl_exceeded, 4 *, 5 198.51.100.5 ttl_exceeded; reached 0"},
-			reach:   13}, // of the hops 3 to 10 and 11 to 18
-		{name: "nobody at all answers",
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 *, 3 198.51.100.3 ttl_exceeded, 4 *, " +
+				"5 198.51.100.5 ttl_exceeded; reached 0"},
+			reach: 13}, // of the hops 3 to 10 and 11 to 18
+		{name: "no replies at all",
 			lay:     func(target string) *simnet.Host { return network.At(target).Behind("", "", "") },
 			targets: []string{"192.0.2.6"},
 			timeout: 50 * time.Millisecond,
 			want:    []string{"; reached 0"},
 			reach:   -1},
-		{name: "no way from here",
+		{name: "the first router has no route",
 			lay:     func(target string) *simnet.Host { return network.At(target, simnet.ICMP("198.51.100.1", 3, 0)) },
 			targets: []string{"192.0.2.13"},
 			want:    []string{"1 198.51.100.1 net_unreachable; reached 0"},
@@ -104,23 +107,25 @@ func TestTrace(t *testing.T) {
 				return network.At(target, simnet.RST()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
 			},
 			targets: []string{"192.0.2.7"},
-			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, 4 192.0.2.7 refused; reached 4"},
-			reach:   1},
-		{name: "a firewall that refuses in the target's name, two hops before it",
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, " +
+				"3 198.51.100.3 ttl_exceeded, 4 192.0.2.7 refused; reached 4"},
+			reach: 1},
+		{name: "a firewall refuses in the target's name, two hops before it",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.RST()).Behind("198.51.100.1")
 			},
 			targets: []string{"192.0.2.8"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 192.0.2.8 refused; reached 2"},
 			reach:   1},
-		{name: "a router that has no way on",
+		{name: "the last router has no route",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.ICMP("198.51.100.3", 3, 1)).Behind("198.51.100.1", "198.51.100.2")
 			},
 			targets: []string{"192.0.2.9"},
-			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 host_unreachable; reached 0"},
-			reach:   1},
-		{name: "a router that forbids, IPv6",
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, " +
+				"3 198.51.100.3 host_unreachable; reached 0"},
+			reach: 1},
+		{name: "a router prohibits, IPv6",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.ICMP("2001:db8:ffff::3", 1, 1)).Behind("2001:db8:ffff::1")
 			},
@@ -134,7 +139,7 @@ func TestTrace(t *testing.T) {
 			targets: []string{"192.0.2.10"},
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 192.0.2.10 port_unreachable; reached 2"},
 			reach:   1},
-		{name: "packets go in circles",
+		{name: "a routing loop",
 			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind(slices.Repeat([]string{"198.51.100.1", "198.51.100.2"}, 20)...)
 			},
@@ -143,7 +148,7 @@ func TestTrace(t *testing.T) {
 			want: []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.1 ttl_exceeded, " +
 				"4 198.51.100.2 ttl_exceeded, 5 198.51.100.1 ttl_exceeded; reached 0"},
 			reach: 0},
-		{name: "no more hops than asked for",
+		{name: "MaxHops",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
 			},
@@ -158,18 +163,22 @@ func TestTrace(t *testing.T) {
 				host := c.lay(text)
 				r, err := s.Shake(t.Context(), target, &Options{Timeout: c.timeout})
 				if err != nil {
-					t.Fatal(err)
+					t.Fatalf("Shake(%v): error %v, want a verdict", target, err)
 				}
 				before := len(slices.Collect(network.SentTo(target)))
-				var told []Hop
-				c.options.OnHop = func(h Hop) { told = append(told, h) }
+				var hops []Hop
+				c.options.OnHop = func(h Hop) { hops = append(hops, h) }
 				path, err := s.Trace(t.Context(), r, &c.options)
 				if got := sketch(path); err != nil || got != c.want[i] {
-					t.Errorf("%s, %v, want %s\n%s", got, err, c.want[i], network.Trace(target.Addr()))
+					t.Errorf("Trace to %v = %s, error %v, want %s\n%s",
+						target, got, err, c.want[i], network.Trace(target.Addr()))
 				}
 				for n, h := range path.Hops {
-					if told[n] != h || h.From.IsValid() != (h.RTT > 0) || h.RTT > time.Second {
-						t.Errorf("hop %d: %+v, told %+v", n, h, told[n])
+					if hops[n] != h {
+						t.Errorf("OnHop %d was called with %+v, want %+v as in the path", n, hops[n], h)
+					}
+					if h.From.IsValid() != (h.RTT > 0) || h.RTT > time.Second {
+						t.Errorf("hop %d is %+v, want an RTT of at most 1 s, and 0 only without a reply", n, h)
 					}
 				}
 				reach, port := 0, r.Local.Port()
@@ -178,23 +187,24 @@ func TestTrace(t *testing.T) {
 					case segment.SYN && int(segment.TTL) > host.Distance():
 						reach++
 					case !segment.SYN && (!segment.RST || segment.ACK && !segment.RST):
-						t.Errorf("sent %v", segment)
+						t.Errorf("%v was sent, want only SYNs and RSTs", segment)
 					}
 					if segment.Src.Port() != port && c.timeout == 0 {
-						t.Errorf("%v is of another flow than that from port %d", segment, port)
+						t.Errorf("%v was sent, want the flow of the handshake from port %d", segment, port)
 					}
 				}
 				if reach != c.reach && c.reach >= 0 {
-					t.Errorf("%d SYNs got as far as the target, want %d\n%s", reach, c.reach, network.Trace(target.Addr()))
+					t.Errorf("%d SYNs got as far as the target, want %d\n%s",
+						reach, c.reach, network.Trace(target.Addr()))
 				}
 			})
 		}
 	}
 }
 
-// A router whose answer takes a longer way back than that of the next one is not overtaken
-// by it: each hop has its own latency.
-func TestTraceOfAsymmetricAnswers(t *testing.T) {
+// The reply of the second router takes longer than the reply of the third. Each hop still gets its own
+// latency.
+func TestTraceAsymmetricReplies(t *testing.T) {
 	const slow = 20 * time.Millisecond
 	routers := []string{"198.51.100.1", "198.51.100.2", "198.51.100.3"}
 	var wire atomic.Pointer[simnet.Wire]
@@ -214,38 +224,41 @@ func TestTraceOfAsymmetricAnswers(t *testing.T) {
 	}, "192.0.2.0/24", "198.51.100.0/24"))
 	s := start(t)
 	path, err := s.Trace(t.Context(), mustShake(t, s, target4), nil)
-	const want = "1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, 4 192.0.2.1 open; reached 4"
+	const want = "1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, " +
+		"4 192.0.2.1 open; reached 4"
 	if got := sketch(path); err != nil || got != want {
-		t.Fatalf("%s, %v, want %s", got, err, want)
+		t.Fatalf("Trace to %v = %s, error %v, want %s", target4, got, err, want)
 	}
 	if rtt := path.Hops[1].RTT; rtt < slow {
-		t.Errorf("the second hop took %v, its answer %v", rtt, slow)
+		t.Errorf("the RTT of the second hop is %v, want %v or more", rtt, slow)
 	}
 }
 
-// What a trace cannot do, or has nothing to do.
-func TestTraceOfNothing(t *testing.T) {
+// Trace returns errors for invalid options and local errors, and an empty path if no SYN was sent.
+func TestTraceWithoutPath(t *testing.T) {
 	openWire(t)
 	s := start(t)
 	r := mustShake(t, s, target4)
-	if _, err := s.Trace(t.Context(), r, &TraceOptions{MaxHops: 256}); err == nil || err.Error() != "trace 192.0.2.1:80: 256 hops, of 1 to 255" {
-		t.Errorf("256 hops: %v", err)
+	const want = "trace 192.0.2.1:80: MaxHops is 256, want 1 to 255"
+	if _, err := s.Trace(t.Context(), r, &TraceOptions{MaxHops: 256}); err == nil || err.Error() != want {
+		t.Errorf("Trace with 256 hops: error %v, want %s", err, want)
 	}
-	if path, err := s.Trace(t.Context(), mustShake(t, s, netip.MustParseAddrPort("203.0.113.1:80")), nil); err != nil || len(path.Hops) > 0 {
-		t.Errorf("without a route: %+v, %v", path, err)
+	unreachable := mustShake(t, s, netip.MustParseAddrPort("203.0.113.1:80"))
+	if path, err := s.Trace(t.Context(), unreachable, nil); err != nil || len(path.Hops) > 0 {
+		t.Errorf("Trace without a route = %+v, error %v, want no hops", path, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.Trace(ctx, r, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
+		t.Errorf("Trace with a cancelled context: error %v, want %v", err, context.Canceled)
 	}
 	lab.WithDescriptors(t, 0, func() {
 		if _, err := s.Trace(t.Context(), r, nil); !errors.Is(err, unix.EMFILE) {
-			t.Errorf("without descriptors: %v", err)
+			t.Errorf("Trace without descriptors: error %v, want EMFILE", err)
 		}
 	})
 	s.Close()
 	if _, err := s.Trace(t.Context(), r, nil); !errors.Is(err, ErrClosed) {
-		t.Errorf("closed: %v", err)
+		t.Errorf("Trace after Close: error %v, want %v", err, ErrClosed)
 	}
 }

@@ -2,18 +2,19 @@ package shaker
 
 import "syscall"
 
-// verdict decides what an errno of connect(2), or one that a socket was left with, says
-// about the target. It is not ok if the errno says nothing about the target, but that
-// this host could not try. (What goes wrong before connect(2) is never a verdict.)
+// verdict decides which outcome an errno means for the target, given the ICMP error that caused it,
+// if any. The errno is that of connect(2) or the socket's pending error (SO_ERROR). ok is false if
+// the errno is a local error, which says nothing about the target. An error before connect(2) is
+// always a local error and does not get here.
 //
-// What ICMP errors turn into is in the kernel's tables icmp_err_convert (net/ipv4/icmp.c)
-// and tab_unreach (net/ipv6/icmp.c).
+// The kernel translates ICMP errors to errnos by the tables icmp_err_convert (net/ipv4/icmp.c) and
+// tab_unreach (net/ipv6/icmp.c).
 func verdict(errno syscall.Errno, icmp ICMP) (outcome Outcome, ok bool) {
 	switch errno {
-	case syscall.EMFILE, syscall.ENFILE, // no descriptor
+	case syscall.EMFILE, syscall.ENFILE, // no free descriptor
 		syscall.ENOBUFS, syscall.ENOMEM, // no kernel memory
-		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN, // no local address or port
-		syscall.ENODEV: // the interface to send through has gone
+		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN, // no free local address or port
+		syscall.ENODEV: // the interface to send through is gone
 		return 0, false
 
 	case syscall.ECONNREFUSED:
@@ -29,7 +30,7 @@ func verdict(errno syscall.Errno, icmp ICMP) (outcome Outcome, ok bool) {
 		return Prohibited, true
 	}
 	switch {
-	case icmp.prohibited(): // to the errno, the target is just unreachable
+	case icmp.prohibited(): // errno alone would only say "unreachable"
 		return Prohibited, true
 	case icmp.destinationUnreachable():
 		return Unreachable, true

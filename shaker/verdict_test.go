@@ -11,7 +11,7 @@ func TestVerdict(t *testing.T) {
 	for _, c := range []struct {
 		errno syscall.Errno
 		icmp  ICMP
-		want  Outcome // 0 if there is no verdict
+		want  Outcome // 0 for a local error, which is not a verdict
 	}{
 		{errno: syscall.EMFILE},
 		{errno: syscall.ENFILE},
@@ -45,7 +45,7 @@ func TestVerdict(t *testing.T) {
 	} {
 		got, ok := verdict(c.errno, c.icmp)
 		if got != c.want || ok != (c.want != 0) {
-			t.Errorf("%v, %+v: %v, %t, want %v", c.errno, c.icmp, got, ok, c.want)
+			t.Errorf("verdict(%v, %+v) = %v, %t, want %v, %t", c.errno, c.icmp, got, ok, c.want, c.want != 0)
 		}
 	}
 }

@@ -1,10 +1,11 @@
-// The floor that BenchmarkFloor and BenchmarkTruth compare with: the system calls of the
-// handshake and nothing else, in one thread.
+// The lower limit for BenchmarkFloor and BenchmarkTruth: a program of one thread that makes the
+// system calls of a handshake and nothing else.
 //
 //	floor ADDRESS PORT HANDSHAKES AT_ONCE
 //
-// With AT_ONCE 0 they are made one by one, 10 ms apart, and a line is printed of each: RTT
-// and SYN to SYN-ACK, in nanoseconds.
+// AT_ONCE is how many handshakes run concurrently. If it is 0, the handshakes run one by one, 10 ms
+// apart, and the program prints a line for each: the RTT and the time from SYN to SYN-ACK, in
+// nanoseconds.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -39,7 +40,7 @@ static void start(int epoll, int fd, const struct sockaddr_in *target) {
 	check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 }
 
-// end returns the RTT in microseconds.
+// end closes an open connection and returns its RTT in microseconds.
 static unsigned end(int fd) {
 	int error;
 	socklen_t size = sizeof error;

@@ -1,0 +1,109 @@
+package shaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+)
+
+// Shake returns the right verdict under every network condition of the matrix.
+func TestNetworkConditions(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	s := start(t)
+	conditions := network.Conditions()
+	findings := make([]simnet.Finding, len(conditions))
+	var group sync.WaitGroup
+	for i, condition := range conditions {
+		group.Go(func() {
+			began := time.Now()
+			r, err := s.Shake(context.Background(), condition.Target, &Options{Timeout: condition.Timeout})
+			if err == nil {
+				err = checkCondition(network, condition, r, time.Since(began))
+			}
+			if err != nil {
+				t.Errorf("%s: Shake(%v) = %+v: %v\n%s", condition.Name, condition.Target, r, err,
+					network.Trace(condition.Target.Addr()))
+			}
+			findings[i] = finding(r)
+		})
+	}
+	group.Wait()
+	simnet.CompareConditions(t, conditions, findings)
+
+	// Two conditions with the same errno differ in their ICMP error.
+	names := make(map[simnet.Finding]string)
+	for i, f := range findings {
+		name := conditions[i].Name
+		if f.ICMP != "" && strings.HasPrefix(name, "ICMP") && strings.Count(name, ",") == 1 {
+			if other, ok := names[f]; ok {
+				t.Errorf("%s and %s have the same result, want different ones: %+v", other, name, f)
+			}
+			names[f] = name
+		}
+	}
+}
+
+// checkCondition compares a result, and how long it took, with what was on the wire.
+func checkCondition(network *simnet.Network, condition simnet.Condition, r Result, took time.Duration) error {
+	syns, acks := 0, 0
+	for segment := range network.SentTo(condition.Target) {
+		switch {
+		case segment.SYN && segment.ACK && acks == 0: // a simultaneous open
+			acks++
+		case segment.SYN:
+			syns++
+		case segment.ACK && !segment.RST:
+			acks++
+		}
+	}
+	switch {
+	case r.Peer != condition.Target:
+		return fmt.Errorf("the peer is %v, want %v", r.Peer, condition.Target)
+	case (r.Outcome == Open) != (r.Err() == nil) || r.Errno != 0 && !errors.Is(r.Err(), r.Errno):
+		return fmt.Errorf("Err() is %w, want nil if Open, and otherwise an error that wraps %v", r.Err(), r.Errno)
+	case r.SYNRetransmits != syns-1:
+		return fmt.Errorf("%d retransmissions, want %d: %d SYNs were sent", r.SYNRetransmits, syns-1, syns)
+	case r.Outcome == Open &&
+		(r.Handshake < condition.Delay || r.Handshake > condition.Timeout || r.RTT > r.Handshake):
+		return fmt.Errorf("the handshake took %v with an RTT of %v, want %v to %v and at least the RTT",
+			r.Handshake, r.RTT, condition.Delay, condition.Timeout)
+	case (r.Outcome == Timeout) != (took >= condition.Timeout):
+		return fmt.Errorf("%v after %v, want Timeout if that is %v or more, and only then",
+			r.Outcome, took, condition.Timeout)
+	case r.Outcome == Open && r.ACKSent != (acks > 0):
+		return fmt.Errorf("ACKSent is %t, want %t: %d ACKs were sent", r.ACKSent, acks > 0, acks)
+	}
+	return nil
+}
+
+// finding returns the result in the form of the matrix of network conditions.
+func finding(r Result) simnet.Finding {
+	f := simnet.Finding{Result: r.Outcome.String(), Errno: ErrnoName(r.Errno)}
+	if r.ICMP.From.IsValid() {
+		f.ICMP = fmt.Sprintf("%d/%d %v from %v", r.ICMP.Type, r.ICMP.Code, r.ICMP, r.ICMP.From)
+	}
+	if r.Local.IsValid() {
+		f.SYNRetransmits = strconv.Itoa(r.SYNRetransmits)
+	}
+	measured := func(d time.Duration) string {
+		if d > 0 {
+			return "yes"
+		}
+		return ""
+	}
+	f.Handshake, f.RTT = measured(r.Handshake), measured(r.RTT)
+	if r.MSS > 0 {
+		f.MSS = strconv.Itoa(r.MSS)
+	}
+	if r.Outcome == Open || r.Outcome == Reset {
+		f.ACKSent = map[bool]string{false: "no", true: "yes"}[r.ACKSent]
+	}
+	return f
+}

@@ -1,0 +1,83 @@
+package shaker
+
+import (
+	"context"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An engine is one event loop per processor, and a pool of handshakes for reuse.
+type engine struct {
+	loops []*loop
+	next  atomic.Uint32 // counts handshakes, to distribute them over the loops
+	idle  sync.Pool     // of *handshake
+
+	// withholdACK is true except in a test's control case.
+	withholdACK bool
+}
+
+func newEngine() (*engine, error) { return newEngineOf(runtime.GOMAXPROCS(0)) }
+
+func newEngineOf(loops int) (*engine, error) {
+	e := &engine{withholdACK: true}
+	for range loops {
+		l, err := newLoop()
+		if err != nil {
+			e.close()
+			return nil, err
+		}
+		e.loops = append(e.loops, l)
+	}
+	return e, nil
+}
+
+func (e *engine) close() {
+	for _, l := range e.loops {
+		l.close()
+	}
+}
+
+// shake runs one handshake on a loop and waits until it has ended. The scope is the interface index
+// of the target's IPv6 zone. A zero deadline means none.
+func (e *engine) shake(
+	ctx context.Context, target netip.AddrPort, scope uint32, options *Options, deadline time.Time,
+) (Result, error) {
+	source, _, err := options.rawSource()
+	if err != nil {
+		return Result{}, err
+	}
+	h, ok := e.idle.Get().(*handshake)
+	if !ok {
+		h = &handshake{done: make(chan struct{}, 1)}
+	}
+	h.withholdACK = e.withholdACK
+	h.peer, h.family = newRawAddress(target, scope)
+	h.options, h.source = *options, source // a copy, so that the caller's stay on its stack
+	h.result = Result{Peer: target}
+	h.soft, h.softErrno = ICMP{}, 0
+	h.err = nil
+
+	l := e.loops[e.next.Add(1)%uint32(len(e.loops))]
+	var end time.Duration
+	if !deadline.IsZero() {
+		end = l.onClock(deadline)
+	}
+	if err := l.submit(h, end); err != nil {
+		return Result{}, err
+	}
+	select {
+	case <-h.done:
+		l.woke()
+		result, err := h.result, h.err
+		e.idle.Put(h)
+		return result, err
+	case <-ctx.Done():
+		l.abandon(h, ctx.Err())
+		<-h.done
+		l.woke()
+		return h.result, h.err // do not reuse h: the loop may still see the abort
+	}
+}
