@@ -1,30 +1,48 @@
-# make release    makes the archives of a release in dist: for each platform one that holds a static
-#                 binary, licenses, README.md, CHANGELOG.md, docs and examples; and sha256sums.txt
+# make build      builds shaker_exporter in this directory
+# make test       runs all tests; a test that needs more than the machine has is skipped and says why
+# make lint       runs gofmt, go vet, staticcheck and, if it is installed, shellcheck
+# make release    builds the release archives in dist, one for each platform, and sha256sums.txt;
+#                 an archive holds a static binary, licenses, README.md, CHANGELOG.md, docs and examples
 # make help       prints this
 #
-# What can be given, as in `make release PLATFORMS="linux/amd64 linux/arm64"`:
+# Variables of make release, as in `make release PLATFORMS="linux/amd64 linux/arm64"`:
 #
-#   VERSION              the version, otherwise what `git describe` calls the commit
-#   PLATFORMS            those of Go's platforms that archives are made for
-#   OUT                  where they go, in place of those of the same version
-#   ALLOW_DIRTY=1        also makes them of what is not committed, to try things out
-#   SOURCE_DATE_EPOCH    the time of all that is in them, otherwise the commit's
+#   VERSION              the version; by default, what `git describe` prints
+#   PLATFORMS            the platforms, as Go names them
+#   OUT                  the directory; archives of the same version in it are replaced
+#   ALLOW_DIRTY=1        includes uncommitted changes, to try things out
+#   SOURCE_DATE_EPOCH    the time of all files; by default, the time of the commit
 #
-# The same commit, version and Go make the same archives, byte by byte, on any Linux with GNU's tar
-# and gzip. To check published ones, make them again and run `sha256sum -c` with the published sums.
+# The same commit, version and Go release give the same archives, byte by byte, on any Linux with GNU
+# tar and gzip. To verify published archives, build them again and run `sha256sum -c` with the
+# published sums.
 #
-# To release: give the top of CHANGELOG.md its version and date, commit, tag the commit with the
-# version, as in v1.2.3, run `make release`, and publish the tag and all that is in dist.
+# To release: give the top section of CHANGELOG.md its version and date, commit, tag the commit with
+# the version, such as v1.2.3, run `make release`, and publish the tag and all files in dist.
 
 PLATFORMS = linux/amd64 linux/arm64 linux/arm \
 	darwin/amd64 darwin/arm64 freebsd/amd64 openbsd/amd64 windows/amd64
 OUT = dist
 export PLATFORMS OUT
 
-.PHONY: help release
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help build test lint release
 
 help:
 	@sed '/^#/!q; s/^# \{0,1\}//' Makefile
+
+build:
+	go build -o shaker_exporter .
+
+test:
+	go test ./... && go -C test test ./...
+
+lint:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted with gofmt:" $$unformatted; exit 1; }
+	go vet ./... && go -C test vet ./...
+	$(STATICCHECK) ./... && cd test && $(STATICCHECK) ./...
+	@! command -v shellcheck >/dev/null || shellcheck .ci/run scripts/*.sh
 
 release:
 	@sh scripts/release.sh
