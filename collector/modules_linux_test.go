@@ -63,7 +63,7 @@ modules:
 		{query: "198.51.100.1:80", want: "target 198.51.100.1:80 may not be probed: no rule of targets.allow permits it\n"},
 		{query: "192.0.2.66:80", want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
 		{query: "[::ffff:192.0.2.66]:80", want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
-		{query: "0.0.0.0:80", want: "target 0.0.0.0:80 may not be probed: 0.0.0.0 stands for an address of this host, which has to be named\n"},
+		{query: "0.0.0.0:80", want: "target 0.0.0.0:80 may not be probed: 0.0.0.0 stands for an address of this host, want that address\n"},
 		{query: "[2001:db8:6::1]:80", to: []string{"[2001:db8:6::1]:80"}},
 		{query: "[2001:db8:6::1]:443", want: "target [2001:db8:6::1]:443 may not be probed: targets.deny [2001:db8:6::/48]:443 forbids it\n"},
 		{query: "denied.example:443", want: "target [2001:db8:6::1]:443 may not be probed: targets.deny [2001:db8:6::/48]:443 forbids it\n"},

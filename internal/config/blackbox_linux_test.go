@@ -10,8 +10,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// Of the file that blackbox_exporter comes with, this exporter names exactly the modules
-// that do more than a handshake. Without them it takes the file as it is.
+// In the file that comes with blackbox_exporter, this exporter refuses exactly the modules that do
+// more than a handshake. Without those modules, it accepts the file unchanged.
 func TestBlackboxExportersOwnFile(t *testing.T) {
 	lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
 	const name = "/etc/prometheus/blackbox.yml"
@@ -31,7 +31,7 @@ func TestBlackboxExportersOwnFile(t *testing.T) {
 	}
 	_, _, err = Load(name)
 	if err == nil {
-		t.Fatal("nothing in it is refused")
+		t.Fatalf("Load(%s) has no error, want one for each module that does more than a handshake", name)
 	}
 	foreign := 0
 	for module, m := range theirs.Modules {
@@ -39,7 +39,8 @@ func TestBlackboxExportersOwnFile(t *testing.T) {
 		queries, _ := section["query_response"].([]any)
 		plain := m.Prober == "tcp" && len(queries) == 0 && section["tls"] != true
 		if named := strings.Contains(err.Error(), " module "+module+": "); named == plain {
-			t.Errorf("module %s: plain %t, refused %t", module, plain, named)
+			t.Errorf("Load(%s): module %s is only a handshake: %t; refused: %t, want the opposite",
+				name, module, plain, named)
 		}
 		if !plain {
 			foreign++
@@ -47,12 +48,13 @@ func TestBlackboxExportersOwnFile(t *testing.T) {
 		}
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		if !strings.HasSuffix(line, keepThere) {
-			t.Errorf("%s", line)
+		if !strings.HasSuffix(line, keepInBlackbox) {
+			t.Errorf("Load(%s): error %q, want only errors that end with %q", name, line, keepInBlackbox)
 		}
 	}
 	if foreign == 0 || len(theirs.Modules) == 0 {
-		t.Errorf("%d modules that do more than a handshake, %d that do not", foreign, len(theirs.Modules))
+		t.Errorf("%s has %d modules that do more than a handshake and %d that do not, want some of both",
+			name, foreign, len(theirs.Modules))
 	}
 	plain, err := yaml.Marshal(theirs)
 	if err != nil {
@@ -60,11 +62,11 @@ func TestBlackboxExportersOwnFile(t *testing.T) {
 	}
 	c, warnings, err := Parse("plain.yml", plain)
 	if err != nil || warnings != nil {
-		t.Fatalf("%q, %v", warnings, err)
+		t.Fatalf("%s without the refused modules: warnings %q, error %v, want none", name, warnings, err)
 	}
-	for name := range theirs.Modules {
-		if _, ok := c.Modules[name]; !ok {
-			t.Errorf("module %s is missing", name)
+	for module := range theirs.Modules {
+		if _, ok := c.Modules[module]; !ok {
+			t.Errorf("%s without the refused modules: module %s is missing", name, module)
 		}
 	}
 }

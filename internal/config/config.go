@@ -1,5 +1,3 @@
-// Package config holds what a user can configure: who may be probed, and the modules, by
-// which a probe says how it is to be done.
 package config
 
 import (
@@ -9,88 +7,88 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Config is a configuration in force. It is not changed once it is in use.
+// Config is a configuration. It must not be changed once it is in use.
 type Config struct {
 	Targets Targets
 	Modules map[string]Module
 }
 
-// Module is a way to probe. The names are those of blackbox_exporter where it has the same.
+// Module describes how to probe. Keys that blackbox_exporter has too are named as there.
 type Module struct {
 	Prober  string        // "tcp"
-	Timeout time.Duration // upper limit of a probe's timeout
+	Timeout time.Duration // upper limit of a probe's timeout, at most MaxTimeout
 	TCP     TCP
 }
 
-// TCP is how the tcp prober shakes hands.
+// TCP describes the handshakes of the tcp prober.
 type TCP struct {
-	// PreferredIPProtocol is which addresses of a name are taken, IP4 or IP6.
+	// PreferredIPProtocol is the IP version of the addresses to use, IP4 or IP6.
 	PreferredIPProtocol string
 
-	// IPProtocolFallback tells that an address of the other version will do if there is
+	// IPProtocolFallback reports whether addresses of the other version are used if a name has
 	// none of the preferred one.
 	IPProtocolFallback bool
 
-	// Addresses is how many addresses of a name are probed, First or All.
+	// Addresses selects which addresses of a name are probed, First or All.
 	Addresses string
 
-	// SourceIPAddress is the address of this host to send from, no IPv4-mapped one. If it
-	// is valid, only addresses of its family are probed.
+	// SourceIPAddress is the address of this host to send from, never an IPv4-mapped one. If
+	// it is valid, only addresses of its family are probed.
 	SourceIPAddress netip.Addr
 
-	SourcePorts shaker.PortRange // zero: the system's
-	Interface   string           // "": as the routes say
+	SourcePorts shaker.PortRange // zero: chosen by the system
+	Interface   string           // "": chosen by the routing table
 	DSCP        uint8            // 0 to 63
 	FWMark      uint32
-	TTL         uint8 // 0: the system's
+	TTL         uint8 // 0: the system's default
 
-	// ValidResults are the results with which a probe succeeds. There is at least one.
+	// ValidResults are the results with which a probe succeeds, at least one.
 	ValidResults []string
 
-	// Path is when the way to the target is traced: Never, OnFailure or Always.
+	// Path selects when the path to the target is traced: Never, OnFailure or Always.
 	Path string
 
-	// MaxHops is how many hops of it are looked at, 1 to 255.
+	// MaxHops limits how many hops of the path are probed, 1 to 255.
 	MaxHops uint8
 
 	// Close is how a handshake ends, Reset or FIN.
 	Close string
 }
 
-// The values of PreferredIPProtocol.
+// Values of PreferredIPProtocol.
 const (
 	IP4 = "ip4"
 	IP6 = "ip6"
 )
 
-// The values of Addresses.
+// Values of Addresses.
 const (
 	First = "first"
 	All   = "all"
 )
 
-// The values of Path.
+// Values of Path.
 const (
 	Never     = "never"
-	OnFailure = "on_failure" // if the result is none of ValidResults
+	OnFailure = "on_failure" // if the result is not one of ValidResults
 	Always    = "always"
 )
 
-// The values of Close.
+// Values of Close.
 const (
-	Reset = "reset" // the application never sees the handshake
-	FIN   = "fin"   // the handshake is completed, for a target that takes offence at an RST
+	Reset = "reset" // the target's application never sees the handshake
+	FIN   = "fin"   // the handshake is completed, for targets that mishandle an RST
 )
 
-// The results of a probe whose target has no address to shake hands with. All others are a
+// Results of a probe that has no address to connect to. Every other result is the name of a
 // [shaker.Outcome].
 const (
-	DNSNotFound = "dns_not_found" // there is no such name, or no address of the wanted family
+	DNSNotFound = "dns_not_found" // the name does not exist, or has no address of the wanted family
 	DNSTimeout  = "dns_timeout"   // no answer in time
 	DNSError    = "dns_error"     // any other answer, such as SERVFAIL
 )
 
-// results returns all results that there are.
+// results returns all results that a probe can have.
 func results() []string {
 	var all []string
 	for outcome := shaker.Open; outcome <= shaker.Failed; outcome++ {
@@ -99,7 +97,10 @@ func results() []string {
 	return append(all, DNSNotFound, DNSTimeout, DNSError)
 }
 
-// DefaultModule is the module of a probe that names none.
+// MaxTimeout is the longest timeout of a module. The kernel gives up a SYN after about that time.
+const MaxTimeout = 2 * time.Minute
+
+// DefaultModule is the module of a probe that does not name one.
 const DefaultModule = "tcp_connect"
 
 // Default returns the built-in configuration.
@@ -116,7 +117,7 @@ func Default() *Config {
 	}}
 }
 
-// defaultModule returns a module of which nothing but the prober is configured.
+// defaultModule returns the values of the keys that a module leaves out.
 func defaultModule() Module {
 	return Module{
 		Prober:  "tcp",
@@ -133,7 +134,7 @@ func defaultModule() Module {
 	}
 }
 
-// Options returns what the module asks of the engine for one handshake, without Timeout.
+// Options returns the module's options for one handshake, without Timeout.
 func (m *Module) Options() shaker.Options {
 	return shaker.Options{
 		Source:      m.TCP.SourceIPAddress,
@@ -146,8 +147,8 @@ func (m *Module) Options() shaker.Options {
 	}
 }
 
-// Network returns which addresses are probed, as package net has it: "ip4", "ip6", or "ip"
-// for both. A source can reach only its own family.
+// Network returns the network to resolve names in, as package net names it: "ip4", "ip6", or
+// "ip" for both. A source address limits it to its own family.
 func (t *TCP) Network() string {
 	switch {
 	case t.SourceIPAddress.Is4():

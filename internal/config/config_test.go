@@ -15,21 +15,21 @@ func TestNetwork(t *testing.T) {
 		tcp  TCP
 		want string
 	}{
-		{TCP{PreferredIPProtocol: IP6, IPProtocolFallback: true}, "ip"},
-		{TCP{PreferredIPProtocol: IP4, IPProtocolFallback: true}, "ip"},
-		{TCP{PreferredIPProtocol: IP6}, "ip6"},
-		{TCP{PreferredIPProtocol: IP4}, "ip4"},
-		{TCP{PreferredIPProtocol: IP6, IPProtocolFallback: true, SourceIPAddress: four}, "ip4"},
-		{TCP{PreferredIPProtocol: IP4, IPProtocolFallback: true, SourceIPAddress: six}, "ip6"},
-		{TCP{PreferredIPProtocol: IP4, SourceIPAddress: four}, "ip4"},
+		{tcp: TCP{PreferredIPProtocol: IP6, IPProtocolFallback: true}, want: "ip"},
+		{tcp: TCP{PreferredIPProtocol: IP4, IPProtocolFallback: true}, want: "ip"},
+		{tcp: TCP{PreferredIPProtocol: IP6}, want: "ip6"},
+		{tcp: TCP{PreferredIPProtocol: IP4}, want: "ip4"},
+		{tcp: TCP{PreferredIPProtocol: IP6, IPProtocolFallback: true, SourceIPAddress: four}, want: "ip4"},
+		{tcp: TCP{PreferredIPProtocol: IP4, IPProtocolFallback: true, SourceIPAddress: six}, want: "ip6"},
+		{tcp: TCP{PreferredIPProtocol: IP4, SourceIPAddress: four}, want: "ip4"},
 	} {
 		if got := test.tcp.Network(); got != test.want {
-			t.Errorf("%+v: %s, want %s", test.tcp, got, test.want)
+			t.Errorf("Network() of %+v = %s, want %s", test.tcp, got, test.want)
 		}
 	}
 }
 
-// Every option of the engine but the timeout comes from the module.
+// Every option of the engine except the timeout comes from the module.
 func TestOptions(t *testing.T) {
 	module := Module{Prober: "tcp", Timeout: 1, TCP: TCP{
 		SourceIPAddress: netip.MustParseAddr("192.0.2.7"),
@@ -51,24 +51,25 @@ func TestOptions(t *testing.T) {
 	}
 	got := module.Options()
 	if got != want {
-		t.Errorf("%+v, want %+v", got, want)
+		t.Errorf("Options() of %+v = %+v, want %+v", module, got, want)
 	}
 	options := reflect.ValueOf(got)
 	for i := range options.NumField() {
 		if name := options.Type().Field(i).Name; options.Field(i).IsZero() != (name == "Timeout") {
-			t.Errorf("%s is %v", name, options.Field(i))
+			t.Errorf("Options() of %+v: %s is %v, want only Timeout to be zero", module, name, options.Field(i))
 		}
 	}
 	for name, module := range Default().Modules {
 		if got := module.Options(); got != (shaker.Options{}) {
-			t.Errorf("module %s: %+v", name, got)
+			t.Errorf("Options() of the built-in module %s = %+v, want none", name, got)
 		}
 	}
 }
 
 func TestResults(t *testing.T) {
-	want := []string{"open", "refused", "reset", "timeout", "unreachable", "prohibited", "error", "dns_not_found", "dns_timeout", "dns_error"}
+	want := []string{"open", "refused", "reset", "timeout", "unreachable", "prohibited", "error",
+		"dns_not_found", "dns_timeout", "dns_error"}
 	if got := results(); !slices.Equal(got, want) {
-		t.Errorf("%q", got)
+		t.Errorf("results() = %q, want %q", got, want)
 	}
 }

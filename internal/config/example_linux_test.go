@@ -14,20 +14,20 @@ import (
 
 const example = "../../examples/shaker.yml"
 
-// The example is the defaults, and loads on every host.
+// The example has the default values, and is valid on every host.
 func TestExampleIsTheDefaults(t *testing.T) {
 	c, warnings, err := Load(example)
 	if err != nil || warnings != nil {
-		t.Fatalf("%q, %v", warnings, err)
+		t.Fatalf("Load(%s) = %q, %v, want no warnings and no error", example, warnings, err)
 	}
 	want := &Config{Modules: map[string]Module{DefaultModule: Default().Modules[DefaultModule]}}
 	if !reflect.DeepEqual(c, want) {
-		t.Errorf("%+v, want %+v", c, want)
+		t.Errorf("Load(%s) = %+v, want %+v", example, c, want)
 	}
 }
 
-// With the keys that are commented out the example has every key there is, in the order of
-// the table, and is valid.
+// With the keys that are commented out, the example has every key, in the order of the tables, and
+// is valid.
 func TestExampleHasEveryKey(t *testing.T) {
 	lab.Need(t)
 	text, err := os.ReadFile(example)
@@ -37,7 +37,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 	text = regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAll(text, []byte("$1$2"))
 	c, warnings, err := Parse("shaker.yml", text)
 	if err != nil || len(warnings) != 2 { // source_ip_address and interface
-		t.Fatalf("%q, %v", warnings, err)
+		t.Fatalf("%s with every key: warnings %q, error %v, want 2 warnings", example, warnings, err)
 	}
 	for name, keys := range map[string][2][]string{
 		"the file": {keysAt(t, text), names(configKeys)},
@@ -46,13 +46,13 @@ func TestExampleHasEveryKey(t *testing.T) {
 		"tcp":      {keysAt(t, text, "modules", DefaultModule, "tcp"), names(tcpKeys)},
 	} {
 		if !slices.Equal(keys[0], keys[1]) {
-			t.Errorf("%s has %s, want %s", name, keys[0], keys[1])
+			t.Errorf("%s: %s has the keys %s, want %s", example, name, keys[0], keys[1])
 		}
 	}
-	// What is in force with all of them has all of them, too.
+	// The effective configuration has all of them too.
 	shown := encode(t, c)
 	if got := keysAt(t, shown, "modules", DefaultModule, "tcp"); !slices.Equal(got, names(tcpKeys)) {
-		t.Errorf("in force are %s", got)
+		t.Errorf("%s with every key, encoded again: tcp has the keys %s, want %s", example, got, names(tcpKeys))
 	}
 }
 
@@ -67,7 +67,7 @@ func keysAt(t testing.TB, text []byte, path ...string) (keys []string) {
 	for _, name := range path {
 		for i := 0; ; i += 2 {
 			if i == len(node.Content) {
-				t.Fatalf("%s: there is no %s", path, name)
+				t.Fatalf("%q at %s: key %s is missing", text, path, name)
 			}
 			if node.Content[i].Value == name {
 				node = node.Content[i+1]

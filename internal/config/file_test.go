@@ -19,7 +19,7 @@ func files(t testing.TB, pattern string) map[string][]byte {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join("testdata", pattern))
 	if err != nil || len(names) == 0 {
-		t.Fatalf("%s: %v, %v", pattern, names, err)
+		t.Fatalf("Glob(%s) = %q, %v, want at least one file", pattern, names, err)
 	}
 	texts := map[string][]byte{}
 	for _, name := range names {
@@ -42,7 +42,7 @@ func encode(t testing.TB, c *Config) []byte {
 	return text.Bytes()
 }
 
-// The files end with what is to be said of them, in comments: "# want: line: text".
+// Each file ends with comments that have the expected errors: "# want: line: text".
 func TestInvalid(t *testing.T) {
 	want := regexp.MustCompile(`(?m)^# want: (.*)$`)
 	for name, text := range files(t, "invalid/*.yml") {
@@ -52,32 +52,32 @@ func TestInvalid(t *testing.T) {
 		}
 		c, warnings, err := Load(name)
 		if c != nil || warnings != nil || err == nil {
-			t.Errorf("%s: %+v, %q, %v", name, c, warnings, err)
+			t.Errorf("Load(%s) = %+v, %q, %v, want only an error", name, c, warnings, err)
 		} else if want := strings.Join(wants, "\n"); err.Error() != want {
-			t.Errorf("%s:\n got %v\nwant %s", name, err, want)
+			t.Errorf("Load(%s):\n got %v\nwant %s", name, err, want)
 		}
 	}
 }
 
-// Each file is in force as the one of the same name in testdata/in_force says, and that is
-// a configuration file for the same.
+// Each file of testdata/valid has the effective configuration, including defaults, of the file of
+// the same name in testdata/effective, and that file means the same.
 func TestValid(t *testing.T) {
 	for name, text := range files(t, "valid/*.yml") {
 		c, warnings, err := Parse(name, text)
 		if warnings != nil || err != nil {
-			t.Errorf("%q, %v", warnings, err)
+			t.Errorf("Parse(%s) = %q, %v, want no warnings and no error", name, warnings, err)
 			continue
 		}
-		inForce := filepath.Join("testdata", "in_force", filepath.Base(name))
-		want, err := os.ReadFile(inForce)
+		effective := filepath.Join("testdata", "effective", filepath.Base(name))
+		want, err := os.ReadFile(effective)
 		if err != nil {
 			t.Error(err)
 		}
 		if got := encode(t, c); !bytes.Equal(got, want) {
-			t.Errorf("%s:\n got %s\nwant %s", name, got, want)
+			t.Errorf("Parse(%s), as YAML:\n got %s\nwant %s", name, got, want)
 		}
-		if again, warnings, err := Load(inForce); !reflect.DeepEqual(again, c) {
-			t.Errorf("%s is %+v, which is %+v, %q, %v", name, c, again, warnings, err)
+		if again, warnings, err := Load(effective); !reflect.DeepEqual(again, c) || warnings != nil || err != nil {
+			t.Errorf("Load(%s) = %+v, %q, %v, want %+v as of %s", effective, again, warnings, err, c, name)
 		}
 	}
 }
@@ -85,36 +85,43 @@ func TestValid(t *testing.T) {
 func TestDefaultIsAFile(t *testing.T) {
 	c, warnings, err := Parse("default.yml", encode(t, Default()))
 	if err != nil || warnings != nil || !reflect.DeepEqual(c, Default()) {
-		t.Errorf("%+v, %q, %v", c, warnings, err)
+		t.Errorf("Parse(Default() as YAML) = %+v, %q, %v, want %+v", c, warnings, err, Default())
+	}
+}
+
+func TestLoadWithoutName(t *testing.T) {
+	if c, warnings, err := Load(""); !reflect.DeepEqual(c, Default()) || warnings != nil || err != nil {
+		t.Errorf(`Load("") = %+v, %q, %v, want %+v`, c, warnings, err, Default())
 	}
 }
 
 func TestLoadNoFile(t *testing.T) {
-	if c, _, err := Load("testdata/absent.yml"); c != nil || !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%+v, %v", c, err)
+	const name = "testdata/absent.yml"
+	if c, _, err := Load(name); c != nil || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Load(%s) = %+v, %v, want %v", name, c, err, fs.ErrNotExist)
 	}
 }
 
-// What is accepted means the same after yaml.Marshal. What is wrong is said in one line for
-// each, with the file and an existing line named.
+// An accepted configuration, encoded as YAML, means the same. An error is one line for each
+// mistake, which begins with the file and a line.
 func FuzzParse(f *testing.F) {
 	for _, text := range files(f, "*/*.yml") {
 		f.Add(text)
 	}
-	remark := regexp.MustCompile(`^fuzz\.yml:[1-9][0-9]*: .`)
+	mistake := regexp.MustCompile(`^fuzz\.yml:[1-9][0-9]*: .`)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, _, err := Parse("fuzz.yml", text)
 		if err != nil {
 			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !remark.MatchString(line) {
-					t.Errorf("%q", line)
+				if !mistake.MatchString(line) {
+					t.Errorf("Parse(%q): error line %q, want a match for %v", text, line, mistake)
 				}
 			}
 			return
 		}
 		shown := encode(t, c)
 		if again, _, err := Parse("fuzz.yml", shown); err != nil || !reflect.DeepEqual(again, c) {
-			t.Errorf("%s\nis shown as\n%s, which is\n%+v, %v", text, shown, again, err)
+			t.Errorf("Parse(%q) = %+v, as YAML\n%s\nwhich is %+v, %v, want the same", text, c, shown, again, err)
 		}
 	})
 }

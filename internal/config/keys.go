@@ -8,11 +8,13 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// key is a key of a mapping that configures a T.
+// key is a key of a mapping that configures a T. A new key needs a row in one of the tables below,
+// and a field in config.go, with its default there. If the key is an option of the handshake, it also
+// belongs in Module.Options.
 type key[T any] struct {
 	name string
-	read func(t *T, v value) // reads its value into t, or refuses it
-	show func(t *T) any      // returns the value, nil if there is none; not of a key that is always refused
+	read func(t *T, v value) // sets t to the value in the file, or refuses it
+	show func(t *T) any      // returns the value of t, or nil if it has none; nil for a key of blackbox_exporter only
 }
 
 var configKeys = []key[Config]{
@@ -48,13 +50,13 @@ var moduleKeys = []key[Module]{
 	{"tcp",
 		func(m *Module, v value) { readTCP(v, &m.TCP) },
 		func(m *Module) any { return m.TCP }},
-	// The sections of blackbox_exporter's other probers.
-	{"http", refuseKey[Module], nil},
-	{"dns", refuseKey[Module], nil},
-	{"icmp", refuseKey[Module], nil},
-	{"grpc", refuseKey[Module], nil},
-	{"unix", refuseKey[Module], nil},
-	{"websocket", refuseKey[Module], nil},
+	// Sections for other probers of blackbox_exporter. A section has the name of its prober.
+	{"http", refuseSection, nil},
+	{"dns", refuseSection, nil},
+	{"icmp", refuseSection, nil},
+	{"grpc", refuseSection, nil},
+	{"unix", refuseSection, nil},
+	{"websocket", refuseSection, nil},
 }
 
 var tcpKeys = []key[TCP]{
@@ -84,21 +86,21 @@ var tcpKeys = []key[TCP]{
 	{"dscp",
 		func(t *TCP, v value) {
 			if number(v, &t.DSCP, 0, 63) {
-				v.try(shaker.Options{DSCP: t.DSCP})
+				v.checkHost(shaker.Options{DSCP: t.DSCP})
 			}
 		},
 		func(t *TCP) any { return t.DSCP }},
 	{"fwmark",
 		func(t *TCP, v value) {
 			if number(v, &t.FWMark, 0, 1<<32-1) {
-				v.try(shaker.Options{Mark: t.FWMark})
+				v.checkHost(shaker.Options{Mark: t.FWMark})
 			}
 		},
 		func(t *TCP) any { return t.FWMark }},
 	{"ttl",
 		func(t *TCP, v value) {
 			if number(v, &t.TTL, 1, 255) {
-				v.try(shaker.Options{TTL: t.TTL})
+				v.checkHost(shaker.Options{TTL: t.TTL})
 			}
 		},
 		func(t *TCP) any { return unless(0, t.TTL) }},
@@ -108,7 +110,7 @@ var tcpKeys = []key[TCP]{
 	{"path",
 		func(t *TCP, v value) {
 			if v.choice(&t.Path, Never, OnFailure, Always); t.Path != Never {
-				v.try(shaker.Options{TTL: 1})
+				v.checkHost(shaker.Options{TTL: 1})
 			}
 		},
 		func(t *TCP) any { return t.Path }},
@@ -118,13 +120,13 @@ var tcpKeys = []key[TCP]{
 	{"close",
 		func(t *TCP, v value) { v.choice(&t.Close, Reset, FIN) },
 		func(t *TCP) any { return t.Close }},
-	// What blackbox_exporter does after the handshake.
+	// Keys for what blackbox_exporter does after the handshake.
 	{"query_response", func(_ *TCP, v value) { refuseQueries(v) }, nil},
 	{"tls", func(_ *TCP, v value) { refuseTLS(v) }, nil},
 	{"tls_config", func(_ *TCP, v value) { ignoreTLSConfig(v) }, nil},
 }
 
-// unless returns a value to be shown, unless it is what stands for none.
+// unless returns the value, or nil if it is the one that stands for no value.
 func unless[T comparable](none, value T) any {
 	if value == none {
 		return nil
@@ -143,7 +145,7 @@ func showRanges(ranges []Range) any {
 	return texts
 }
 
-// show returns a mapping of the keys that have a value, in the order of the table.
+// show returns a mapping of the keys that have a value, in the order of their table.
 func show[T any](t *T, keys []key[T]) (any, error) {
 	mapping := &yaml.Node{Kind: yaml.MappingNode}
 	for _, key := range keys {
@@ -164,15 +166,14 @@ func show[T any](t *T, keys []key[T]) (any, error) {
 	return mapping, nil
 }
 
-// MarshalYAML returns the configuration in force, the defaults included, as a file that
-// [Parse] takes for the same.
+// MarshalYAML returns the configuration, including defaults, as a file that means the same.
 func (c Config) MarshalYAML() (any, error) { return show(&c, configKeys) }
 
-// MarshalYAML returns the targets as the file has them.
+// MarshalYAML returns the targets as in the configuration file.
 func (t Targets) MarshalYAML() (any, error) { return show(&t, targetsKeys) }
 
-// MarshalYAML returns the module as the file has it, the defaults included.
+// MarshalYAML returns the module, including defaults, as in the configuration file.
 func (m Module) MarshalYAML() (any, error) { return show(&m, moduleKeys) }
 
-// MarshalYAML returns the section tcp as the file has it, the defaults included.
+// MarshalYAML returns the section tcp, including defaults, as in the configuration file.
 func (t TCP) MarshalYAML() (any, error) { return show(&t, tcpKeys) }

@@ -6,5 +6,5 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// The tests have no other network than their own loopback.
+// The tests have no network except their own loopback.
 func TestMain(m *testing.M) { lab.Main(m) }

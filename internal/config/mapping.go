@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// names returns the names of the keys, but those that are refused.
+// names returns the names of the keys, without those of blackbox_exporter only.
 func names[T any](keys []key[T]) []string {
 	var names []string
 	for _, key := range keys {
@@ -19,7 +19,7 @@ func names[T any](keys []key[T]) []string {
 
 func wantKeys[T any](keys []key[T]) string { return "the keys " + strings.Join(names(keys), ", ") }
 
-// readMapping reads a mapping into t, and returns the values of its keys.
+// readMapping reads a mapping into t, and returns the values of the mapping's keys.
 func readMapping[T any](v value, t *T, keys []key[T]) map[string]value {
 	entries, _ := v.entries(wantKeys(keys))
 	return readEntries(entries, t, keys)
@@ -39,21 +39,21 @@ func readEntries[T any](entries []entry, t *T, keys []key[T]) map[string]value {
 	return given
 }
 
-// suggest returns which names there are, and first the one that may be meant.
-func suggest(name string, known []string) string {
-	name = shorten(name)
-	nearest := slices.MinFunc(known, func(a, b string) int { return distance(name, a) - distance(name, b) })
+// suggest returns a hint for an unknown name: the known name that it resembles, and all of them.
+func suggest(unknown string, known []string) string {
+	unknown = shorten(unknown)
+	nearest := slices.MinFunc(known, func(a, b string) int { return distance(unknown, a) - distance(unknown, b) })
 	hint := ""
-	if distance(name, nearest) <= (len(nearest)+1)/3 {
+	if distance(unknown, nearest) <= (len(nearest)+1)/3 {
 		hint = fmt.Sprintf(" (is %s meant?)", nearest)
 	}
-	return fmt.Sprintf("%s, there are %s", hint, strings.Join(known, ", "))
+	return fmt.Sprintf("%s, want one of %s", hint, strings.Join(known, ", "))
 }
 
-// distance returns how many letters have to be put in, left out or replaced to make one
-// text of the other (Levenshtein).
+// distance returns how many bytes must be inserted, deleted or replaced to turn a into b, their
+// Levenshtein distance.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1) // of the distances of a[:i] to each b[:j]
+	row := make([]int, len(b)+1) // row[j] is the distance between a[:i] and b[:j]
 	for j := range row {
 		row[j] = j
 	}

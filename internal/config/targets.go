@@ -8,35 +8,39 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Targets is the policy: which targets may be probed. Its zero value allows everyone.
+// Targets is the policy for targets: which of them may be probed. Its zero value allows all.
 type Targets struct {
-	Allow []Range // nil: everyone
-	Deny  []Range // wins over Allow
+	Allow []Range // nil: all targets
+	Deny  []Range // takes precedence over Allow
 }
 
-// Range is a set of targets: the addresses of a prefix, with the ports of a range.
+// Range is a set of targets: every address of a prefix, with every port of a range.
 type Range struct {
-	prefix      netip.Prefix // of IPv4 where it was an IPv4-mapped one; without host bits
-	first, last uint16
+	prefix netip.Prefix // without host bits; an IPv4-mapped prefix becomes an IPv4 prefix
+	ports  shaker.PortRange
 }
 
-// Check returns nil if the target may be probed, and otherwise the rule that forbids it.
+// Check returns nil if the target may be probed, and otherwise an error that names the rule.
 //
-// An IPv4-mapped target is its IPv4 address, and one with a zone is matched without it. No
-// policy permits the unspecified addresses 0.0.0.0 and ::, with which the kernel connects to
-// this host: to the loopback address, or to the source address where a module has one.
+// An IPv4-mapped target is checked as its IPv4 address, and a target with a zone without the zone.
+// No policy permits the unspecified addresses 0.0.0.0 and ::, with which the kernel connects to
+// this host: to the loopback address, or to the source address of the module if it has one.
 func (t *Targets) Check(target netip.AddrPort) error {
 	if t.Allow == nil && t.Deny == nil {
 		return nil
 	}
 	addr := target.Addr().Unmap().WithZone("")
 	if addr.IsUnspecified() {
-		return fmt.Errorf("%v stands for an address of this host, which has to be named", addr)
+		return fmt.Errorf("%v stands for an address of this host, want that address", addr)
 	}
 	matches := func(r Range) bool {
-		return r.prefix.Contains(addr) && r.first <= target.Port() && target.Port() <= r.last
+		return r.prefix.Contains(addr) && r.ports.First <= target.Port() && target.Port() <= r.ports.Last
 	}
 	if i := slices.IndexFunc(t.Deny, matches); i >= 0 {
 		return fmt.Errorf("targets.deny %v forbids it", t.Deny[i])
@@ -47,45 +51,82 @@ func (t *Targets) Check(target netip.AddrPort) error {
 	return nil
 }
 
-// anyPort is how a Range is written that has all ports.
+// anyPort is how the file writes all ports. They include port 0, which 1-65535 does not.
 const anyPort = "*"
 
-// String returns the range as the configuration file has it, with the length of its prefix
-// in any case: 10.0.0.0/8:443, [2001:db8::1/128]:1-1024 or 192.0.2.1/32:*.
+var allPorts = shaker.PortRange{First: 0, Last: 65535}
+
+// String returns the range as in the configuration file, always with a prefix length:
+// 10.0.0.0/8:443, [2001:db8::1/128]:1-1024 or 192.0.2.1/32:*.
 func (r Range) String() string {
 	var ports string
 	switch {
-	case r.first == 0:
+	case r.ports == allPorts:
 		ports = anyPort
-	case r.first == r.last:
-		ports = strconv.Itoa(int(r.first))
+	case r.ports.First == r.ports.Last:
+		ports = strconv.Itoa(int(r.ports.First))
 	default:
-		ports = fmt.Sprintf("%d-%d", r.first, r.last)
+		ports = r.ports.String()
 	}
 	return net.JoinHostPort(r.prefix.String(), ports)
 }
 
-// parseRange reads prefix:ports. A bare address is a prefix of all its bits.
+func readTargets(v value, targets *Targets) {
+	if isEmpty(v.Node) {
+		v.refuse("is empty, want allow or deny")
+		return
+	}
+	readMapping(v, targets, targetsKeys)
+}
+
+func readAllow(v value, allow *[]Range) {
+	if v.Kind == yaml.SequenceNode && len(v.Content) == 0 {
+		v.refuse("is empty, so that no target could be probed: remove the key to allow all targets")
+		return
+	}
+	readRanges(v, allow)
+}
+
+func readRanges(v value, ranges *[]Range) {
+	const want = `a list such as ["10.0.0.0/8:443", "[2001:db8::/32]:*"]`
+	items, _ := v.items(want)
+	for _, item := range items {
+		text, ok := item.text(`a quoted string such as "10.0.0.0/8:443" or "[2001:db8::/32]:*"`)
+		if !ok {
+			continue
+		}
+		r, err := parseRange(text)
+		if err != nil {
+			item.path = v.path + ": " + item.quote()
+			item.refuse("%v", err)
+			continue
+		}
+		*ranges = append(*ranges, r)
+	}
+}
+
+// parseRange parses prefix:ports. An address without a prefix length has all its bits.
 func parseRange(text string) (Range, error) {
 	host, ports, err := net.SplitHostPort(text)
 	if err != nil {
 		return Range{}, explainSplit(text)
 	}
-	r := Range{first: 0, last: 65535}
+	r := Range{ports: allPorts}
 	if ports != anyPort {
-		if r.first, r.last, err = parsePorts(ports); err != nil {
-			return Range{}, fmt.Errorf("has the port %s, want 1 to 65535, a range such as 1-1024, or %s", strconv.Quote(ports), anyPort)
+		var ok bool
+		if r.ports, ok = parsePorts(ports); !ok {
+			return Range{}, fmt.Errorf("has port %q, want 1 to 65535, a range such as 1-1024, or %s", ports, anyPort)
 		}
 	}
 	if r.prefix, err = parsePrefix(host); err != nil {
 		return Range{}, err
 	}
 	if r.prefix.Addr().Is4() == strings.HasPrefix(text, "[") {
-		return Range{}, fmt.Errorf("has brackets, which are for IPv6, want %s:%s", host, ports)
+		return Range{}, fmt.Errorf("has brackets, which are only for IPv6, want %s:%s", host, ports)
 	}
 	if masked := r.prefix.Masked(); masked != r.prefix {
 		r.prefix = masked
-		return Range{}, fmt.Errorf("has bits set beyond its prefix, want %v", r)
+		return Range{}, fmt.Errorf("has bits set beyond its prefix length, want %v", r)
 	}
 	if addr := r.prefix.Addr(); addr.Is4In6() {
 		r.prefix = netip.PrefixFrom(addr.Unmap(), r.prefix.Bits()-96)
@@ -93,10 +134,10 @@ func parseRange(text string) (Range, error) {
 	return r, nil
 }
 
-// explainSplit returns what keeps a text from being host:port, by the wants of a Range.
+// explainSplit returns why a text is not host:port, with the Range that may be meant.
 func explainSplit(text string) error {
-	if _, err := parsePrefix(strings.Trim(text, "[]")); err == nil {
-		host := strings.Trim(text, "[]")
+	host := strings.Trim(text, "[]")
+	if _, err := parsePrefix(host); err == nil {
 		return fmt.Errorf("has no port, want %s or %s", net.JoinHostPort(host, "443"), net.JoinHostPort(host, anyPort))
 	}
 	if i := strings.LastIndexByte(text, ':'); i >= 0 {
@@ -104,7 +145,7 @@ func explainSplit(text string) error {
 			return fmt.Errorf("has no brackets, want %s", net.JoinHostPort(text[:i], text[i+1:]))
 		}
 	}
-	return errors.New("is no range of addresses and ports, want one such as 10.0.0.0/8:443 or [2001:db8::/32]:*")
+	return errors.New("is not an address range with ports, want one such as 10.0.0.0/8:443 or [2001:db8::/32]:*")
 }
 
 func parsePrefix(text string) (netip.Prefix, error) {
@@ -112,7 +153,7 @@ func parsePrefix(text string) (netip.Prefix, error) {
 		if _, bits, found := strings.Cut(zone, "/"); found {
 			before += "/" + bits
 		}
-		return netip.Prefix{}, fmt.Errorf("has a zone, want %s: it is matched on every interface", before)
+		return netip.Prefix{}, fmt.Errorf("has a zone, want %s: a rule applies to every interface", before)
 	}
 	if prefix, err := netip.ParsePrefix(text); err == nil {
 		return prefix, nil
@@ -121,35 +162,22 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	addr, err := netip.ParseAddr(host)
 	switch {
 	case err != nil:
-		return netip.Prefix{}, errors.New("has no address, want one such as 10.0.0.0/8 or 192.0.2.1: names are checked once they are resolved")
+		return netip.Prefix{}, errors.New("has no IP address, want one such as 10.0.0.0/8 or 192.0.2.1: " +
+			"rules match resolved addresses, not names")
 	case hasBits:
-		return netip.Prefix{}, fmt.Errorf("has the prefix length %s, want 0 to %d", quote(bits), addr.BitLen())
+		return netip.Prefix{}, fmt.Errorf("has prefix length %s, want 0 to %d", quote(bits), addr.BitLen())
 	}
 	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
 
-// parsePorts reads a port or two with a dash between them.
-func parsePorts(text string) (first, last uint16, err error) {
+// parsePorts parses a port, or two ports with a dash between them.
+func parsePorts(text string) (ports shaker.PortRange, ok bool) {
 	from, to, isRange := strings.Cut(text, "-")
 	if !isRange {
 		to = from
 	}
-	if first, err = parsePort(from); err != nil {
-		return 0, 0, err
-	}
-	if last, err = parsePort(to); err != nil {
-		return 0, 0, err
-	}
-	if first > last {
-		return 0, 0, errors.New("the first port is above the last")
-	}
-	return first, last, nil
-}
-
-func parsePort(text string) (uint16, error) {
-	port, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || port == 0 {
-		return 0, errors.New("a port is 1 to 65535")
-	}
-	return uint16(port), nil
+	first, err := strconv.ParseUint(from, 10, 16)
+	last, err2 := strconv.ParseUint(to, 10, 16)
+	ok = err == nil && err2 == nil && 0 < first && first <= last
+	return shaker.PortRange{First: uint16(first), Last: uint16(last)}, ok
 }

@@ -15,7 +15,7 @@ func policy(t testing.TB, allow, deny []string) Targets {
 		for _, text := range texts {
 			r, err := parseRange(text)
 			if err != nil {
-				t.Fatalf("%s %v", text, err)
+				t.Fatalf("parseRange(%s) = %v, want no error", text, err)
 			}
 			ranges = append(ranges, r)
 		}
@@ -26,55 +26,76 @@ func policy(t testing.TB, allow, deny []string) Targets {
 
 func TestTargetsCheck(t *testing.T) {
 	const (
-		unpermitted = "no rule of targets.allow permits it"
-		unnamed4    = "0.0.0.0 stands for an address of this host, which has to be named"
-		unnamed6    = ":: stands for an address of this host, which has to be named"
+		unpermitted  = "no rule of targets.allow permits it"
+		unspecified4 = "0.0.0.0 stands for an address of this host, want that address"
+		unspecified6 = ":: stands for an address of this host, want that address"
 	)
 	type list = []string
 	for _, test := range []struct {
 		allow, deny list
 		target      string
-		want        string // "": it may be probed
+		want        string // "" if it may be probed
 	}{
-		{nil, nil, "192.0.2.1:1", ""},
-		{nil, nil, "0.0.0.0:1", ""},
-		{list{"10.0.0.0/8:443"}, nil, "10.255.255.255:443", ""},
-		{list{"10.0.0.0/8:443"}, nil, "11.0.0.0:443", unpermitted},
-		{list{"10.0.0.0/8:443"}, nil, "10.0.0.1:444", unpermitted},
-		{list{"10.0.0.0/8:443"}, nil, "[2001:db8::1]:443", unpermitted},
-		{list{"10.0.0.1:80-90", "10.0.0.1:443"}, nil, "10.0.0.1:80", ""},
-		{list{"10.0.0.1:80-90", "10.0.0.1:443"}, nil, "10.0.0.1:90", ""},
-		{list{"10.0.0.1:80-90", "10.0.0.1:443"}, nil, "10.0.0.1:443", ""},
-		{list{"10.0.0.1:80-90", "10.0.0.1:443"}, nil, "10.0.0.1:79", unpermitted},
-		{list{"10.0.0.1:80-90", "10.0.0.1:443"}, nil, "10.0.0.1:91", unpermitted},
-		{list{"10.0.0.1:*"}, nil, "10.0.0.1:1", ""},
-		{list{"10.0.0.1:*"}, nil, "10.0.0.1:65535", ""},
-		{list{"10.0.0.1:*"}, nil, "10.0.0.2:1", unpermitted},
+		{target: "192.0.2.1:1"},
+		{target: "0.0.0.0:1"},
+		{allow: list{"10.0.0.0/8:443"}, target: "10.255.255.255:443"},
+		{allow: list{"10.0.0.0/8:443"}, target: "11.0.0.0:443", want: unpermitted},
+		{allow: list{"10.0.0.0/8:443"}, target: "10.0.0.1:444", want: unpermitted},
+		{allow: list{"10.0.0.0/8:443"}, target: "[2001:db8::1]:443", want: unpermitted},
+		{allow: list{"10.0.0.1:80-90", "10.0.0.1:443"}, target: "10.0.0.1:80"},
+		{allow: list{"10.0.0.1:80-90", "10.0.0.1:443"}, target: "10.0.0.1:90"},
+		{allow: list{"10.0.0.1:80-90", "10.0.0.1:443"}, target: "10.0.0.1:443"},
+		{allow: list{"10.0.0.1:80-90", "10.0.0.1:443"}, target: "10.0.0.1:79", want: unpermitted},
+		{allow: list{"10.0.0.1:80-90", "10.0.0.1:443"}, target: "10.0.0.1:91", want: unpermitted},
+		{allow: list{"10.0.0.1:*"}, target: "10.0.0.1:1"},
+		{allow: list{"10.0.0.1:*"}, target: "10.0.0.1:65535"},
+		{allow: list{"10.0.0.1:*"}, target: "10.0.0.2:1", want: unpermitted},
 
 		// deny wins
-		{nil, list{"169.254.169.254:*"}, "169.254.169.254:80", "targets.deny 169.254.169.254/32:* forbids it"},
-		{nil, list{"169.254.169.254:*"}, "169.254.169.253:80", ""},
-		{list{"10.0.0.0/8:*"}, list{"10.1.0.0/16:22"}, "10.1.0.1:22", "targets.deny 10.1.0.0/16:22 forbids it"},
-		{list{"10.0.0.0/8:*"}, list{"10.1.0.0/16:22"}, "10.1.0.1:23", ""},
-		{list{"10.1.0.1:22"}, list{"192.0.2.1:*", "10.0.0.0/8:1-1024"}, "10.1.0.1:22", "targets.deny 10.0.0.0/8:1-1024 forbids it"},
+		{
+			deny: list{"169.254.169.254:*"}, target: "169.254.169.254:80",
+			want: "targets.deny 169.254.169.254/32:* forbids it",
+		},
+		{deny: list{"169.254.169.254:*"}, target: "169.254.169.253:80"},
+		{
+			allow: list{"10.0.0.0/8:*"}, deny: list{"10.1.0.0/16:22"}, target: "10.1.0.1:22",
+			want: "targets.deny 10.1.0.0/16:22 forbids it",
+		},
+		{allow: list{"10.0.0.0/8:*"}, deny: list{"10.1.0.0/16:22"}, target: "10.1.0.1:23"},
+		{
+			allow: list{"10.1.0.1:22"}, deny: list{"192.0.2.1:*", "10.0.0.0/8:1-1024"}, target: "10.1.0.1:22",
+			want: "targets.deny 10.0.0.0/8:1-1024 forbids it",
+		},
 
-		// the same address in another guise
-		{nil, list{"10.0.0.0/8:*"}, "[::ffff:10.0.0.1]:1", "targets.deny 10.0.0.0/8:* forbids it"},
-		{nil, list{"[::ffff:10.0.0.0/104]:*"}, "10.0.0.1:1", "targets.deny 10.0.0.0/8:* forbids it"},
-		{nil, list{"[::ffff:10.0.0.0/104]:*"}, "[::ffff:10.0.0.1]:1", "targets.deny 10.0.0.0/8:* forbids it"},
-		{nil, list{"[::/0]:*"}, "[::ffff:10.0.0.1]:1", ""},
-		{list{"[::ffff:10.0.0.1]:1"}, nil, "10.0.0.1:1", ""},
-		{nil, list{"[fe80::/10]:*"}, "[fe80::1%eth0]:22", "targets.deny [fe80::/10]:* forbids it"},
-		{list{"[fe80::1]:22"}, nil, "[fe80::1%eth0]:22", ""},
+		// the same address in another form
+		{
+			deny: list{"10.0.0.0/8:*"}, target: "[::ffff:10.0.0.1]:1",
+			want: "targets.deny 10.0.0.0/8:* forbids it",
+		},
+		{
+			deny: list{"[::ffff:10.0.0.0/104]:*"}, target: "10.0.0.1:1",
+			want: "targets.deny 10.0.0.0/8:* forbids it",
+		},
+		{
+			deny: list{"[::ffff:10.0.0.0/104]:*"}, target: "[::ffff:10.0.0.1]:1",
+			want: "targets.deny 10.0.0.0/8:* forbids it",
+		},
+		{deny: list{"[::/0]:*"}, target: "[::ffff:10.0.0.1]:1"},
+		{allow: list{"[::ffff:10.0.0.1]:1"}, target: "10.0.0.1:1"},
+		{
+			deny: list{"[fe80::/10]:*"}, target: "[fe80::1%eth0]:22",
+			want: "targets.deny [fe80::/10]:* forbids it",
+		},
+		{allow: list{"[fe80::1]:22"}, target: "[fe80::1%eth0]:22"},
 
-		// this host, which has to be named
-		{nil, list{"127.0.0.0/8:*"}, "0.0.0.0:1", unnamed4},
-		{nil, list{"127.0.0.0/8:*"}, "[::ffff:0.0.0.0]:1", unnamed4},
-		{nil, list{"[::1]:*"}, "[::]:1", unnamed6},
-		{nil, list{"[::1]:*"}, "[::%eth0]:1", unnamed6},
-		{nil, list{"0.0.0.0:*"}, "127.0.0.1:1", ""},
-		{list{"0.0.0.0/0:*"}, nil, "0.0.0.0:1", unnamed4},
-		{list{"[::]:*", "[::1]:*"}, nil, "[::]:1", unnamed6},
+		// unspecified addresses, which stand for this host
+		{deny: list{"127.0.0.0/8:*"}, target: "0.0.0.0:1", want: unspecified4},
+		{deny: list{"127.0.0.0/8:*"}, target: "[::ffff:0.0.0.0]:1", want: unspecified4},
+		{deny: list{"[::1]:*"}, target: "[::]:1", want: unspecified6},
+		{deny: list{"[::1]:*"}, target: "[::%eth0]:1", want: unspecified6},
+		{deny: list{"0.0.0.0:*"}, target: "127.0.0.1:1"},
+		{allow: list{"0.0.0.0/0:*"}, target: "0.0.0.0:1", want: unspecified4},
+		{allow: list{"[::]:*", "[::1]:*"}, target: "[::]:1", want: unspecified6},
 	} {
 		targets := policy(t, test.allow, test.deny)
 		got := ""
@@ -82,15 +103,15 @@ func TestTargetsCheck(t *testing.T) {
 			got = err.Error()
 		}
 		if got != test.want {
-			t.Errorf("allow %s, deny %s: %s: %q, want %q", test.allow, test.deny, test.target, got, test.want)
+			t.Errorf("allow %s, deny %s: Check(%s) = %q, want %q", test.allow, test.deny, test.target, got, test.want)
 		}
 	}
 }
 
-// However rules and targets lie to each other, Check says what comparing bit by bit says.
+// For random rules and targets, Check agrees with a comparison bit by bit.
 func TestTargetsCheckBitByBit(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	randomAddr := func() netip.Addr { // of few, so that rules meet targets
+	randomAddr := func() netip.Addr { // from a small set, so that rules often match
 		bytes := make([]byte, 4)
 		if random.IntN(2) == 0 {
 			bytes = make([]byte, 16)
@@ -109,7 +130,7 @@ func TestTargetsCheckBitByBit(t *testing.T) {
 			addr := randomAddr()
 			prefix, _ := addr.Prefix(random.IntN(addr.BitLen() + 1))
 			first := uint16(1 + random.IntN(5))
-			r := rule{prefix.Addr(), prefix.Bits(), first, first + uint16(random.IntN(3))}
+			r := rule{addr: prefix.Addr(), bits: prefix.Bits(), first: first, last: first + uint16(random.IntN(3))}
 			rules = append(rules, r)
 			text := fmt.Sprintf("%v:%d-%d", prefix, r.first, r.last)
 			if addr.Is6() {
@@ -119,7 +140,7 @@ func TestTargetsCheckBitByBit(t *testing.T) {
 		}
 		return rules, texts
 	}
-	meets := func(rules []rule, addr netip.Addr, port uint16) bool {
+	matches := func(rules []rule, addr netip.Addr, port uint16) bool {
 		for _, r := range rules {
 			if addr.BitLen() != r.addr.BitLen() || port < r.first || port > r.last {
 				continue
@@ -141,27 +162,28 @@ func TestTargetsCheckBitByBit(t *testing.T) {
 		deny, denyTexts := randomRules()
 		targets := policy(t, allowTexts, denyTexts)
 		addr, port := randomAddr(), uint16(1+random.IntN(8))
-		want := (len(allow) == 0 || meets(allow, addr, port)) && !meets(deny, addr, port)
-		guise := addr
+		want := (len(allow) == 0 || matches(allow, addr, port)) && !matches(deny, addr, port)
+		form := addr
 		switch {
 		case addr.Is4() && random.IntN(2) == 0:
-			guise = netip.AddrFrom16(addr.As16())
+			form = netip.AddrFrom16(addr.As16())
 		case addr.Is6() && random.IntN(2) == 0:
-			guise = addr.WithZone("eth0")
+			form = addr.WithZone("eth0")
 		}
-		err := targets.Check(netip.AddrPortFrom(guise, port))
+		err := targets.Check(netip.AddrPortFrom(form, port))
 		if (err == nil) != want {
-			t.Fatalf("allow %s, deny %s: %v port %d: %v", allowTexts, denyTexts, guise, port, err)
+			t.Fatalf("allow %s, deny %s: Check(%v port %d) = %v, want permitted %t",
+				allowTexts, denyTexts, form, port, err, want)
 		}
 		verdicts[want]++
 	}
 	if verdicts[true] < 1000 || verdicts[false] < 1000 {
-		t.Errorf("too few of a kind: %v", verdicts)
+		t.Errorf("permitted or not: %v, want at least 1000 of both", verdicts)
 	}
 }
 
 func TestRange(t *testing.T) {
-	for text, want := range map[string]string{ // "": as it is
+	for text, want := range map[string]string{ // "": the same
 		"10.0.0.0/8:443":             "",
 		"10.0.0.1:443":               "10.0.0.1/32:443",
 		"10.0.0.1/32:1-1024":         "",
@@ -181,18 +203,19 @@ func TestRange(t *testing.T) {
 		}
 		r, err := parseRange(text)
 		if err != nil || r.String() != want {
-			t.Errorf("%s: %v, %v", text, r, err)
+			t.Errorf("parseRange(%s) = %v, %v, want %s", text, r, err, want)
 		}
 		if again, err := parseRange(want); err != nil || again != r {
-			t.Errorf("%s is %s, which is %v, %v", text, want, again, err)
+			t.Errorf("parseRange(%s) = %v, %v, want the same as of %s", want, again, err, text)
 		}
 	}
 }
 
 func TestRangeMistakes(t *testing.T) {
 	const (
-		noRange = "is no range of addresses and ports, want one such as 10.0.0.0/8:443 or [2001:db8::/32]:*"
-		noAddr  = "has no address, want one such as 10.0.0.0/8 or 192.0.2.1: names are checked once they are resolved"
+		noRange = "is not an address range with ports, want one such as 10.0.0.0/8:443 or [2001:db8::/32]:*"
+		noAddr  = "has no IP address, want one such as 10.0.0.0/8 or 192.0.2.1: " +
+			"rules match resolved addresses, not names"
 	)
 	for text, want := range map[string]string{
 		"":                        noRange,
@@ -203,19 +226,19 @@ func TestRangeMistakes(t *testing.T) {
 		"2001:db8::/32":           "has no port, want [2001:db8::/32]:443 or [2001:db8::/32]:*",
 		"[2001:db8::/32]":         "has no port, want [2001:db8::/32]:443 or [2001:db8::/32]:*",
 		"2001:db8::/32:443":       "has no brackets, want [2001:db8::/32]:443",
-		"[10.0.0.0/8]:443":        "has brackets, which are for IPv6, want 10.0.0.0/8:443",
-		"10.0.0.1/8:443":          "has bits set beyond its prefix, want 10.0.0.0/8:443",
-		"[2001:db8::1/32]:*":      "has bits set beyond its prefix, want [2001:db8::/32]:*",
-		"[::ffff:10.0.0.1/104]:*": "has bits set beyond its prefix, want [::ffff:10.0.0.0/104]:*",
-		"[::ffff:0.0.0.0/80]:*":   "has bits set beyond its prefix, want [::/80]:*",
-		"10.0.0.0/33:443":         "has the prefix length 33, want 0 to 32",
-		"10.0.0.0/08:443":         "has the prefix length 08, want 0 to 32",
-		"10.0.0.0/-1:443":         "has the prefix length -1, want 0 to 32",
-		"10.0.0.0/:443":           `has the prefix length "", want 0 to 32`,
-		"10.0.0.0/8/8:443":        "has the prefix length 8/8, want 0 to 32",
-		"10.0.0.0/255.0.0.0:443":  "has the prefix length 255.0.0.0, want 0 to 32",
-		"[2001:db8::/129]:443":    "has the prefix length 129, want 0 to 128",
-		"[::ffff:10.0.0.0/129]:*": "has the prefix length 129, want 0 to 128",
+		"[10.0.0.0/8]:443":        "has brackets, which are only for IPv6, want 10.0.0.0/8:443",
+		"10.0.0.1/8:443":          "has bits set beyond its prefix length, want 10.0.0.0/8:443",
+		"[2001:db8::1/32]:*":      "has bits set beyond its prefix length, want [2001:db8::/32]:*",
+		"[::ffff:10.0.0.1/104]:*": "has bits set beyond its prefix length, want [::ffff:10.0.0.0/104]:*",
+		"[::ffff:0.0.0.0/80]:*":   "has bits set beyond its prefix length, want [::/80]:*",
+		"10.0.0.0/33:443":         "has prefix length 33, want 0 to 32",
+		"10.0.0.0/08:443":         "has prefix length 08, want 0 to 32",
+		"10.0.0.0/-1:443":         "has prefix length -1, want 0 to 32",
+		"10.0.0.0/:443":           `has prefix length "", want 0 to 32`,
+		"10.0.0.0/8/8:443":        "has prefix length 8/8, want 0 to 32",
+		"10.0.0.0/255.0.0.0:443":  "has prefix length 255.0.0.0, want 0 to 32",
+		"[2001:db8::/129]:443":    "has prefix length 129, want 0 to 128",
+		"[::ffff:10.0.0.0/129]:*": "has prefix length 129, want 0 to 128",
 		"10.0.0/8:443":            noAddr,
 		"10.0.0/33:443":           noAddr,
 		"010.0.0.0/8:443":         noAddr,
@@ -223,21 +246,21 @@ func TestRangeMistakes(t *testing.T) {
 		"*:443":                   noAddr,
 		":443":                    noAddr,
 		"[]:443":                  noAddr,
-		"[fe80::1%eth0]:22":       "has a zone, want fe80::1: it is matched on every interface",
-		"[fe80::%eth0/64]:22":     "has a zone, want fe80::/64: it is matched on every interface",
-		"10.0.0.0/8:":             `has the port "", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:0":            `has the port "0", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:0-80":         `has the port "0-80", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:65536":        `has the port "65536", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:+1":           `has the port "+1", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:https":        `has the port "https", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:90-80":        `has the port "90-80", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:80-":          `has the port "80-", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:80-90-100":    `has the port "80-90-100", want 1 to 65535, a range such as 1-1024, or *`,
-		"10.0.0.0/8:80,443":       `has the port "80,443", want 1 to 65535, a range such as 1-1024, or *`,
+		"[fe80::1%eth0]:22":       "has a zone, want fe80::1: a rule applies to every interface",
+		"[fe80::%eth0/64]:22":     "has a zone, want fe80::/64: a rule applies to every interface",
+		"10.0.0.0/8:":             `has port "", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:0":            `has port "0", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:0-80":         `has port "0-80", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:65536":        `has port "65536", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:+1":           `has port "+1", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:https":        `has port "https", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:90-80":        `has port "90-80", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:80-":          `has port "80-", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:80-90-100":    `has port "80-90-100", want 1 to 65535, a range such as 1-1024, or *`,
+		"10.0.0.0/8:80,443":       `has port "80,443", want 1 to 65535, a range such as 1-1024, or *`,
 	} {
 		if r, err := parseRange(text); err == nil || err.Error() != want {
-			t.Errorf("%q:\n got %v, %v\nwant %s", text, r, err, want)
+			t.Errorf("parseRange(%q) = %v\n got %v\nwant %s", text, r, err, want)
 		}
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"unicode"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -16,37 +14,30 @@ func readTCP(v value, t *TCP) {
 		return
 	}
 	given := readMapping(v, t, tcpKeys)
-	source := t.SourceIPAddress
-	if !source.IsValid() {
-		return
+	if t.SourceIPAddress.IsValid() {
+		t.checkSource(given["source_ip_address"])
 	}
-	v = given["source_ip_address"]
+}
+
+// checkSource checks the source address together with the other keys of the section tcp.
+func (t *TCP) checkSource(v value) {
+	source, zone := t.SourceIPAddress, t.SourceIPAddress.Zone()
 	if family := t.Network(); !t.IPProtocolFallback && family != t.PreferredIPProtocol {
-		v.refuse("is %v, of %s, but the module probes only %s, want an address of that, or ip_protocol_fallback: true",
-			source, family, t.PreferredIPProtocol)
+		preferred := t.PreferredIPProtocol
+		v.refuse("is %v, an %s address, but the module probes only %s, "+
+			"want an %s address or ip_protocol_fallback: true", source, family, preferred, preferred)
 	}
-	if zone := source.Zone(); zone != "" && t.Interface != "" && zone != t.Interface {
+	if zone != "" && t.Interface != "" && zone != t.Interface {
 		v.refuse("is %v, but tcp.interface is %s, want %v", source, t.Interface, source.WithZone(t.Interface))
 		return
 	}
-	v.try(sourceOptions(t))
-}
-
-// sourceOptions returns the options that say whether the source can be had. An address of a
-// VRF is one of this host only with the interface; one that cannot be had has its own remark.
-func sourceOptions(t *TCP) shaker.Options {
-	options := shaker.Options{Interface: t.Interface}
-	if options.Check() != nil {
-		options.Interface = ""
-	}
-	options.Source = t.SourceIPAddress
-	return options
+	v.checkHost(sourceOptions(t))
 }
 
 func readSource(v value, source *netip.Addr) {
 	const want = "an address of this host, such as 192.0.2.7 or 2001:db8::7"
 	text, ok := v.text(want)
-	if !ok || text == "" { // as blackbox_exporter has it by default
+	if !ok || text == "" { // the default of blackbox_exporter
 		return
 	}
 	addr, err := netip.ParseAddr(text)
@@ -58,15 +49,15 @@ func readSource(v value, source *netip.Addr) {
 	addr = addr.Unmap()
 	switch linkLocal := addr.Is6() && addr.IsLinkLocalUnicast(); {
 	case addr.IsUnspecified():
-		v.wrong(want + ", or leave it out for the system's choice")
+		v.wrong(want + ", or remove the key to let the system choose")
 	case addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		v.wrong(want + ", which is no multicast or broadcast address")
+		v.wrong(want + ", not a multicast or broadcast address")
 	case linkLocal && zone == "":
 		v.wrong("a link-local address with its zone, such as " + text + "%eth0")
 	case !linkLocal && zone != "":
 		v.wrong(addr.WithZone("").String() + ": only a link-local address has a zone")
 	default:
-		*source = addr // tried once the interface is known
+		*source = addr // checkSource checks it once the interface is known
 	}
 }
 
@@ -76,13 +67,13 @@ func readSourcePorts(v value, ports *shaker.PortRange) {
 	if !ok {
 		return
 	}
-	first, last, err := parsePorts(text)
-	if err != nil {
+	parsed, ok := parsePorts(text)
+	if !ok {
 		v.wrong(want)
 		return
 	}
-	*ports = shaker.PortRange{First: first, Last: last}
-	v.try(shaker.Options{SourcePorts: *ports})
+	*ports = parsed
+	v.checkHost(shaker.Options{SourcePorts: *ports})
 }
 
 func readInterface(v value, name *string) {
@@ -91,13 +82,13 @@ func readInterface(v value, name *string) {
 	if !ok {
 		return
 	}
-	impossible := func(r rune) bool { return r == '/' || r == ':' || unicode.IsSpace(r) || unicode.IsControl(r) }
-	if text == "" || len(text) > 15 || strings.ContainsFunc(text, impossible) {
+	invalid := func(r rune) bool { return r == '/' || r == ':' || unicode.IsSpace(r) || unicode.IsControl(r) }
+	if text == "" || len(text) > 15 || strings.ContainsFunc(text, invalid) {
 		v.wrong(want)
 		return
 	}
 	*name = text
-	v.try(shaker.Options{Interface: text})
+	v.checkHost(shaker.Options{Interface: text})
 }
 
 func readResults(v value, into *[]string) {
@@ -116,31 +107,10 @@ func readResults(v value, into *[]string) {
 		switch item.choice(&result, all...); {
 		case slices.Contains(valid, result):
 			item.path = v.path
-			item.refuse("has %s twice, want it once", result)
+			item.refuse("contains %s twice, want it once", result)
 		case result != "":
 			valid = append(valid, result)
 		}
 	}
 	*into = valid
-}
-
-func refuseQueries(v value) {
-	if empty := v.Kind == yaml.SequenceNode && len(v.Content) == 0; !empty && !isNull(v.Node) {
-		v.refuse("is given, %s", keepThere)
-	}
-}
-
-func refuseTLS(v value) {
-	var tls bool
-	if v.boolean(&tls); tls {
-		v.refuse("is true, %s", keepThere)
-	}
-}
-
-// ignoreTLSConfig takes any mapping: without tls, which is refused, it means nothing in
-// blackbox_exporter either.
-func ignoreTLSConfig(v value) {
-	if v.Kind != yaml.MappingNode && !isNull(v.Node) {
-		v.wrong("a mapping")
-	}
 }

@@ -11,13 +11,13 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is a value in a file, and what a remark about it has to name.
+// value is a value in the file, and what a problem with it names.
 type value struct {
-	*yaml.Node // no alias, but what it stands for
+	*yaml.Node // not an alias, but the node that it stands for
 	file       *file
-	line       int    // where the value is; of a mapping or a list, where its key is
+	line       int    // of a scalar; of a mapping or a list, the line of its key
 	path       string // such as "module smtp: tcp.dscp"
-	prefix     string // of the path of a key in it, such as "module smtp: tcp."
+	prefix     string // what the paths of its keys begin with, such as "module smtp: tcp."
 }
 
 // entry is a key of a mapping and its value.
@@ -27,7 +27,7 @@ type entry struct {
 	value value
 }
 
-// within returns a value that is in v.
+// within returns a value within v. The line is that of its key.
 func (v value) within(node *yaml.Node, line int, path, prefix string) value {
 	if node.Kind == yaml.AliasNode {
 		v.file.alias = node.Line
@@ -43,12 +43,7 @@ func (v value) refuse(format string, args ...any) {
 	v.file.refuse(v.line, "%s "+format, append([]any{v.path}, args...)...)
 }
 
-func (v value) warn(format string, args ...any) {
-	text := fmt.Sprintf("%s "+format, append([]any{v.path}, args...)...)
-	v.file.warnings = append(v.file.warnings, remark{line: v.line, text: text})
-}
-
-// wrong refuses the value for not being what is wanted.
+// wrong refuses the value because it is not what is wanted.
 func (v value) wrong(want string) {
 	var is string
 	switch {
@@ -64,7 +59,7 @@ func (v value) wrong(want string) {
 	v.refuse("%s, want %s", is, want)
 }
 
-// quote returns a scalar as the file has it, but never more than a line's part.
+// quote returns a scalar as the file has it, shortened.
 func (v value) quote() string {
 	if v.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
 		return strconv.Quote(shorten(v.Value))
@@ -72,7 +67,7 @@ func (v value) quote() string {
 	return quote(v.Value)
 }
 
-// quote puts a text in quotes if it would not be seen for what it is without them.
+// quote shortens a text, and quotes it if it would be unclear without quotes.
 func quote(text string) string {
 	text = shorten(text)
 	unclear := func(r rune) bool { return r == '"' || unicode.IsSpace(r) || !unicode.IsGraphic(r) }
@@ -90,7 +85,7 @@ func shorten(text string) string {
 	return text
 }
 
-// isEmpty tells whether there is nothing in a mapping, which may have been left out.
+// isEmpty reports whether the node is null or a mapping without keys.
 func isEmpty(node *yaml.Node) bool {
 	return isNull(node) || node.Kind == yaml.MappingNode && len(node.Content) == 0
 }
@@ -99,14 +94,24 @@ func isNull(node *yaml.Node) bool {
 	return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null"
 }
 
-// text returns a scalar's text. It is not ok, and refused, if there is none.
-func (v value) text(want string) (text string, ok bool) {
-	if v.Kind != yaml.ScalarNode || isNull(v.Node) {
-		v.wrong(want)
-		return "", false
+// tags are the tags of YAML's own types that a value may have. Usually they are not written.
+var tags = []string{"!!str", "!!int", "!!float", "!!bool", "!!null", "!!timestamp", "!!seq", "!!map", "!!merge"}
+
+// is reports whether the value is of that kind and not null. If it is not, it is refused.
+func (v value) is(kind yaml.Kind, want string) bool {
+	if tag := v.ShortTag(); !slices.Contains(tags, tag) {
+		v.refuse("has the unknown tag %s, want no tag", quote(tag))
+		return false
 	}
-	return v.Value, true
+	ok := v.Kind == kind && !isNull(v.Node)
+	if !ok {
+		v.wrong(want)
+	}
+	return ok
 }
+
+// text returns the text of a scalar. If the value is not a scalar, ok is false and it is refused.
+func (v value) text(want string) (text string, ok bool) { return v.Value, v.is(yaml.ScalarNode, want) }
 
 // choice reads one of the choices.
 func (v value) choice(into *string, choices ...string) {
@@ -122,27 +127,32 @@ func (v value) choice(into *string, choices ...string) {
 
 // boolean reads true or false, or another word that YAML has for them.
 func (v value) boolean(into *bool) {
-	if isNull(v.Node) || v.Decode(into) != nil {
-		v.wrong("true or false")
+	const want = "true or false"
+	if v.is(yaml.ScalarNode, want) && v.Decode(into) != nil {
+		v.wrong(want)
 	}
 }
 
-// zeroInFront matches a number such as 064, which is octal in YAML 1.1 and decimal in 1.2.
-var zeroInFront = regexp.MustCompile(`^[-+]?0[0-9_]*[0-9]$`)
+// leadingZero matches a number such as 064, which is octal in YAML 1.1 and decimal in YAML 1.2.
+var leadingZero = regexp.MustCompile(`^[-+]?0[0-9_]*[0-9]$`)
 
 // number reads an integer from first to last. It may be written 0x34 or 0o64, but not 064.
 func number[T uint8 | uint32](v value, into *T, first, last uint64) (ok bool) {
 	want := fmt.Sprintf("%d to %d", first, last)
-	if tag := v.ShortTag(); zeroInFront.MatchString(v.Value) && (tag == "!!int" || tag == "!!float") { // a float is 089
+	if !v.is(yaml.ScalarNode, want) {
+		return false
+	}
+	tag := v.ShortTag()
+	if leadingZero.MatchString(v.Value) && (tag == "!!int" || tag == "!!float") { // 089 is a float
 		n, err := strconv.ParseUint(strings.NewReplacer("+", "", "_", "").Replace(v.Value), 10, 64)
 		if err == nil && n >= first && n <= last {
-			want = fmt.Sprintf("%d: with a 0 in front it would be octal", n)
+			want = fmt.Sprintf("%d: a leading 0 would make it octal", n)
 		}
 		v.wrong(want)
 		return false
 	}
 	var n uint64
-	if v.ShortTag() != "!!int" || v.Decode(&n) != nil || n < first || n > last {
+	if tag != "!!int" || v.Decode(&n) != nil || n < first || n > last {
 		v.wrong(want)
 		return false
 	}
@@ -150,10 +160,9 @@ func number[T uint8 | uint32](v value, into *T, first, last uint64) (ok bool) {
 	return true
 }
 
-// items returns the values of a list. It is not ok, and refused, if this is none.
+// items returns the values of a list. If the value is not a list, ok is false and it is refused.
 func (v value) items(want string) (items []value, ok bool) {
-	if v.Kind != yaml.SequenceNode {
-		v.wrong(want)
+	if !v.is(yaml.SequenceNode, want) {
 		return nil, false
 	}
 	for _, node := range v.Content {
@@ -166,12 +175,11 @@ func (v value) items(want string) (items []value, ok bool) {
 	return items, true
 }
 
-// entries returns the keys of a mapping and their values, in the order of the file, and
-// then those that it merges (<<) and does not have itself. It is not ok, and refused, if
-// this is no mapping.
+// entries returns the keys of a mapping and their values, in the order of the file, followed by
+// those that the mapping merges (<<) and does not have itself. If the value is not a mapping, ok is
+// false and it is refused.
 func (v value) entries(want string) (entries []entry, ok bool) {
-	if v.Kind != yaml.MappingNode {
-		v.wrong(want)
+	if !v.is(yaml.MappingNode, want) {
 		return nil, false
 	}
 	if !v.file.visit() {
@@ -214,8 +222,8 @@ func (v value) entries(want string) (entries []entry, ok bool) {
 	return entries, true
 }
 
-// merges returns the mappings that a mapping merges, as if they were written there. They
-// are the value of its key <<.
+// merges returns the mappings that a mapping merges, as if they were written there. They are v, the
+// value of its key <<.
 func (v value) merges(mapping value) (merged []value) {
 	nodes := []*yaml.Node{v.Node}
 	if v.Kind == yaml.SequenceNode {
@@ -224,7 +232,7 @@ func (v value) merges(mapping value) (merged []value) {
 	for _, node := range nodes {
 		other := mapping.within(node, v.line, mapping.path, mapping.prefix)
 		if other.Kind != yaml.MappingNode {
-			v.refuse("is to merge a mapping, or a list of them")
+			v.refuse("must be a mapping or a list of mappings")
 			continue
 		}
 		merged = append(merged, other)

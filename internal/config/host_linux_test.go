@@ -20,12 +20,15 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
+// lacks ends a warning.
+const lacks = ", which this host does not have: until it does, probes with this module are answered with 503"
+
 // parseTCP parses a file with a key of the section tcp.
 func parseTCP(key string) (*Config, []string, error) {
 	return Parse("shaker.yml", []byte("modules:\n  m:\n    prober: tcp\n    tcp:\n      "+key+"\n"))
 }
 
-// What is not there now may come up later.
+// An address or interface that is missing now may appear later.
 func TestWarnings(t *testing.T) {
 	lab.Need(t)
 	for _, text := range []string{
@@ -36,101 +39,108 @@ func TestWarnings(t *testing.T) {
 		"source_ip_address: fe80::7%lo",
 	} {
 		key, value, _ := strings.Cut(text, ": ")
-		want := []string{"shaker.yml:5: module m: tcp." + key + " is " + value +
-			", which this host does not have: until it does, the module's probes are faults"}
+		want := []string{"shaker.yml:5: module m: tcp." + key + " is " + value + lacks}
 		c, warnings, err := parseTCP(text)
 		if c == nil || err != nil || !slices.Equal(warnings, want) {
-			t.Errorf("%s: %+v, %v\n got %q\nwant %q", text, c, err, warnings, want)
+			t.Errorf("Parse(%s) = %+v, %v\n got warnings %q\nwant warnings %q", text, c, err, warnings, want)
 		}
 	}
 	for _, text := range []string{"interface: lo", "source_ip_address: 127.0.0.2", "source_ip_address: ::1"} {
 		if _, warnings, err := parseTCP(text); err != nil || warnings != nil {
-			t.Errorf("%s: %q, %v", text, warnings, err)
+			t.Errorf("Parse(%s) = %q, %v, want no warnings and no error", text, warnings, err)
 		}
 	}
 }
 
-// A source is tried with the module's interface, if this host has that.
+// A source address is checked together with the module's interface, if this host has the interface.
 func TestSourceOptions(t *testing.T) {
 	lab.Need(t)
 	source := netip.MustParseAddr("127.0.0.2")
 	for name, want := range map[string]string{"": "", "lo": "lo", "eth9": ""} {
 		got := sourceOptions(&TCP{SourceIPAddress: source, Interface: name})
 		if want := (shaker.Options{Source: source, Interface: want}); got != want {
-			t.Errorf("interface %q: %+v, want %+v", name, got, want)
+			t.Errorf("sourceOptions(%v, interface %q) = %+v, want %+v", source, name, got, want)
 		}
 	}
 }
 
-// A VRF has addresses that this host does not have without it. The order of the keys does
-// not matter, and the remark is about the source.
+// This host has an address of a VRF only together with the VRF. The order of the keys does not
+// matter, and the warning is about the source address.
 func TestSourceInVRF(t *testing.T) {
 	vrf := kernel.NewVRF(t)
 	for _, address := range []string{"192.0.2.7/32", "2001:db8::7/128"} {
 		addr, err := netlink.ParseAddr(address)
 		if err == nil {
-			addr.Flags = unix.IFA_F_NODAD // it is there at once
+			addr.Flags = unix.IFA_F_NODAD // usable at once
 			err = netlink.AddrAdd(vrf, addr)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		source := "source_ip_address: " + addr.IP.String()
-		for _, text := range []string{source + "\n      interface: " + vrf.Attrs().Name, "interface: " + vrf.Attrs().Name + "\n      " + source} {
+		iface := "interface: " + vrf.Attrs().Name
+		for _, text := range []string{source + "\n      " + iface, iface + "\n      " + source} {
 			if _, warnings, err := parseTCP(text); err != nil || warnings != nil {
-				t.Errorf("%s: %q, %v", text, warnings, err)
+				t.Errorf("Parse(%s) = %q, %v, want no warnings and no error", text, warnings, err)
 			}
 		}
-		want := []string{"shaker.yml:5: module m: tcp.source_ip_address is " + addr.IP.String() +
-			", which this host does not have: until it does, the module's probes are faults"}
+		want := []string{"shaker.yml:5: module m: tcp.source_ip_address is " + addr.IP.String() + lacks}
 		if _, warnings, err := parseTCP(source); err != nil || !slices.Equal(warnings, want) {
-			t.Errorf("%s: %v\n got %q\nwant %q", source, err, warnings, want)
+			t.Errorf("Parse(%s): %v\n got warnings %q\nwant warnings %q", source, err, warnings, want)
 		}
 	}
 }
 
-// Source and interface have a remark each, on the line of their own key.
+// The source address and the interface have a warning each, on the line of their own key.
 func TestSourceAndInterfaceWarnings(t *testing.T) {
 	lab.Need(t)
-	const lacks = ", which this host does not have: until it does, the module's probes are faults"
 	for text, want := range map[string][]string{
 		"source_ip_address: 192.0.2.7\n      interface: lo":   {"5: module m: tcp.source_ip_address is 192.0.2.7"},
 		"interface: lo\n      source_ip_address: 192.0.2.7":   {"6: module m: tcp.source_ip_address is 192.0.2.7"},
 		"source_ip_address: 127.0.0.2\n      interface: eth9": {"6: module m: tcp.interface is eth9"},
-		"source_ip_address: 192.0.2.7\n      interface: eth9": {"5: module m: tcp.source_ip_address is 192.0.2.7", "6: module m: tcp.interface is eth9"},
+		"source_ip_address: 192.0.2.7\n      interface: eth9": {
+			"5: module m: tcp.source_ip_address is 192.0.2.7",
+			"6: module m: tcp.interface is eth9",
+		},
 	} {
 		for i := range want {
 			want[i] = "shaker.yml:" + want[i] + lacks
 		}
 		if _, warnings, err := parseTCP(text); err != nil || !slices.Equal(warnings, want) {
-			t.Errorf("%s: %v\n got %q\nwant %q", text, err, warnings, want)
+			t.Errorf("Parse(%s): %v\n got warnings %q\nwant warnings %q", text, err, warnings, want)
 		}
 	}
 }
+
+const noCapability = "needs CAP_NET_ADMIN or CAP_NET_RAW, which this process lacks: " +
+	"use setcap cap_net_raw+ep, or AmbientCapabilities=CAP_NET_RAW in the systemd unit"
 
 func TestMarkNeedsCapability(t *testing.T) {
 	lab.Need(t)
 	const mark = "fwmark: 0xffffffff"
 	c, _, err := parseTCP(mark)
 	if err != nil || c.Modules["m"].TCP.FWMark != 1<<32-1 {
-		t.Errorf("with it: %+v, %v", c, err)
+		t.Errorf("Parse(%s) with the capability = %+v, %v, want the mark 0xffffffff", mark, c, err)
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for good: the thread is of no use to others
+		runtime.LockOSThread() // never unlocked, so that the thread without capabilities is not reused
 		none := [2]unix.CapUserData{}
 		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); err != nil {
 			t.Error(err)
 			return
 		}
-		const want = "shaker.yml:5: module m: tcp.fwmark needs CAP_NET_ADMIN or CAP_NET_RAW, which this process lacks: setcap cap_net_raw+ep, or AmbientCapabilities=CAP_NET_RAW in the systemd unit"
+		const want = "shaker.yml:5: module m: tcp.fwmark " + noCapability
 		if _, _, err := parseTCP(mark); err == nil || err.Error() != want {
-			t.Errorf("without it:\n got %v\nwant %s", err, want)
+			t.Errorf("Parse(%s) without the capability:\n got %v\nwant %s", mark, err, want)
 		}
-		for _, text := range []string{"fwmark: 0", "dscp: 63", "ttl: 255", "source_ports: 40000-40999", "interface: lo"} {
+		for _, text := range []string{
+			"fwmark: 0", "dscp: 63", "ttl: 255", "source_ports: 40000-40999", "interface: lo",
+		} {
 			if _, warnings, err := parseTCP(text); err != nil || warnings != nil {
-				t.Errorf("%s without any capability: %q, %v", text, warnings, err)
+				t.Errorf("Parse(%s) without any capability = %q, %v, want neither warnings nor an error",
+					text, warnings, err)
 			}
 		}
 	}()
@@ -144,24 +154,29 @@ func TestSourcePortsOutsideOfTheSystems(t *testing.T) {
 		t.Fatal(err)
 	}
 	system := strings.Join(strings.Fields(string(text)), "-")
-	want := "shaker.yml:5: module m: tcp.source_ports cannot be used: source ports 1-65535: not within net.ipv4.ip_local_port_range, which is " + system
+	want := "shaker.yml:5: module m: tcp.source_ports cannot be used: source ports 1-65535: " +
+		"not within net.ipv4.ip_local_port_range, which is " + system
 	if _, _, err := parseTCP("source_ports: 1-65535"); err == nil || err.Error() != want {
-		t.Errorf("\n got %v\nwant %s", err, want)
+		t.Errorf("Parse(source_ports: 1-65535):\n got %v\nwant %s", err, want)
 	}
 }
 
 func TestJudge(t *testing.T) {
+	const missing = "tcp.x is y" + lacks
 	for _, test := range []struct {
 		err           error
 		refused, warn string
 	}{
-		{nil, "", ""},
-		{syscall.ENODEV, "", "tcp.x is y, which this host does not have: until it does, the module's probes are faults"},
-		{syscall.EADDRNOTAVAIL, "", "tcp.x is y, which this host does not have: until it does, the module's probes are faults"},
-		{syscall.EPERM, "tcp.x needs CAP_NET_ADMIN or CAP_NET_RAW, which this process lacks: setcap cap_net_raw+ep, or AmbientCapabilities=CAP_NET_RAW in the systemd unit", ""},
-		{syscall.ENOPROTOOPT, "tcp.x is more than this kernel knows, want a newer one: Linux 6.3 knows all", ""},
-		{errors.ErrUnsupported, "tcp.x cannot be had on linux", ""},
-		{syscall.EMFILE, "tcp.x cannot be used: option: too many open files", ""},
+		{err: nil},
+		{err: syscall.ENODEV, warn: missing},
+		{err: syscall.EADDRNOTAVAIL, warn: missing},
+		{err: syscall.EPERM, refused: "tcp.x " + noCapability},
+		{
+			err:     syscall.ENOPROTOOPT,
+			refused: "tcp.x is not supported by this kernel: Linux 6.3 or later supports every key",
+		},
+		{err: errors.ErrUnsupported, refused: "tcp.x is not supported on linux"},
+		{err: syscall.EMFILE, refused: "tcp.x cannot be used: option: too many open files"},
 	} {
 		f := &file{}
 		v := value{Node: &yaml.Node{Kind: yaml.ScalarNode, Value: "y"}, file: f, line: 1, path: "tcp.x"}
@@ -169,12 +184,12 @@ func TestJudge(t *testing.T) {
 			test.err = fmt.Errorf("option: %w", test.err)
 		}
 		v.judge(test.err)
-		check := func(got []remark, want string) {
-			if want == "" && got != nil || want != "" && !slices.Equal(got, []remark{{line: 1, text: want}}) {
-				t.Errorf("%v:\n got %v\nwant %s", test.err, got, want)
+		check := func(kind string, got []problem, want string) {
+			if want == "" && got != nil || want != "" && !slices.Equal(got, []problem{{line: 1, text: want}}) {
+				t.Errorf("judge(%v): %s %v, want %q", test.err, kind, got, want)
 			}
 		}
-		check(f.errors, test.refused)
-		check(f.warnings, test.warn)
+		check("errors", f.errors, test.refused)
+		check("warnings", f.warnings, test.warn)
 	}
 }

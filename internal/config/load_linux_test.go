@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sparse makes a file of a length with nothing but zeros in it, and returns its name.
+// sparse creates a file of that length that has only zeros, and returns its name.
 func sparse(t testing.TB, length int64) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "sparse.yml")
@@ -21,34 +21,34 @@ func sparse(t testing.TB, length int64) string {
 	return name
 }
 
-func TestLoadWhatIsNoConfiguration(t *testing.T) {
+func TestLoadNotAConfiguration(t *testing.T) {
 	unwritten := filepath.Join(t.TempDir(), "fifo.yml")
 	if err := unix.Mkfifo(unwritten, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	directory, long := t.TempDir(), sparse(t, maxSize+1)
-	const nothing = ":1: there is nothing in it, want targets or modules"
+	const empty = ":1: file is empty, want targets or modules"
 	for name, want := range map[string]string{
-		unwritten:   unwritten + nothing,
-		"/dev/null": "/dev/null" + nothing,
-		"/dev/zero": "/dev/zero is longer than 16 MiB",
-		long:        long + " is longer than 16 MiB",
+		unwritten:   unwritten + empty,
+		"/dev/null": "/dev/null" + empty,
+		"/dev/zero": "/dev/zero is larger than the limit of 1 MiB",
+		long:        long + " is larger than the limit of 1 MiB",
 		directory:   "read " + directory + ": is a directory",
 	} {
 		if c, warnings, err := Load(name); c != nil || warnings != nil || err == nil || err.Error() != want {
-			t.Errorf("%+v, %q\n got %v\nwant %s", c, warnings, err, want)
+			t.Errorf("Load(%s) = %+v, %q\n got %v\nwant %s", name, c, warnings, err, want)
 		}
 	}
 }
 
-func TestReadLongest(t *testing.T) {
-	text, err := read(sparse(t, maxSize), time.Now().Add(patience))
+func TestReadLargest(t *testing.T) {
+	text, err := read(sparse(t, maxSize), time.Now().Add(fifoTimeout))
 	if len(text) != maxSize || err != nil {
-		t.Errorf("%d bytes, %v", len(text), err)
+		t.Errorf("read of a file of %d bytes = %d bytes, %v, want all of them", maxSize, len(text), err)
 	}
 }
 
-// What a shell makes of <(…) is the name of a pipe.
+// A shell replaces <(…) with the name of a pipe.
 func TestReadPipe(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -62,10 +62,10 @@ func TestReadPipe(t *testing.T) {
 	}
 	name := fmt.Sprintf("/dev/fd/%d", r.Fd())
 	if text, err := read(name, time.Unix(1, 0)); text != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("past the deadline: %q, %v", text, err)
+		t.Errorf("read past the deadline = %q, %v, want %v", text, err, os.ErrDeadlineExceeded)
 	}
 	w.Close()
 	if text, err := read(name, time.Now().Add(time.Hour)); string(text) != written || err != nil {
-		t.Errorf("at the end: %q, %v", text, err)
+		t.Errorf("read after the writer closed the pipe = %q, %v, want %q", text, err, written)
 	}
 }

@@ -1,0 +1,67 @@
+package documents
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// goList returns the lines that go list prints.
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	lab.Program(t, "go", "golang-go")
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list %s: %v", strings.Join(args, " "), err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
+
+// Packages know no more than docs/architecture.md says.
+func TestArchitecture(t *testing.T) {
+	const module = "github.com/shaker-exporter/shaker_exporter"
+	for _, c := range []struct {
+		dir       string
+		forbidden []string // prefixes of import paths
+	}{
+		{dir: "./shaker", forbidden: []string{module + "/", "github.com/", "go.yaml.in/", "net/http"}},
+		{dir: "./internal/config", forbidden: []string{module + "/collector", module + "/internal/", "github.com/", "net/http"}},
+		{dir: "./internal/history", forbidden: []string{module + "/collector", module + "/internal/", "github.com/", "net/http"}},
+		{dir: "./internal/probe", forbidden: []string{module + "/collector", module + "/internal/pages", "github.com/prometheus/", "net/http"}},
+		{dir: "./internal/pages", forbidden: []string{module + "/collector", module + "/internal/server"}},
+		{dir: "./collector", forbidden: []string{module + "/internal/pages", module + "/internal/server", module + "/internal/cli"}},
+		{dir: "./internal/cli", forbidden: []string{module + "/internal/pages", module + "/internal/server"}},
+	} {
+		own := goList(t, c.dir)[0]
+		allowed := []string{own, module + "/shaker"}
+		for _, dependency := range goList(t, "-deps", c.dir) {
+			if slices.Contains(allowed, dependency) || dependency == module+"/internal/config" && c.dir != "./internal/config" ||
+				dependency == module+"/internal/history" && c.dir != "./internal/history" {
+				continue
+			}
+			for _, prefix := range c.forbidden {
+				if strings.HasPrefix(dependency, prefix) {
+					t.Errorf("%s depends on %s, which docs/architecture.md rules out", c.dir, dependency)
+				}
+			}
+		}
+	}
+}
+
+// A program that imports package shaker does not get the dependencies of the heavy tests.
+func TestModuleIsLight(t *testing.T) {
+	modules := goList(t, "-m", "all")
+	if len(modules) >= 70 {
+		t.Errorf("go list -m all has %d modules, want less than 70", len(modules))
+	}
+	for _, m := range modules {
+		for _, heavy := range []string{"k8s.io/", "sigs.k8s.io/", "github.com/prometheus-operator/", "github.com/grafana/"} {
+			if strings.HasPrefix(m, heavy) {
+				t.Errorf("the root module requires %s, want it only in the module in test/", m)
+			}
+		}
+	}
+}
