@@ -23,14 +23,14 @@ const (
 	badConfig   = "modules:\n  third:\n    prober: tcp\n    tcp: {dscp: 64}\n"
 )
 
-// reload asks for a reload and returns status and body.
+// reload requests a reload and returns status and body.
 func reload(t *testing.T, method string) (int, string) {
 	t.Helper()
-	return exporter.Do(t, exporter.NewRequest(t, method, 10115, "/-/reload"))
+	return exporter.Do(t, exporter.NewRequest(t, method, exporter.Port, "/-/reload"))
 }
 
-// inForce returns the modules' names by /config.
-func inForce(t *testing.T) string {
+// activeModules returns the names of the modules of the active configuration.
+func activeModules(t *testing.T) string {
 	t.Helper()
 	_, body := exporter.Get(t, "/config")
 	var names []string
@@ -40,74 +40,80 @@ func inForce(t *testing.T) string {
 	return strings.Join(names, " ")
 }
 
-// ownMetric returns a value of /metrics, as text.
-func ownMetric(t *testing.T, name string) string {
-	t.Helper()
-	_, body := exporter.Get(t, "/metrics")
-	match := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (.*)$`).FindStringSubmatch(body)
-	if match == nil {
-		t.Fatalf("no %s", name)
-	}
-	return match[1]
-}
-
-// A configuration is put in force by POST, PUT and SIGHUP. One that is refused changes
-// nothing, and can be seen everywhere.
+// POST, PUT and SIGHUP reload the configuration file. An invalid file changes nothing: the current
+// configuration stays active, and the response, the log and the metrics report the error.
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	file := lab.Write(t, dir, "shaker.yml", goodConfig)
 	p := exporter.Start(t, "--config.file="+file)
-	const successful, when = "shaker_exporter_config_last_reload_successful", "shaker_exporter_config_last_reload_success_timestamp_seconds"
-	if got := inForce(t); got != "first" || ownMetric(t, successful) != "1" {
-		t.Fatalf("at the start: %s", got)
+	// check compares the active modules and the metric of success with what is wanted, and returns the
+	// timestamp of the last successful reload.
+	check := func(when, modules, successful string) (timestamp string) {
+		t.Helper()
+		if got := activeModules(t); got != modules {
+			t.Errorf("%s the active modules are %q, want %q", when, got, modules)
+		}
+		metrics := exporter.Metrics(t)
+		const name = "shaker_exporter_config_last_reload_successful"
+		if got := metrics[name]; got != successful {
+			t.Errorf("%s %s = %q, want %s", when, name, got, successful)
+		}
+		timestamp, ok := metrics["shaker_exporter_config_last_reload_success_timestamp_seconds"]
+		if !ok {
+			t.Fatalf("%s /metrics has no timestamp of the last successful reload", when)
+		}
+		return timestamp
+	}
+	started := check("at the start", "first", "1")
+	if t.Failed() {
+		t.FailNow()
 	}
 
 	lab.Write(t, dir, "shaker.yml", badConfig)
-	before := ownMetric(t, when)
-	const why = "shaker.yml:4: module third: tcp.dscp is 64, want 0 to 63"
-	if status, body := reload(t, "POST"); status != 500 || !strings.Contains(body, why) {
-		t.Errorf("a wrong configuration: %d %s", status, body)
+	const reason = "shaker.yml:4: module third: tcp.dscp is 64, want 0 to 63"
+	if status, body := reload(t, "POST"); status != 500 || !strings.Contains(body, reason) {
+		t.Errorf("POST /-/reload of an invalid file = %d %s\nwant 500 and %q in it", status, body, reason)
 	}
-	if got := inForce(t); got != "first" || ownMetric(t, successful) != "0" || ownMetric(t, when) != before {
-		t.Errorf("after a wrong configuration %s is in force", got)
+	if got := check("after an invalid file", "first", "0"); got != started {
+		t.Errorf("after an invalid file the timestamp of the last successful reload is %s, want still %s", got, started)
 	}
-	if !strings.Contains(p.Output(), "level=ERROR") || !strings.Contains(p.Output(), why) {
-		t.Errorf("logged %s", p.Output())
+	if log := p.Output(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, reason) {
+		t.Errorf("after an invalid file the log is %s\nwant level=ERROR and %q in it", log, reason)
 	}
 
 	lab.Write(t, dir, "shaker.yml", otherConfig)
 	if status, body := reload(t, "PUT"); status != 200 {
-		t.Errorf("a right configuration: %d %s", status, body)
+		t.Errorf("PUT /-/reload of a valid file = %d %s, want 200", status, body)
 	}
-	if got := inForce(t); got != "second" || ownMetric(t, successful) != "1" || ownMetric(t, when) == before {
-		t.Errorf("after a right configuration %s is in force", got)
+	if got := check("after a valid file", "second", "1"); got == started {
+		t.Errorf("after a valid file the timestamp of the last successful reload is still %s, want a later one", got)
 	}
 
 	lab.Write(t, dir, "shaker.yml", goodConfig)
 	p.Signal(syscall.SIGHUP)
-	lab.Eventually(t, "SIGHUP puts the configuration in force", func() bool { return inForce(t) == "first" })
+	lab.Eventually(t, "SIGHUP reloads the file", func() bool { return activeModules(t) == "first" })
 	os.Remove(file)
 	p.Signal(syscall.SIGHUP)
-	lab.Eventually(t, "that the file is gone is told", func() bool { return ownMetric(t, successful) == "0" })
-	if got := inForce(t); got != "first" {
-		t.Errorf("without the file %s is in force", got)
-	}
-	if status, _ := reload(t, "GET"); status != 405 {
-		t.Errorf("GET: %d", status)
+	lab.Eventually(t, "the metrics report that the file is missing", func() bool {
+		return exporter.Metrics(t)["shaker_exporter_config_last_reload_successful"] == "0"
+	})
+	check("without the file", "first", "0")
+	if status, body := reload(t, "GET"); status != 405 {
+		t.Errorf("GET /-/reload = %d %s, want 405", status, body)
 	}
 }
 
-// Reloads under load cost no probe, and each of the configurations comes into force.
+// No probe fails because of a reload, and the exporter probes with each of the configurations.
 func TestReloadUnderLoad(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.0/24", simnet.SYNACK().Between(0, 20*time.Millisecond))
 	dir := t.TempDir()
 	file := lab.Write(t, dir, "shaker.yml", "")
 	config := func(timeout string) {
-		// Not in place: the exporter may be reading it.
+		// Replace the file as a whole: the exporter may be reading it.
 		lab.Write(t, dir, "new.yml", "modules: {tcp_connect: {prober: tcp, timeout: "+timeout+"}}\n")
 		if err := os.Rename(dir+"/new.yml", file); err != nil {
-			t.Error(err)
+			t.Errorf("replace the configuration file: %v", err)
 		}
 	}
 	config("1s")
@@ -127,15 +133,17 @@ func TestReloadUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				response, err := client.Get("http://localhost:10115/probe?target=192.0.2.1:80")
+				const url = "http://localhost:10115/probe?target=192.0.2.1:80"
+				response, err := client.Get(url)
 				if err != nil {
-					t.Error(err)
+					t.Errorf("during reloads: %v, want a response", err)
 					return
 				}
 				body, err := io.ReadAll(response.Body)
 				response.Body.Close()
-				if err != nil || response.StatusCode != 200 || !strings.Contains(string(body), "probe_success 1\n") {
-					t.Errorf("%s %v %s", response.Status, err, body)
+				const want = "probe_success 1\n"
+				if err != nil || response.StatusCode != 200 || !strings.Contains(string(body), want) {
+					t.Errorf("during reloads, GET %s = %s, %v, %s\nwant 200 and %q in it", url, response.Status, err, body, want)
 					return
 				}
 				seen.Store(timeout.FindString(string(body)), true)
@@ -143,10 +151,10 @@ func TestReloadUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	lab.Eventually(t, "there were many probes and reloads", func() bool {
+	lab.Eventually(t, "100 reloads and 3000 probes have ended", func() bool {
 		config([]string{"1s", "2s", "3s"}[reloads.Load()%3])
 		if status, body := reload(t, "POST"); status != 200 {
-			t.Errorf("reload: %d %s", status, body)
+			t.Errorf("POST /-/reload of a valid file = %d %s, want 200", status, body)
 		}
 		return reloads.Add(1) >= 100 && probes.Load() >= 3000 || t.Failed()
 	})
@@ -154,30 +162,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	callers.Wait()
 	for _, want := range []string{"1", "2", "3"} {
 		if _, ok := seen.Load("probe_timeout_seconds " + want); !ok {
-			t.Errorf("no probe with a timeout of %s s", want)
-		}
-	}
-}
-
-// What --config.check says.
-func TestConfigCheck(t *testing.T) {
-	dir := t.TempDir()
-	for _, c := range []struct {
-		args []string
-		code int
-		want string
-	}{
-		{[]string{"--config.check", "--config.file=" + lab.Write(t, dir, "good.yml", goodConfig)}, 0, dir + "/good.yml is valid. Its modules: first\n"},
-		{[]string{"--config.check", "--config.file=" + lab.Write(t, dir, "bad.yml", badConfig)}, 1,
-			"shaker_exporter: " + dir + "/bad.yml:4: module third: tcp.dscp is 64, want 0 to 63\n"},
-		{[]string{"--config.file=" + dir + "/bad.yml"}, 1, "shaker_exporter: " + dir + "/bad.yml:4: module third: tcp.dscp is 64, want 0 to 63\n"},
-		{[]string{"--config.check", "--config.file=" + dir + "/absent.yml"}, 1, "shaker_exporter: open " + dir + "/absent.yml: no such file or directory\n"},
-		{[]string{"--config.check"}, 2, "shaker_exporter: --config.check requires --config.file\n"},
-	} {
-		cmd := exporter.Command(t, c.args...)
-		out, _ := cmd.CombinedOutput()
-		if code := cmd.ProcessState.ExitCode(); code != c.code || string(out) != c.want {
-			t.Errorf("%v: %d %s", c.args, code, out)
+			t.Errorf("no probe had a timeout of %s s, want some with each configuration", want)
 		}
 	}
 }
