@@ -1,3 +1,3 @@
-// Package endtoend tests the exporter as a black box: a program of its own, asked over HTTP, in a network of
-// the tests.
+// Package endtoend tests the exporter as its users run it: as a program, over HTTP and on the command line, in
+// a simulated network.
 package endtoend

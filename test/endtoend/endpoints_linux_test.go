@@ -8,34 +8,36 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 )
 
+// Every endpoint of the exporter, and the status that it responds with.
 func TestEndpoints(t *testing.T) {
 	exporter.Start(t)
 	for path, want := range map[string]struct {
 		status int
 		body   string // a part of it
 	}{
-		"/":                             {200, `<form action="probe"`},
-		"/-/healthy":                    {200, "Healthy\n"},
-		"/-/ready":                      {200, "Ready\n"},
-		"/-/reload":                     {405, ""},
-		"/config":                       {200, "tcp_connect_ip4:"},
-		"/logs?target=absent:1":         {404, "no results in the history"},
-		"/metrics":                      {200, "shaker_exporter_build_info{"},
-		"/probe":                        {400, "missing target"},
-		"/probe?target=localhost:10115": {200, "probe_success 1\n"},
-		"/nothing":                      {404, "404 page not found\n"},
-		"/debug/pprof/":                 {404, ""},
+		"/":                             {status: 200, body: `<form action="probe"`},
+		"/-/healthy":                    {status: 200, body: "Healthy\n"},
+		"/-/ready":                      {status: 200, body: "Ready\n"},
+		"/-/reload":                     {status: 405},
+		"/config":                       {status: 200, body: "tcp_connect_ip4:"},
+		"/logs?target=absent:1":         {status: 404, body: "no results in the history"},
+		"/metrics":                      {status: 200, body: "shaker_exporter_build_info{"},
+		"/probe":                        {status: 400, body: "missing target"},
+		"/probe?target=localhost:10115": {status: 200, body: "probe_success 1\n"},
+		"/nothing":                      {status: 404, body: "404 page not found\n"},
+		"/debug/pprof/":                 {status: 404},
 	} {
 		if status, body := exporter.Get(t, path); status != want.status || !strings.Contains(body, want.body) {
-			t.Errorf("%s: %d %s", path, status, body)
+			t.Errorf("GET %s = %d %s\nwant %d and %q in it", path, status, body, want.status, want.body)
 		}
 	}
-	response, err := lab.Client.Do(exporter.NewRequest(t, "POST", 10115, "/probe?target=localhost:10115"))
+	const path = "/probe?target=localhost:10115"
+	response, err := lab.Client.Do(exporter.NewRequest(t, "POST", exporter.Port, path))
 	if err != nil {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	if response.StatusCode != 405 || response.Header.Get("Allow") != "GET, HEAD" {
-		t.Errorf("POST: %d, %v", response.StatusCode, response.Header)
+	if allow := response.Header.Get("Allow"); response.StatusCode != 405 || allow != "GET, HEAD" {
+		t.Errorf("POST %s = %d with Allow: %q, want 405 with \"GET, HEAD\"", path, response.StatusCode, allow)
 	}
 }
