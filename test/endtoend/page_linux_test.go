@@ -1,9 +1,9 @@
 package endtoend
 
 import (
+	"fmt"
 	"net"
 	"net/url"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -12,8 +12,9 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 )
 
-// A person looks at the page, probes a port by hand, comes back, reads its history, and
-// sees it go down without doing anything.
+// In a browser a user opens the status page, probes a port with the form, goes back, and reads the history of
+// the port. When the port is closed, the open page shows it without a reload. The browser reports no error, and
+// a module name that contains HTML is shown as text.
 func TestPage(t *testing.T) {
 	const hostile = `<img src=x onerror="document.title='owned'">`
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
@@ -29,22 +30,13 @@ modules:
 	target := listener.Addr().String()
 	const home = "http://localhost:10115/"
 	b := browser.New(t)
-	quiet := func() {
-		t.Helper()
-		for _, complaint := range b.Complaints() {
-			// A page that is bare text cannot name an icon.
-			if !strings.Contains(complaint, home+"favicon.ico") {
-				t.Error(complaint)
-			}
-		}
-	}
 	b.Open(home)
 	if got := b.Eval(`document.querySelector("h2").textContent`); got != "The history is empty" {
-		t.Errorf("at first the page says: %v", got)
+		t.Errorf("before any probe the heading is %q, want \"The history is empty\"", got)
 	}
 	for _, path := range b.Eval(`[...document.querySelectorAll("nav a")].map(a => a.pathname)`).([]any) {
-		if status, _ := exporter.Get(t, path.(string)); status != 200 {
-			t.Errorf("%s: %d", path, status)
+		if status, body := exporter.Get(t, path.(string)); status != 200 {
+			t.Errorf("GET %s, a link of the page, = %d %s, want 200", path, status, body)
 		}
 	}
 
@@ -53,33 +45,48 @@ modules:
 	b.Eval(`document.getElementById("module").value = "tcp_connect_ip4"`)
 	b.Leave(`document.querySelector("form button").click()`)
 	b.Arrive("/probe")
-	if text := b.Eval("document.body.textContent").(string); !strings.Contains(text, "probe_success 1\n") || !strings.Contains(text, "result: open; valid results: open: success\n") {
-		t.Errorf("the probe says: %s", text)
+	text := b.Eval("document.body.textContent").(string)
+	for _, want := range []string{"probe_success 1\n", "result: open; valid results: open: success\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the form leads to %s\nwant %q in it", text, want)
+		}
 	}
 
 	b.Leave(`history.back()`)
 	b.Arrive("/")
 	b.Eventually(`document.querySelector("tbody .verdict")?.textContent.trim() === "open"`)
-	if got := b.Eval(`document.querySelector("tbody .target a").textContent + " " + document.querySelector("td.module").textContent`); got != target+" tcp_connect_ip4" {
-		t.Errorf("the row is of %v", got)
+	const row = `document.querySelector("tbody .target a").textContent + " " +
+		document.querySelector("td.module").textContent`
+	if got, want := b.Eval(row), target+" tcp_connect_ip4"; got != want {
+		t.Errorf("the row has the target and module %q, want %q", got, want)
 	}
 	b.Leave(`document.querySelector(".probed a").click()`)
 	b.Arrive("/logs")
-	if lines := strings.Split(b.Eval("document.body.textContent").(string), "\n"); len(lines) != 3 || !strings.Contains(lines[1], "  true     open    -  ") {
-		t.Errorf("the history is %q", lines)
+	lines := strings.Split(b.Eval("document.body.textContent").(string), "\n")
+	if len(lines) != 3 || !strings.Contains(lines[1], "  true     open    -  ") {
+		t.Errorf("the history has the lines %q, want a heading and one open probe", lines)
 	}
 
 	exporter.Get(t, "/probe?target="+target+"&module="+url.QueryEscape(hostile))
 	b.Open(home)
-	if got := b.Eval(`[...document.querySelectorAll("td.module, option")].filter(e => e.textContent.trim() === ` + strconv.Quote(hostile) + `).length`); got != 2.0 {
-		t.Errorf("a hostile name is text in %v places, want a row and the form", got)
+	const named = `[...document.querySelectorAll("td.module, option")].filter(e => e.textContent.trim() === %q).length`
+	if got := b.Eval(fmt.Sprintf(named, hostile)); got != 2.0 {
+		t.Errorf("the module %s is the text of %v elements, want 2: a row and an option of the form", hostile, got)
 	}
 	b.Eval(`window.same = true`)
 	listener.Close()
 	exporter.Get(t, "/probe?module=tcp_connect_ip4&target="+target)
 	b.Eventually(`document.querySelector("tbody .verdict").textContent.trim() === "refused"`)
-	if got := b.Eval(`same && document.querySelector(".why").textContent + ", " + document.title`); got != "nothing listens on this port (ECONNREFUSED), 1 failing, 1 succeeding · shaker_exporter" {
-		t.Errorf("of a target that went down the page says: %v", got)
+	// The page is still the same one if its variable is.
+	got := b.Eval(`same && document.querySelector(".why").textContent + ", " + document.title`)
+	const want = "nothing listens on this port (ECONNREFUSED), 1 failing, 1 succeeding · shaker_exporter"
+	if got != want {
+		t.Errorf("after the port was closed the page has the reason and title %q, want %q", got, want)
 	}
-	quiet()
+	for _, complaint := range b.Complaints() {
+		// A page of plain text cannot name an icon, so the browser requests this one.
+		if !strings.Contains(complaint, home+"favicon.ico") {
+			t.Errorf("the browser reports %s, want no error", complaint)
+		}
+	}
 }

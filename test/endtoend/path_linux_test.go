@@ -5,7 +5,6 @@ import (
 	"net/url"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -16,69 +15,124 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 )
 
-// What kernels that route do to a SYN, and what an exporter without any capability says of
-// it: the verdict, who said so, and the hops on the way there.
+// An exporter without any capability reports what a chain of real routers does to a SYN: the result, the ICMP
+// error and the router that sent it, and the hops of the path.
 func TestChainOfRouters(t *testing.T) {
 	chain := kernel.NewChain(t)
 	nft := lab.Program(t, "nft", "nftables")
 	setpriv := lab.Program(t, "setpriv", "util-linux")
 	cmd := exporter.Command(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml",
 		"modules: {tcp_connect: {prober: tcp, timeout: 3s, tcp: {path: always}}}"))
-	running := exporter.Run(t, exec.Command(setpriv, append([]string{"--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"}, cmd.Args...)...))
-	if status := running.Status("CapEff"); status != "0000000000000000" {
-		t.Fatalf("the exporter has the capabilities %s", status)
+	running := exporter.Run(t, exec.Command(setpriv,
+		append([]string{"--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"}, cmd.Args...)...))
+	if got := running.Status("CapEff"); got != "0000000000000000" {
+		t.Fatalf("the exporter has the capabilities %s, want none", got)
 	}
 
 	const (
-		way4  = "1 10.77.1.2 ttl_exceeded, 2 10.77.2.2 ttl_exceeded, "
-		way6  = "1 fd77:1::2 ttl_exceeded, 2 fd77:2::2 ttl_exceeded, "
 		host4 = "10.77.4.2:80"
 		host6 = "[fd77:4::2]:80"
+
+		// The first hops of every path, with nothing or something after them.
+		only4 = "1 10.77.1.2 ttl_exceeded, 2 10.77.2.2 ttl_exceeded"
+		only6 = "1 fd77:1::2 ttl_exceeded, 2 fd77:2::2 ttl_exceeded"
+		hops4 = only4 + ", "
+		hops6 = only6 + ", "
 	)
-	type situation struct {
+	type condition struct {
 		name   string
 		rule   string // of the firewall of the second router
 		target string
-		want   string // result errno; ICMP; hops
+		want   string // as summary formats it
 	}
-	situations := []situation{
-		{"all is well", "", host4, "open ; ; " + way4 + "3 10.77.3.2 ttl_exceeded, 4 10.77.4.2; reached 4"},
-		{"all is well", "", host6, "open ; ; " + way6 + "3 fd77:3::2 ttl_exceeded, 4 fd77:4::2; reached 4"},
-		{"nobody listens", "", "10.77.4.2:81", "refused ECONNREFUSED; ; " + way4 + "3 10.77.3.2 ttl_exceeded, 4 10.77.4.2; reached 4"},
-		{"a router drops", "drop", host4, "timeout ETIMEDOUT; ; " + strings.TrimSuffix(way4, ", ") + "; reached 0"},
-		{"a router drops", "drop", host6, "timeout ETIMEDOUT; ; " + strings.TrimSuffix(way6, ", ") + "; reached 0"},
-		{"a router refuses in the host's name", "reject with tcp reset", host4, "refused ECONNREFUSED; ; " + way4 + "3 10.77.4.2; reached 3"},
-		{"a router refuses in the host's name", "reject with tcp reset", host6, "refused ECONNREFUSED; ; " + way6 + "3 fd77:4::2; reached 3"},
-		{"a blackhole", "", "10.77.100.1:80", "timeout ETIMEDOUT; ; " + strings.TrimSuffix(way4, ", ") + "; reached 0"},
-		{"a route that is unreachable", "", "10.77.101.1:80", "unreachable EHOSTUNREACH; host_unreachable from 10.77.3.2; " + way4 + "3 10.77.3.2 host_unreachable; reached 0"},
-		{"a route that is prohibited", "", "10.77.102.1:80", "prohibited EHOSTUNREACH; admin_prohibited from 10.77.3.2; " + way4 + "3 10.77.3.2 admin_prohibited; reached 0"},
-		{"nobody answers a router's ARP", "", "10.77.4.9:80", "unreachable EHOSTUNREACH; host_unreachable from 10.77.3.2; " + way4 + "3 10.77.3.2 ttl_exceeded; reached 0"},
-		{"nobody answers a router's neighbour discovery", "", "[fd77:4::9]:80", "unreachable EHOSTUNREACH; host_unreachable from fd77:3::2; " + way6 + "3 fd77:3::2 ttl_exceeded; reached 0"},
-		{"nobody answers this host's ARP", "", "10.77.1.9:80", "unreachable EHOSTUNREACH; neighbor_unreachable from 10.77.1.1; ; reached 0"},
-		{"nobody answers this host's neighbour discovery", "", "[fd77:1::9]:80", "unreachable EHOSTUNREACH; neighbor_unreachable from fd77:1::1; ; reached 0"},
+	conditions := []condition{
+		{
+			name: "open", target: host4,
+			want: "open ; ; " + hops4 + "3 10.77.3.2 ttl_exceeded, 4 10.77.4.2; reached 4",
+		},
+		{
+			name: "open", target: host6,
+			want: "open ; ; " + hops6 + "3 fd77:3::2 ttl_exceeded, 4 fd77:4::2; reached 4",
+		},
+		{
+			name: "closed", target: "10.77.4.2:81",
+			want: "refused ECONNREFUSED; ; " + hops4 + "3 10.77.3.2 ttl_exceeded, 4 10.77.4.2; reached 4",
+		},
+		{
+			name: "a router drops the SYN", rule: "drop", target: host4,
+			want: "timeout ETIMEDOUT; ; " + only4 + "; reached 0",
+		},
+		{
+			name: "a router drops the SYN", rule: "drop", target: host6,
+			want: "timeout ETIMEDOUT; ; " + only6 + "; reached 0",
+		},
+		{
+			name: "a router sends a RST in the host's name", rule: "reject with tcp reset", target: host4,
+			want: "refused ECONNREFUSED; ; " + hops4 + "3 10.77.4.2; reached 3",
+		},
+		{
+			name: "a router sends a RST in the host's name", rule: "reject with tcp reset", target: host6,
+			want: "refused ECONNREFUSED; ; " + hops6 + "3 fd77:4::2; reached 3",
+		},
+		{
+			name: "a blackhole route", target: "10.77.100.1:80",
+			want: "timeout ETIMEDOUT; ; " + only4 + "; reached 0",
+		},
+		{
+			name: "an unreachable route", target: "10.77.101.1:80",
+			want: "unreachable EHOSTUNREACH; host_unreachable from 10.77.3.2; " + hops4 +
+				"3 10.77.3.2 host_unreachable; reached 0",
+		},
+		{
+			name: "a prohibited route", target: "10.77.102.1:80",
+			want: "prohibited EHOSTUNREACH; admin_prohibited from 10.77.3.2; " + hops4 +
+				"3 10.77.3.2 admin_prohibited; reached 0",
+		},
+		{
+			name: "no reply to a router's ARP", target: "10.77.4.9:80",
+			want: "unreachable EHOSTUNREACH; host_unreachable from 10.77.3.2; " + hops4 +
+				"3 10.77.3.2 ttl_exceeded; reached 0",
+		},
+		{
+			name: "no reply to a router's neighbour discovery", target: "[fd77:4::9]:80",
+			want: "unreachable EHOSTUNREACH; host_unreachable from fd77:3::2; " + hops6 +
+				"3 fd77:3::2 ttl_exceeded; reached 0",
+		},
+		{
+			name: "no reply to this host's ARP", target: "10.77.1.9:80",
+			want: "unreachable EHOSTUNREACH; neighbor_unreachable from 10.77.1.1; ; reached 0",
+		},
+		{
+			name: "no reply to this host's neighbour discovery", target: "[fd77:1::9]:80",
+			want: "unreachable EHOSTUNREACH; neighbor_unreachable from fd77:1::1; ; reached 0",
+		},
 	}
-	for _, with := range [][3]string{
-		{"net-unreachable", "unreachable ENETUNREACH", "net_unreachable"},
-		{"host-unreachable", "unreachable EHOSTUNREACH", "host_unreachable"},
-		{"prot-unreachable", "unreachable ENOPROTOOPT", "protocol_unreachable"},
-		{"port-unreachable", "refused ECONNREFUSED", "port_unreachable"},
-		{"net-prohibited", "prohibited ENETUNREACH", "net_prohibited"},
-		{"host-prohibited", "prohibited EHOSTUNREACH", "host_prohibited"},
-		{"admin-prohibited", "prohibited EHOSTUNREACH", "admin_prohibited"},
+	for _, reject := range []struct{ with, result, icmp string }{
+		{with: "net-unreachable", result: "unreachable ENETUNREACH", icmp: "net_unreachable"},
+		{with: "host-unreachable", result: "unreachable EHOSTUNREACH", icmp: "host_unreachable"},
+		{with: "prot-unreachable", result: "unreachable ENOPROTOOPT", icmp: "protocol_unreachable"},
+		{with: "port-unreachable", result: "refused ECONNREFUSED", icmp: "port_unreachable"},
+		{with: "net-prohibited", result: "prohibited ENETUNREACH", icmp: "net_prohibited"},
+		{with: "host-prohibited", result: "prohibited EHOSTUNREACH", icmp: "host_prohibited"},
+		{with: "admin-prohibited", result: "prohibited EHOSTUNREACH", icmp: "admin_prohibited"},
 	} {
-		situations = append(situations, situation{"a router rejects with " + with[0], "reject with icmp type " + with[0], host4,
-			fmt.Sprintf("%s; %s from 10.77.2.2; %s3 10.77.2.2 %s; reached 0", with[1], with[2], way4, with[2])})
+		conditions = append(conditions, condition{
+			name: "a router rejects the SYN with " + reject.with, rule: "reject with icmp type " + reject.with, target: host4,
+			want: fmt.Sprintf("%[1]s; %[2]s from 10.77.2.2; %[3]s3 10.77.2.2 %[2]s; reached 0", reject.result, reject.icmp, hops4),
+		})
 	}
-	for _, with := range [][3]string{
-		{"no-route", "unreachable ENETUNREACH", "net_unreachable"},
-		{"admin-prohibited", "prohibited EACCES", "admin_prohibited"},
-		{"addr-unreachable", "unreachable EHOSTUNREACH", "host_unreachable"},
-		{"port-unreachable", "refused ECONNREFUSED", "port_unreachable"},
-		{"policy-fail", "prohibited EACCES", "policy_failed"},
-		{"reject-route", "prohibited EACCES", "route_rejected"},
+	for _, reject := range []struct{ with, result, icmp string }{
+		{with: "no-route", result: "unreachable ENETUNREACH", icmp: "net_unreachable"},
+		{with: "admin-prohibited", result: "prohibited EACCES", icmp: "admin_prohibited"},
+		{with: "addr-unreachable", result: "unreachable EHOSTUNREACH", icmp: "host_unreachable"},
+		{with: "port-unreachable", result: "refused ECONNREFUSED", icmp: "port_unreachable"},
+		{with: "policy-fail", result: "prohibited EACCES", icmp: "policy_failed"},
+		{with: "reject-route", result: "prohibited EACCES", icmp: "route_rejected"},
 	} {
-		situations = append(situations, situation{"a router rejects with " + with[0], "reject with icmpv6 type " + with[0], host6,
-			fmt.Sprintf("%s; %s from fd77:2::2; %s3 fd77:2::2 %s; reached 0", with[1], with[2], way6, with[2])})
+		conditions = append(conditions, condition{
+			name: "a router rejects the SYN with " + reject.with, rule: "reject with icmpv6 type " + reject.with, target: host6,
+			want: fmt.Sprintf("%[1]s; %[2]s from fd77:2::2; %[3]s3 fd77:2::2 %[2]s; reached 0", reject.result, reject.icmp, hops6),
+		})
 	}
 	for n := range 3 {
 		chain.Route(n, "10.77.96.0/19", fmt.Sprintf("10.77.%d.2", n+1), unix.RTN_UNICAST)
@@ -86,22 +140,24 @@ func TestChainOfRouters(t *testing.T) {
 	chain.Route(3, "10.77.100.0/24", "", unix.RTN_BLACKHOLE)
 	chain.Route(3, "10.77.101.0/24", "", unix.RTN_UNREACHABLE)
 	chain.Route(3, "10.77.102.0/24", "", unix.RTN_PROHIBIT)
-	for _, s := range situations {
-		t.Run(s.name+"/"+s.target, func(t *testing.T) {
-			if s.rule != "" {
-				chain.Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; tcp flags syn / syn,ack "+s.rule+"; }; }")
+	for _, c := range conditions {
+		t.Run(c.name+"/"+c.target, func(t *testing.T) {
+			if c.rule != "" {
+				chain.Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; "+
+					"tcp flags syn / syn,ack "+c.rule+"; }; }")
 				defer chain.Run(2, nft, "delete table inet lab")
 			}
-			_, body := exporter.Get(t, "/probe?target="+url.QueryEscape(s.target))
-			if got := story(body); got != s.want {
-				t.Errorf("\n got %s\nwant %s\n%s", got, s.want, body)
+			path := "/probe?target=" + url.QueryEscape(c.target)
+			status, body := exporter.Get(t, path)
+			if got := summary(body); got != c.want {
+				t.Errorf("GET %s = %d with\n%s\nwant\n%s\nin\n%s", path, status, got, c.want, body)
 			}
 		})
 	}
 }
 
-// story returns what a probe says of the verdict, the ICMP error, and the hops.
-func story(body string) string {
+// summary formats the response to a probe as "result errno; ICMP error from router; hops; reached hop".
+func summary(body string) string {
 	find := func(pattern, format string) []string {
 		var found []string
 		for _, match := range regexp.MustCompile("(?m)^"+pattern).FindAllStringSubmatch(body, -1) {
@@ -117,14 +173,16 @@ func story(body string) string {
 	if reached == nil {
 		reached = []string{"0"}
 	}
-	verdict := strings.Join(find(`probe_result_info\{result="(\w+)",errno="(\w*)"\} 1`, "%s %s"), "")
-	if !strings.Contains(verdict, " ") {
-		verdict += " "
+	result := strings.Join(find(`probe_result_info\{result="(\w+)",errno="(\w*)"\} 1`, "%s %s"), "")
+	if !strings.Contains(result, " ") {
+		result += " "
 	}
-	return strings.Join(slices.Concat(
-		[]string{verdict},
-		[]string{strings.Join(find(`probe_icmp_info\{from="(.*?)",icmp_type="\d+",icmp_code="\d+",icmp="(.*?)"\} 1`, "%[2]s from %[1]s"), "")},
-		[]string{strings.Join(find(`probe_path_hop_info\{hop="(\d+)",address="(.*?)",icmp="(.*?)"\} 1`, "%s %s %s"), ", ")},
-		[]string{"reached " + reached[0]},
-	), "; ")
+	const icmpInfo = `probe_icmp_info\{from="(.*?)",icmp_type="\d+",icmp_code="\d+",icmp="(.*?)"\} 1`
+	const hopInfo = `probe_path_hop_info\{hop="(\d+)",address="(.*?)",icmp="(.*?)"\} 1`
+	return strings.Join([]string{
+		result,
+		strings.Join(find(icmpInfo, "%[2]s from %[1]s"), ""),
+		strings.Join(find(hopInfo, "%s %s %s"), ", "),
+		"reached " + reached[0],
+	}, "; ")
 }

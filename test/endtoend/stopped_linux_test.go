@@ -13,12 +13,12 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// An exporter that is stopped for longer than the kernel holds ACKs back does send them, and
-// counts just those that are on the wire.
+// If the exporter is stopped for longer than the kernel withholds the final ACK, the kernel sends the ACK. The
+// exporter reports exactly those ACKs that are on the wire.
 func TestACKsOfAStoppedExporter(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	running := exporter.Start(t)
-	const early, late = 15, 25 // whose SYN-ACKs come while the exporter is stopped, and afterwards
+	const early, late = 15, 25 // handshakes whose SYN-ACK arrives while the exporter is stopped, and afterwards
 	target := func(i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 443)
 	}
@@ -28,7 +28,7 @@ func TestACKsOfAStoppedExporter(t *testing.T) {
 		probing.Go(func() { _, answers[i] = exporter.Get(t, "/probe?target="+target(i).String()) })
 	}
 	syns := make(map[netip.AddrPort]simnet.Segment)
-	lab.Eventually(t, "all SYNs are sent", func() bool {
+	lab.Eventually(t, "all SYNs are on the wire", func() bool {
 		for syn := range network.Sent() {
 			syns[syn.Dst] = syn
 		}
@@ -53,18 +53,19 @@ func TestACKsOfAStoppedExporter(t *testing.T) {
 			ack = 1
 		}
 		if !strings.Contains(answer, fmt.Sprintf("\nprobe_tcp_ack_sent %d\n", ack)) {
-			t.Errorf("want probe_tcp_ack_sent %d: %s\n%s", ack, answer, network.Trace(target(i).Addr()))
+			t.Errorf("probe of %v = %s\nwant probe_tcp_ack_sent %d, as on the wire:\n%s",
+				target(i), answer, ack, network.Trace(target(i).Addr()))
 		}
 	}
 	if got, want := exporter.Metrics(t)["shaker_acks_sent_total"], fmt.Sprint(len(onTheWire)); got != want {
-		t.Errorf("shaker_acks_sent_total %s, %s on the wire", got, want)
+		t.Errorf("shaker_acks_sent_total = %s, want %s, as on the wire", got, want)
 	}
-	if len(onTheWire) == len(answers) {
-		t.Error("the exporter has sent all ACKs, though it ran when the late SYN-ACKs came")
+	if n := len(onTheWire); n == len(answers) {
+		t.Errorf("all %d handshakes sent an ACK, want fewer: the exporter ran when %d of the SYN-ACKs arrived", n, late)
 	}
 }
 
-// acked returns the targets that were sent an ACK.
+// acked returns the targets to which this host has sent an ACK.
 func acked(network *simnet.Network) map[netip.AddrPort]bool {
 	targets := make(map[netip.AddrPort]bool)
 	for segment := range network.Sent() {
