@@ -22,16 +22,17 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// withDescriptors lets a program have n descriptors at most.
+// withDescriptors returns a command that may open at most n file descriptors.
 func withDescriptors(t *testing.T, n int, cmd *exec.Cmd) *exec.Cmd {
 	t.Helper()
-	limited := exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(n), cmd.Path}, cmd.Args[1:]...)...)
+	args := []string{"-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(n), cmd.Path}
+	limited := exec.Command(lab.Program(t, "sh", "dash"), append(args, cmd.Args[1:]...)...)
 	limited.Env = cmd.Env
 	return limited
 }
 
-// newGate lays a wire to 192.0.2.0/24, where every port is open, but where no SYN-ACK comes
-// before the gate is opened. To open it again does nothing.
+// newGate lays a wire to 192.0.2.0/24, where every port is open, but no SYN-ACK arrives until the gate is open.
+// Calling open again has no effect.
 func newGate(t *testing.T) (wire *simnet.Wire, open func()) {
 	t.Helper()
 	opened := make(chan struct{})
@@ -53,23 +54,23 @@ const (
 	openTarget    = "/probe?target=192.0.2.1:80" // behind the gate
 	inFlightText  = "too many probes in flight (limit set by --probe.max-in-flight)\n"
 	inFlightCount = `shaker_probes_rejected_total{reason="in_flight"}`
-	troubleText   = "probe not performed, target state unknown: shake 192.0.2.1:80: "
+	faultText     = "probe not performed, target state unknown: shake "
 )
 
-// A thousand callers come to an exporter that has room for few of them. Each of them is told
-// that its target is open, which it is, or that the exporter could not find out. The next
-// callers are served, and all is as it was before.
+// A thousand callers request probes from an exporter that has resources for a few. Each response is that the
+// target is open, which is right, or 503. Afterwards the exporter responds to all requests again, and it has
+// as many goroutines and file descriptors as before.
 func TestExhaustion(t *testing.T) {
 	const callers = 1000
 	for _, c := range []struct {
 		name        string
-		descriptors int // that the exporter may have
-		ports       int // that the host has
+		descriptors int // the exporter's limit
+		ports       int // the number of the host's local ports
 		args        []string
-		room        int    // at least so many probes run at once
+		room        int    // the exporter has resources for at least this many concurrent probes
 		errno       string // of a fault
-		text        string // and what is said of it
-		full        string // what the exporter has logged once others find no room
+		text        string // at the end of the text of a fault
+		full        string // what the log contains when the resources are exhausted
 	}{
 		{name: "descriptors", descriptors: 256, ports: 20_000,
 			room: 64, errno: "EMFILE", text: "socket: too many open files\n"},
@@ -98,95 +99,108 @@ func TestExhaustion(t *testing.T) {
 			for i := range c.room {
 				ask(i, exporter.Call(t, i))
 			}
-			wire.Await(c.room) // these are under way, and stay so until another one has its answer
+			wire.Await(c.room) // these probes run until the first response to another caller opens the gate
 			var others []exporter.Caller
 			for i := c.room; i < callers; i++ {
 				others = append(others, exporter.Call(t, i))
 			}
-			lab.Eventually(t, "the exporter is full", func() bool { return strings.Contains(p.Output(), c.full) })
+			lab.Eventually(t, fmt.Sprintf("%q is in the log", c.full), func() bool {
+				return strings.Contains(p.Output(), c.full)
+			})
 			for i, other := range others {
 				ask(c.room+i, other)
 			}
 			group.Wait()
 			for i := range 100 {
 				if a := exporter.Call(t, i).Get(t, openTarget); !a.Open() {
-					t.Fatalf("afterwards, caller %d: %+v", i, a)
+					t.Fatalf("after the exhaustion, GET %s by caller %d = %+v, want an open target", openTarget, i, a)
 				}
 			}
 
-			opened, turnedAway, faults := 0, 0, 0
+			opened, rejected, faults := 0, 0, 0
 			for _, a := range answers {
 				switch {
 				case a.Open():
 					opened++
 				case a == exporter.Answer{Status: 503, RetryAfter: "1", Body: inFlightText}:
-					turnedAway++
-				case a == exporter.Answer{Status: 503, Body: troubleText + c.text}:
+					rejected++
+				case a == exporter.Answer{Status: 503, Body: faultText + "192.0.2.1:80: " + c.text}:
 					faults++
 				default:
-					t.Errorf("%+v", a)
+					t.Errorf("GET %s = %+v, want an open target, or 503 with %q or with %q", openTarget, a, inFlightText, c.text)
 				}
 			}
-			if opened < c.room || c.args == nil && turnedAway == 0 || c.args != nil && faults == 0 {
-				t.Errorf("%d open, %d turned away, %d faults", opened, turnedAway, faults)
+			if opened < c.room {
+				t.Errorf("%d of %d probes found the target open, want at least %d", opened, callers, c.room)
+			}
+			if c.args == nil && rejected == 0 {
+				t.Errorf("the limit of probes in flight rejected no probe of %d, want some", callers)
+			}
+			if c.args != nil && faults == 0 {
+				t.Errorf("no probe of %d failed with %s, want some", callers, c.errno)
 			}
 			for series, want := range map[string]int{
-				inFlightCount: turnedAway,
+				inFlightCount: rejected,
 				faultCount:    faults,
 				`shaker_probes_total{module="tcp_connect"}`: opened + 100,
 				"shaker_probes_in_flight":                   0,
 				"process_open_fds":                          descriptors,
 			} {
 				if got := exporter.Metric(t, series); got != want {
-					t.Errorf("%s is %d, want %d", series, got, want)
+					t.Errorf("after the exhaustion %s = %d, want %d", series, got, want)
 				}
 			}
-			lab.Eventually(t, "the goroutines end", func() bool { return exporter.Metric(t, "go_goroutines") <= goroutines })
+			lab.Eventually(t, fmt.Sprintf("the exporter has at most %d goroutines again", goroutines), func() bool {
+				return exporter.Metric(t, "go_goroutines") <= goroutines
+			})
 		})
 	}
 }
 
-// The files that say where names are looked up, and the names of this host, are known from
-// the start. An exporter that had to open them without a descriptor would ask the wrong
-// server, and find that there is no such name.
+// The exporter reads the files that configure name resolution, and the host's own names, when it starts. If it
+// had to open them when no descriptor is left, it would ask the wrong server, and report that the name does not
+// exist.
 func TestNamesWithoutDescriptors(t *testing.T) {
 	cmd := exporter.Command(t)
 	process.Start(t, cmd).Listening(10115)
 	conn := exporter.Call(t, 0)
 	defer conn.Close()
 	reader := bufio.NewReader(conn)
-	ask := func(path string) exporter.Answer {
+	get := func(path string) exporter.Answer {
 		t.Helper()
 		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
 		response, err := http.ReadResponse(reader, nil)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("GET %s: %v", path, err)
 		}
-		body, _ := io.ReadAll(response.Body)
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Errorf("GET %s: %v in the body", path, err)
+		}
 		return exporter.Answer{Status: response.StatusCode, Body: string(body)}
 	}
-	ask("/-/healthy") // the connection has its descriptor
+	get("/-/healthy") // now the connection has its descriptor
+	limit := func(limit, before *unix.Rlimit) {
+		t.Helper()
+		if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_NOFILE, limit, before); err != nil {
+			t.Fatalf("prlimit RLIMIT_NOFILE: %v", err)
+		}
+	}
 	var before unix.Rlimit
-	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &before); err != nil {
-		t.Fatal(err)
+	limit(nil, &before)
+	limit(&unix.Rlimit{Max: before.Max}, nil)
+	const path = "/probe?target=localhost:10115"
+	if a := get(path); a.Status != 503 || !strings.HasPrefix(a.Body, faultText) {
+		t.Errorf("without descriptors, GET %s = %+v, want 503 and %q at the start", path, a, faultText)
 	}
-	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Max: before.Max}, nil); err != nil {
-		t.Fatal(err)
-	}
-	a := ask("/probe?target=localhost:10115")
-	if a.Status != 503 || !strings.HasPrefix(a.Body, "probe not performed, target state unknown: shake ") {
-		t.Errorf("%+v", a)
-	}
-	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_NOFILE, &before, nil); err != nil {
-		t.Fatal(err)
-	}
-	if a := ask("/probe?target=localhost:10115"); !a.Open() {
-		t.Errorf("afterwards: %+v", a)
+	limit(&before, nil)
+	if a := get(path); !a.Open() {
+		t.Errorf("with descriptors again, GET %s = %+v, want an open target", path, a)
 	}
 }
 
-// Of a thousand callers of silent targets, ten at a time are served, and all others are told
-// to come again. When the ten have their verdict, there is room for ten.
+// With --probe.max-in-flight=10, ten of a thousand concurrent probes of a target that does not reply run, and all
+// others are rejected with 503 and Retry-After. When the ten have ended, the exporter accepts ten probes again.
 func TestInFlightLimit(t *testing.T) {
 	const callers, limit, timeout = 1000, 10, time.Second
 	lab.NeedDescriptors(t, 1200)
@@ -194,7 +208,7 @@ func TestInFlightLimit(t *testing.T) {
 	exporter.Start(t, "--probe.max-in-flight=10", "--timeout-offset=0")
 	began := time.Now()
 	var group sync.WaitGroup
-	var measured, turnedAway atomic.Int64
+	var measured, rejected atomic.Int64
 	for i := range callers {
 		from := exporter.Call(t, i)
 		group.Go(func() {
@@ -203,26 +217,27 @@ func TestInFlightLimit(t *testing.T) {
 			case a.Status == 200 && strings.Contains(a.Body, `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`):
 				measured.Add(1)
 			case a == exporter.Answer{Status: 503, RetryAfter: "1", Body: inFlightText}:
-				turnedAway.Add(1)
+				rejected.Add(1)
 			default:
-				t.Errorf("%+v", a)
+				t.Errorf("GET %s = %+v, want the result timeout, or 503 with %q", openTarget, a, inFlightText)
 			}
 		})
 	}
 	group.Wait()
-	// Ten, unless the machine is so busy that some callers came when those had their verdict.
+	// Ten, unless the machine is so busy that more requests arrive after the first ten probes have ended.
 	most := int64(limit * (time.Since(began) / timeout))
 	if n := measured.Load(); n < limit || n > most {
-		t.Errorf("%d were served, want %d to %d", n, limit, most)
+		t.Errorf("%d of %d probes ran, want %d to %d", n, callers, limit, most)
 	}
-	if got := exporter.Metric(t, inFlightCount); got != int(turnedAway.Load()) {
-		t.Errorf("%d were turned away, %d are counted", turnedAway.Load(), got)
+	if got, want := exporter.Metric(t, inFlightCount), int(rejected.Load()); got != want {
+		t.Errorf("%s = %d, want %d: the number of 503 responses", inFlightCount, got, want)
 	}
+	const path = "/probe?target=127.0.0.1:10115"
 	for i := range limit {
 		from := exporter.Call(t, i)
 		group.Go(func() {
-			if a := from.Get(t, "/probe?target=127.0.0.1:10115"); !a.Open() {
-				t.Errorf("afterwards: %+v", a)
+			if a := from.Get(t, path); !a.Open() {
+				t.Errorf("after the first ten probes, GET %s = %+v, want an open target", path, a)
 			}
 		})
 	}

@@ -22,8 +22,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// With a web configuration a client has to show a certificate and a password. The client is
-// a real Prometheus, and curl where there is something to be denied.
+// With a web configuration file, the exporter requires a client certificate and a password. A real Prometheus
+// scrapes it with both, and with a wrong password. With curl, a client lacks one of the two.
 func TestMutualTLSAndPassword(t *testing.T) {
 	curl := lab.Program(t, "curl", "curl")
 	dir := t.TempDir()
@@ -58,34 +58,36 @@ scrape_configs:
 	prometheus := process.StartPrometheus(t, 9090, dir+"/prometheus.yml")
 
 	lab.Eventually(t, "both jobs have scraped", func() bool { return len(prometheus.Query("up")) == 2 })
-	if got := prometheus.Query("probe_success"); len(got) != 1 || got[0].Value != 1 {
-		t.Errorf("probe_success: %v", got)
+	for expression, want := range map[string]float64{"probe_success": 1, `up{job="wrong_password"}`: 0} {
+		if got := prometheus.Query(expression); len(got) != 1 || got[0].Value != want {
+			t.Errorf("the query %s = %v, want one series with the value %v", expression, got, want)
+		}
 	}
-	if got := prometheus.Query(`up{job="wrong_password"}`); len(got) != 1 || got[0].Value != 0 {
-		t.Errorf("up with a wrong password: %v", got)
-	}
-	with := []string{"-s", "--cacert", dir + "/authority.pem", "https://localhost:10115/-/healthy"}
+	request := []string{"-s", "--cacert", dir + "/authority.pem", "https://localhost:10115/-/healthy"}
 	certificate := []string{"--cert", dir + "/client.pem", "--key", dir + "/client.key"}
 	for _, c := range []struct {
 		name string
 		args []string
 		want string // of the body
 	}{
-		{"both", append([]string{"-u", "prometheus:tell-nobody"}, certificate...), "Healthy\n"},
-		{"no password", certificate, "Unauthorized\n"},
-		{"no certificate", []string{"-u", "prometheus:tell-nobody"}, ""},
+		{
+			name: "password and certificate", args: append([]string{"-u", "prometheus:tell-nobody"}, certificate...),
+			want: "Healthy\n",
+		},
+		{name: "no password", args: certificate, want: "Unauthorized\n"},
+		{name: "no certificate", args: []string{"-u", "prometheus:tell-nobody"}, want: ""},
 	} {
-		if out, _ := exec.Command(curl, append(c.args, with...)...).Output(); string(out) != c.want {
-			t.Errorf("%s: %q, want %q", c.name, out, c.want)
+		if out, err := exec.Command(curl, append(c.args, request...)...).Output(); string(out) != c.want {
+			t.Errorf("%s: curl prints %q, %v, want %q", c.name, out, err, c.want)
 		}
 	}
 	if want := "client didn't provide a certificate"; !strings.Contains(p.Output(), want) {
-		t.Errorf("nothing of %q is logged: %s", want, p.Output())
+		t.Errorf("the log is %s\nwant %q in it", p.Output(), want)
 	}
 }
 
-// newAuthority writes the certificate of an authority, authority.pem, and certificates by it
-// for localhost, with their keys.
+// newAuthority writes the certificate of an authority, authority.pem, and certificates that it has issued for
+// localhost, each with its key.
 func newAuthority(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	template := func(name string) *x509.Certificate {
@@ -121,44 +123,50 @@ func newAuthority(t *testing.T, dir string, names ...string) {
 	}
 }
 
-// systemd listens, and starts the exporter on the first connection.
+// With --web.systemd-socket, systemd listens, and starts the exporter on the first connection.
 func TestSocketActivation(t *testing.T) {
 	activate := lab.Program(t, "systemd-socket-activate", "systemd")
 	program := exporter.Command(t).Path
 	cmd := exec.Command(activate, "--listen=127.0.0.1:10115", program, "--web.systemd-socket")
 	process.Start(t, cmd).Listening(10115)
-	if status, body := exporter.Get(t, "/probe?target=127.0.0.1:10115"); status != 200 || !strings.Contains(body, "probe_success 1\n") {
-		t.Errorf("%d %s", status, body)
+	const path, want = "/probe?target=127.0.0.1:10115", "probe_success 1\n"
+	if status, body := exporter.Get(t, path); status != 200 || !strings.Contains(body, want) {
+		t.Errorf("GET %s = %d %s\nwant 200 and %q in it", path, status, body, want)
 	}
 }
 
-// Behind a proxy the exporter is below a path, and nowhere else.
+// All endpoints are below the path of --web.external-url or below --web.route-prefix, and only there. The root
+// and the prefix redirect to the status page.
 func TestRoutePrefix(t *testing.T) {
 	for _, c := range []struct {
 		flags    []string
 		prefix   string
-		location string // to which / redirects, "" if it is the page
+		location string // to which / redirects, "" if it is the status page
 	}{
-		{[]string{"--web.external-url=https://example.com/tools/shaker/"}, "/tools/shaker", "https://example.com/tools/shaker/"},
-		{[]string{"--web.route-prefix=shaker/"}, "/shaker", "/shaker/"},
-		{[]string{"--web.external-url=https://example.com/shaker", "--web.route-prefix=/"}, "", ""},
-		{[]string{"--web.external-url=https://example.com"}, "", ""},
+		{
+			flags:  []string{"--web.external-url=https://example.com/tools/shaker/"},
+			prefix: "/tools/shaker", location: "https://example.com/tools/shaker/",
+		},
+		{flags: []string{"--web.route-prefix=shaker/"}, prefix: "/shaker", location: "/shaker/"},
+		{flags: []string{"--web.external-url=https://example.com/shaker", "--web.route-prefix=/"}},
+		{flags: []string{"--web.external-url=https://example.com"}},
 	} {
 		p := exporter.Start(t, c.flags...)
 		for _, page := range []struct{ path, want string }{
-			{"/", "<form"},
-			{"/probe?target=localhost:10115", "probe_success 1\n"},
-			{"/metrics", "shaker_exporter_build_info"},
-			{"/config", "tcp_connect:"},
-			{"/logs", "localhost:10115"},
-			{"/-/healthy", "Healthy\n"},
+			{path: "/", want: "<form"},
+			{path: "/probe?target=localhost:10115", want: "probe_success 1\n"},
+			{path: "/metrics", want: "shaker_exporter_build_info"},
+			{path: "/config", want: "tcp_connect:"},
+			{path: "/logs", want: "localhost:10115"},
+			{path: "/-/healthy", want: "Healthy\n"},
 		} {
-			if status, body := exporter.Get(t, c.prefix+page.path); status != 200 || !strings.Contains(body, page.want) {
-				t.Errorf("%v: %s: %d %s", c.flags, c.prefix+page.path, status, body)
+			path := c.prefix + page.path
+			if status, body := exporter.Get(t, path); status != 200 || !strings.Contains(body, page.want) {
+				t.Errorf("with %v, GET %s = %d %s\nwant 200 and %q in it", c.flags, path, status, body, page.want)
 			}
 			if c.prefix != "" && page.path != "/" {
-				if status, _ := exporter.Get(t, page.path); status != 404 {
-					t.Errorf("%v: %s: %d, want 404", c.flags, page.path, status)
+				if status, body := exporter.Get(t, page.path); status != 404 {
+					t.Errorf("with %v, GET %s = %d %s, want 404", c.flags, page.path, status, body)
 				}
 			}
 		}
@@ -166,20 +174,20 @@ func TestRoutePrefix(t *testing.T) {
 			if path == "" {
 				continue
 			}
-			response, err := lab.Client.Transport.RoundTrip(exporter.NewRequest(t, "GET", 10115, path))
+			response, err := lab.Client.Transport.RoundTrip(exporter.NewRequest(t, "GET", exporter.Port, path))
 			if err != nil {
 				t.Fatal(err)
 			}
 			response.Body.Close()
 			if got := response.Header.Get("Location"); got != c.location {
-				t.Errorf("%v: %s redirects to %q, want %q", c.flags, path, got, c.location)
+				t.Errorf("with %v, GET %s redirects to %q, want %q", c.flags, path, got, c.location)
 			}
 		}
 		p.Stop()
 	}
 }
 
-// Profiles are there if they are asked for.
+// With --web.enable-pprof the exporter serves profiles of itself.
 func TestProfiling(t *testing.T) {
 	exporter.Start(t, "--web.enable-pprof", "--web.route-prefix=/shaker")
 	for path, want := range map[string]string{
@@ -190,7 +198,7 @@ func TestProfiling(t *testing.T) {
 		"/shaker/debug/pprof/cmdline":           "--web.enable-pprof",
 	} {
 		if status, body := exporter.Get(t, path); status != 200 || !strings.Contains(body, want) {
-			t.Errorf("%s: %d %s", path, status, body)
+			t.Errorf("GET %s = %d %s\nwant 200 and %q in it", path, status, body, want)
 		}
 	}
 }
