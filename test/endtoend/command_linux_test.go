@@ -29,7 +29,8 @@ func TestProbeCommandOutputToFullDevice(t *testing.T) {
 		}
 		const want = "shaker_exporter: write /dev/stdout: no space left on device\n"
 		if code := cmd.ProcessState.ExitCode(); code != 1 || stderr.String() != want {
-			t.Errorf("probe --output=%s >/dev/full: exit status %d, stderr %q, want 1 and %q", output, code, &stderr, want)
+			t.Errorf("probe --output=%s >/dev/full: exit status %d, stderr %q, want 1 and %q",
+				output, code, &stderr, want)
 		}
 	}
 }

@@ -127,7 +127,8 @@ func TestExhaustion(t *testing.T) {
 				case a == exporter.Answer{Status: 503, Body: faultText + "192.0.2.1:80: " + c.text}:
 					faults++
 				default:
-					t.Errorf("GET %s = %+v, want an open target, or 503 with %q or with %q", openTarget, a, inFlightText, c.text)
+					t.Errorf("GET %s = %+v, want an open target, or 503 with %q or with %q",
+						openTarget, a, inFlightText, c.text)
 				}
 			}
 			if opened < c.room {

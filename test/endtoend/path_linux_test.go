@@ -117,8 +117,10 @@ func TestChainOfRouters(t *testing.T) {
 		{with: "admin-prohibited", result: "prohibited EHOSTUNREACH", icmp: "admin_prohibited"},
 	} {
 		conditions = append(conditions, condition{
-			name: "a router rejects the SYN with " + reject.with, rule: "reject with icmp type " + reject.with, target: host4,
-			want: fmt.Sprintf("%[1]s; %[2]s from 10.77.2.2; %[3]s3 10.77.2.2 %[2]s; reached 0", reject.result, reject.icmp, hops4),
+			name: "a router rejects the SYN with " + reject.with, target: host4,
+			rule: "reject with icmp type " + reject.with,
+			want: fmt.Sprintf("%[1]s; %[2]s from 10.77.2.2; %[3]s3 10.77.2.2 %[2]s; reached 0",
+				reject.result, reject.icmp, hops4),
 		})
 	}
 	for _, reject := range []struct{ with, result, icmp string }{
@@ -130,8 +132,10 @@ func TestChainOfRouters(t *testing.T) {
 		{with: "reject-route", result: "prohibited EACCES", icmp: "route_rejected"},
 	} {
 		conditions = append(conditions, condition{
-			name: "a router rejects the SYN with " + reject.with, rule: "reject with icmpv6 type " + reject.with, target: host6,
-			want: fmt.Sprintf("%[1]s; %[2]s from fd77:2::2; %[3]s3 fd77:2::2 %[2]s; reached 0", reject.result, reject.icmp, hops6),
+			name: "a router rejects the SYN with " + reject.with, target: host6,
+			rule: "reject with icmpv6 type " + reject.with,
+			want: fmt.Sprintf("%[1]s; %[2]s from fd77:2::2; %[3]s3 fd77:2::2 %[2]s; reached 0",
+				reject.result, reject.icmp, hops6),
 		})
 	}
 	for n := range 3 {

@@ -143,7 +143,8 @@ func TestReloadUnderLoad(t *testing.T) {
 				response.Body.Close()
 				const want = "probe_success 1\n"
 				if err != nil || response.StatusCode != 200 || !strings.Contains(string(body), want) {
-					t.Errorf("during reloads, GET %s = %s, %v, %s\nwant 200 and %q in it", url, response.Status, err, body, want)
+					t.Errorf("during reloads, GET %s = %s, %v, %s\nwant 200 and %q in it",
+						url, response.Status, err, body, want)
 					return
 				}
 				seen.Store(timeout.FindString(string(body)), true)

@@ -28,7 +28,7 @@ func TestMutualTLSAndPassword(t *testing.T) {
 	curl := lab.Program(t, "curl", "curl")
 	dir := t.TempDir()
 	newAuthority(t, dir, "server", "client")
-	hash, err := bcrypt.GenerateFromPassword([]byte("tell-nobody"), bcrypt.MinCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte("correct-horse"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ basic_auth_users:
 	lab.Write(t, dir, "prometheus.yml", `
 scrape_configs:
   - job_name: right
-    basic_auth: {username: prometheus, password: tell-nobody}
+    basic_auth: {username: prometheus, password: correct-horse}
     metrics_path: /probe
     params: {target: ["127.0.0.1:10115"]}`+client+`
   - job_name: wrong_password
@@ -71,11 +71,11 @@ scrape_configs:
 		want string // of the body
 	}{
 		{
-			name: "password and certificate", args: append([]string{"-u", "prometheus:tell-nobody"}, certificate...),
+			name: "password and certificate", args: append([]string{"-u", "prometheus:correct-horse"}, certificate...),
 			want: "Healthy\n",
 		},
 		{name: "no password", args: certificate, want: "Unauthorized\n"},
-		{name: "no certificate", args: []string{"-u", "prometheus:tell-nobody"}, want: ""},
+		{name: "no certificate", args: []string{"-u", "prometheus:correct-horse"}, want: ""},
 	} {
 		if out, err := exec.Command(curl, append(c.args, request...)...).Output(); string(out) != c.want {
 			t.Errorf("%s: curl prints %q, %v, want %q", c.name, out, err, c.want)

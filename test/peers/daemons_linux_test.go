@@ -17,29 +17,31 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// serverAddress is where the servers of these tests listen. It is no loopback address, to
-// which some of them are more lenient.
+// serverAddress is the address on which the servers of these tests listen. It is not a loopback address, because
+// some of the servers treat loopback clients differently.
 const serverAddress = "198.18.1.1"
 
-// A server is a real one, from a Debian package.
+// A server is a program of a Debian package that logs its connections.
 type server struct {
 	port        int
-	lines       func() []string // what it has logged so far
-	linesEach   int             // how many of them are of a connection that says nothing
-	linesNaming int             // how many of those name the client's port
+	lines       func() []string // of the log
+	linesEach   int             // how many lines the server logs for a connection that sends nothing
+	linesNaming int             // how many of these lines contain the client's port
 }
 
-// Real servers log nothing of 150 probes: the first thing they log is the connection that
-// is made, and closed, after them. The control, 150 of such connections, is logged.
-func TestRealServersStaySilent(t *testing.T) {
+// Real servers log nothing about 150 probes: after the probes, a connection is the first thing that they log.
+// The control: the servers log 150 connections that send nothing.
+func TestRealServersLogNothing(t *testing.T) {
 	lab.NeedRoot(t)
 	addServerAddress(t)
 	exporter.Start(t)
-	for name, start := range map[string]func(*testing.T) server{"sshd": startSSHD, "nginx": startNginx, "redis": startRedis} {
+	for name, start := range map[string]func(*testing.T) server{
+		"sshd": startSSHD, "nginx": startNginx, "redis": startRedis,
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
 			before := len(s.lines())
-			probeTimes(t, s.port, 150)
+			probe(t, s.port, 150)
 
 			port := connect(t, s.port)
 			lab.Eventually(t, name+" logs the connection", func() bool {
@@ -52,20 +54,24 @@ func TestRealServersStaySilent(t *testing.T) {
 				return named == s.linesNaming && len(s.lines()) >= before+s.linesEach
 			})
 			if logged := s.lines()[before:]; len(logged) != s.linesEach {
-				t.Errorf("logged besides the one connection, of port %s:\n%s", port, strings.Join(logged, "\n"))
+				t.Errorf("after 150 probes and a connection from port %s, %s has logged\n%s\nwant %d lines",
+					port, name, strings.Join(logged, "\n"), s.linesEach)
 			}
 
 			before = len(s.lines())
 			for range 150 {
 				connect(t, s.port)
 			}
-			lab.Eventually(t, name+" logs 150 connections", func() bool { return len(s.lines())-before >= 150 })
+			lab.Eventually(t, name+" logs at least 150 lines for 150 connections", func() bool {
+				return len(s.lines())-before >= 150
+			})
 		})
 	}
 }
 
 // addServerAddress gives this host the address of the servers.
 func addServerAddress(t *testing.T) {
+	t.Helper()
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
@@ -75,54 +81,59 @@ func addServerAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := netlink.AddrAdd(lo, address); err != nil {
-		t.Fatal(err)
+		t.Fatalf("add the address %v to lo: %v", address, err)
 	}
 	t.Cleanup(func() { netlink.AddrDel(lo, address) })
 }
 
-// probeTimes lets the exporter probe the port n times, and it is open each time.
-func probeTimes(t *testing.T, port, n int) {
+// probe lets the exporter probe the port n times. Each time the port must be open, and no ACK may be sent.
+func probe(t *testing.T, port, n int) {
 	t.Helper()
-	for range n {
-		_, body := exporter.Get(t, "/probe?target="+addressOf(port))
-		if !strings.Contains(body, "probe_success 1\n") || !strings.Contains(body, "probe_tcp_ack_sent 0\n") {
-			t.Fatal(body)
+	path := "/probe?target=" + addressOf(port)
+	for i := range n {
+		status, body := exporter.Get(t, path)
+		for _, want := range []string{"probe_success 1\n", "probe_tcp_ack_sent 0\n"} {
+			if !strings.Contains(body, want) {
+				t.Fatalf("GET %s, number %d, = %d %s\nwant %q in it", path, i+1, status, body, want)
+			}
 		}
 	}
 }
 
+// addressOf returns the host and port of a server.
 func addressOf(port int) string { return net.JoinHostPort(serverAddress, strconv.Itoa(port)) }
 
-// connect does what other TCP probes do: it connects and closes. It returns the local port.
+// connect does what other TCP probers do: it connects and closes the connection. It returns the local port.
 func connect(t *testing.T, port int) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", addressOf(port))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("connect to the server: %v", err)
 	}
 	conn.Close()
 	_, local, _ := net.SplitHostPort(conn.LocalAddr().String())
 	return local
 }
 
-// linesOf returns the lines of a file.
+// linesOf returns a function that returns the lines of a file.
 func linesOf(t *testing.T, file string) func() []string {
 	return func() []string { return strings.Split(strings.TrimSuffix(lab.Read(t, file), "\n"), "\n") }
 }
 
 func startSSHD(t *testing.T) server {
 	sshd := lab.Program(t, "sshd", "openssh-server")
+	keygen := lab.Program(t, "ssh-keygen", "openssh-client")
 	key := filepath.Join(t.TempDir(), "key")
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+	if out, err := exec.Command(keygen, "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v: %s", err, out)
 	}
-	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // sshd's chroot directory
 		t.Fatal(err)
 	}
 	log := lab.Write(t, t.TempDir(), "log", "")
-	p := process.Start(t, exec.Command(sshd, "-D", "-f", lab.Write(t, t.TempDir(), "sshd_config", "PidFile none\n"), "-E", log,
-		"-o", "HostKey="+key, "-o", "ListenAddress="+serverAddress+":2222"))
-	p.Listening(2222)
+	config := lab.Write(t, t.TempDir(), "sshd_config", "PidFile none\n")
+	process.Start(t, exec.Command(sshd, "-D", "-f", config, "-E", log,
+		"-o", "HostKey="+key, "-o", "ListenAddress="+serverAddress+":2222")).Listening(2222)
 	return server{port: 2222, lines: linesOf(t, log), linesEach: 2, linesNaming: 1}
 }
 
@@ -130,7 +141,7 @@ func startNginx(t *testing.T) server {
 	nginx := lab.Program(t, "nginx", "nginx")
 	directory := t.TempDir()
 	log := filepath.Join(directory, "log")
-	// At the level info nginx logs clients that connect and say nothing. %s is where.
+	// At the level info, nginx logs clients that connect and send nothing.
 	config := lab.Write(t, t.TempDir(), "nginx.conf", fmt.Sprintf(`
 		daemon off;
 		master_process off;
@@ -150,38 +161,42 @@ func startNginx(t *testing.T) server {
 func startRedis(t *testing.T) server {
 	redis := lab.Program(t, "redis-server", "redis-server")
 	log := lab.Write(t, t.TempDir(), "log", "")
-	// At the level verbose Redis logs every accepted connection.
+	// At the level verbose, Redis logs every accepted connection.
 	process.Start(t, exec.Command(redis, "--port", "6379", "--bind", serverAddress, "--protected-mode", "no",
 		"--loglevel", "verbose", "--logfile", log, "--save", "", "--dir", t.TempDir())).Listening(6379)
 	lines := linesOf(t, log)
-	lab.Eventually(t, "Redis is ready", func() bool { return strings.Contains(strings.Join(lines(), "\n"), "Ready to accept connections") })
+	lab.Eventually(t, "Redis is ready", func() bool {
+		return strings.Contains(strings.Join(lines(), "\n"), "Ready to accept connections")
+	})
 	return server{port: 6379, lines: lines, linesEach: 2, linesNaming: 2}
 }
 
-// MariaDB counts the connections of a host that say nothing, and blocks the host at 100 of
-// them. It counts none of 150 probes; 150 that connect and close are the control.
+// MariaDB counts the connections of a host that send nothing, and blocks the host after 100 of them. It does not
+// count 150 probes. The control: it counts 150 connections that send nothing, and blocks the host.
 func TestMariaDBDoesNotBlockTheProber(t *testing.T) {
 	lab.NeedRoot(t)
 	mariadbd := lab.Program(t, "mariadbd", "mariadb-server")
+	installDB := lab.Program(t, "mariadb-install-db", "mariadb-server")
+	client := lab.Program(t, "mariadb", "mariadb-client")
 	addServerAddress(t)
 	exporter.Start(t)
 	data := t.TempDir()
-	if out, err := exec.Command("mariadb-install-db", "--no-defaults", "--user=root", "--datadir="+data,
+	if out, err := exec.Command(installDB, "--no-defaults", "--user=root", "--datadir="+data,
 		"--auth-root-authentication-method=normal", "--skip-test-db").CombinedOutput(); err != nil {
 		t.Fatalf("mariadb-install-db: %v: %s", err, out)
 	}
 	socket := filepath.Join(data, "socket")
-	// MariaDB counts only for hosts whose name it finds, which here a hosts file of its own
-	// has to tell it.
+	// MariaDB counts only the connections of hosts whose name it can resolve: here, from its own hosts file.
 	hosts := lab.Write(t, t.TempDir(), "hosts", serverAddress+" prober.example\n")
-	process.Start(t, exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts,
-		mariadbd, "--no-defaults", "--user=root", "--datadir="+data, "--socket="+socket,
-		"--bind-address="+serverAddress, "--port=3306", "--performance-schema=on", "--log-warnings=2")).Listening(3306)
-	ask := func(sql string) string {
+	process.Start(t, process.WithFiles(t, exec.Command(mariadbd, "--no-defaults", "--user=root", "--datadir="+data,
+		"--socket="+socket, "--bind-address="+serverAddress, "--port=3306", "--performance-schema=on",
+		"--log-warnings=2"), map[string]string{"/etc/hosts": hosts})).Listening(3306)
+	query := func(sql string) string {
 		t.Helper()
-		out, err := exec.Command("mariadb", "--no-defaults", "--user=root", "--socket="+socket, "--batch", "--skip-column-names", "-e", sql).CombinedOutput()
+		out, err := exec.Command(client, "--no-defaults", "--user=root", "--socket="+socket, "--batch",
+			"--skip-column-names", "-e", sql).CombinedOutput()
 		if err != nil {
-			t.Fatalf("%s: %v: %s", sql, err, out)
+			t.Fatalf("query %q: %v, want success: %s", sql, err, out)
 		}
 		return strings.TrimSpace(string(out))
 	}
@@ -189,28 +204,30 @@ func TestMariaDBDoesNotBlockTheProber(t *testing.T) {
 		errors  = "select coalesce(sum(sum_connect_errors), 0) from performance_schema.host_cache"
 		aborted = "select variable_value from information_schema.global_status where variable_name = 'aborted_connects'"
 	)
-	ask("create user somebody@'%'") // so that the prober's host may connect at all
-	probeTimes(t, 3306, 150)
-	if e, a := ask(errors), ask(aborted); e != "0" || a != "0" {
-		t.Errorf("after 150 probes: %s connect errors in the host cache, %s aborted connects", e, a)
+	query("create user prober@'%'") // otherwise MariaDB accepts no connection of the prober's host
+	probe(t, 3306, 150)
+	if e, a := query(errors), query(aborted); e != "0" || a != "0" {
+		t.Errorf("after 150 probes MariaDB has counted %s connection errors and %s aborted connections, want 0 and 0",
+			e, a)
 	}
 	if text := greeting(t, 3306); strings.Contains(text, "blocked") {
-		t.Errorf("MariaDB greets with %q", text)
+		t.Errorf("after 150 probes the greeting of MariaDB is %q, want one that does not block this host", text)
 	}
 
 	for range 150 {
 		connect(t, 3306)
 	}
-	lab.Eventually(t, "MariaDB counts the control's connections", func() bool {
-		n, err := strconv.Atoi(ask(errors))
+	lab.Eventually(t, "MariaDB has counted 100 connection errors", func() bool {
+		n, err := strconv.Atoi(query(errors))
 		return err == nil && n >= 100
 	})
-	if text := greeting(t, 3306); !strings.Contains(text, "is blocked because of many connection errors") {
-		t.Errorf("after 150 connections that said nothing MariaDB greets with %q", text)
+	const blocked = "is blocked because of many connection errors"
+	if text := greeting(t, 3306); !strings.Contains(text, blocked) {
+		t.Errorf("after 150 connections that send nothing the greeting of MariaDB is %q, want %q in it", text, blocked)
 	}
 }
 
-// greeting returns what a server says first.
+// greeting returns what a server sends first on a new connection.
 func greeting(t *testing.T, port int) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", addressOf(port))
@@ -221,7 +238,7 @@ func greeting(t *testing.T, port int) string {
 	buffer := make([]byte, 512)
 	n, err := conn.Read(buffer)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("read the greeting of %s: %v", addressOf(port), err)
 	}
 	return string(buffer[:n])
 }

@@ -1,3 +1,3 @@
-// Package peers runs the exporter together with real programs: Prometheus that scrapes it, servers that it
-// probes, and blackbox_exporter that it replaces.
+// Package peers tests the exporter together with real programs: Prometheus, which scrapes it, servers, which it
+// probes, and blackbox_exporter, which it replaces.
 package peers

@@ -2,7 +2,6 @@ package peers
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,7 +12,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// What a user of blackbox_exporter has: a job for TCP ports, an alert and recording rules.
+// The configuration of a user of blackbox_exporter: a job that probes TCP ports, alerts and recording rules.
 const (
 	migrationJob = `
 global: {scrape_interval: 1s, evaluation_interval: 1s}
@@ -39,38 +38,40 @@ groups:
 `
 )
 
-// A user of blackbox_exporter moves a job over: the address in prometheus.yml is all that
-// changes. The same alerts fire, the same rules record, the same series go on.
+// A user of blackbox_exporter moves a job to shaker_exporter by changing the address in prometheus.yml and nothing
+// else. The same alerts fire, the same rules record, and the same series continue.
 func TestMigration(t *testing.T) {
 	process.StartBlackbox(t, "test/testdata/blackbox.yml")
-	exporter.Start(t, "--config.file=test/testdata/blackbox.yml") // their file
+	exporter.Start(t, "--config.file=test/testdata/blackbox.yml") // the same file
 	dir := t.TempDir()
 	lab.Write(t, dir, "rules.yml", migrationRules)
 	file := lab.Write(t, dir, "prometheus.yml", migrationJob)
 	prometheus := process.StartPrometheus(t, 9090, file)
 
-	recorded := `{__name__=~"job:.*|instance:.*"}`
-	settled := func() bool {
-		return len(prometheus.Query(`probe_success{job="tcp"}`)) == 3 && len(prometheus.Query("ALERTS")) == 1 && len(prometheus.Query(recorded)) == 4
+	const (
+		recorded = `{__name__=~"job:.*|instance:.*"}`
+		all      = `{__name__=~"probe_.*|ALERTS|job:.*|instance:.*"}`
+	)
+	evaluated := func() bool {
+		return len(prometheus.Query(`probe_success{job="tcp"}`)) == 3 &&
+			len(prometheus.Query("ALERTS")) == 1 && len(prometheus.Query(recorded)) == 4
 	}
-	lab.Eventually(t, "blackbox_exporter's job has been scraped and judged", settled)
-	before := names(prometheus.Query(`{__name__=~"probe_.*|ALERTS|job:.*|instance:.*"}`))
-	if got := prometheus.Query(`probe_result_info`); len(got) != 0 {
-		t.Fatalf("it is this exporter already: %v", got)
+	lab.Eventually(t, "Prometheus has scraped blackbox_exporter and evaluated the rules", evaluated)
+	before := names(prometheus.Query(all))
+	// blackbox_exporter does not have this metric.
+	if got := prometheus.Query("probe_result_info"); len(got) != 0 {
+		t.Fatalf("before the move the query probe_result_info = %v, want no series", got)
 	}
 
-	moved := strings.Replace(migrationJob, "localhost:9115", "localhost:10115", 1)
-	if err := os.WriteFile(file, []byte(moved), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Write(t, dir, "prometheus.yml", strings.Replace(migrationJob, "localhost:9115", "localhost:10115", 1))
 	prometheus.Signal(syscall.SIGHUP)
-	lab.Eventually(t, "this exporter's job has been scraped and judged", func() bool {
-		return len(prometheus.Query("probe_result_info")) == 3 && settled()
+	lab.Eventually(t, "Prometheus has scraped shaker_exporter and evaluated the rules", func() bool {
+		return len(prometheus.Query("probe_result_info")) == 3 && evaluated()
 	})
-	after := names(prometheus.Query(`{__name__=~"probe_.*|ALERTS|job:.*|instance:.*"}`))
+	after := names(prometheus.Query(all))
 	for _, name := range before {
 		if !slices.Contains(after, name) && !strings.HasPrefix(name, "probe_failed_due_to_regex") {
-			t.Errorf("the series %s has ended", name)
+			t.Errorf("after the move there are the series %q, want %s among them, as before", after, name)
 		}
 	}
 	for expression, want := range map[string]int{
@@ -81,15 +82,17 @@ func TestMigration(t *testing.T) {
 		`ALERTS{alertname="ProbeSlow"}`: 0,
 	} {
 		if got := prometheus.Query(expression); len(got) != want {
-			t.Errorf("%s: %v, want %d", expression, got, want)
+			t.Errorf("after the move the query %s = %v, want %d series", expression, got, want)
 		}
 	}
-	if got := prometheus.Query(`changes(ALERTS_FOR_STATE{alertname="PortDown"}[1m])`); len(got) != 1 || got[0].Value != 0 {
-		t.Errorf("the alert began anew: %v", got)
+	// The alert has been firing since before the move.
+	const restarts = `changes(ALERTS_FOR_STATE{alertname="PortDown"}[1m])`
+	if got := prometheus.Query(restarts); len(got) != 1 || got[0].Value != 0 {
+		t.Errorf("after the move the query %s = %v, want one series with the value 0", restarts, got)
 	}
 }
 
-// names returns the samples' names and labels, in order.
+// names returns the names and labels of the samples, sorted.
 func names(samples []process.Sample) []string {
 	var names []string
 	for _, s := range samples {
