@@ -19,7 +19,6 @@ import (
 // error and the router that sent it, and the hops of the path.
 func TestChainOfRouters(t *testing.T) {
 	chain := kernel.NewChain(t)
-	nft := lab.Program(t, "nft", "nftables")
 	setpriv := lab.Program(t, "setpriv", "util-linux")
 	cmd := exporter.Command(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml",
 		"modules: {tcp_connect: {prober: tcp, timeout: 3s, tcp: {path: always}}}"))
@@ -147,6 +146,7 @@ func TestChainOfRouters(t *testing.T) {
 	for _, c := range conditions {
 		t.Run(c.name+"/"+c.target, func(t *testing.T) {
 			if c.rule != "" {
+				nft := lab.Program(t, "nft", "nftables")
 				chain.Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; "+
 					"tcp flags syn / syn,ack "+c.rule+"; }; }")
 				defer chain.Run(2, nft, "delete table inet lab")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +41,12 @@ func TestProbeCommand(t *testing.T) {
 	network.At("192.0.2.4").Then(simnet.SYNACK()) // the first SYN is lost
 	network.At("192.0.2.5", simnet.SYNACK()).Behind("198.51.100.1", "", "198.51.100.3")
 	network.At("2001:db8::1", simnet.SYNACK())
+	// The network has no DNS server that replies. A DNS server on this host does not reply either.
+	server, err := net.ListenPacket("udp", ":53")
+	if err != nil {
+		t.Fatalf("listen on the DNS port: %v", err)
+	}
+	t.Cleanup(func() { server.Close() })
 	runScripts(t, func(name string) bool { return strings.HasPrefix(name, "probe_") })
 }
 

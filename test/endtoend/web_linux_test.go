@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,10 +23,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// With a web configuration file, the exporter requires a client certificate and a password. A real Prometheus
-// scrapes it with both, and with a wrong password. With curl, a client lacks one of the two.
+// With a web configuration file, the exporter requires a client certificate and a password.
 func TestMutualTLSAndPassword(t *testing.T) {
-	curl := lab.Program(t, "curl", "curl")
 	dir := t.TempDir()
 	newAuthority(t, dir, "server", "client")
 	hash, err := bcrypt.GenerateFromPassword([]byte("correct-horse"), bcrypt.MinCost)
@@ -40,44 +39,53 @@ tls_server_config:
   client_auth_type: RequireAndVerifyClientCert
 basic_auth_users:
   prometheus: `+string(hash)+"\n")
+	p := exporter.Start(t, "--web.config.file="+dir+"/web.yml")
+	t.Run("Prometheus", func(t *testing.T) { scrapeOverTLS(t, dir) })
+	t.Run("curl", func(t *testing.T) { requestOverTLS(t, dir, p) })
+}
+
+// scrapeOverTLS lets a real Prometheus scrape the exporter with the right password, and with a wrong one.
+func scrapeOverTLS(t *testing.T, dir string) {
 	client := fmt.Sprintf(`
     scheme: https
     scrape_interval: 1s
     tls_config: {ca_file: %[1]s/authority.pem, cert_file: %[1]s/client.pem, key_file: %[1]s/client.key}
     static_configs: [{targets: ["localhost:10115"]}]
 `, dir)
-	lab.Write(t, dir, "prometheus.yml", `
+	config := lab.Write(t, dir, "prometheus.yml", `
 scrape_configs:
-  - job_name: right
+  - job_name: right_password
     basic_auth: {username: prometheus, password: correct-horse}
     metrics_path: /probe
     params: {target: ["127.0.0.1:10115"]}`+client+`
   - job_name: wrong_password
     basic_auth: {username: prometheus, password: guess}`+client)
-	p := exporter.Start(t, "--web.config.file="+dir+"/web.yml")
-	prometheus := process.StartPrometheus(t, 9090, dir+"/prometheus.yml")
-
+	prometheus := process.StartPrometheus(t, 9090, config)
 	lab.Eventually(t, "both jobs have scraped", func() bool { return len(prometheus.Query("up")) == 2 })
 	for expression, want := range map[string]float64{"probe_success": 1, `up{job="wrong_password"}`: 0} {
 		if got := prometheus.Query(expression); len(got) != 1 || got[0].Value != want {
 			t.Errorf("the query %s = %v, want one series with the value %v", expression, got, want)
 		}
 	}
+}
+
+// requestOverTLS requests a page with curl: with a certificate and a password, and without one of the two.
+func requestOverTLS(t *testing.T, dir string, p *process.Process) {
+	curl := lab.Program(t, "curl", "curl")
 	request := []string{"-s", "--cacert", dir + "/authority.pem", "https://localhost:10115/-/healthy"}
+	password := []string{"-u", "prometheus:correct-horse"}
 	certificate := []string{"--cert", dir + "/client.pem", "--key", dir + "/client.key"}
 	for _, c := range []struct {
 		name string
 		args []string
-		want string // of the body
+		want string // the body
 	}{
-		{
-			name: "password and certificate", args: append([]string{"-u", "prometheus:correct-horse"}, certificate...),
-			want: "Healthy\n",
-		},
+		{name: "password and certificate", args: slices.Concat(password, certificate), want: "Healthy\n"},
 		{name: "no password", args: certificate, want: "Unauthorized\n"},
-		{name: "no certificate", args: []string{"-u", "prometheus:correct-horse"}, want: ""},
+		{name: "no certificate", args: password, want: ""},
 	} {
-		if out, err := exec.Command(curl, append(c.args, request...)...).Output(); string(out) != c.want {
+		out, err := exec.Command(curl, append(c.args, request...)...).Output()
+		if string(out) != c.want {
 			t.Errorf("%s: curl prints %q, %v, want %q", c.name, out, err, c.want)
 		}
 	}
