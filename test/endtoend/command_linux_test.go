@@ -15,12 +15,12 @@ import (
 // The probe command fails if it cannot write its output.
 func TestProbeCommandOutputToFullDevice(t *testing.T) {
 	for _, output := range []string{"text", "json", "openmetrics"} {
+		cmd := exporter.Command(t, "probe", "--output="+output, "127.0.0.1:1")
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		if err != nil {
 			lab.Skip(t, "needs /dev/full: %v", err)
 		}
 		var stderr strings.Builder
-		cmd := exporter.Command(t, "probe", "--output="+output, "127.0.0.1:1")
 		cmd.Stdout, cmd.Stderr = full, &stderr
 		err = cmd.Run()
 		full.Close()

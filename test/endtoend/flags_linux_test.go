@@ -11,7 +11,6 @@ import (
 // --timeout-offset is subtracted from the scrape timeout. --probe.max-in-flight limits concurrent probes, and
 // its value is a metric.
 func TestProbeFlags(t *testing.T) {
-	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	exporter.Start(t, "--timeout-offset=1.5", "--probe.max-in-flight=1")
 	const (
 		wantTimeout = "probe_timeout_seconds 2.5\n"
@@ -24,6 +23,7 @@ func TestProbeFlags(t *testing.T) {
 	if _, body := exporter.Get(t, "/metrics"); !strings.Contains(body, wantLimit) {
 		t.Errorf("with --probe.max-in-flight=1, /metrics = %s\nwant %q in it", body, wantLimit)
 	}
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
