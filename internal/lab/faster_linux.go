@@ -9,8 +9,8 @@ import (
 
 var duration = regexp.MustCompile(`\b\d+[smhd]\b`)
 
-// Faster returns a configuration or rules in which every minute is a second, so that a test
-// need not wait for minutes.
+// Faster divides all durations in a configuration or a file of rules by 60, so that a test waits for
+// seconds instead of minutes.
 func Faster(text string) string {
 	return duration.ReplaceAllStringFunc(text, func(text string) string {
 		d, err := model.ParseDuration(text)

@@ -16,7 +16,8 @@ func Read(t testing.TB, file string) string {
 	return string(content)
 }
 
-// Write writes a file, creates its directory if necessary, and returns its path.
+// Write writes a file in a directory, creates the file's parent directories if necessary, and returns the
+// path of the file.
 func Write(t testing.TB, dir, name, content string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
@@ -29,7 +30,7 @@ func Write(t testing.TB, dir, name, content string) string {
 	return path
 }
 
-// Files returns the paths that match a pattern. It fails the test if there is none.
+// Files returns the paths that match a pattern. It fails the test if no path matches.
 func Files(t testing.TB, pattern string) []string {
 	t.Helper()
 	found, err := filepath.Glob(pattern)

@@ -10,7 +10,7 @@ import (
 // Client is an HTTP client that keeps no connection open and waits at most 30 s for a response.
 var Client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Get returns the body of a URL. It fails the test if the status is not 200.
+// Get requests a URL and returns the body of the response. It fails the test if the status is not 200.
 func Get(t testing.TB, url string) string {
 	t.Helper()
 	response, err := Client.Get(url)

@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// LicenseComplaints says what licenses of the modules in a Go program are missing among files,
-// and which files are of none of them. Those of a module are below its path.
+// LicenseComplaints compares license files with the modules in a Go program. The license files of a module
+// are below the module's path. The complaints are the modules without a license file and the files that
+// belong to no module.
 func LicenseComplaints(program io.ReaderAt, files []string) (wrong []string) {
 	info, err := buildinfo.Read(program)
 	if err != nil {
@@ -20,7 +21,7 @@ func LicenseComplaints(program io.ReaderAt, files []string) (wrong []string) {
 		before := len(rest)
 		rest = slices.DeleteFunc(rest, func(file string) bool { return strings.HasPrefix(file, module.Path+"/") })
 		if len(rest) == before {
-			wrong = append(wrong, fmt.Sprintf("there is no license of %s", module.Path))
+			wrong = append(wrong, fmt.Sprintf("no license file for module %s", module.Path))
 		}
 	}
 	for _, file := range rest {

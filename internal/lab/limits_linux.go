@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CPU returns the CPU time, user and system, that this process has used so far.
+// CPU returns the CPU time, user and system, that this process has used.
 func CPU() time.Duration {
 	var usage unix.Rusage
 	unix.Getrusage(unix.RUSAGE_SELF, &usage)
@@ -22,10 +22,10 @@ func Descriptors(t testing.TB) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(open) - 1 // without the one that reads the directory
+	return len(open) - 1 // one of them reads the directory
 }
 
-// NeedDescriptors skips a test that needs more file descriptors than this process may open.
+// NeedDescriptors skips the test if this process may open fewer than n file descriptors.
 func NeedDescriptors(t testing.TB, n int) {
 	t.Helper()
 	var limit unix.Rlimit
@@ -33,12 +33,12 @@ func NeedDescriptors(t testing.TB, n int) {
 		t.Fatal(err)
 	}
 	if limit.Cur < uint64(n) {
-		Skip(t, "needs %d file descriptors, may open %d (ulimit -n)", n, limit.Cur)
+		Skip(t, "needs %d file descriptors, but the limit is %d (raise it with ulimit -n)", n, limit.Cur)
 	}
 }
 
-// WithDescriptors calls f while this process may have at most n file descriptors. Descriptors
-// beyond the limit that are already open stay open.
+// WithDescriptors calls f while the limit of file descriptors of this process is n. Descriptors beyond
+// the limit that are already open stay open.
 func WithDescriptors(t testing.TB, n uint64, f func()) {
 	t.Helper()
 	var limit unix.Rlimit

@@ -18,20 +18,20 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/stall"
 )
 
-// Soak is how long the tests of endurance last.
-var Soak = flag.Duration("soak", 3*time.Second, "how long the tests of endurance last")
+// Soak is the duration of each endurance test.
+var Soak = flag.Duration("soak", 3*time.Second, "duration of each endurance test")
 
-// insideEnv marks a test process that already runs in its own namespace. Its value is [Dir].
+// insideEnv marks a test process that runs in the new namespace. Its value is [Dir].
 const insideEnv = "SHAKER_LAB_INSIDE"
 
-// errOutside is why the tests do not run in a namespace of their own, nil if they do.
-var errOutside = errors.New("lab.Main was not called")
+// errOutside is the reason why the tests do not run in a namespace of their own. It is nil if they do.
+var errOutside = errors.New("a network namespace of its own, but TestMain does not call lab.Main")
 
-// Main runs a package's tests in a network namespace of their own, if it can make one, and fails them if
+// Main runs a package's tests in a network namespace of their own, if it can create one, and fails if
 // they leave goroutines behind. TestMain calls it. It does not return.
 func Main(m *testing.M) { MainIn(m, ".") }
 
-// MainIn is Main for tests that run in another directory than their package's.
+// MainIn is like Main, but the tests run in the given directory instead of their package's.
 func MainIn(m *testing.M, directory string) {
 	stall.RunIfHearts()
 	if os.Getenv(insideEnv) == "" {
@@ -49,10 +49,10 @@ func MainIn(m *testing.M, directory string) {
 	goleak.VerifyTestMain(m)
 }
 
-// runInside runs this test binary again, in a new network namespace, and returns its
-// exit code. The error tells why it could not be started.
+// runInside runs this test binary again in a new network namespace and returns its exit code. An error
+// means that the kernel did not permit the namespace, so that no test has run.
 func runInside() (code int, err error) {
-	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
+	runtime.LockOSThread() // the kernel sends Pdeathsig when the thread that started the child ends
 	defer runtime.UnlockOSThread()
 	as := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if os.Geteuid() != 0 {
@@ -70,28 +70,32 @@ func runInside() (code int, err error) {
 	child.Env = append(os.Environ(), insideEnv+"="+directory)
 	child.SysProcAttr = as
 	if err := child.Start(); err != nil {
-		return 0, fmt.Errorf("a network namespace of its own: %w", err)
+		return 0, fmt.Errorf("a network namespace of its own: %w "+
+			"(run as root with CAP_SYS_ADMIN, or permit user namespaces: sysctl user.max_user_namespaces and, on Ubuntu, "+
+			"kernel.apparmor_restrict_unprivileged_userns)", err)
 	}
 	child.Wait()
-	return max(child.ProcessState.ExitCode(), -child.ProcessState.ExitCode()), nil
+	code = child.ProcessState.ExitCode()
+	return max(code, -code), nil // -1 means that a signal ended the child
 }
 
-// Dir returns a directory that the tests of the package share. It is removed when all have ended.
+// Dir returns a temporary directory that the tests of the package share. It is removed after the last
+// test.
 func Dir() string { return os.Getenv(insideEnv) }
 
-// LoopbackUp sets up the loopback interface of this thread's network namespace.
+// LoopbackUp sets the loopback interface up in the network namespace of this thread.
 func LoopbackUp() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
-		return fmt.Errorf("lo: %w", err)
+		return fmt.Errorf("the loopback interface: %w", err)
 	}
 	if err := netlink.LinkSetUp(lo); err != nil {
-		return fmt.Errorf("lo up: %w", err)
+		return fmt.Errorf("the loopback interface up: %w", err)
 	}
 	return nil
 }
 
-// Need skips a test that is not in a network namespace of its own.
+// Need skips the test if it does not run in a network namespace of its own.
 func Need(t testing.TB) {
 	t.Helper()
 	if errOutside != nil {
@@ -99,8 +103,8 @@ func Need(t testing.TB) {
 	}
 }
 
-// NeedRoot skips a test that is not in a network namespace of its own as the real root,
-// but as that of a user namespace, which is no one else besides.
+// NeedRoot skips the test if it does not run in a network namespace of its own, or if it does not run as
+// the real root user. The root user of a user namespace that maps only one user ID is not the real one.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	Need(t)
@@ -109,12 +113,12 @@ func NeedRoot(t testing.TB) {
 		t.Fatal(err)
 	}
 	if fields := strings.Fields(string(ids)); os.Geteuid() != 0 || len(fields) != 3 || fields[2] == "1" {
-		Skip(t, "needs root")
+		Skip(t, "needs the real root user (run the tests as root, not in a user namespace)")
 	}
 }
 
-// Skip skips a test for want of something on this machine. With SHAKER_TEST_ALL=1 in the
-// environment nothing may be wanting: the test fails.
+// Skip skips the test because the machine lacks something. The message says what the test needs and, if
+// possible, how to provide it. If SHAKER_TEST_ALL=1 is set in the environment, Skip fails the test instead.
 func Skip(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("SHAKER_TEST_ALL") == "1" {
@@ -123,26 +127,26 @@ func Skip(t testing.TB, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// Program returns the path of a program of a Debian package, and skips the test if it
-// is not installed.
+// Program returns the path of a program. It skips the test if the program is not installed; the message
+// names the Debian package that contains it.
 func Program(t testing.TB, name, debianPackage string) string {
 	t.Helper()
-	for _, where := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if path, err := exec.LookPath(where); err == nil {
+	for _, file := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if path, err := exec.LookPath(file); err == nil {
 			return path
 		}
 	}
-	Skip(t, "needs %s of Debian's package %s", name, debianPackage)
+	Skip(t, "needs %s (Debian package %s)", name, debianPackage)
 	return ""
 }
 
-// Eventually asks again and again until the condition holds, and fails the test after a
-// minute.
+// Eventually calls a function until it reports that the condition is true. It fails the test after a
+// minute. What describes the condition, such as "the server is ready".
 func Eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited for a minute: %s", what)
+			t.Fatalf("not true within a minute: %s", what)
 		}
 	}
 }

@@ -2,5 +2,5 @@
 
 package lab
 
-// Race tells whether the race detector is on, which makes all of it several times slower.
+// Race reports whether the race detector is enabled. It makes a test several times slower.
 const Race = true

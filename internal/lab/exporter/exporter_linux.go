@@ -1,6 +1,6 @@
-// Package exporter builds the exporter and runs it for tests, as its users do: as a program of
-// its own, asked over HTTP. Each test binary builds it once, with the race detector if the test
-// binary has it.
+// Package exporter builds the exporter and runs it for tests in the way users run it: as a separate program
+// that is requested over HTTP. Each test binary builds the exporter once, with the race detector if the
+// test binary was built with it.
 package exporter
 
 import (
@@ -18,13 +18,14 @@ import (
 // Port is the port on which the exporter listens by default.
 const Port = 10115
 
-// build builds the exporter and returns the path of the program. It builds in the directory of
-// the exporter's own module, so that no other module changes the versions of what it depends on.
-// It does not ask git for the version: git refuses to answer in a clone of another user.
+// build builds the exporter and returns the path of the program. It builds in the directory of the
+// exporter's own module, because another module would select other versions of the dependencies. The
+// program has no version from git, because git refuses to work in a clone that belongs to another user.
 var build = sync.OnceValues(func() (program string, err error) {
-	directory, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/shaker-exporter/shaker_exporter").Output()
+	const module = "github.com/shaker-exporter/shaker_exporter"
+	directory, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
-		return "", fmt.Errorf("go list: %w", err)
+		return "", fmt.Errorf("go list -m %s: %w", module, err)
 	}
 	program = filepath.Join(lab.Dir(), "shaker_exporter")
 	args := []string{"build", "-C", strings.TrimSpace(string(directory)), "-buildvcs=false", "-o", program}
@@ -37,7 +38,7 @@ var build = sync.OnceValues(func() (program string, err error) {
 	return program, nil
 })
 
-// Command returns the exporter as a program with the arguments.
+// Command returns a command that runs the exporter with the arguments.
 func Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	lab.Need(t)
@@ -49,14 +50,14 @@ func Command(t testing.TB, args ...string) *exec.Cmd {
 	return exec.Command(program, args...)
 }
 
-// Start starts the exporter on its default port for the rest of the test.
+// Start starts the exporter on its default port. It runs until the test ends.
 func Start(t testing.TB, args ...string) *process.Process {
 	t.Helper()
 	return Run(t, Command(t, args...))
 }
 
-// Run starts a command that is the exporter, or that ends up executing it, on its default port
-// for the rest of the test.
+// Run starts a command that is the exporter, or that executes it in the end, and waits until it listens on
+// the default port. The exporter runs until the test ends.
 func Run(t testing.TB, cmd *exec.Cmd) *process.Process {
 	t.Helper()
 	p := process.Start(t, cmd)
@@ -64,10 +65,11 @@ func Run(t testing.TB, cmd *exec.Cmd) *process.Process {
 	return p
 }
 
-// StartOn starts the exporter on a port of 127.0.0.1 for the rest of the test.
+// StartOn starts the exporter on a port of 127.0.0.1. It runs until the test ends.
 func StartOn(t testing.TB, port int, args ...string) *process.Process {
 	t.Helper()
-	p := process.Start(t, Command(t, append([]string{fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port)}, args...)...))
+	args = append([]string{fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port)}, args...)
+	p := process.Start(t, Command(t, args...))
 	p.Listening(port)
 	return p
 }

@@ -5,10 +5,11 @@ import (
 	"strings"
 )
 
-// times matches the values that differ from run to run.
-var times = regexp.MustCompile(`[0-9.]+ ms|= [0-9./]+ ms|"(time|duration_seconds|handshake_seconds|rtt_seconds)":[^,}]+`)
+// times matches the times, in text and in JSON.
+var times = regexp.MustCompile(
+	`[0-9.]+ ms|= [0-9./]+ ms|"(time|duration_seconds|handshake_seconds|rtt_seconds)":[^,}]+`)
 
-// Steady replaces the times in what the probe command prints, which differ from run to run.
+// Steady replaces the times in the output of the probe command by T, because they differ from run to run.
 func Steady(text string) string {
 	return times.ReplaceAllStringFunc(text, func(found string) string {
 		switch {

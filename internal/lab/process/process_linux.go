@@ -1,6 +1,6 @@
-// Package process starts and stops the programs that a test needs, such as servers and
-// Prometheus. Each ends with its test, and with the test binary if that is killed. If the test
-// fails, its log has what the program printed.
+// Package process starts and stops the programs that a test needs, such as servers and Prometheus. A
+// program ends when its test ends, and when the test binary is killed. If the test fails, its log contains
+// the output of the program.
 package process
 
 import (
@@ -26,12 +26,12 @@ type Process struct {
 	t      testing.TB
 	name   string
 	cmd    *exec.Cmd
-	output string        // a file
+	output string        // path of the file with the output
 	ended  chan struct{} // closed when the program has ended
 }
 
-// Start starts a program, which is ended with the test. What it prints is shown if the
-// test fails.
+// Start starts a program, and stops it when the test ends. If the test fails, Start logs the end of the
+// program's output.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{t: t, name: filepath.Base(cmd.Path), cmd: cmd, ended: make(chan struct{})}
@@ -45,7 +45,7 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
-		runtime.LockOSThread() // Pdeathsig is about the thread that starts the program
+		runtime.LockOSThread() // the kernel sends Pdeathsig when the thread that started the program ends
 		defer runtime.UnlockOSThread()
 		started <- cmd.Start()
 		if cmd.Process != nil {
@@ -54,13 +54,13 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 		close(p.ended)
 	}()
 	if err := <-started; err != nil {
-		t.Fatalf("%s: %v", p.name, err)
+		t.Fatalf("cannot start %s: %v", p.name, err)
 	}
 	t.Cleanup(func() {
 		p.Stop()
 		if t.Failed() {
 			output := p.Output()
-			t.Logf("%s printed, at last:\n%s", p.name, output[max(0, len(output)-4000):])
+			t.Logf("the end of the output of %s:\n%s", p.name, output[max(0, len(output)-4000):])
 		}
 	})
 	return p
@@ -82,32 +82,33 @@ func (p *Process) Ended() bool {
 	}
 }
 
-// Stopped tells whether all threads of the program are stopped.
+// Stopped reports whether all threads of the program are stopped, as by SIGSTOP.
 func (p *Process) Stopped() bool {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
 	if err != nil || len(files) == 0 {
-		p.t.Fatalf("%s has no threads: %v", p.name, err)
+		p.t.Fatalf("threads of %s in /proc: %v, %v, want at least one", p.name, files, err)
 	}
 	for _, file := range files {
 		stat, err := os.ReadFile(file)
 		if err != nil {
-			return false // it has just ended
+			return false // the thread has just ended
 		}
-		if _, state, _ := strings.Cut(string(stat), ") "); state[:1] != "T" { // the thread's name comes first
+		// The file contains the number, the name in parentheses, and the state of the thread.
+		if _, state, _ := strings.Cut(string(stat), ") "); state[:1] != "T" {
 			return false
 		}
 	}
 	return true
 }
 
-// Resident returns how many bytes of the program are in memory.
-func (p *Process) Resident() int { return p.kernelTells("smaps_rollup", "Rss") }
+// Resident returns the resident memory of the program in bytes.
+func (p *Process) Resident() int { return p.memory("smaps_rollup", "Rss") }
 
-// PeakResident returns how many there have been at most.
-func (p *Process) PeakResident() int { return p.kernelTells("status", "VmHWM") }
+// PeakResident returns the largest resident memory that the program has had, in bytes.
+func (p *Process) PeakResident() int { return p.memory("status", "VmHWM") }
 
-// kernelTells returns a number of bytes from one of the program's files in /proc.
-func (p *Process) kernelTells(file, name string) int {
+// memory returns a field of one of the program's files in /proc, converted to bytes.
+func (p *Process) memory(file, name string) int {
 	p.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
 	if err != nil {
@@ -116,7 +117,7 @@ func (p *Process) kernelTells(file, name string) int {
 	_, rest, _ := strings.Cut(string(text), "\n"+name+":")
 	var kilobytes int
 	if _, err := fmt.Sscan(rest, &kilobytes); err != nil {
-		p.t.Fatalf("%s has no %s: %s", file, name, text)
+		p.t.Fatalf("/proc/%d/%s has no number %s:\n%s", p.cmd.Process.Pid, file, name, text)
 	}
 	return kilobytes << 10
 }
@@ -133,20 +134,19 @@ func (p *Process) Status(name string) string {
 	return strings.TrimSpace(value)
 }
 
-// Wait returns the program's exit code once it has ended, and fails the test if that
-// takes more than 30 s.
+// Wait waits until the program has ended, and returns its exit code. It fails the test after 30 s.
 func (p *Process) Wait() int {
 	p.t.Helper()
 	select {
 	case <-p.ended:
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(30 * time.Second):
-		p.t.Fatalf("%s does not end", p.name)
+		p.t.Fatalf("%s has not ended within 30 s", p.name)
 		return -1
 	}
 }
 
-// Stop ends the program: with SIGTERM, and with SIGKILL if it has not ended 10 s later.
+// Stop ends the program with SIGTERM, or with SIGKILL if it has not ended 10 s later.
 func (p *Process) Stop() {
 	p.Signal(syscall.SIGTERM)
 	select {
@@ -157,7 +157,7 @@ func (p *Process) Stop() {
 	}
 }
 
-// Output returns what the program has printed so far.
+// Output returns the output of the program so far.
 func (p *Process) Output() string {
 	output, err := os.ReadFile(p.output)
 	if err != nil {
@@ -166,14 +166,16 @@ func (p *Process) Output() string {
 	return string(output)
 }
 
-// Listening waits until somebody listens on the TCP port, without connecting to it.
+// Listening waits until a program listens on the TCP port. It does not connect to the port.
 func (p *Process) Listening(port int) {
 	p.t.Helper()
 	lab.Eventually(p.t, fmt.Sprintf("%s listens on port %d", p.name, port), func() bool {
 		if p.Ended() {
-			p.t.Fatalf("%s has ended", p.name)
+			p.t.Fatalf("%s has ended, want it to listen on port %d", p.name, port)
 		}
-		return slices.ContainsFunc(kernel.Sockets(p.t), func(s kernel.Socket) bool { return s.State == unix.BPF_TCP_LISTEN && s.Near == port })
+		return slices.ContainsFunc(kernel.Sockets(p.t), func(s kernel.Socket) bool {
+			return s.State == unix.BPF_TCP_LISTEN && s.Near == port
+		})
 	})
 }
 
@@ -182,8 +184,9 @@ func Compile(t testing.TB, source string) string {
 	t.Helper()
 	compiler := lab.Program(t, "cc", "gcc")
 	program := filepath.Join(t.TempDir(), strings.TrimSuffix(filepath.Base(source), ".c"))
-	if out, err := exec.Command(compiler, "-O2", "-Wall", "-Werror", "-o", program, source).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", source, err, out)
+	cmd := exec.Command(compiler, "-O2", "-Wall", "-Werror", "-o", program, source)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot compile %s: %v\n%s", source, err, out)
 	}
 	return program
 }
@@ -191,7 +194,8 @@ func Compile(t testing.TB, source string) string {
 // KeepBusy keeps every processor busy until the test ends.
 func KeepBusy(t testing.TB) {
 	t.Helper()
+	shell := lab.Program(t, "sh", "dash")
 	for range runtime.NumCPU() {
-		Start(t, exec.Command("sh", "-c", "while :; do :; done"))
+		Start(t, exec.Command(shell, "-c", "while :; do :; done"))
 	}
 }

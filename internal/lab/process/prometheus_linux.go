@@ -12,28 +12,33 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// A Prometheus is Debian's.
+// A Prometheus is a running Prometheus server.
 type Prometheus struct {
 	*Process
 	url string
 }
 
-// StartPrometheus starts a Prometheus with a configuration file, on a port of all addresses,
-// for the rest of the test. What it stores is gone with it.
+// StartPrometheus starts Debian's Prometheus with a configuration file and waits until it is ready. It
+// listens on the port on all addresses until the test ends, and stores its data in a temporary directory.
 func StartPrometheus(t testing.TB, port int, configFile string, args ...string) *Prometheus {
 	t.Helper()
 	return ServePrometheus(t, PrometheusCommand(t, port, configFile, args...), fmt.Sprintf("localhost:%d", port))
 }
 
-// PrometheusCommand returns what starts such a Prometheus.
+// PrometheusCommand returns the command that starts such a Prometheus.
 func PrometheusCommand(t testing.TB, port int, configFile string, args ...string) *exec.Cmd {
 	t.Helper()
 	lab.Need(t)
-	return exec.Command(lab.Program(t, "prometheus", "prometheus"), append([]string{"--config.file=" + configFile,
-		"--storage.tsdb.path=" + t.TempDir(), fmt.Sprintf("--web.listen-address=:%d", port)}, args...)...)
+	args = append([]string{
+		"--config.file=" + configFile,
+		"--storage.tsdb.path=" + t.TempDir(),
+		fmt.Sprintf("--web.listen-address=:%d", port),
+	}, args...)
+	return exec.Command(lab.Program(t, "prometheus", "prometheus"), args...)
 }
 
-// ServePrometheus starts a Prometheus that listens at an address and waits until it is ready.
+// ServePrometheus starts a Prometheus by a command and waits until it is ready. The address, host:port, is
+// one on which it listens.
 func ServePrometheus(t testing.TB, cmd *exec.Cmd, address string) *Prometheus {
 	t.Helper()
 	p := &Prometheus{Start(t, cmd), "http://" + address}
@@ -48,20 +53,20 @@ func ServePrometheus(t testing.TB, cmd *exec.Cmd, address string) *Prometheus {
 	return p
 }
 
-// A Sample is one of an instant vector.
+// A Sample is one sample of an instant vector.
 type Sample struct {
 	Labels map[string]string
 	Value  float64
 }
 
-// Promtool runs promtool.
+// Promtool runs promtool and returns what it prints.
 func Promtool(t testing.TB, args ...string) (output string, err error) {
 	t.Helper()
 	out, err := exec.Command(lab.Program(t, "promtool", "prometheus"), args...).CombinedOutput()
 	return string(out), err
 }
 
-// API asks for something of the API, such as "rules", and reads the data of the answer.
+// API requests a path of Prometheus' HTTP API, such as "rules", and decodes the data of the response.
 func (p *Prometheus) API(path string, data any) {
 	p.t.Helper()
 	response, err := lab.Client.Get(p.url + "/api/v1/" + path)
@@ -74,32 +79,32 @@ func (p *Prometheus) API(path string, data any) {
 		Data          any
 	}{Data: data}
 	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Status != "success" {
-		p.t.Fatalf("%s: %s, %v", path, answer.Error, err)
+		p.t.Fatalf("GET /api/v1/%s = status %q, error %q, %v, want success", path, answer.Status, answer.Error, err)
 	}
 }
 
-// Query returns the instant vector that an expression of PromQL is now.
+// Query evaluates a PromQL expression at the current time and returns the resulting instant vector.
 func (p *Prometheus) Query(expression string) (samples []Sample) {
 	p.t.Helper()
 	var vector struct {
 		Result []struct {
 			Metric map[string]string
-			Value  [2]any // time, and the value as text
+			Value  [2]any // the time as a number, the value as a string
 		}
 	}
 	p.API("query?query="+url.QueryEscape(expression), &vector)
 	for _, series := range vector.Result {
 		value, err := strconv.ParseFloat(series.Value[1].(string), 64)
 		if err != nil {
-			p.t.Fatal(err)
+			p.t.Fatalf("the value of %v: %v", series.Metric, err)
 		}
 		samples = append(samples, Sample{series.Metric, value})
 	}
 	return samples
 }
 
-// StartBlackbox starts Debian's blackbox_exporter on its default port, with a configuration file, for
-// the rest of the test.
+// StartBlackbox starts Debian's blackbox_exporter with a configuration file. It listens on its default port
+// until the test ends.
 func StartBlackbox(t testing.TB, configFile string) {
 	t.Helper()
 	program := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
