@@ -70,8 +70,8 @@ func runInside() (code int, err error) {
 	child.Env = append(os.Environ(), insideEnv+"="+directory)
 	child.SysProcAttr = as
 	if err := child.Start(); err != nil {
-		return 0, fmt.Errorf("a network namespace of its own: %w "+
-			"(run as root with CAP_SYS_ADMIN, or permit user namespaces: sysctl user.max_user_namespaces and, on Ubuntu, "+
+		return 0, fmt.Errorf("a network namespace of its own: %w (run as root with CAP_SYS_ADMIN, "+
+			"or permit user namespaces: sysctl user.max_user_namespaces and, on Ubuntu, "+
 			"kernel.apparmor_restrict_unprivileged_userns)", err)
 	}
 	child.Wait()

@@ -17,66 +17,70 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// A Browser is a headless Chromium with one page. It speaks the Chrome DevTools Protocol
-// with it over a pair of pipes: when this process ends, however it does, so does Chromium.
+// A Browser is a headless Chromium with one page. A Browser sends commands in the Chrome DevTools Protocol
+// through a pair of pipes. Chromium ends when the pipes are closed, which happens even if this process is
+// killed.
 type Browser struct {
-	t       testing.TB
-	session string
-	orders  *os.File
+	t        testing.TB
+	session  string // ID of the session with the page
+	commands *os.File
 
 	mu         sync.Mutex
-	sent       int
-	replies    map[int]chan<- reply
+	sent       int                    // number of commands, and ID of the last one
+	replies    map[int]chan<- message // receivers of the replies, by ID of the command
 	complaints []string
 }
 
-// A reply is a message from the browser: the answer to an order, or an event.
-type reply struct {
+// A message is what the browser sends: the reply to a command, or an event.
+type message struct {
+	// Fields of a reply
 	ID     int
 	Result json.RawMessage
 	Error  *struct{ Message string }
 
+	// Fields of an event
 	Method string
 	Params json.RawMessage
 }
 
-// New starts a browser for the rest of the test.
+// New starts a browser, which runs until the test ends.
 func New(t testing.TB) *Browser {
 	t.Helper()
 	lab.Need(t)
 	cmd := exec.Command(lab.Program(t, "chromium", "chromium"),
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-crash-reporter",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update",
-		"--hide-scrollbars", "--log-level=3", // as a phone does; only what is fatal
+		"--hide-scrollbars", // like a phone
+		"--log-level=3",     // fatal errors only
 		"--user-data-dir="+t.TempDir(), "--remote-debugging-pipe")
-	theirOrders, orders, err := os.Pipe()
+	theirCommands, commands, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	replies, theirReplies, err := os.Pipe()
+	messages, theirMessages, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.ExtraFiles = []*os.File{theirOrders, theirReplies}
+	cmd.ExtraFiles = []*os.File{theirCommands, theirMessages}
 	chromium := process.Start(t, cmd)
-	theirOrders.Close()
-	theirReplies.Close()
-	b := &Browser{t: t, orders: orders, replies: make(map[int]chan<- reply)}
+	theirCommands.Close()
+	theirMessages.Close()
+	b := &Browser{t: t, commands: commands, replies: make(map[int]chan<- message)}
 	var reading sync.WaitGroup
-	reading.Go(func() { b.read(replies) })
+	reading.Go(func() { b.read(messages) })
 	t.Cleanup(func() {
 		b.session = ""
 		b.Do("Browser.close", nil, nil)
 		chromium.Wait()
-		orders.Close()
+		commands.Close()
 		reading.Wait()
-		replies.Close()
+		messages.Close()
 	})
 	b.newPage()
 	return b
 }
 
-// newPage opens the page and listens to what goes wrong in it.
+// newPage opens the page and subscribes to its events.
 func (b *Browser) newPage() {
 	b.t.Helper()
 	var target struct{ TargetID string }
@@ -89,7 +93,7 @@ func (b *Browser) newPage() {
 	}
 }
 
-// Do lets the browser do something and reads the result, which may be nil.
+// Do sends a command of the Chrome DevTools Protocol and decodes the result of the reply, unless result is nil.
 func (b *Browser) Do(method string, params, result any) {
 	b.t.Helper()
 	if err := b.do(method, params, result); err != nil {
@@ -98,20 +102,20 @@ func (b *Browser) Do(method string, params, result any) {
 }
 
 func (b *Browser) do(method string, params, result any) error {
-	answer := make(chan reply, 1)
+	answer := make(chan message, 1)
 	b.mu.Lock()
 	b.sent++
 	b.replies[b.sent] = answer
-	order := map[string]any{"id": b.sent, "method": method}
+	command := map[string]any{"id": b.sent, "method": method}
 	if params != nil {
-		order["params"] = params
+		command["params"] = params
 	}
 	if b.session != "" {
-		order["sessionId"] = b.session
+		command["sessionId"] = b.session
 	}
-	message, err := json.Marshal(order)
+	text, err := json.Marshal(command)
 	if err == nil {
-		_, err = b.orders.Write(append(message, 0))
+		_, err = b.commands.Write(append(text, 0))
 	}
 	b.mu.Unlock()
 	if err != nil {
@@ -130,39 +134,38 @@ func (b *Browser) do(method string, params, result any) error {
 		}
 		return nil
 	case <-time.After(time.Minute):
-		return fmt.Errorf("waited for a minute: %s", method)
+		return fmt.Errorf("%s: no reply within a minute", method)
 	}
 }
 
-// read reads what the browser says until it ends.
+// read reads the messages of the browser until the browser ends.
 func (b *Browser) read(from *os.File) {
 	for messages := bufio.NewReader(from); ; {
-		message, err := messages.ReadBytes(0)
+		text, err := messages.ReadBytes(0)
 		if err != nil {
 			return
 		}
-		var r reply
-		if err := json.Unmarshal(message[:len(message)-1], &r); err != nil {
-			b.t.Errorf("browser: %v: %s", err, message)
+		var m message
+		if err := json.Unmarshal(text[:len(text)-1], &m); err != nil {
+			b.t.Errorf("the browser sent %s: %v", text, err)
 			continue
 		}
 		b.mu.Lock()
-		switch r.Method {
-		case "":
-			b.replies[r.ID] <- r
-			delete(b.replies, r.ID)
+		switch m.Method {
+		case "": // a reply
+			b.replies[m.ID] <- m
+			delete(b.replies, m.ID)
 		case "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening":
-			b.complaints = append(b.complaints, fmt.Sprintf("%s: %s", r.Method, r.Params))
+			b.complaints = append(b.complaints, fmt.Sprintf("%s: %s", m.Method, m.Params))
 		}
 		b.mu.Unlock()
 	}
 }
 
-// Complaints returns what the page has complained about since the last call: messages on
-// the console, exceptions, dialogs, what its Content-Security-Policy has blocked, requests
-// that failed.
+// Complaints returns the complaints of the page since the last call: messages on the console, exceptions,
+// dialogs, violations of its Content-Security-Policy, and failed requests.
 func (b *Browser) Complaints() []string {
-	b.Eval("0") // what it has said before this is here
+	b.Eval("0") // its reply comes after all earlier events
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	complaints := slices.Clone(b.complaints)
@@ -170,37 +173,39 @@ func (b *Browser) Complaints() []string {
 	return complaints
 }
 
-// Open goes to a URL and waits until its page is there.
+// Open opens a URL and waits until its page is loaded.
 func (b *Browser) Open(url string) {
 	b.t.Helper()
 	var page struct{ ErrorText string }
 	b.Do("Page.navigate", map[string]any{"url": url}, &page)
 	if page.ErrorText != "" {
-		b.t.Fatalf("%s: %s", url, page.ErrorText)
+		b.t.Fatalf("opening %s: %s", url, page.ErrorText)
 	}
 	b.Eventually(`document.readyState === "complete"`)
 }
 
-// Arrive waits until the page at a path is there, to which the one before it leads.
+// Arrive waits until the browser has followed a link or a redirect to the page at a path and has loaded it.
 func (b *Browser) Arrive(path string) {
 	b.t.Helper()
 	b.Eventually(fmt.Sprintf(`location.pathname === %q && document.readyState === "complete"`, path))
 }
 
-// Type types into the element that has the focus. A newline is the Enter key.
+// Type types a text into the element that has the focus. A newline in the text is the Enter key.
 func (b *Browser) Type(text string) {
 	b.t.Helper()
 	for line := range strings.Lines(text) {
 		line, entered := strings.CutSuffix(line, "\n")
 		b.Do("Input.insertText", map[string]any{"text": line}, nil)
 		if entered {
-			b.Do("Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}, nil)
-			b.Do("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": "Enter", "windowsVirtualKeyCode": 13}, nil)
+			key := map[string]any{"type": "keyDown", "key": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+			b.Do("Input.dispatchKeyEvent", key, nil)
+			key = map[string]any{"type": "keyUp", "key": "Enter", "windowsVirtualKeyCode": 13}
+			b.Do("Input.dispatchKeyEvent", key, nil)
 		}
 	}
 }
 
-// Eval returns the value of an expression of JavaScript, as encoding/json has it.
+// Eval returns the value of a JavaScript expression, decoded as by encoding/json.
 func (b *Browser) Eval(expression string) any {
 	b.t.Helper()
 	value, err := b.evaluate(expression)
@@ -210,7 +215,7 @@ func (b *Browser) Eval(expression string) any {
 	return value
 }
 
-// Leave evaluates an expression that leads to another page.
+// Leave evaluates a JavaScript expression that opens another page.
 func (b *Browser) Leave(expression string) {
 	b.t.Helper()
 	if _, err := b.evaluate(expression); err != nil && !left(err) {
@@ -218,8 +223,8 @@ func (b *Browser) Leave(expression string) {
 	}
 }
 
-// Eventually waits until an expression is true, on this page or the next one, and fails
-// the test if that takes more than a minute.
+// Eventually waits until a JavaScript expression is true, on this page or on the next one. It fails the test
+// after a minute.
 func (b *Browser) Eventually(expression string) {
 	b.t.Helper()
 	lab.Eventually(b.t, expression, func() bool {
@@ -236,17 +241,18 @@ func (b *Browser) evaluate(expression string) (any, error) {
 		Result           struct{ Value any }
 		ExceptionDetails json.RawMessage
 	}
-	err := b.do("Runtime.evaluate", map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true}, &evaluated)
+	params := map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true}
+	err := b.do("Runtime.evaluate", params, &evaluated)
 	if err == nil && evaluated.ExceptionDetails != nil {
 		err = fmt.Errorf("%s: %s", expression, evaluated.ExceptionDetails)
 	}
 	return evaluated.Result.Value, err
 }
 
-// left tells whether the browser could not tell a value because it went to another page.
+// left reports whether an evaluation failed because the browser opened another page in the meantime.
 func left(err error) bool { return strings.Contains(err.Error(), "navigated") }
 
-// Screenshot returns a picture of the whole page, a PNG.
+// Screenshot returns a picture of the whole page as a PNG.
 func (b *Browser) Screenshot() []byte {
 	b.t.Helper()
 	var picture struct{ Data []byte }

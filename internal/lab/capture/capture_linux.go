@@ -1,4 +1,4 @@
-// Package capture records the packets on an interface, with the times at which the kernel saw them.
+// Package capture records the packets on an interface, with the times at which the kernel captured them.
 package capture
 
 import (
@@ -18,25 +18,25 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// A Capture records the packets on an interface, in their order.
+// A Capture is a record of the packets on an interface, in their order.
 type Capture struct {
 	t    testing.TB
 	file *os.File
-	mark string // where a datagram goes to that is the last one to be captured
+	mark string // destination of the datagram that marks the end of the record
 
-	// Loopback shows each packet twice. Going out they are in the order in which they
-	// were sent, coming in each processor has its own queue of them.
+	// outgoingOnly is for the loopback interface, which shows each packet twice. Only the outgoing packets
+	// are in the order in which they were sent: each processor has a queue of its own for incoming packets.
 	outgoingOnly bool
 }
 
-// Loopback starts a capture of the loopback interface that ends with the test.
+// Loopback starts a capture of the loopback interface. The capture stops when the test ends.
 func Loopback(t testing.TB) *Capture {
 	t.Helper()
 	return Interface(t, "lo", netip.MustParseAddr("127.0.0.1"))
 }
 
-// Interface starts a capture of the interface through which the address is reached. It ends with
-// the test.
+// Interface starts a capture of an interface. The address must be one that is reached through the interface.
+// The capture stops when the test ends.
 func Interface(t testing.TB, name string, address netip.Addr) *Capture {
 	t.Helper()
 	lab.Need(t)
@@ -44,15 +44,15 @@ func Interface(t testing.TB, name string, address netip.Addr) *Capture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	everything := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) // in network order
+	everything := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) // in network byte order
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		lab.Skip(t, "needs AF_PACKET: %v", err)
+		lab.Skip(t, "needs packet sockets (CAP_NET_RAW, AF_PACKET): %v", err)
 	}
 	c := &Capture{t, os.NewFile(uintptr(fd), "capture"), netip.AddrPortFrom(address, 9).String(), address.IsLoopback()}
 	t.Cleanup(func() { c.file.Close() })
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20); err != nil {
-		lab.Skip(t, "needs a large buffer to capture without loss: %v", err)
+		lab.Skip(t, "needs a large socket buffer (CAP_NET_ADMIN, SO_RCVBUFFORCE) to capture without loss: %v", err)
 	}
 	for _, err := range []error{
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1),
@@ -65,8 +65,8 @@ func Interface(t testing.TB, name string, address netip.Addr) *Capture {
 	return c
 }
 
-// Segments returns what was captured since the last call. Nothing that was sent before
-// this call is missing: it sends a datagram and reads on until that arrives.
+// Segments returns the segments that were captured since the last call. It sends a datagram and reads until
+// the datagram arrives, so that no segment that was sent before the call is missing.
 func (c *Capture) Segments() []simnet.Segment {
 	c.t.Helper()
 	mark := []byte(rand.Text())
@@ -95,7 +95,7 @@ func (c *Capture) Segments() []simnet.Segment {
 	}
 }
 
-// read returns the next packet, whether it was going out, and when the kernel captured it.
+// read returns the next packet, whether it was outgoing, and when the kernel captured it.
 func (c *Capture) read() (packet []byte, outgoing bool, at time.Time) {
 	c.t.Helper()
 	raw, err := c.file.SyscallConn()
@@ -112,14 +112,15 @@ func (c *Capture) read() (packet []byte, outgoing bool, at time.Time) {
 		return errno != unix.EAGAIN
 	})
 	if err := errors.Join(err, errno); err != nil {
-		c.t.Fatalf("capture: %v", err)
+		c.t.Fatalf("reading a captured packet: %v", err)
 	}
 	_, timestamp, _, err := unix.ParseOneSocketControlMessage(control)
 	if err != nil {
-		c.t.Fatalf("capture: %v", err)
+		c.t.Fatalf("reading a captured packet: %v", err)
 	}
 	seconds, nanoseconds := binary.NativeEndian.Uint64(timestamp), binary.NativeEndian.Uint64(timestamp[8:])
-	return packet[:n], from.(*unix.SockaddrLinklayer).Pkttype == unix.PACKET_OUTGOING, time.Unix(int64(seconds), int64(nanoseconds))
+	outgoing = from.(*unix.SockaddrLinklayer).Pkttype == unix.PACKET_OUTGOING
+	return packet[:n], outgoing, time.Unix(int64(seconds), int64(nanoseconds))
 }
 
 // checkComplete fails the test if the kernel had to drop packets from the capture.
@@ -135,7 +136,7 @@ func (c *Capture) checkComplete() {
 			c.t.Fatal(err)
 		}
 		if stats.Drops > 0 {
-			c.t.Fatalf("the capture lost %d packets", stats.Drops)
+			c.t.Fatalf("the kernel dropped %d packets from the capture, want none", stats.Drops)
 		}
 	})
 }

@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// A neighbour accepts a connection, and the capture has its SYN and then its SYN-ACK, each with
-// the time at which the kernel saw it.
+// A capture of a connection to a neighbour begins with the SYN and the SYN-ACK, each with the time at which
+// the kernel captured it.
 func TestNeighbour(t *testing.T) {
 	n := kernel.NewNeighbour(t)
 	capture := Interface(t, n.Interface(), n.Target.Addr())
@@ -29,9 +29,10 @@ func TestNeighbour(t *testing.T) {
 	}
 	syn, synack := segments[0], segments[1]
 	if !syn.SYN || syn.ACK || syn.Dst != n.Target || !synack.SYN || !synack.ACK || synack.Src != n.Target {
-		t.Errorf("captured %v, %v, want a SYN to %v and a SYN-ACK from it", syn, synack, n.Target)
+		t.Errorf("captured first %v and %v, want a SYN to %v and a SYN-ACK from it", syn, synack, n.Target)
 	}
 	if !syn.Time.After(began) || !synack.Time.After(syn.Time) || !time.Now().After(synack.Time) {
-		t.Errorf("SYN at %v, SYN-ACK at %v, want both in this order since %v", syn.Time, synack.Time, began)
+		t.Errorf("captured the SYN at %v and the SYN-ACK at %v, want both after %v and in this order",
+			syn.Time, synack.Time, began)
 	}
 }

@@ -17,19 +17,19 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// A Chain is three routers and a host behind them, each in a network namespace of its own,
-// with the kernel's own routing between them. The link that leads to the n-th of them, from
-// 1, has the addresses 10.77.n.1 and fd77:n::1 at the near end, and 10.77.n.2 and fd77:n::2
-// at the far one. On the last one, the host, every connection to port 80 is accepted.
+// A Chain is a row of four nodes, three routers and a host behind them. Each node is a network namespace of
+// its own, and the kernels route between them. The nodes have the numbers 1 to 4; node 0 is the namespace of
+// the test. Link n connects node n-1 with node n. Its addresses are 10.77.n.1 and fd77:n::1 on node n-1, and
+// 10.77.n.2 and fd77:n::2 on node n. The host, node 4, accepts every connection to port 80.
 type Chain struct {
 	t     testing.TB
-	nodes []*os.File // network namespaces
+	nodes []*os.File // network namespaces of the nodes from 1
 }
 
-// chainLength is how many namespaces a chain has besides this one.
+// chainLength is the number of nodes, not counting node 0.
 const chainLength = 4
 
-// NewChain lays a chain for the rest of the test.
+// NewChain creates a chain that exists until the test ends.
 func NewChain(t testing.TB) *Chain {
 	t.Helper()
 	lab.Need(t)
@@ -47,8 +47,8 @@ func NewChain(t testing.TB) *Chain {
 	}
 	c.listen()
 	for _, host := range []string{"10.77.4.2:80", "[fd77:4::2]:80"} {
-		// Addresses and links are not in use at once.
-		lab.Eventually(t, host+" can be reached", func() bool {
+		// It takes a moment until the kernel uses new addresses and links.
+		lab.Eventually(t, host+" is reachable", func() bool {
 			conn, err := net.DialTimeout("tcp", host, time.Second)
 			if err == nil {
 				conn.Close()
@@ -56,13 +56,15 @@ func NewChain(t testing.TB) *Chain {
 			return err == nil
 		})
 	}
-	lab.Eventually(t, "no SYN of these is left at the host", func() bool {
-		return !slices.ContainsFunc(c.Sockets(chainLength), func(s Socket) bool { return s.State == unix.BPF_TCP_SYN_RECV })
+	lab.Eventually(t, "the host has no handshake in progress", func() bool {
+		return !slices.ContainsFunc(c.Sockets(chainLength), func(s Socket) bool {
+			return s.State == unix.BPF_TCP_SYN_RECV
+		})
 	})
 	return c
 }
 
-// newNamespace returns a new network namespace, which stays until the test ends.
+// newNamespace returns a new network namespace that exists until the test ends.
 func newNamespace(t testing.TB) *os.File {
 	t.Helper()
 	var namespace *os.File
@@ -74,17 +76,17 @@ func newNamespace(t testing.TB) *os.File {
 		return err
 	})
 	if err != nil {
-		lab.Skip(t, "needs a network namespace: %v", err)
+		lab.Skip(t, "needs a further network namespace: %v", err)
 	}
 	t.Cleanup(func() { namespace.Close() })
 	return namespace
 }
 
-// In calls f in the n-th namespace, 0 being this one.
+// In calls f in the namespace of node n. An error of f fails the test.
 func (c *Chain) In(n int, f func() error) {
 	c.t.Helper()
 	if err := c.in(n, f); err != nil {
-		c.t.Fatal(err)
+		c.t.Fatalf("on node %d: %v", n, err)
 	}
 }
 
@@ -98,39 +100,42 @@ func (c *Chain) in(n int, f func() error) error {
 	return elsewhere(enter, func(netlink.NsFd) error { return f() })
 }
 
-// Run runs a program in the n-th namespace.
+// Run runs a program on node n.
 func (c *Chain) Run(n int, program string, args ...string) {
 	c.t.Helper()
 	c.In(n, func() error {
-		if out, err := exec.Command(program, args...).CombinedOutput(); err != nil { // is started by this thread
+		// The program gets the namespace of the thread that starts it, which is this one.
+		if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, out)
 		}
 		return nil
 	})
 }
 
-// Counters returns the network counters of the n-th namespace, see [Counters].
+// Counters returns the network counters of node n, see [Counters].
 func (c *Chain) Counters(n int) (found map[string]int) {
 	c.t.Helper()
 	c.In(n, func() (err error) { found, err = counters(); return err })
 	return found
 }
 
-// Sockets returns the TCP sockets of the n-th namespace.
+// Sockets returns the TCP sockets of node n.
 func (c *Chain) Sockets(n int) (found []Socket) {
 	c.t.Helper()
 	c.In(n, func() (err error) { found, err = sockets(); return err })
 	return found
 }
 
-// link connects the namespaces n-1 and n. Each end is called after the namespace at the
-// other one.
+// link creates link n, between the nodes n-1 and n. The interface at each end is named after the node at
+// the other end.
 func (c *Chain) link(n int) error {
 	near, far := fmt.Sprintf("to%d", n), fmt.Sprintf("to%d", n-1)
 	err := c.in(n-1, func() error {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = near
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: far, PeerNamespace: netlink.NsFd(c.nodes[n-1].Fd())}); err != nil {
+		peer := netlink.NsFd(c.nodes[n-1].Fd())
+		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: far, PeerNamespace: peer})
+		if err != nil {
 			return err
 		}
 		return setUpBoth(near, n, 1)
@@ -144,14 +149,17 @@ func (c *Chain) link(n int) error {
 	return c.in(n, func() error { return setUpBoth(far, n, 2) })
 }
 
-// setUpBoth gives an interface its addresses of both IP versions and sets it up. Who is not
-// there is given up soon.
+// setUpBoth adds the addresses of both IP versions to one end of a link and sets the interface up. Neighbour
+// resolution on it fails quickly: it repeats a request after 100 ms.
 func setUpBoth(name string, link, host int) error {
 	device, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	for _, prefix := range []string{fmt.Sprintf("10.77.%d.%d/24", link, host), fmt.Sprintf("fd77:%d::%d/64", link, host)} {
+	for _, prefix := range []string{
+		fmt.Sprintf("10.77.%d.%d/24", link, host),
+		fmt.Sprintf("fd77:%d::%d/64", link, host),
+	} {
 		address, err := netlink.ParseAddr(prefix)
 		if err != nil {
 			return err
@@ -166,8 +174,8 @@ func setUpBoth(name string, link, host int) error {
 		setSysctl("net/ipv6/neigh/"+name+"/retrans_time_ms", "100"))
 }
 
-// route makes the n-th namespace a router, which limits no ICMP errors, with routes to all
-// links of the chain. This one only gets the routes.
+// route makes node n a router and adds routes to all links of the chain. The router sends ICMP errors
+// without a rate limit. Node 0 gets only the routes.
 func route(n int) error {
 	for _, setting := range [][2]string{
 		{"net/ipv4/ip_forward", "1"}, {"net/ipv6/conf/all/forwarding", "1"},
@@ -181,10 +189,10 @@ func route(n int) error {
 		}
 	}
 	for link := 1; link <= chainLength; link++ {
-		next, over := n, 1 // the near end of the link that leads back
+		next, over := n, 1 // the other end of the link to the previous node
 		switch {
 		case link == n || link == n+1:
-			continue // it is at this end of it
+			continue // this node is at one end of the link
 		case link > n:
 			next, over = n+1, 2
 		}
@@ -197,23 +205,23 @@ func route(n int) error {
 				return err
 			}
 			if err := netlink.RouteReplace(&netlink.Route{Dst: prefix, Gw: net.ParseIP(text[1])}); err != nil {
-				return fmt.Errorf("route to %s by %s: %w", text[0], text[1], err)
+				return fmt.Errorf("route to %s via %s: %w", text[0], text[1], err)
 			}
 		}
 	}
 	return nil
 }
 
-// Route adds a route on the n-th node: by an address, or of a type such as
-// unix.RTN_BLACKHOLE if that is "".
-func (c *Chain) Route(n int, prefix, by string, routeType int) {
+// Route adds a route on node n: via a router, or, if the router is "", a route of a type such as
+// unix.RTN_BLACKHOLE.
+func (c *Chain) Route(n int, prefix, router string, routeType int) {
 	c.t.Helper()
 	c.In(n, func() error {
 		_, dst, err := net.ParseCIDR(prefix)
 		if err != nil {
 			return err
 		}
-		if err := netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(by), Type: routeType}); err != nil {
+		if err := netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(router), Type: routeType}); err != nil {
 			return fmt.Errorf("route to %s: %w", prefix, err)
 		}
 		return nil
@@ -224,7 +232,7 @@ func setSysctl(name, value string) error {
 	return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
 }
 
-// listen accepts connections on the last node until the test ends.
+// listen accepts connections on the host until the test ends.
 func (c *Chain) listen() {
 	var l net.Listener
 	c.In(chainLength, func() (err error) {

@@ -1,6 +1,6 @@
-// Package kernel gives tests real kernels: the counters and parameters of their network namespace,
-// and further namespaces that are hosts and routers of their own. A [Neighbour] is one host at the
-// other end of a veth pair, a [Chain] is three routers and a host behind them.
+// Package kernel lets tests use real kernels: it reads the counters and sets the parameters of their network
+// namespace, and creates further namespaces that act as hosts and routers. A [Neighbour] is a host at the
+// other end of a veth pair. A [Chain] is a row of three routers with a host behind them.
 package kernel
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// Counters returns the namespace's network counters as nstat(8) names them, such as
+// Counters returns the network counters of the namespace. The names are those of nstat(8), such as
 // "TcpPassiveOpens" and "TcpExtEmbryonicRsts".
 func Counters(t testing.TB) map[string]int {
 	t.Helper()
@@ -28,7 +28,7 @@ func Counters(t testing.TB) map[string]int {
 	return counters
 }
 
-// counters returns those of this thread's namespace.
+// counters returns the network counters of this thread's namespace.
 func counters() (map[string]int, error) {
 	counters := make(map[string]int)
 	for _, file := range []string{"snmp", "netstat"} {
@@ -36,7 +36,7 @@ func counters() (map[string]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Pairs of lines: "Tcp: Name Name …" and "Tcp: 1 2 …".
+		// The file consists of pairs of lines: "Tcp: Name Name …" and "Tcp: 1 2 …".
 		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
 		for i := 0; i+1 < len(lines); i += 2 {
 			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
@@ -56,10 +56,10 @@ func counters() (map[string]int, error) {
 type Socket struct {
 	State     int // such as unix.BPF_TCP_LISTEN
 	Near, Far int // ports
-	Unacked   int // bytes, sent or not
+	Unacked   int // bytes that the application wrote and the peer has not acknowledged
 }
 
-// Sockets returns the namespace's TCP sockets.
+// Sockets returns the TCP sockets of the namespace.
 func Sockets(t testing.TB) []Socket {
 	t.Helper()
 	sockets, err := sockets()
@@ -69,7 +69,7 @@ func Sockets(t testing.TB) []Socket {
 	return sockets
 }
 
-// sockets returns those of this thread's namespace.
+// sockets returns the TCP sockets of this thread's namespace.
 func sockets() (sockets []Socket, err error) {
 	number := func(text string) int {
 		n, parseErr := strconv.ParseInt(text, 16, 64)
@@ -79,13 +79,13 @@ func sockets() (sockets []Socket, err error) {
 	for _, file := range []string{"tcp", "tcp6"} {
 		content, readErr := os.ReadFile("/proc/thread-self/net/" + file)
 		if errors.Is(readErr, fs.ErrNotExist) {
-			continue // no IPv6
+			continue // this kernel has no IPv6
 		}
 		if readErr != nil {
 			return nil, readErr
 		}
 		for line := range strings.Lines(string(content)) {
-			// "0: address:port address:port state unacked:unread …", and a line above these.
+			// After a header, each line is "0: address:port address:port state unacked:unread …".
 			fields := strings.Fields(line)
 			if fields[0] == "sl" {
 				continue
@@ -99,7 +99,7 @@ func sockets() (sockets []Socket, err error) {
 	return sockets, err
 }
 
-// TimeWaits returns how many sockets of the namespace are in TIME_WAIT.
+// TimeWaits returns the number of sockets of the namespace in TIME_WAIT.
 func TimeWaits(t testing.TB) int {
 	t.Helper()
 	lab.Need(t)
@@ -111,7 +111,7 @@ func TimeWaits(t testing.TB) int {
 	fields := strings.Fields(rest) // name value name value …
 	at := slices.Index(fields, "tw")
 	if at < 0 {
-		t.Fatalf("the kernel does not tell: %s", content)
+		t.Fatalf("/proc/net/sockstat has no number of TCP sockets in TIME_WAIT (tw):\n%s", content)
 	}
 	n, err := strconv.Atoi(fields[at+1])
 	if err != nil {
@@ -120,8 +120,8 @@ func TimeWaits(t testing.TB) int {
 	return n
 }
 
-// Sysctl sets a kernel parameter of the namespace, such as "net.ipv4.ip_local_port_range",
-// until the test ends.
+// Sysctl sets a kernel parameter of the namespace, such as "net.ipv4.ip_local_port_range", and restores it
+// when the test ends.
 func Sysctl(t testing.TB, name, value string) {
 	t.Helper()
 	lab.Need(t)
@@ -131,11 +131,11 @@ func Sysctl(t testing.TB, name, value string) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(file, []byte(value), 0); err != nil {
-		t.Fatal(err)
+		t.Fatalf("setting %s to %q: %v", name, value, err)
 	}
 	t.Cleanup(func() {
 		if err := os.WriteFile(file, before, 0); err != nil {
-			t.Error(err)
+			t.Errorf("restoring %s to %q: %v", name, before, err)
 		}
 	})
 }

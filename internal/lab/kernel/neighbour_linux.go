@@ -15,16 +15,16 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// A Neighbour is another host at the other end of a veth pair, in a network namespace of its
-// own. It accepts connections and closes them.
+// A Neighbour is a host at the other end of a veth pair, in a network namespace of its own. It accepts
+// connections and closes them.
 type Neighbour struct {
-	Target netip.AddrPort // where it listens
+	Target netip.AddrPort // where the neighbour listens
 }
 
-// nearEnd is this host's end of the veth pair.
+// nearEnd is the name of this host's end of the veth pair.
 const nearEnd = "neighbour"
 
-// NewNeighbour makes a neighbour for the rest of the test.
+// NewNeighbour creates a neighbour that exists until the test ends.
 func NewNeighbour(t testing.TB) *Neighbour {
 	t.Helper()
 	lab.Need(t)
@@ -33,7 +33,8 @@ func NewNeighbour(t testing.TB) *Neighbour {
 	if err := elsewhere(enterNew, func(here netlink.NsFd) (err error) {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = "host"
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: nearEnd, PeerNamespace: here}); err != nil {
+		err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: nearEnd, PeerNamespace: here})
+		if err != nil {
 			return err
 		}
 		if err := setUp(attributes.Name, "198.18.2.2/24"); err != nil {
@@ -44,7 +45,7 @@ func NewNeighbour(t testing.TB) *Neighbour {
 	}); err != nil {
 		lab.Skip(t, "needs a veth pair to another network namespace: %v", err)
 	}
-	acceptAll(t, l) // when it is closed the namespace ends
+	acceptAll(t, l) // the listener keeps the namespace alive
 	if err := setUp(nearEnd, "198.18.2.1/24"); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +53,7 @@ func NewNeighbour(t testing.TB) *Neighbour {
 	return n
 }
 
-// acceptAll accepts connections and closes them until the test ends, and then the listener.
+// acceptAll accepts connections and closes them. It closes the listener when the test ends.
 func acceptAll(t testing.TB, l net.Listener) {
 	var accepting sync.WaitGroup
 	accepting.Go(func() {
@@ -70,10 +71,10 @@ func acceptAll(t testing.TB, l net.Listener) {
 // Interface returns the name of this host's end of the veth pair.
 func (n *Neighbour) Interface() string { return nearEnd }
 
-// elsewhere calls f in another network namespace, which enter enters. Here is the namespace
-// to which it returns.
+// elsewhere calls enter, which enters another network namespace, then f, and returns to the current
+// namespace, which f gets as here.
 func elsewhere(enter func() error, f func(here netlink.NsFd) error) error {
-	runtime.LockOSThread() // a network namespace is a thread's
+	runtime.LockOSThread() // each thread has a network namespace of its own
 	defer runtime.UnlockOSThread()
 	here, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -87,13 +88,13 @@ func elsewhere(enter func() error, f func(here netlink.NsFd) error) error {
 	return errors.Join(err, os.NewSyscallError("setns", unix.Setns(int(here.Fd()), unix.CLONE_NEWNET)))
 }
 
-// enterNew enters a new network namespace. It stays as long as a socket of it is open, or a
-// file of it.
+// enterNew enters a new network namespace. The namespace exists as long as a socket in it, or its file in
+// /proc, is open.
 func enterNew() error {
 	return os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNET))
 }
 
-// setUp gives the interface an address and sets it up.
+// setUp adds an address to an interface and sets the interface up.
 func setUp(name, prefix string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {

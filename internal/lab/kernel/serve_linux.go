@@ -7,14 +7,15 @@ import (
 	"testing"
 )
 
-// ServeUntilEOF accepts connections until the test ends, and closes each after the client has closed it.
+// ServeUntilEOF accepts connections and closes each one after the client has closed it. It closes the
+// listener when the test ends.
 func ServeUntilEOF(t testing.TB, l net.Listener) {
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
-				return
+				return // the test is over
 			}
 			serving.Go(func() {
 				io.Copy(io.Discard, conn)

@@ -10,11 +10,11 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// VRFTable is the routing table of the VRF that NewVRF makes.
+// VRFTable is the routing table of the VRF that [NewVRF] creates.
 const VRFTable = 1001
 
-// NewVRF makes a VRF for the rest of the test. A kernel without CONFIG_NET_VRF makes it skip,
-// in CI, too: nothing could provide one.
+// NewVRF creates a VRF that exists until the test ends. It skips the test if the kernel was built without
+// CONFIG_NET_VRF, even if SHAKER_TEST_ALL=1 is set: no setup of the machine could provide a VRF.
 func NewVRF(t testing.TB) netlink.Link {
 	t.Helper()
 	lab.Need(t)
@@ -30,7 +30,7 @@ func NewVRF(t testing.TB) netlink.Link {
 		err = netlink.LinkSetUp(vrf)
 	}
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("creating %s: %v", attributes.Name, err)
 	}
 	return vrf
 }

@@ -16,48 +16,51 @@ import (
 //go:embed testdata/conditions.md
 var conditionTable string
 
-var updateConditions = flag.Bool("update-conditions", false, "write testdata/conditions.md anew")
+var updateConditions = flag.Bool("update-conditions", false,
+	"rewrite testdata/conditions.md with the results of this run")
 
-// InitialRTO is less than what the kernel waits before it sends a SYN again. That is a second
-// (RFC 6298 2.1), but counted in ticks: where a virtual machine lets ticks come late, a second that
-// begins meanwhile is shorter.
+// InitialRTO is a lower bound of the time after which the kernel retransmits a SYN. The kernel waits a second
+// (RFC 6298 2.1), but counts it in ticks: if a virtual machine delivers ticks late, a second that starts in
+// the meantime is shorter.
 const InitialRTO = 500 * time.Millisecond
 
-// A Condition is a case of the condition matrix: something that a network may do with a SYN.
+// A Condition is a network condition: something that a network may do to a SYN. Each one is a row of the
+// condition matrix, testdata/conditions.md.
 type Condition struct {
 	Name    string
-	RFC     string         // which has it
-	Target  netip.AddrPort // where the network does it
-	Timeout time.Duration  // that a probe of it is to have
-	Delay   time.Duration  // a SYN-ACK does not come sooner
+	RFC     string         // RFC and section that specify it
+	Target  netip.AddrPort // address and port to which it applies
+	Timeout time.Duration  // timeout for a probe of the target
+	Delay   time.Duration  // lower bound of the time from SYN to SYN-ACK
 }
 
-// Conditions lays out the cases of the condition matrix in the network.
+// Conditions creates all network conditions of the condition matrix in the network, and returns them in the
+// order of the matrix.
 func (n *Network) Conditions() []Condition {
-	n.seed = 2 // the matrix has to be the same every time
+	n.seed = 2 // the results must not depend on SHAKER_LAB_SEED
 	var conditions []Condition
 	for _, version := range []struct {
-		target      string // with the number of the case
-		router      string // on the way
+		target      string // format of the address, with the number of the condition
+		router      string // sender of the ICMP errors
 		errors      []icmpError
-		unreachable icmpError // one of them
+		unreachable icmpError // the error from errors that the combined conditions use
 	}{
 		{"192.0.2.%d", "198.51.100.7", icmp4Errors, icmp4Errors[1]},
 		{"2001:db8::%x", "2001:db8:ffff::7", icmp6Errors, icmp6Errors[3]},
 	} {
 		next := 0
-		add := func(f Condition, answers ...Answer) *Host {
+		add := func(c Condition, answers ...Answer) *Host {
 			next++
 			addr := fmt.Sprintf(version.target, next)
-			f.Target = netip.AddrPortFrom(netip.MustParseAddr(addr), 80)
-			if f.Timeout == 0 {
-				f.Timeout = 4900 * time.Millisecond
+			c.Target = netip.AddrPortFrom(netip.MustParseAddr(addr), 80)
+			if c.Timeout == 0 {
+				c.Timeout = 4900 * time.Millisecond
 			}
-			conditions = append(conditions, f)
+			conditions = append(conditions, c)
 			return n.At(addr, answers...)
 		}
 		const soon, second = 30 * time.Millisecond, 1200 * time.Millisecond
-		const timeout = 1500 * time.Millisecond // sees one SYN retransmission
+		const timeout = 1500 * time.Millisecond // enough for one SYN retransmission
 
 		add(Condition{Name: "SYN-ACK", RFC: "9293 3.5"}, SYNACK())
 		add(Condition{Name: "SYN-ACK after 30 ms", RFC: "9293 3.5", Delay: soon}, SYNACK().After(soon))
@@ -68,57 +71,73 @@ func (n *Network) Conditions() []Condition {
 		add(Condition{Name: "SYN-ACK with timestamps", RFC: "7323 3"}, SYNACK().Timestamps())
 		add(Condition{Name: "SYN-ACK with SACK permitted", RFC: "2018"}, SYNACK().SACK())
 		add(Condition{Name: "SYN-ACK with ECN", RFC: "3168 6.1.1"}, SYNACK().ECN())
-		add(Condition{Name: "SYN-ACK, again 100 ms later", RFC: "9293 3.8.1"}, SYNACK(), SYNACK().After(100*time.Millisecond))
-		add(Condition{Name: "SYN-ACK after 1.2 s, when another SYN has been sent", RFC: "6298 3", Delay: second}, SYNACK().After(second))
-		add(Condition{Name: "SYN-ACK of the first SYN after that of the second", RFC: "6298 3", Delay: InitialRTO},
-			SYNACK().After(second)).Then(SYNACK())
-		add(Condition{Name: "SYN-ACK after the deadline", RFC: "9293 3.8.3", Timeout: 300 * time.Millisecond}, SYNACK().After(500*time.Millisecond))
+		add(Condition{Name: "SYN-ACK, and a duplicate 100 ms later", RFC: "9293 3.8.1"},
+			SYNACK(), SYNACK().After(100*time.Millisecond))
+		add(Condition{Name: "SYN-ACK after 1.2 s and a SYN retransmission", RFC: "6298 3", Delay: second},
+			SYNACK().After(second))
+		add(Condition{Name: "SYN-ACK for the first SYN after the SYN-ACK for the second", RFC: "6298 3",
+			Delay: InitialRTO}, SYNACK().After(second)).Then(SYNACK())
+		add(Condition{Name: "SYN-ACK after the deadline", RFC: "9293 3.8.3", Timeout: 300 * time.Millisecond},
+			SYNACK().After(500*time.Millisecond))
 		add(Condition{Name: "RST", RFC: "9293 3.5.2"}, RST())
 		add(Condition{Name: "RST after 30 ms", RFC: "9293 3.5.2"}, RST().After(soon))
 		add(Condition{Name: "RST overtakes the SYN-ACK", RFC: "9293 3.5.2"}, RST(), SYNACK().After(soon))
-		add(Condition{Name: "RST long after the SYN-ACK", RFC: "9293 3.5.3"}, SYNACK(), RST().After(100*time.Millisecond))
+		add(Condition{Name: "RST long after the SYN-ACK", RFC: "9293 3.5.3"},
+			SYNACK(), RST().After(100*time.Millisecond))
 		add(Condition{Name: "silence", RFC: "9293 3.8.3", Timeout: timeout})
 		add(Condition{Name: "first SYN lost", RFC: "6298 5", Delay: InitialRTO}, SYNACK()).LosingSYNs(1)
-		add(Condition{Name: "first SYN lost, timestamps", RFC: "7323 4.1", Delay: InitialRTO}, SYNACK().Timestamps()).LosingSYNs(1)
-		add(Condition{Name: "first two SYNs lost", RFC: "6298 5", Delay: 2 * InitialRTO}, SYNACK()).LosingSYNs(2)
+		add(Condition{Name: "first SYN lost, timestamps", RFC: "7323 4.1", Delay: InitialRTO},
+			SYNACK().Timestamps()).LosingSYNs(1)
+		add(Condition{Name: "first two SYNs lost", RFC: "6298 5", Delay: 2 * InitialRTO},
+			SYNACK()).LosingSYNs(2)
 		add(Condition{Name: "first SYN lost, then RST", RFC: "9293 3.5.2"}, RST()).LosingSYNs(1)
 		add(Condition{Name: "every SYN lost", RFC: "9293 3.8.3", Timeout: timeout}, SYNACK()).Losing(1, 0)
 		add(Condition{Name: "every SYN-ACK lost", RFC: "9293 3.8.3", Timeout: timeout}, SYNACK()).Losing(0, 1)
-		add(Condition{Name: "a third of the SYNs and a third of the SYN-ACKs lost", RFC: "6298 5"}, SYNACK()).Losing(1.0/3, 1.0/3)
-		add(Condition{Name: "SYN-ACK with a wrong checksum", RFC: "9293 3.1", Timeout: timeout}, SYNACK().Corrupt())
-		add(Condition{Name: "SYN-ACK from another port", RFC: "9293 3.5.2", Timeout: timeout}, SYNACK().FromPort(1))
-		add(Condition{Name: "SYN-ACK with a wrong acknowledgement number", RFC: "9293 3.5.2", Timeout: timeout}, SYNACK().Acknowledging(1))
+		add(Condition{Name: "a third of the SYNs and a third of the SYN-ACKs lost", RFC: "6298 5"},
+			SYNACK()).Losing(1.0/3, 1.0/3)
+		add(Condition{Name: "SYN-ACK with a wrong checksum", RFC: "9293 3.1", Timeout: timeout},
+			SYNACK().Corrupt())
+		add(Condition{Name: "SYN-ACK from another port", RFC: "9293 3.5.2", Timeout: timeout},
+			SYNACK().FromPort(1))
+		add(Condition{Name: "SYN-ACK with a wrong acknowledgement number", RFC: "9293 3.5.2", Timeout: timeout},
+			SYNACK().Acknowledging(1))
 		add(Condition{Name: "SYN-ACK with a wrong acknowledgement number, then a right one", RFC: "9293 3.5.1"},
 			SYNACK().Acknowledging(1)).Then(SYNACK())
-		add(Condition{Name: "RST with a wrong acknowledgement number", RFC: "9293 3.10.7.3", Timeout: timeout}, RST().Acknowledging(1))
+		add(Condition{Name: "RST with a wrong acknowledgement number", RFC: "9293 3.10.7.3", Timeout: timeout},
+			RST().Acknowledging(1))
 		add(Condition{Name: "SYN", RFC: "9293 3.5", Timeout: timeout}, SYN())
-		add(Condition{Name: "SYN and then ACK: a simultaneous open", RFC: "9293 3.5", Delay: soon}, SYN(), ACK().After(soon))
+		add(Condition{Name: "SYN and then ACK: a simultaneous open", RFC: "9293 3.5", Delay: soon},
+			SYN(), ACK().After(soon))
 		for _, e := range version.errors {
-			add(Condition{Name: e.String(), RFC: e.rfc, Timeout: timeout}, ICMP(version.router, e.icmpType, e.code))
+			add(Condition{Name: e.String(), RFC: e.rfc, Timeout: timeout},
+				ICMP(version.router, e.icmpType, e.code))
 		}
 		e := version.unreachable
 		own := fmt.Sprintf(version.target, next+1)
-		add(Condition{Name: e.String() + ", from the target itself", RFC: e.rfc}, ICMP(own, e.icmpType, e.code))
+		add(Condition{Name: e.String() + ", from the target itself", RFC: e.rfc},
+			ICMP(own, e.icmpType, e.code))
 		unreachable := ICMP(version.router, e.icmpType, e.code)
 		add(Condition{Name: e.String() + ", after 30 ms", RFC: e.rfc}, unreachable.After(soon))
-		add(Condition{Name: e.String() + ", when the first SYN was lost", RFC: e.rfc}, unreachable).LosingSYNs(1)
+		add(Condition{Name: e.String() + ", after the first SYN was lost", RFC: e.rfc}, unreachable).LosingSYNs(1)
 		add(Condition{Name: e.String() + ", and then a SYN-ACK", RFC: "5461"}, unreachable, SYNACK().After(soon))
-		add(Condition{Name: e.String() + ", about a sequence number that was not sent", RFC: "5927 4.1", Timeout: timeout}, unreachable.Quoting(1<<31))
-		routers := make([]string, 64)
+		add(Condition{Name: e.String() + ", quoting a sequence number that was not sent", RFC: "5927 4.1",
+			Timeout: timeout}, unreachable.Quoting(1<<31))
+		routers := make([]string, 64) // the TTL of a SYN is 64
 		routers[63] = version.router
-		add(Condition{Name: "no end of routers: the 64th has to drop the SYN", RFC: "1812 5.3.1, 4443 3.3"}, SYNACK()).Behind(routers...)
+		add(Condition{Name: "a path of 64 routers: the last one drops the SYN", RFC: "1812 5.3.1, 4443 3.3"},
+			SYNACK()).Behind(routers...)
 	}
 	return conditions
 }
 
-// icmpError is an ICMP error and what its RFC calls it.
+// An icmpError is an ICMP error, with its name in the RFC.
 type icmpError struct {
 	icmpType, code uint8
 	name, rfc      string
 }
 
-func (f icmpError) String() string {
-	return fmt.Sprintf("ICMP %d/%d, %s", f.icmpType, f.code, f.name)
+func (e icmpError) String() string {
+	return fmt.Sprintf("ICMP %d/%d, %s", e.icmpType, e.code, e.name)
 }
 
 var (
@@ -167,22 +186,24 @@ var (
 	}
 )
 
-// A Finding is what a probe says of a condition. What was not measured is "".
+// A Finding is the result of a probe under a network condition, in the form of the condition matrix. A field
+// is "" if the probe did not measure the value.
 type Finding struct {
 	Result, Errno  string
-	ICMP           string // type/code, name and sender
+	ICMP           string // type/code, name and sender of an ICMP error
 	SYNRetransmits string // a number
-	Handshake, RTT string // "yes"
+	Handshake, RTT string // "yes" if the time was measured
 	MSS            string // bytes
 	ACKSent        string // "yes" or "no"
 }
 
-// CompareConditions compares what was found of the conditions, in their order, with the condition
-// matrix, testdata/conditions.md.
+// CompareConditions compares the findings with the condition matrix, testdata/conditions.md. There is one
+// finding for each condition, in the same order.
 func CompareConditions(t testing.TB, conditions []Condition, findings []Finding) {
 	t.Helper()
 	var got strings.Builder
-	got.WriteString("| what comes for a SYN | RFC | IP | result | errno | ICMP error | SYN retransmits | handshake | RTT | MSS | ACK sent |\n")
+	got.WriteString("| network condition | RFC | IP | result | errno | ICMP error | SYN retransmits |" +
+		" handshake | RTT | MSS | ACK sent |\n")
 	got.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i, condition := range conditions {
 		version := "4"
@@ -190,12 +211,13 @@ func CompareConditions(t testing.TB, conditions []Condition, findings []Finding)
 			version = "6"
 		}
 		f := findings[i]
-		cells := []string{condition.Name, condition.RFC, version, f.Result, f.Errno, f.ICMP, f.SYNRetransmits, f.Handshake, f.RTT, f.MSS, f.ACKSent}
+		cells := []string{condition.Name, condition.RFC, version, f.Result, f.Errno, f.ICMP, f.SYNRetransmits,
+			f.Handshake, f.RTT, f.MSS, f.ACKSent}
 		got.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 	}
 	text, want, found := strings.Cut(conditionTable, "\n\n| ")
 	if !found {
-		t.Fatal("conditions.md has no table")
+		t.Fatal("testdata/conditions.md has no table after its introduction")
 	}
 	want = "| " + want
 	if *updateConditions {
@@ -208,11 +230,12 @@ func CompareConditions(t testing.TB, conditions []Condition, findings []Finding)
 	}
 	wanted, lines := strings.Split(want, "\n"), strings.Split(got.String(), "\n")
 	if len(wanted) != len(lines) {
-		t.Fatalf("the condition matrix has %d lines, want %d", len(wanted), len(lines))
+		t.Fatalf("testdata/conditions.md has %d lines in its table, want %d (run the test with -update-conditions)",
+			len(wanted), len(lines))
 	}
 	for i := range lines {
 		if lines[i] != wanted[i] {
-			t.Errorf("the condition matrix has\n  %s\nand this is\n  %s", wanted[i], lines[i])
+			t.Errorf("condition matrix:\n got %s\nwant %s", lines[i], wanted[i])
 		}
 	}
 }

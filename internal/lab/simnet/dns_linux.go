@@ -14,30 +14,31 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Names is what a DNS server knows: the addresses of each name.
+// Names are the records of a DNS server: the addresses of each name.
 type Names map[string][]string
 
-// NewDNS starts a DNS server on UDP and TCP for the rest of the test and returns what
-// connects a resolver to it. It answers with the addresses of the names it knows, which may
-// be none, and with NXDOMAIN for others. Labels of a name can tell it to do something
-// else. It reads them from left to right, so that "truncated.silent.example" is truncated
-// on UDP and silent on TCP:
+// NewDNS starts a DNS server on UDP and TCP, which runs until the test ends, and returns the function with
+// which a resolver connects to it. The server answers with the addresses of a name, if it knows the name,
+// even if there is no address. For other names it answers NXDOMAIN. Labels of a name can change the answer.
+// The server processes them from left to right, so that the answer for "truncated.silent.example" is
+// truncated on UDP, and there is none on TCP:
 //
 //	silent     no answer
 //	refused    REFUSED
 //	broken     SERVFAIL
 //	lame       no address, from a server that is neither authoritative nor recursive
-//	truncated  on UDP no address and the TC bit; on TCP what follows
-//	garbage    something that is no DNS message, and then what follows
-//	stray      the answer with the ID of another query, and then what follows
-//	other      the answer with another question, and then what follows
-//	80ms       what follows, but so much later; any duration
+//	truncated  on UDP, no address and the TC bit; on TCP, continue with the next label
+//	garbage    send bytes that are not a DNS message, then continue
+//	stray      send the answer with the ID of another query, then continue
+//	other      send the answer to another question, then continue
+//	80ms       wait for this time, then continue; any duration is possible
 func NewDNS(t testing.TB, names Names) func(ctx context.Context, network, address string) (net.Conn, error) {
 	t.Helper()
 	return DialDNS(ServeDNS(t, "127.0.0.1:0", names))
 }
 
-// ServeDNS starts such a server at an address, which may have port 0, and returns where it is.
+// ServeDNS starts such a server at an address and returns the address. If the port is 0, the server listens on
+// a free port, which the returned address contains.
 func ServeDNS(t testing.TB, address string, names Names) string {
 	t.Helper()
 	onTCP, err := net.Listen("tcp", address)
@@ -77,7 +78,8 @@ func ServeDNS(t testing.TB, address string, names Names) string {
 	return address
 }
 
-// DialDNS returns what connects a resolver to an address, whatever its own configuration.
+// DialDNS returns a function with which a resolver connects to the address instead of the servers in its
+// configuration.
 func DialDNS(address string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -85,7 +87,7 @@ func DialDNS(address string) func(ctx context.Context, network, address string) 
 	}
 }
 
-// serve answers one query on a TCP connection and waits until the client closes that.
+// serve answers one query on a TCP connection and waits until the client closes the connection.
 func (n Names) serve(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
@@ -103,7 +105,7 @@ func (n Names) serve(ctx context.Context, conn net.Conn) {
 	io.Copy(io.Discard, conn)
 }
 
-// answer sends what the labels of the name in the query want.
+// answer sends the answer to a query, changed by the labels of the name in it.
 func (n Names) answer(ctx context.Context, network string, query []byte, send func(message []byte)) {
 	var m dnsmessage.Message
 	if err := m.Unpack(query); err != nil || len(m.Questions) != 1 {
@@ -154,7 +156,7 @@ func (n Names) answer(ctx context.Context, network string, query []byte, send fu
 		default:
 			delay, err := time.ParseDuration(label)
 			if err != nil {
-				continue // no label that tells something
+				continue // the label changes nothing
 			}
 			select {
 			case <-time.After(delay):
@@ -166,7 +168,7 @@ func (n Names) answer(ctx context.Context, network string, query []byte, send fu
 	send(pack(withAddrs))
 }
 
-// resources returns those of the addresses that the question asks for.
+// resources returns the addresses of the type that the question asks for.
 func resources(question dnsmessage.Question, addrs []string) (answers []dnsmessage.Resource) {
 	header := dnsmessage.ResourceHeader{Name: question.Name, Class: dnsmessage.ClassINET, TTL: 60}
 	for _, text := range addrs {
@@ -175,7 +177,8 @@ func resources(question dnsmessage.Question, addrs []string) (answers []dnsmessa
 		case addr.Is4() && question.Type == dnsmessage.TypeA:
 			answers = append(answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: addr.As4()}})
 		case addr.Is6() && question.Type == dnsmessage.TypeAAAA:
-			answers = append(answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AAAAResource{AAAA: addr.As16()}})
+			body := &dnsmessage.AAAAResource{AAAA: addr.As16()}
+			answers = append(answers, dnsmessage.Resource{Header: header, Body: body})
 		}
 	}
 	return answers
@@ -184,7 +187,7 @@ func resources(question dnsmessage.Question, addrs []string) (answers []dnsmessa
 func pack(m dnsmessage.Message) []byte {
 	packed, err := m.Pack()
 	if err != nil {
-		panic(err) // its parts are complete
+		panic(err) // the message is complete, so this cannot happen
 	}
 	return packed
 }

@@ -14,28 +14,28 @@ import (
 	"time"
 )
 
-// A Network is a Wire with every address of both IP versions behind it. A Host answers for
-// an address, a prefix, or a port of them; where there is none, there is silence.
+// A Network is a [Wire] with every address of both IP versions behind it. A [Host] answers for an address,
+// a prefix, or one port of either. An address without a host is silent.
 //
-// What is left to chance is drawn from a seed: the n-th SYN to an address and port meets
-// the same fate every time. SHAKER_LAB_SEED in the environment sets another seed.
+// Losses and delays are random, but depend only on a seed: under the same seed, the same happens to the n-th
+// SYN to an address and port in every run. SHAKER_LAB_SEED in the environment sets another seed.
 type Network struct {
 	*Wire
 	seed uint64
 
 	mu      sync.Mutex
-	hosts   map[place]*Host
-	lengths []int                     // of the prefixes in hosts, longest first
-	syns    map[netip.AddrPort]uint64 // how many each address and port was sent
+	hosts   map[endpoint]*Host
+	lengths []int                     // lengths of the prefixes in hosts, longest first
+	syns    map[netip.AddrPort]uint64 // number of SYNs to each address and port
 }
 
-// NewNetwork lays a network for the rest of the test.
+// NewNetwork creates a network that exists until the test ends.
 func NewNetwork(t testing.TB) *Network {
 	t.Helper()
 	n := &Network{
 		Wire:  newWire(t),
 		seed:  seed(t),
-		hosts: make(map[place]*Host),
+		hosts: make(map[endpoint]*Host),
 		syns:  make(map[netip.AddrPort]uint64),
 	}
 	t.Cleanup(func() {
@@ -47,6 +47,7 @@ func NewNetwork(t testing.TB) *Network {
 	return n
 }
 
+// seed returns the seed of the test's network.
 func seed(t testing.TB) uint64 {
 	t.Helper()
 	text := os.Getenv("SHAKER_LAB_SEED")
@@ -55,7 +56,7 @@ func seed(t testing.TB) uint64 {
 	}
 	seed, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		t.Fatalf("SHAKER_LAB_SEED: %v", err)
+		t.Fatalf("SHAKER_LAB_SEED is %q, want a number: %v", text, err)
 	}
 	return seed
 }
@@ -63,38 +64,39 @@ func seed(t testing.TB) uint64 {
 // Random returns a source of random numbers that depends on the network's seed and on i.
 func (n *Network) Random(i uint64) *rand.Rand { return rand.New(rand.NewPCG(n.seed, i)) }
 
-// A place is where a host is. Port 0 is every port.
-type place struct {
+// An endpoint is what a host answers for: the addresses of a prefix, and a port. Port 0 means every port.
+type endpoint struct {
 	netip.Prefix
 	port uint16
 }
 
-// parsePlace reads an address or a prefix, with a port or without: 192.0.2.1,
-// 192.0.2.0/24:80, 2001:db8::/32, [2001:db8::1]:80.
-func parsePlace(text string) (place, error) {
-	var p place
+// parseEndpoint parses an address or a prefix, with or without a port: 192.0.2.1, 192.0.2.0/24:80,
+// 2001:db8::/32, [2001:db8::1]:80.
+func parseEndpoint(text string) (endpoint, error) {
+	var e endpoint
 	if host, port, err := net.SplitHostPort(text); err == nil {
 		number, err := strconv.ParseUint(port, 10, 16)
 		if err != nil {
-			return place{}, fmt.Errorf("place %q: port: %w", text, err)
+			return endpoint{}, fmt.Errorf("endpoint %q: port: %w", text, err)
 		}
-		text, p.port = host, uint16(number)
+		text, e.port = host, uint16(number)
 	}
 	if addr, err := netip.ParseAddr(text); err == nil {
-		p.Prefix = netip.PrefixFrom(addr, addr.BitLen())
-		return p, nil
+		e.Prefix = netip.PrefixFrom(addr, addr.BitLen())
+		return e, nil
 	}
 	prefix, err := netip.ParsePrefix(text)
-	p.Prefix = prefix.Masked()
-	return p, err
+	e.Prefix = prefix.Masked()
+	return e, err
 }
 
-// At puts a host at a place, such as 192.0.2.1, 192.0.2.0/24:80, 2001:db8::/32 or
-// [2001:db8::1]:80, and returns it. Each SYN that gets there brings these answers. The
-// most specific place counts, a port more than none. A host that was there is replaced.
+// At puts a host at an endpoint, such as 192.0.2.1, 192.0.2.0/24:80, 2001:db8::/32 or [2001:db8::1]:80, and
+// returns it. The host sends the answers to each SYN that reaches it. If several endpoints match a SYN, the
+// longest prefix decides, and after that an endpoint with a port precedes one without. A new host replaces
+// an earlier host at the same endpoint.
 func (n *Network) At(where string, answers ...Answer) *Host {
 	n.t.Helper()
-	p, err := parsePlace(where)
+	e, err := parseEndpoint(where)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -102,24 +104,24 @@ func (n *Network) At(where string, answers ...Answer) *Host {
 	h.Then(answers...)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.hosts[p] = h
-	if !slices.Contains(n.lengths, p.Bits()) {
-		n.lengths = append(n.lengths, p.Bits())
+	n.hosts[e] = h
+	if !slices.Contains(n.lengths, e.Bits()) {
+		n.lengths = append(n.lengths, e.Bits())
 		slices.Sort(n.lengths)
 		slices.Reverse(n.lengths)
 	}
 	return h
 }
 
-// find returns the host at an address and port, nil if there is none.
+// find returns the host that answers for an address and port, nil if there is none.
 func (n *Network) find(at netip.AddrPort) *Host {
 	for _, length := range n.lengths {
 		prefix, err := at.Addr().Prefix(length)
 		if err != nil {
-			continue // of the other IP version
+			continue // the length exceeds the addresses of this IP version
 		}
 		for _, port := range []uint16{at.Port(), 0} {
-			if host := n.hosts[place{prefix, port}]; host != nil {
+			if host := n.hosts[endpoint{prefix, port}]; host != nil {
 				return host
 			}
 		}
@@ -127,27 +129,31 @@ func (n *Network) find(at netip.AddrPort) *Host {
 	return nil
 }
 
-// A Host answers SYNs. Its methods change it and return it.
+// A Host answers SYNs. Its methods modify the host and return it.
 type Host struct {
 	network *Network
 
-	// What follows is guarded by the network's mu.
-	rounds     [][]Answer // to each SYN of a handshake in turn, nil if it is lost; the last goes on
-	lossOut    float64
-	lossIn     float64
-	path       []netip.Addr
-	handshakes map[flow]handshake // that more than one round is for
+	// The mutex of the network guards the fields below.
+
+	// rounds are the answers to the first SYN of a handshake, to the second, and so on. A nil round means
+	// that the SYN is lost. The last round is for all further SYNs.
+	rounds     [][]Answer
+	lossOut    float64            // share of the SYNs that are lost
+	lossIn     float64            // share of the answers that are lost
+	path       []netip.Addr       // routers before the host; an invalid address is a silent router
+	handshakes map[flow]handshake // empty as long as there is only one round
 }
 
 // A flow is a source and a destination.
 type flow [2]netip.AddrPort
 
-// A handshake is how many SYNs with one sequence number have come.
+// A handshake counts the SYNs that have the same sequence number.
 type handshake struct {
 	seq   uint32
-	round int
+	round int // index in Host.rounds for the next SYN
 }
 
+// change calls f with the network's mutex held.
 func (h *Host) change(f func()) *Host {
 	h.network.mu.Lock()
 	defer h.network.mu.Unlock()
@@ -155,24 +161,24 @@ func (h *Host) change(f func()) *Host {
 	return h
 }
 
-// Then changes the answers for those SYNs of a handshake that come after the ones whose
-// answers were said so far.
+// Then adds a round of answers: the host sends them to the next SYN of a handshake, after the SYNs for
+// which there are answers already, and to all later ones.
 func (h *Host) Then(answers ...Answer) *Host {
 	return h.change(func() { h.rounds = append(h.rounds, append([]Answer{}, answers...)) })
 }
 
-// LosingSYNs loses the first n SYNs of each handshake.
+// LosingSYNs makes the network lose the first n SYNs of each handshake.
 func (h *Host) LosingSYNs(n int) *Host {
 	return h.change(func() { h.rounds = append(make([][]Answer, n), h.rounds...) })
 }
 
-// Losing loses a share, from 0 to 1, of the SYNs and of the answers.
+// Losing makes the network lose a share, from 0 to 1, of the SYNs and of the answers.
 func (h *Host) Losing(syns, answers float64) *Host {
 	return h.change(func() { h.lossOut, h.lossIn = syns, answers })
 }
 
-// Behind puts routers before the host, the nearest first. A SYN whose TTL ends at one of
-// them brings a "time exceeded" from its address, or nothing if that is "".
+// Behind puts routers before the host, the nearest first. If the TTL of a SYN ends at a router, the router
+// sends an ICMP error "time exceeded" from its address. A router with the address "" is silent.
 func (h *Host) Behind(routers ...string) *Host {
 	return h.change(func() {
 		h.path = nil
@@ -183,13 +189,13 @@ func (h *Host) Behind(routers ...string) *Host {
 	})
 }
 
-// Distance returns how many routers are before the host.
+// Distance returns the number of routers before the host.
 func (h *Host) Distance() (routers int) {
 	h.change(func() { routers = len(h.path) })
 	return routers
 }
 
-// Forget empties the record of packets, and lets chance begin anew.
+// Forget empties the record of packets and restarts the random sequence.
 func (n *Network) Forget() {
 	n.Wire.Forget()
 	n.mu.Lock()
@@ -200,7 +206,7 @@ func (n *Network) Forget() {
 	}
 }
 
-// handle records a segment that this host has sent and decides what it brings.
+// handle records a segment that this machine has sent and delivers the answers to it.
 func (n *Network) handle(s Segment) {
 	if !s.SYN || s.ACK || s.UDP {
 		n.record.add(sent, s.raw)
@@ -222,30 +228,30 @@ func (n *Network) handle(s Segment) {
 	}
 }
 
-// fatedAnswer is an answer that may be lost on its way.
-type fatedAnswer struct {
+// A delivery is an answer to a SYN, and whether the network loses it.
+type delivery struct {
 	Answer
 	lost bool
 }
 
-// meet returns what a SYN brings, nil if it is lost, and the source of what is left to
-// chance about it.
-func (n *Network) meet(syn Segment) ([]fatedAnswer, *rand.Rand) {
+// meet returns the answers to a SYN, and the source of random numbers for this SYN. The answers are nil if
+// the network loses the SYN, and empty if it arrives and nothing answers.
+func (n *Network) meet(syn Segment) ([]delivery, *rand.Rand) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	random := n.chance(syn.Dst)
+	random := n.randomFor(syn.Dst)
 	h := n.find(syn.Dst)
 	if h == nil {
-		return []fatedAnswer{}, random
+		return []delivery{}, random
 	}
 	if int(syn.TTL) <= len(h.path) {
-		answers := []fatedAnswer{}
+		answers := []delivery{}
 		if router := h.path[syn.TTL-1]; router.IsValid() {
 			timeExceeded := uint8(11)
 			if router.Is6() {
 				timeExceeded = 3
 			}
-			answers = append(answers, fatedAnswer{Answer: Answer{from: router, kind: [2]uint8{timeExceeded, 0}}})
+			answers = append(answers, delivery{Answer: Answer{from: router, kind: [2]uint8{timeExceeded, 0}}})
 		}
 		return answers, random
 	}
@@ -253,14 +259,14 @@ func (n *Network) meet(syn Segment) ([]fatedAnswer, *rand.Rand) {
 	if round == nil || random.Float64() < h.lossOut {
 		return nil, random
 	}
-	answers := make([]fatedAnswer, len(round))
+	answers := make([]delivery, len(round))
 	for i, a := range round {
-		answers[i] = fatedAnswer{a, random.Float64() < h.lossIn}
+		answers[i] = delivery{a, random.Float64() < h.lossIn}
 	}
 	return answers, random
 }
 
-// round returns which round of answers a SYN brings.
+// round returns the index of the round of answers to a SYN, and advances to the next one.
 func (h *Host) round(syn Segment) int {
 	if len(h.rounds) == 1 {
 		return 0
@@ -276,9 +282,8 @@ func (h *Host) round(syn Segment) int {
 	return round
 }
 
-// chance returns the source of what is left to chance about the next SYN to an address
-// and port.
-func (n *Network) chance(dst netip.AddrPort) *rand.Rand {
+// randomFor returns the source of random numbers for the next SYN to an address and port.
+func (n *Network) randomFor(dst netip.AddrPort) *rand.Rand {
 	n.syns[dst]++
 	hash := fnv.New64a()
 	text, _ := dst.AppendBinary(nil)
@@ -286,7 +291,7 @@ func (n *Network) chance(dst netip.AddrPort) *rand.Rand {
 	return n.Random(hash.Sum64() + n.syns[dst])
 }
 
-// deliver lets an answer come in, or records that it was lost.
+// deliver delivers an answer to this machine, or records that it was lost.
 func (n *Network) deliver(packet []byte, lost bool) {
 	if lost {
 		n.record.add(arrivedLost, packet)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -21,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// dial connects as any program does. The connection is reset with the test.
+// dial connects in the usual way. The connection is reset when the test ends.
 func dial(t *testing.T, address string, timeout time.Duration) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -36,8 +35,9 @@ func dial(t *testing.T, address string, timeout time.Duration) (*net.TCPConn, er
 	return tcp, nil
 }
 
-// The most specific host answers, on its port before all ports.
-func TestPlaces(t *testing.T) {
+// If several endpoints match, the host at the longest prefix answers, and among these the host at an endpoint
+// with a port.
+func TestEndpoints(t *testing.T) {
 	n := NewNetwork(t)
 	hosts := make(map[*Host]string)
 	for _, where := range []string{"192.0.2.0/24", "192.0.2.0/24:80", "192.0.2.128/25", "192.0.2.1", "192.0.2.1:443",
@@ -59,20 +59,20 @@ func TestPlaces(t *testing.T) {
 		"[2001:db8:1::1]:8000": "2001:db8::/32",
 	} {
 		if got := hosts[n.find(netip.MustParseAddrPort(at))]; got != want {
-			t.Errorf("at %s is %q, want %q", at, got, want)
+			t.Errorf("the host that answers for %s is at %q, want %q", at, got, want)
 		}
 	}
 }
 
-func TestWrongPlaces(t *testing.T) {
+func TestParseEndpointErrors(t *testing.T) {
 	for _, text := range []string{"", "host", "192.0.2.1:port", "192.0.2.0/33", "2001:db8::1:", "192.0.2.1:70000"} {
-		if p, err := parsePlace(text); err == nil {
-			t.Errorf("%q is %v", text, p)
+		if e, err := parseEndpoint(text); err == nil {
+			t.Errorf("parseEndpoint(%q) = %v, nil, want an error", text, e)
 		}
 	}
 }
 
-// 100,000 addresses answer, half of them of each IP version, each as its prefix does.
+// A network answers for 50,000 addresses of each IP version, each according to its prefix.
 func TestManyAddresses(t *testing.T) {
 	n := NewNetwork(t)
 	n.At("10.0.0.0/15", SYNACK())
@@ -96,7 +96,7 @@ func TestManyAddresses(t *testing.T) {
 					target := netip.AddrPortFrom(addr(version, i%2, i), 80)
 					err := connect(target)
 					if want := []error{nil, unix.ECONNREFUSED}[i%2]; err != want {
-						t.Errorf("%v: %v, want %v", target, err, want)
+						t.Errorf("connect(%v) = %v, want %v", target, err, want)
 						return
 					}
 				}
@@ -111,15 +111,16 @@ func TestManyAddresses(t *testing.T) {
 		}
 	}
 	if syns != 2*addresses {
-		t.Errorf("%d SYNs were recorded, want %d", syns, 2*addresses)
+		t.Errorf("the network recorded %d SYNs, want %d", syns, 2*addresses)
 	}
 }
 
-// connect connects and resets the connection. It is cheaper than a net.Dialer.
+// connect connects and resets the connection. It costs less CPU time than a net.Dialer.
 func connect(target netip.AddrPort) error {
-	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(target.Port()), Addr: target.Addr().As16()})
+	port := int(target.Port())
+	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: port, Addr: target.Addr().As16()})
 	if target.Addr().Is4() {
-		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(target.Port()), Addr: target.Addr().As4()}
+		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: target.Addr().As4()}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -132,13 +133,13 @@ func connect(target netip.AddrPort) error {
 	return unix.Connect(fd, address)
 }
 
-// The same seed brings the same fates, another one others, and the shares are kept.
+// With the same seed, a network loses and delays the same packets; with another seed, other packets. The
+// shares of lost packets are as requested.
 func TestSeed(t *testing.T) {
 	const syns = 2000
-	fates := func(t *testing.T, seed string) (fates []string, lost, answered int) {
-		if seed != "" {
-			t.Setenv("SHAKER_LAB_SEED", seed)
-		}
+	// meet sends SYNs to a network with the seed. Each fate is "lost" or a delay.
+	meet := func(t *testing.T, seed string) (fates []string, lost, answered int) {
+		t.Setenv("SHAKER_LAB_SEED", seed)
 		n := NewNetwork(t)
 		n.At("192.0.2.0/24", SYNACK().Between(0, time.Second)).Losing(0.25, 0.5)
 		for i := range syns {
@@ -160,43 +161,47 @@ func TestSeed(t *testing.T) {
 	var one, again, other []string
 	t.Run("one", func(t *testing.T) {
 		var lost, answered int
-		one, lost, answered = fates(t, "")
+		one, lost, answered = meet(t, "") // the default is 1
 		if lost < syns/5 || lost > syns*3/10 || answered < syns*3/10 || answered > syns*9/20 {
-			t.Errorf("of %d SYNs %d were lost and %d answered, want 25 %% and 37.5 %%", syns, lost, answered)
+			t.Errorf("of %d SYNs, %d were lost and %d answered, want about 25%% and 37.5%%", syns, lost, answered)
 		}
 	})
-	t.Run("again", func(t *testing.T) { again, _, _ = fates(t, "1") })
-	t.Run("other", func(t *testing.T) { other, _, _ = fates(t, "2") })
-	if !reflect.DeepEqual(one, again) {
-		t.Error("the same seed has brought other fates")
+	t.Run("again", func(t *testing.T) { again, _, _ = meet(t, "1") })
+	t.Run("other", func(t *testing.T) { other, _, _ = meet(t, "2") })
+	if one == nil || again == nil || other == nil {
+		t.Skip("needs the networks that the subtests could not create")
 	}
-	if reflect.DeepEqual(one, other) {
-		t.Error("another seed has brought the same fates")
+	if !slices.Equal(one, again) {
+		t.Error("two networks with seed 1 lose or delay different packets, want the same")
+	}
+	if slices.Equal(one, other) {
+		t.Error("a network with seed 1 and one with seed 2 lose and delay the same packets, want different ones")
 	}
 }
 
-// A SYN-ACK has the options of choice, as the kernel that gets it understands them.
+// A SYN-ACK has the requested TCP options: the kernel that receives it reports them in TCP_INFO.
 func TestOptions(t *testing.T) {
 	n := NewNetwork(t)
-	kernel.Sysctl(t, "net.ipv4.tcp_ecn", "1") // to ask for it
+	kernel.Sysctl(t, "net.ipv4.tcp_ecn", "1") // request ECN in SYNs
 	for i, c := range []struct {
-		answer Answer
-		want   uint8
-		mss    uint32
+		name    string
+		answer  Answer
+		options uint8 // TCPI_OPT_TIMESTAMPS 1, SACK 2, WSCALE 4, ECN 8
+		mss     uint32
 	}{
-		{SYNACK(), 0, 1400},
-		{SYNACK().MSS(900), 0, 900},
-		{SYNACK().Timestamps(), 1, 1388},
-		{SYNACK().SACK(), 2, 1400},
-		{SYNACK().WindowScale(5), 4, 1400},
-		{SYNACK().ECN(), 8, 1400},
-		{SYNACK().SACK().Timestamps().WindowScale(2).ECN(), 15, 1388},
+		{name: "MSS", answer: SYNACK(), options: 0, mss: 1400},
+		{name: "another MSS", answer: SYNACK().MSS(900), options: 0, mss: 900},
+		{name: "timestamps", answer: SYNACK().Timestamps(), options: 1, mss: 1388},
+		{name: "SACK", answer: SYNACK().SACK(), options: 2, mss: 1400},
+		{name: "window scale", answer: SYNACK().WindowScale(5), options: 4, mss: 1400},
+		{name: "ECN", answer: SYNACK().ECN(), options: 8, mss: 1400},
+		{name: "all", answer: SYNACK().SACK().Timestamps().WindowScale(2).ECN(), options: 15, mss: 1388},
 	} {
 		where := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).String()
 		n.At(where, c.answer)
 		conn, err := dial(t, where+":80", time.Minute)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", c.name, err)
 		}
 		raw, err := conn.SyscallConn()
 		if err != nil {
@@ -207,14 +212,16 @@ func TestOptions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := info.Options & 15; got != c.want || info.Snd_mss != c.mss {
-				t.Errorf("case %d: options %b, want %b; MSS %d, want %d", i, got, c.want, info.Snd_mss, c.mss)
+			if got := info.Options & 15; got != c.options || info.Snd_mss != c.mss {
+				t.Errorf("SYN-ACK with %s: TCP_INFO has options %04b and MSS %d, want %04b and %d",
+					c.name, got, info.Snd_mss, c.options, c.mss)
 			}
 		})
 	}
 }
 
-// A SYN gets as far as its TTL lets it, and each router on the way says so, or says nothing.
+// The TTL of a SYN determines how far it gets. The router at which the TTL ends sends an ICMP error, unless it
+// is silent.
 func TestRouters(t *testing.T) {
 	n := NewNetwork(t)
 	n.At("192.0.2.1", ICMP("203.0.113.4", 3, 1)).Behind("203.0.113.1", "", "203.0.113.3")
@@ -227,28 +234,29 @@ func TestRouters(t *testing.T) {
 		n.Forget()
 		kernel.Sysctl(t, "net.ipv4.ip_default_ttl", ttl)
 		if _, err := dial(t, "192.0.2.1:80", 100*time.Millisecond); err == nil {
-			t.Errorf("TTL %s: connected", ttl)
+			t.Errorf("connecting with TTL %s succeeded, want an error", ttl)
 		}
 		trace := n.Trace(netip.MustParseAddr("192.0.2.1"))
 		if got := strings.Contains(trace, "ICMP"); got != (want != "") || !strings.Contains(trace, want) {
-			t.Errorf("TTL %s: want %q in\n%s", ttl, want, trace)
+			t.Errorf("with TTL %s, the trace is\n%s\nwant %q in it, and no ICMP error if that is empty",
+				ttl, trace, want)
 		}
 	}
 }
 
-// A trace is the story of one address, with what was lost.
+// A trace contains the packets to and from one address, including lost ones.
 func TestTrace(t *testing.T) {
 	n := NewNetwork(t)
 	n.At("192.0.2.1", RST().After(time.Millisecond)).LosingSYNs(1)
 	n.At("192.0.2.2", RST())
 	for _, address := range []string{"192.0.2.2:80", "192.0.2.1:80"} {
 		if _, err := dial(t, address, time.Minute); err == nil {
-			t.Errorf("%s: connected", address)
+			t.Errorf("connecting to %s succeeded, want an error", address)
 		}
 	}
 	var got []string
 	for line := range strings.Lines(n.Trace(netip.MustParseAddr("192.0.2.1"))) {
-		fields := strings.Fields(line)[2:] // without the time
+		fields := strings.Fields(line)[2:] // without the time in milliseconds
 		got = append(got, strings.Join(fields, " "))
 	}
 	var port uint16
@@ -261,6 +269,6 @@ func TestTrace(t *testing.T) {
 		fmt.Sprintf("192.0.2.1:80 > 198.18.0.1:%d RST,ACK", port),
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		t.Errorf("trace of 192.0.2.1:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }

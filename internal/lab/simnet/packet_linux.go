@@ -21,10 +21,10 @@ type Segment struct {
 	TTL                uint8  // or hop limit
 	TOS                uint8  // or traffic class: the DSCP and two bits of ECN
 	Data               []byte
-	Time               time.Time // when a Capture has seen it
+	Time               time.Time // when the kernel captured it; zero on a Wire
 
-	timestamp uint32 // of the sender (TSval, RFC 7323), 0 if it sent none
-	raw       []byte // the whole IP packet
+	timestamp uint32 // timestamp of the sender (TSval, RFC 7323), 0 if there is none
+	raw       []byte // whole IP packet
 }
 
 func (s Segment) String() string {
@@ -40,14 +40,14 @@ func (s Segment) String() string {
 	return fmt.Sprintf("%v > %v %s", s.Src, s.Dst, strings.Join(flags, ","))
 }
 
-// Parse parses an IP packet. The segment shares its bytes. ok is false if the packet is neither
-// TCP nor UDP.
+// Parse parses an IP packet. The segment refers to the bytes of raw. ok is false if the packet is neither TCP
+// nor UDP.
 func Parse(raw []byte) (s Segment, ok bool) {
 	var p parser
 	return p.parse(raw)
 }
 
-// A parser reads IP packets, many of them with little work.
+// A parser parses IP packets. It is reused for many packets, to avoid allocations.
 type parser struct {
 	ip4 layers.IPv4
 	ip6 layers.IPv6
@@ -87,7 +87,7 @@ func (p *parser) parse(raw []byte) (s Segment, ok bool) {
 	return s, true
 }
 
-// parseIP reads an IP header: the addresses, the TTL and the TOS go into s.
+// parseIP parses an IP header and stores the addresses, the TTL and the TOS in s.
 func (p *parser) parseIP(raw []byte, s *Segment) (protocol layers.IPProtocol, payload []byte, ok bool) {
 	if len(raw) == 0 {
 		return 0, nil, false
@@ -113,7 +113,7 @@ func (p *parser) parseIP(raw []byte, s *Segment) (protocol layers.IPProtocol, pa
 	return protocol, payload, true
 }
 
-// describe returns a packet in one line.
+// describe describes a packet in one line.
 func describe(raw []byte) string {
 	var p parser
 	if s, ok := p.parse(raw); ok {
@@ -123,10 +123,11 @@ func describe(raw []byte) string {
 	protocol, payload, ok := p.parseIP(raw, &s)
 	if ok && len(payload) >= 8 && (protocol == layers.IPProtocolICMPv4 || protocol == layers.IPProtocolICMPv6) {
 		line := fmt.Sprintf("%v > %v ICMP type %d code %d", s.Src.Addr(), s.Dst.Addr(), payload[0], payload[1])
-		// It quotes an IP header and at least the ports.
+		// An ICMP error quotes the IP header and at least the ports of a packet.
 		if _, quoted, ok := p.parseIP(payload[8:], &s); ok && len(quoted) >= 4 {
 			src, dst := binary.BigEndian.Uint16(quoted), binary.BigEndian.Uint16(quoted[2:])
-			line += fmt.Sprintf(" about %v > %v", netip.AddrPortFrom(s.Src.Addr(), src), netip.AddrPortFrom(s.Dst.Addr(), dst))
+			line += fmt.Sprintf(" about %v > %v",
+				netip.AddrPortFrom(s.Src.Addr(), src), netip.AddrPortFrom(s.Dst.Addr(), dst))
 		}
 		return line
 	}
@@ -136,29 +137,30 @@ func describe(raw []byte) string {
 // serverISN is the sequence number of every SYN-ACK.
 const serverISN = 1_000_000
 
-// SYNACK answers a SYN as an open port does.
+// SYNACK returns the SYN-ACK with which an open port answers the SYN s.
 func (s Segment) SYNACK() []byte { return SYNACK().packet(s) }
 
-// Refusal answers a SYN with the RST of a closed port.
+// Refusal returns the RST with which a closed port answers the SYN s.
 func (s Segment) Refusal() []byte { return RST().packet(s) }
 
-// Reset follows a SYNACK with the RST of a server that has changed its mind.
+// Reset returns the RST with which a server closes the connection after the SYN-ACK for s.
 func (s Segment) Reset() []byte {
 	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: serverISN + 1, Ack: s.Seq + 1})
 }
 
-// Finish follows a SYNACK with the FIN of a server that has nothing to say.
+// Finish returns the FIN with which a server closes the connection after the SYN-ACK for s, without sending
+// data.
 func (s Segment) Finish() []byte {
 	return s.answer(&layers.TCP{FIN: true, ACK: true, Seq: serverISN + 1, Ack: s.Seq + 1, Window: 65535})
 }
 
-// ResetAfterFinish follows a Finish with an RST.
+// ResetAfterFinish returns the RST with which a server closes the connection after the FIN of Finish.
 func (s Segment) ResetAfterFinish() []byte {
 	return s.answer(&layers.TCP{RST: true, ACK: true, Seq: serverISN + 2, Ack: s.Seq + 1})
 }
 
-// ICMPError answers a packet with the ICMP error of the type and code, or the ICMPv6
-// error if the packet is IPv6, from the given router.
+// ICMPError returns the ICMP error of a type and code with which a router answers the packet s. It is an
+// ICMPv6 error if the address of the router is IPv6.
 func (s Segment) ICMPError(from netip.Addr, icmpType, icmpCode uint8) []byte {
 	if from.Is4() {
 		quoted := s.raw[:min(len(s.raw), 20+8)]
@@ -171,7 +173,7 @@ func (s Segment) ICMPError(from netip.Addr, icmpType, icmpCode uint8) []byte {
 	return serialize(ip, icmp, gopacket.Payload(append(make([]byte, 4), s.raw...)))
 }
 
-// answer addresses a TCP segment to the sender of s.
+// answer returns a packet with a TCP segment from the destination of s to its source.
 func (s Segment) answer(tcp *layers.TCP) []byte {
 	tcp.SrcPort, tcp.DstPort = layers.TCPPort(s.Dst.Port()), layers.TCPPort(s.Src.Port())
 	ip := ipLayer(s.Dst.Addr(), s.Src.Addr(), layers.IPProtocolTCP)
@@ -190,7 +192,7 @@ func serialize(l ...gopacket.SerializableLayer) []byte {
 	buffer := gopacket.NewSerializeBufferExpectedSize(128, 0)
 	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if err := gopacket.SerializeLayers(buffer, options, l...); err != nil {
-		panic(err) // the layers above are complete
+		panic(err) // the layers are complete, so this cannot happen
 	}
 	return buffer.Bytes()
 }

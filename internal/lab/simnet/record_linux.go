@@ -11,27 +11,27 @@ import (
 	"time"
 )
 
-// A fate is what became of a packet on a wire.
+// A fate says who sent a packet on a wire, and whether the packet was lost.
 type fate byte
 
 const (
-	sent        fate = iota // by this host
-	sentLost                // by this host, and lost on its way
-	arrived                 // at this host
-	arrivedLost             // would have arrived at this host, but was lost on its way
+	sent        fate = iota // this machine sent it
+	sentLost                // this machine sent it, and the network lost it
+	arrived                 // it arrived at this machine
+	arrivedLost             // it was on its way to this machine, and the network lost it
 )
 
 func (f fate) String() string { return [...]string{"", " (lost)", "", " (lost)"}[f] }
 
-// A record keeps the packets on a wire in their order: millions of them, so that they are
-// not separate objects to the garbage collector.
+// A record keeps the packets on a wire in their order. There may be millions of them, so they share large
+// chunks of memory instead of being separate objects for the garbage collector.
 type record struct {
 	began time.Time
 
 	mu     sync.Mutex
-	sent   int       // packets by this host
-	more   sync.Cond // on mu: there is another one
-	chunks [][]byte  // entries: 8 bytes of time, 1 of fate, 2 of length, and the packet
+	sent   int       // number of packets that this machine sent
+	more   sync.Cond // with mu: signals that sent has increased
+	chunks [][]byte  // entries: 8 bytes for the time, 1 for the fate, 2 for the length, and the packet
 }
 
 const (
@@ -62,14 +62,14 @@ func (r *record) add(f fate, packet []byte) {
 	}
 }
 
-// entry is a packet in a record.
+// An entry is a packet in a record.
 type entry struct {
-	at time.Duration // since the record began
+	at time.Duration // time since the record began
 	fate
 	packet []byte
 }
 
-// all returns the packets so far.
+// all returns the packets in the record, in their order.
 func (r *record) all() iter.Seq[entry] {
 	r.mu.Lock()
 	chunks := append([][]byte(nil), r.chunks...)
@@ -88,8 +88,7 @@ func (r *record) all() iter.Seq[entry] {
 	}
 }
 
-// awaitSent waits until this host has sent n packets. It is not ok if that takes more than
-// a minute.
+// awaitSent waits until this machine has sent n packets. ok is false if that takes more than a minute.
 func (r *record) awaitSent(n int) (ok bool) {
 	deadline := time.Now().Add(time.Minute)
 	defer time.AfterFunc(time.Minute, r.more.Broadcast).Stop()
@@ -108,17 +107,17 @@ func (r *record) forget() {
 	r.chunks, r.sent = nil, 0
 }
 
-// trace returns the packets to, from and about an address, one in a line.
+// trace describes the packets to, from and about an address, one per line.
 func (r *record) trace(addr netip.Addr) string {
-	const most = 100
+	const most = 100 // lines
 	var lines []string
 	for e := range r.all() {
-		if bytes.Contains(e.packet, addr.AsSlice()) { // in its header, or in what an ICMP error quotes
+		if bytes.Contains(e.packet, addr.AsSlice()) { // in the IP header, or quoted by an ICMP error
 			lines = append(lines, fmt.Sprintf("%12.3f ms  %s%v\n", e.at.Seconds()*1000, describe(e.packet), e.fate))
 		}
 	}
 	if skipped := len(lines) - most; skipped > 0 {
-		lines = append([]string{fmt.Sprintf("%d packets before these\n", skipped)}, lines[skipped:]...)
+		lines = append([]string{fmt.Sprintf("%d earlier packets\n", skipped)}, lines[skipped:]...)
 	}
 	return strings.Join(lines, "")
 }

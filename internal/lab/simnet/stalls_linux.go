@@ -8,13 +8,12 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/stall"
 )
 
-// stalled is for how long a processor must have stood still between a SYN-ACK and the ACK that
-// followed it, so that the ACK counts as caused by the stall: half of the 200 ms for which the
-// kernel holds the ACK back.
+// stalled is how long a processor must have stood still between a SYN-ACK and the ACK, so that the ACK counts
+// as caused by the stall: half of the 200 ms for which the kernel withholds the ACK.
 const stalled = 100 * time.Millisecond
 
-// WatchStalls makes ACKs leave out the ACKs that the host sent because the machine stood still
-// (see package stall). It does nothing where this process lacks the privilege for it.
+// WatchStalls makes [Wire.ACKs] leave out the ACKs that the kernel sent because the machine stood still (see
+// package stall). It does nothing if this process lacks the privilege for real-time threads.
 func (w *Wire) WatchStalls() {
 	t := w.t
 	t.Helper()
@@ -26,7 +25,7 @@ func (w *Wire) WatchStalls() {
 	beating := process.Start(t, cmd)
 	lab.Eventually(t, "every heart beats", func() bool {
 		if beating.Ended() {
-			t.Logf("ACKs caused by stalls of the machine are not left out: %s", beating.Output())
+			t.Logf("cannot leave out ACKs that stalls of the machine caused: %s", beating.Output())
 			return true
 		}
 		if hearts.HaveBeatenSince(0) {
@@ -37,14 +36,14 @@ func (w *Wire) WatchStalls() {
 	})
 }
 
-// A timedACK is an ACK that this host has sent. Its times are since the record began.
+// A timedACK is an ACK that this machine has sent. The times are counted from the start of the record.
 type timedACK struct {
 	Segment
 	synack time.Duration // when the SYN-ACK of the same handshake arrived
-	at     time.Duration
+	at     time.Duration // when the ACK was sent
 }
 
-// withoutStalls returns the ACKs that were not caused by a stall.
+// withoutStalls returns the ACKs that no stall caused.
 func (w *Wire) withoutStalls(acks []timedACK) []Segment {
 	w.t.Helper()
 	stoodStill := func(from, to time.Duration) time.Duration { return 0 }
@@ -61,7 +60,7 @@ func (w *Wire) withoutStalls(acks []timedACK) []Segment {
 		}
 	}
 	if stalls := len(acks) - len(own); stalls > 0 {
-		w.t.Logf("left out %d ACKs that were sent because the machine stood still", stalls)
+		w.t.Logf("left out %d ACKs that the kernel sent because the machine stood still", stalls)
 	}
 	return own
 }

@@ -11,16 +11,16 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// A program that the kernel prefers to the hearts themselves is to them what a hypervisor is. The
-// ACK that is late because of it is left out, and no other ACK.
+// After a stall, withoutStalls leaves out the ACK that is late because of it, and no other ACK. In place of a
+// hypervisor, a program that the kernel prefers to the hearts takes a processor away.
 func TestWatchStalls(t *testing.T) {
 	lab.NeedRoot(t)
 	w := NewWire(t, nil)
 	w.WatchStalls()
 	if w.hearts == nil {
-		lab.Skip(t, "needs SCHED_FIFO")
+		lab.Skip(t, "needs the privilege for SCHED_FIFO (CAP_SYS_NICE, and a cgroup with real-time run time)")
 	}
-	hog := process.Start(t, exec.Command("sh", "-c", "while :; do :; done"))
+	hog := process.Start(t, exec.Command(lab.Program(t, "sh", "dash"), "-c", "while :; do :; done"))
 	var allowed, one unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
 		t.Fatal(err)
@@ -41,9 +41,9 @@ func TestWatchStalls(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	to := time.Since(w.record.began)
 	hog.Stop()
-	// The SYN-ACK of the one came before that time, the SYN-ACK of the other at its end.
-	stallsOwn, other := timedACK{Segment{Seq: 1}, from, to}, timedACK{Segment{Seq: 2}, to, to}
-	if acks := w.withoutStalls([]timedACK{stallsOwn, other}); len(acks) != 1 || acks[0].Seq != 2 {
+	late := timedACK{Segment: Segment{Seq: 1}, synack: from, at: to} // its SYN-ACK came before the stall
+	other := timedACK{Segment: Segment{Seq: 2}, synack: to, at: to}  // its SYN-ACK came after the stall
+	if acks := w.withoutStalls([]timedACK{late, other}); len(acks) != 1 || acks[0].Seq != 2 {
 		t.Errorf("after a stall of %v, withoutStalls = %v, want only the ACK with sequence number 2", to-from, acks)
 	}
 }

@@ -17,26 +17,26 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/stall"
 )
 
-// A Wire is a TUN device behind which are all addresses of its prefixes. A script
+// A Wire is a TUN device. The addresses of its prefixes are behind it. A function of the test, the script,
 // answers for them, and every packet in either direction is recorded.
 type Wire struct {
 	t      testing.TB
 	tun    *os.File
 	link   netlink.Link
 	record *record
-	hearts *stall.Hearts // nil without WatchStalls
+	hearts *stall.Hearts // nil unless WatchStalls succeeded
 
 	flushing sync.Mutex
-	flushed  chan struct{} // a datagram to nowhere has got here
+	flushed  chan struct{} // receives a value when a datagram to nowhere was read
 }
 
-// nowhere is where a Wire sends a datagram to see that all before it has got here.
+// nowhere is the destination of the datagrams by which a Wire recognizes that it has read all earlier packets.
 const nowhere = "198.18.0.2:9"
 
-// NewWire lays a wire for the rest of the test. The script gets each TCP segment that
-// goes out and returns the IP packets that come in for it. A nil script is silence.
+// NewWire creates a wire that exists until the test ends. The script gets each TCP segment that this machine
+// sends, and returns the IP packets that answer it. With a nil script, nothing answers.
 //
-// This host's own addresses on the wire are 198.18.0.1 and 2001:2::1 (RFC 2544, RFC 5180).
+// The addresses of this machine on the wire are 198.18.0.1 and 2001:2::1 (RFC 2544, RFC 5180).
 func NewWire(t testing.TB, script func(Segment) [][]byte, prefixes ...string) *Wire {
 	t.Helper()
 	w := newWire(t)
@@ -53,8 +53,8 @@ func newWire(t testing.TB) *Wire {
 	return &Wire{t: t, record: newRecord(), flushed: make(chan struct{}, 1)}
 }
 
-// lay makes the device, routes the prefixes to it, and starts to give each segment that
-// this host sends to handle, which may use its bytes until it returns.
+// lay creates the device, routes the prefixes to it, and starts to call handle for each segment that this
+// machine sends. handle must not keep the bytes of the segment.
 func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 	t := w.t
 	t.Helper()
@@ -64,7 +64,7 @@ func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 	if w.link, err = netlink.LinkByName(name); err != nil {
 		t.Fatal(err)
 	}
-	// Room for the SYNs of many callers at once: what the device drops, no test asked for.
+	// Make room for the SYNs of many callers at once: only the script may lose packets, not the device.
 	if err := netlink.LinkSetTxQLen(w.link, 1<<16); err != nil {
 		t.Fatal(err)
 	}
@@ -78,9 +78,9 @@ func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 		}
 		address.Flags |= unix.IFA_F_NODAD
 		if err := netlink.AddrAdd(w.link, address); err != nil {
-			t.Fatalf("address %s: %v", own, err)
+			t.Fatalf("adding address %s: %v", own, err)
 		}
-		// The kernel takes in packets for an IPv6 address only a moment later.
+		// It takes a moment until the kernel accepts packets for an IPv6 address.
 		lab.Eventually(t, own+" is local", func() bool {
 			routes, err := netlink.RouteGet(address.IP)
 			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
@@ -91,7 +91,7 @@ func (w *Wire) lay(handle func(Segment), prefixes ...string) {
 		route := &netlink.Route{LinkIndex: w.link.Attrs().Index, Dst: &net.IPNet{
 			IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 		if err := netlink.RouteAdd(route); err != nil {
-			t.Fatalf("route %s: %v", prefix, err)
+			t.Fatalf("adding a route to %s: %v", prefix, err)
 		}
 	}
 	var reading sync.WaitGroup
@@ -113,15 +113,15 @@ func (w *Wire) checkComplete() {
 		w.t.Fatal(err)
 	}
 	if stats := link.Attrs().Statistics; stats.TxDropped > 0 || stats.RxDropped > 0 {
-		w.t.Errorf("the wire dropped %d packets on their way out, %d on their way in", stats.TxDropped, stats.RxDropped)
+		w.t.Errorf("the wire dropped %d outgoing and %d incoming packets, want none", stats.TxDropped, stats.RxDropped)
 	}
 }
 
-// open makes the TUN device and returns its name. It vanishes when its file is closed.
+// open creates the TUN device and returns its name. The device exists until its file is closed.
 func (w *Wire) open(t testing.TB) string {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		lab.Skip(t, "needs TUN: %v", err)
+		lab.Skip(t, "needs a TUN device (/dev/net/tun, kernel module tun): %v", err)
 	}
 	request, err := unix.NewIfreq("wire%d")
 	if err != nil {
@@ -130,12 +130,13 @@ func (w *Wire) open(t testing.TB) string {
 	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		unix.Close(fd)
-		lab.Skip(t, "needs TUN: %v", err)
+		lab.Skip(t, "needs a TUN device (/dev/net/tun, kernel module tun): %v", err)
 	}
 	w.tun = os.NewFile(uintptr(fd), "/dev/net/tun")
 	return request.Name()
 }
 
+// read reads packets from the device until the device is closed.
 func (w *Wire) read(handle func(Segment)) {
 	var p parser
 	packet := make([]byte, 2048)
@@ -146,7 +147,7 @@ func (w *Wire) read(handle func(Segment)) {
 		}
 		segment, ok := p.parse(packet[:n])
 		switch {
-		case !ok: // such as neighbour discovery
+		case !ok: // another protocol, such as neighbour discovery
 		case segment.UDP && segment.Dst.String() == nowhere:
 			w.flushed <- struct{}{}
 		default:
@@ -155,17 +156,17 @@ func (w *Wire) read(handle func(Segment)) {
 	}
 }
 
-// Send lets IP packets come in. When it returns, the kernel has dealt with them.
+// Send sends IP packets to this machine. When it returns, the kernel has processed them.
 func (w *Wire) Send(packets ...[]byte) {
 	for _, packet := range packets {
 		w.record.add(arrived, packet)
 		if _, err := w.tun.Write(packet); err != nil && !errors.Is(err, os.ErrClosed) {
-			w.t.Errorf("wire: %v", err)
+			w.t.Errorf("sending a packet into %s: %v", w.Interface(), err)
 		}
 	}
 }
 
-// flush returns when all that this host has sent into the wire so far is in the record.
+// flush returns when the record contains everything that this machine has sent into the wire.
 func (w *Wire) flush() {
 	w.t.Helper()
 	w.flushing.Lock()
@@ -181,11 +182,11 @@ func (w *Wire) flush() {
 	select {
 	case <-w.flushed:
 	case <-time.After(time.Minute):
-		w.t.Fatal("waited for a minute: the wire is read to its end")
+		w.t.Fatalf("a datagram to %s has not arrived within a minute", nowhere)
 	}
 }
 
-// Sent returns, one after the other, the segments that this host has sent into the wire.
+// Sent returns the segments that this machine has sent into the wire, in their order.
 func (w *Wire) Sent() iter.Seq[Segment] {
 	w.t.Helper()
 	w.flush()
@@ -202,7 +203,7 @@ func (w *Wire) Sent() iter.Seq[Segment] {
 	}
 }
 
-// SentTo returns those of them that are to an address and port.
+// SentTo returns the segments that this machine has sent to an address and port.
 func (w *Wire) SentTo(target netip.AddrPort) iter.Seq[Segment] {
 	return func(yield func(Segment) bool) {
 		for segment := range w.Sent() {
@@ -213,15 +214,15 @@ func (w *Wire) SentTo(target netip.AddrPort) iter.Seq[Segment] {
 	}
 }
 
-// ACKs returns the segments with an ACK and without an RST that this host has sent into the
-// wire: the last ACK of a handshake, or the FIN of a connection. After WatchStalls, those
-// are left out, and logged, that are a stall's.
+// ACKs returns the segments with an ACK and without an RST that this machine has sent into the wire: the
+// final ACK of a handshake, or the FIN of a connection. After [Wire.WatchStalls], it leaves out the ACKs that
+// a stall of the machine caused, and logs their number.
 func (w *Wire) ACKs() []Segment {
 	w.t.Helper()
 	w.flush()
 	var p parser
 	var acks []timedACK
-	synacks := make(map[flow]time.Duration) // the first of each handshake
+	synacks := make(map[flow]time.Duration) // arrival of the first SYN-ACK of each handshake
 	for e := range w.record.all() {
 		s, _ := p.parse(e.packet)
 		out, in := flow{s.Src, s.Dst}, flow{s.Dst, s.Src}
@@ -235,7 +236,7 @@ func (w *Wire) ACKs() []Segment {
 		case e.fate == sent && s.ACK:
 			since, ok := synacks[out]
 			if !ok {
-				since = e.at // there was none to stall after
+				since = e.at // without a SYN-ACK, no stall can be the cause
 			}
 			acks = append(acks, timedACK{s, since, e.at})
 		}
@@ -243,12 +244,11 @@ func (w *Wire) ACKs() []Segment {
 	return w.withoutStalls(acks)
 }
 
-// Await waits until this host has sent n segments into the wire, and fails the test if
-// that takes more than a minute.
+// Await waits until this machine has sent n segments into the wire. It fails the test after a minute.
 func (w *Wire) Await(n int) {
 	w.t.Helper()
 	if !w.record.awaitSent(n) {
-		w.t.Fatalf("waited for a minute: %d segments are sent", n)
+		w.t.Fatalf("fewer than %d segments were sent within a minute", n)
 	}
 }
 
@@ -259,6 +259,5 @@ func (w *Wire) Forget() {
 	w.record.forget()
 }
 
-// Trace returns the packets to, from and about an address in readable lines, for the
-// message of a test that fails.
+// Trace describes the packets to, from and about an address, one per line, for the message of a failed test.
 func (w *Wire) Trace(addr netip.Addr) string { return w.record.trace(addr) }

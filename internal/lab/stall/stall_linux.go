@@ -1,12 +1,12 @@
 // Package stall detects that the machine stood still.
 //
-// A hypervisor may take its processors away from a virtual machine for longer than the 200 ms for
-// which the kernel holds back the last ACK of a handshake. The machine's clock goes on meanwhile,
-// and when the machine continues, the timer of the ACK has expired: no program can be in time.
+// A hypervisor may take the processors away from a virtual machine for longer than the 200 ms for which the
+// kernel withholds the final ACK of a handshake. The machine's clock continues during that time. When the
+// machine continues, the timer of the ACK has expired, so that no program can be in time.
 //
-// Hearts distinguish such a stall from a program that is late by itself. They are threads that
-// the kernel prefers to every thread of an ordinary program, one for each processor, and each
-// records a beat every 10 ms. Only a processor that stands still keeps its heart from beating.
+// Hearts distinguish such a stall from a program that is late for a reason of its own. The hearts are
+// threads, one per processor, that the kernel prefers to all threads of ordinary programs. Each heart
+// records a beat every 10 ms. A heart misses its beats only if its processor stands still.
 package stall
 
 import (
@@ -26,11 +26,11 @@ const (
 	// heartsEnv marks the process in which the hearts beat.
 	heartsEnv = "SHAKER_LAB_HEARTS"
 
-	// heartsFile is the descriptor of the record in that process.
+	// heartsFile is that process's descriptor of the record of beats.
 	heartsFile = 3
 )
 
-// A beat is what the heart of a processor records.
+// A beat is one beat of the heart of a processor.
 type beat struct {
 	CPU int64
 	At  int64 // ns on CLOCK_MONOTONIC
@@ -38,15 +38,15 @@ type beat struct {
 
 const beatSize = 16
 
-// Hearts are the record of the beats of all processors.
+// Hearts is the record of the beats of all processors.
 type Hearts struct {
 	file *os.File
 	cpus int
 }
 
-// New returns hearts that beat while the command runs. Their process may lack the privilege for
-// it: then the command prints the error and ends. The command is this test binary, whose TestMain
-// must call [RunIfHearts].
+// New returns a record and the command of the process that writes it: the hearts beat while the command runs.
+// If the process lacks the privilege for real-time threads, it prints the error and ends. The command runs
+// this test binary, whose TestMain must call [RunIfHearts].
 func New() (*Hearts, *exec.Cmd, error) {
 	fd, err := unix.MemfdCreate("hearts", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -66,13 +66,14 @@ func New() (*Hearts, *exec.Cmd, error) {
 // Close closes the record.
 func (h *Hearts) Close() error { return h.file.Close() }
 
-// RunIfHearts does not return if this is the process in which hearts are to beat.
+// RunIfHearts lets the hearts beat, and does not return, if this process was started by the command that
+// [New] returned. Otherwise it does nothing.
 func RunIfHearts() {
 	if os.Getenv(heartsEnv) == "" {
 		return
 	}
 	cpus := processors()
-	runtime.GOMAXPROCS(len(cpus) + 1) // no heart waits for another
+	runtime.GOMAXPROCS(len(cpus) + 1) // so that no heart waits for another
 	for _, cpu := range cpus {
 		go func() {
 			runtime.LockOSThread()
@@ -80,12 +81,13 @@ func RunIfHearts() {
 			own.Set(cpu)
 			err := unix.SchedSetaffinity(0, &own)
 			if err == nil {
-				err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+				realTime := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+				err = unix.SchedSetAttr(0, &realTime, 0)
 			}
 			for buf := make([]byte, beatSize); err == nil; {
 				binary.Encode(buf, binary.NativeEndian, beat{int64(cpu), int64(Now())})
 				if _, err = unix.Write(heartsFile, buf); err == nil {
-					sleep := unix.NsecToTimespec(int64(beatEvery)) // time.Sleep would depend on other threads
+					sleep := unix.NsecToTimespec(int64(beatEvery)) // time.Sleep depends on other threads
 					unix.Nanosleep(&sleep, nil)
 				}
 			}
@@ -111,7 +113,7 @@ func processors() []int {
 	return cpus
 }
 
-// Now returns the time on CLOCK_MONOTONIC, the clock of the beats.
+// Now returns the current time on CLOCK_MONOTONIC, the clock of the beats.
 func Now() time.Duration {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -135,7 +137,7 @@ func (h *Hearts) beats() []beat {
 	return beats
 }
 
-// HaveBeatenSince reports whether every heart has beaten after a time.
+// HaveBeatenSince reports whether every heart has beaten after the given time.
 func (h *Hearts) HaveBeatenSince(at time.Duration) bool {
 	beating := make(map[int64]bool)
 	for _, b := range h.beats() {
@@ -146,13 +148,15 @@ func (h *Hearts) HaveBeatenSince(at time.Duration) bool {
 	return len(beating) == h.cpus
 }
 
-// StoodStill returns a function that reports for how long a processor stood still, at most,
-// between two times. It knows the beats so far.
+// StoodStill returns a function that returns how long the processors stood still between two times: the
+// largest sum for one processor. The function knows only the beats that were recorded before the call of
+// StoodStill.
 func (h *Hearts) StoodStill() func(from, to time.Duration) time.Duration {
 	beats := h.beats()
 	return func(from, to time.Duration) time.Duration { return stoodStill(beats, from, to) }
 }
 
+// stoodStill implements StoodStill. A gap of up to two intervals between two beats is not a stall.
 func stoodStill(beats []beat, from, to time.Duration) time.Duration {
 	last := make(map[int64]int64)
 	lost := make(map[int64]time.Duration)
