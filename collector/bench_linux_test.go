@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkProbe asks for probes of a loopback port over one kept-alive HTTP connection, client
-// included.
+// BenchmarkProbe requests probes of a loopback port over one kept-alive HTTP connection. The cost includes
+// that of the client.
 //
 //	go test -run '^$' -bench Probe -benchmem ./collector
 func BenchmarkProbe(b *testing.B) {

@@ -45,7 +45,7 @@ func writeDebug(w io.Writer, r *probe.Report) {
 	fmt.Fprintf(w, "\n# Metrics\n\n")
 }
 
-// logLine writes a line of the log: when it happened, since the start of the probe, and what.
+// logLine writes a line of the log: the time since the start of the probe, and what happened then.
 type logLine = func(when time.Duration, format string, args ...any)
 
 func writeResolution(at logLine, r *probe.Report) {

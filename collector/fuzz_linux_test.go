@@ -18,59 +18,61 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
-// Whatever is asked, the answer is one of three: metrics, or a line of text about a mistake
-// or a fault. No input makes this send a packet to another host, not even to a DNS server.
+// Whatever the request is, the response is metrics, or one line of text about a mistake or a fault. The test
+// itself sends no packet to another host, not even to a DNS server.
 func FuzzProbeRequest(f *testing.F) {
 	for _, seed := range []struct{ query, timeout string }{
-		{"target=127.0.0.1:1", ""},
-		{"target=[::1]:1&module=tcp_connect_ip6&debug=true", "10"},
-		{"target=localhost:1&module=tcp_connect_ip4", "0.3"},
-		{"target=name.example:1&debug=1", "1e-300"},
-		{"target=127.0.0.1:1&module=none", "-1"},
-		{"target=127.0.0.1:1&debug=perhaps", "NaN"},
-		{"target=127.0.0.1:1&debug=true", "\xff\n"},
-		{"target=%5b::1%25%22%0a%5d:1", ""},
-		{"target=a%22%7d%0aprobe_success%201:1", ""},
-		{"target=\xff\xfe:1&target=;%zz", ""},
-		{"", ""},
+		{query: "target=127.0.0.1:1"},
+		{query: "target=[::1]:1&module=tcp_connect_ip6&debug=true", timeout: "10"},
+		{query: "target=localhost:1&module=tcp_connect_ip4", timeout: "0.3"},
+		{query: "target=name.example:1&debug=1", timeout: "1e-300"},
+		{query: "target=127.0.0.1:1&module=none", timeout: "-1"},
+		{query: "target=127.0.0.1:1&debug=perhaps", timeout: "NaN"},
+		{query: "target=127.0.0.1:1&debug=true", timeout: "\xff\n"},
+		{query: "target=%5b::1%25%22%0a%5d:1"},
+		{query: "target=a%22%7d%0aprobe_success%201:1"},
+		{query: "target=\xff\xfe:1&target=;%zz"},
+		{query: ""},
 	} {
 		f.Add(seed.query, seed.timeout)
 	}
-	p := newHandler(f, settings{dialDNS: func(context.Context, string, string) (net.Conn, error) {
-		return nil, errors.New("there is no DNS here")
+	h := newHandler(f, settings{dialDNS: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("no DNS server")
 	}})
 	f.Fuzz(func(t *testing.T, query, timeout string) {
 		params, _ := url.ParseQuery(query)
-		if req, err := probe.NewRequest(config.Default(), params.Get("target"), config.DefaultModule); err == nil &&
-			req.Addr.IsValid() && !req.Addr.IsLoopback() {
-			return // another host
+		req, err := probe.NewRequest(config.Default(), params.Get("target"), config.DefaultModule)
+		if err == nil && req.Addr.IsValid() && !req.Addr.IsLoopback() {
+			return // the target is another host
 		}
 		r := httptest.NewRequest("GET", "/probe", nil)
 		r.URL.RawQuery = query
 		r.Header[timeoutHeader] = []string{timeout}
 		w := httptest.NewRecorder()
-		p.ServeHTTP(w, r)
+		h.ServeHTTP(w, r)
 		body := w.Body.String()
 		switch w.Code {
 		case http.StatusOK:
-			story, metrics, debug := strings.Cut(body, "\n# Metrics\n\n")
+			log, metrics, debug := strings.Cut(body, "\n# Metrics\n\n")
 			if !debug {
-				story, metrics = "", body
+				log, metrics = "", body
 			}
-			if strings.ContainsFunc(story, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }) {
-				t.Errorf("story %q", story)
+			if strings.ContainsFunc(log, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }) {
+				t.Errorf("GET /probe?%s has the log %q, want printable characters", query, log)
 			}
 			parser := expfmt.NewTextParser(model.LegacyValidation)
-			if families, err := parser.TextToMetricFamilies(strings.NewReader(metrics)); err != nil || families["probe_success"] == nil {
-				t.Errorf("%v in %s", err, body)
+			families, err := parser.TextToMetricFamilies(strings.NewReader(metrics))
+			if err != nil || families["probe_success"] == nil {
+				t.Errorf("GET /probe?%s = %s, want metrics with probe_success: %v", query, body, err)
 			}
 		case http.StatusBadRequest, http.StatusServiceUnavailable:
 			line, rest, _ := strings.Cut(body, "\n")
-			if line == "" || rest != "" || strings.ContainsFunc(line, func(c rune) bool { return !unicode.IsPrint(c) }) {
-				t.Errorf("%d %q", w.Code, body)
+			unprintable := strings.ContainsFunc(line, func(c rune) bool { return !unicode.IsPrint(c) })
+			if line == "" || rest != "" || unprintable {
+				t.Errorf("GET /probe?%s = %d %q, want one line of printable characters", query, w.Code, body)
 			}
 		default:
-			t.Errorf("%d %s", w.Code, body)
+			t.Errorf("GET /probe?%s = %d %s, want 200, 400 or 503", query, w.Code, body)
 		}
 	})
 }

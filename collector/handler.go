@@ -36,7 +36,7 @@ type Options struct {
 	TimeoutOffset time.Duration
 }
 
-// AnswerTime is how long a caller may take to read the response to a probe.
+// AnswerTime is how long a caller may take to read the response of a probe.
 const AnswerTime = 5 * time.Second
 
 // A Handler serves /probe, and collects the exporter's own metrics about it.
@@ -44,8 +44,8 @@ type Handler struct {
 	options Options
 	metrics *metrics
 
-	faultLogged atomic.Int64               // the second (Unix time) in which a fault was last logged
-	exposition  atomic.Pointer[exposition] // that was last negotiated
+	faultLogged atomic.Int64               // Unix time, in seconds, at which a fault was last logged
+	exposition  atomic.Pointer[exposition] // last negotiated one
 }
 
 var (
@@ -83,7 +83,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.reject(w, http.StatusBadRequest, badRequest, err)
 		return
 	}
-	// The recorder of responses in a test has no deadlines.
+	// httptest.ResponseRecorder does not support deadlines; ignore the error.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(req.Timeout + AnswerTime))
 	report, err := h.options.Prober.Probe(r.Context(), req)
 	if err != nil {
@@ -98,6 +98,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, report, debug)
 }
 
+// logFailure logs a probe whose result is not valid for the module.
 func (h *Handler) logFailure(ctx context.Context, r *probe.Report) {
 	level := h.options.FailureLevel
 	if !h.options.Logger.Enabled(ctx, level) {
@@ -151,7 +152,7 @@ func (h *Handler) reject(w http.ResponseWriter, status int, reason string, err e
 	http.Error(w, err.Error(), status)
 }
 
-// bodies are buffers for responses. Without reuse they were a third of the garbage of a probe.
+// bodies are reusable buffers for responses. Without reuse, they would be a third of the garbage of a probe.
 var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // answer writes the metrics of a probe, preceded by its log if debug is true.

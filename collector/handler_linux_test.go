@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,18 +25,19 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files with the results of this run")
 
-// measured are the metrics whose values differ from run to run.
-var measured = regexp.MustCompile(`(?m)^(probe_(?:duration|dns_lookup_time|tcp_handshake|tcp_rtt|address_handshake|address_rtt|path_hop_rtt)_seconds(?:\{.*\})?) [0-9.e+-]+$`)
+// measured matches the metrics whose values differ from run to run.
+var measured = regexp.MustCompile(`(?m)^(probe_(?:duration|dns_lookup_time|tcp_handshake|tcp_rtt|` +
+	`address_handshake|address_rtt|path_hop_rtt)_seconds(?:\{.*\})?) [0-9.e+-]+$`)
 
-// golden compares an exposition, but for what was measured, with a file in testdata.
+// golden compares an exposition with a file in testdata, except for measured values.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	got = measured.ReplaceAllStringFunc(got, func(line string) string {
 		name, value, _ := strings.Cut(line, " ")
 		if value == "0" {
-			return line // a measured 0 would be wrong, one that is meant is not
+			return line // no measured value is 0, so a 0 must be in the file, too
 		}
 		return name + " MEASURED"
 	})
@@ -53,11 +52,11 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s:\n--- got\n%s--- want\n%s", file, got, want)
+		t.Errorf("%s differs from the response:\n--- got\n%s--- want\n%s", file, got, want)
 	}
 }
 
-// The whole answer for each kind of verdict.
+// For each kind of verdict, the whole response is as expected.
 func TestExposition(t *testing.T) {
 	router := netip.MustParseAddr("198.51.100.7")
 	lost := true
@@ -74,49 +73,56 @@ func TestExposition(t *testing.T) {
 		}
 		return nil
 	}, "192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24")
-	p := newHandler(t, settings{Options: Options{TimeoutOffset: 500 * time.Millisecond}, dialDNS: simnet.NewDNS(t, simnet.Names{
-		"both.example": {"127.0.0.1", "::1"},
-		"four.example": {"127.0.0.1"},
-	})})
+	h := newHandler(t, settings{
+		Options: Options{TimeoutOffset: 500 * time.Millisecond},
+		dialDNS: simnet.NewDNS(t, simnet.Names{
+			"both.example": {"127.0.0.1", "::1"},
+			"four.example": {"127.0.0.1"},
+		}),
+	})
 	listen4, listen6 := listen(t, "127.0.0.1:7004"), listen(t, "[::1]:7006")
 	for _, c := range []struct{ golden, query, timeout string }{
-		{"open", "target=" + listen4, ""},
-		{"open_ipv6", "target=" + listen6, ""},
-		{"open_by_name_prefers_ip6", "target=both.example:7006", ""},
-		{"open_by_name_falls_back", "target=four.example:7004", ""},
-		{"open_by_name_ip4_only", "target=both.example:7004&module=tcp_connect_ip4", ""},
-		{"open_after_retransmit", "target=192.0.2.1:80", ""},
-		{"refused", "target=127.0.0.1:1", ""},
-		{"timeout", "target=192.0.2.3:80", "0.1"},
-		{"prohibited", "target=192.0.2.2:80", ""},
-		{"unreachable_ipv6", "target=[2001:db8::2]:80", ""},
-		{"no_route", "target=203.0.113.1:80", ""},
-		{"dns_not_found", "target=absent.example:80", ""},
-		{"dns_not_found_of_family", "target=four.example:80&module=tcp_connect_ip6", ""},
-		{"dns_error", "target=broken.example:80", ""},
-		{"dns_timeout", "target=silent.example:80", "0.1"},
+		{golden: "open", query: "target=" + listen4},
+		{golden: "open_ipv6", query: "target=" + listen6},
+		{golden: "open_by_name_prefers_ip6", query: "target=both.example:7006"},
+		{golden: "open_by_name_falls_back", query: "target=four.example:7004"},
+		{golden: "open_by_name_ip4_only", query: "target=both.example:7004&module=tcp_connect_ip4"},
+		{golden: "open_after_retransmit", query: "target=192.0.2.1:80"},
+		{golden: "refused", query: "target=127.0.0.1:1"},
+		{golden: "timeout", query: "target=192.0.2.3:80", timeout: "0.1"},
+		{golden: "prohibited", query: "target=192.0.2.2:80"},
+		{golden: "unreachable_ipv6", query: "target=[2001:db8::2]:80"},
+		{golden: "no_route", query: "target=203.0.113.1:80"},
+		{golden: "dns_not_found", query: "target=absent.example:80"},
+		{golden: "dns_not_found_of_family", query: "target=four.example:80&module=tcp_connect_ip6"},
+		{golden: "dns_error", query: "target=broken.example:80"},
+		{golden: "dns_timeout", query: "target=silent.example:80", timeout: "0.1"},
 	} {
 		t.Run(c.golden, func(t *testing.T) {
-			w := get(p, "/probe?"+c.query, timeoutHeader, c.timeout)
-			if w.Code != 200 || w.Header().Get("Content-Type") != "text/plain; version=0.0.4; charset=utf-8; escaping=underscores" {
-				t.Errorf("%d, %v", w.Code, w.Header())
+			path := "/probe?" + c.query
+			w := get(h, path, timeoutHeader, c.timeout)
+			const contentType = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
+			if got := w.Header().Get("Content-Type"); w.Code != 200 || got != contentType {
+				t.Errorf("GET %s = %d with Content-Type %q, want 200 with %q", path, w.Code, got, contentType)
 			}
 			golden(t, c.golden, w.Body.String())
 		})
 	}
 }
 
-// A latency that was measured lies within the one around it.
+// The RTT is not longer than the handshake, and the handshake is not longer than the probe.
 func TestLatencies(t *testing.T) {
-	p := newHandler(t, settings{})
-	value := values(t, get(p, "/probe?target="+listen(t, "127.0.0.1:0")))
-	rtt, handshake, duration := value("probe_tcp_rtt_seconds"), value("probe_tcp_handshake_seconds"), value("probe_duration_seconds")
+	h := newHandler(t, settings{})
+	value := values(t, get(h, "/probe?target="+listen(t, "127.0.0.1:0")))
+	rtt, handshake := value("probe_tcp_rtt_seconds"), value("probe_tcp_handshake_seconds")
+	duration := value("probe_duration_seconds")
 	if !(0 < rtt && rtt <= handshake && handshake <= duration && duration < 5) {
-		t.Errorf("RTT %v, handshake %v, duration %v", rtt, handshake, duration)
+		t.Errorf("RTT %v, handshake %v, duration %v, want 0 < RTT <= handshake <= duration < 5",
+			rtt, handshake, duration)
 	}
 }
 
-// values reads an answer of /probe.
+// values parses the metrics in a response and returns a function that returns the value of one of them.
 func values(t *testing.T, w *httptest.ResponseRecorder) func(name string) float64 {
 	t.Helper()
 	families := make(map[string]*dto.MetricFamily)
@@ -132,33 +138,39 @@ func values(t *testing.T, w *httptest.ResponseRecorder) func(name string) float6
 		t.Helper()
 		family := families[name]
 		if family == nil {
-			t.Fatalf("no %s", name)
+			t.Fatalf("the response has no %s, want its value", name)
 		}
 		return family.Metric[0].Gauge.GetValue()
 	}
 }
 
+// The handler writes OpenMetrics and protobuf to callers that prefer them.
 func TestOpenMetrics(t *testing.T) {
-	p := newHandler(t, settings{})
+	h := newHandler(t, settings{})
 	target := listen(t, "127.0.0.1:0")
-	w := get(p, "/probe?target="+target, "Accept", "application/openmetrics-text;version=1.0.0")
-	if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, "application/openmetrics-text; version=1.0.0") {
-		t.Errorf("Content-Type %s", got)
+	accept := "application/openmetrics-text;version=1.0.0"
+	w := get(h, "/probe?target="+target, "Accept", accept)
+	const openMetrics = "application/openmetrics-text; version=1.0.0"
+	if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, openMetrics) {
+		t.Errorf("with Accept: %s, the Content-Type is %q, want the prefix %q", accept, got, openMetrics)
 	}
-	if !strings.HasSuffix(w.Body.String(), "probe_tcp_ack_sent 0.0\n# EOF\n") {
-		t.Errorf("%s", w.Body)
+	if want := "probe_tcp_ack_sent 0.0\n# EOF\n"; !strings.HasSuffix(w.Body.String(), want) {
+		t.Errorf("with Accept: %s, the body is\n%s\nwant the suffix %q", accept, w.Body, want)
 	}
-	w = get(p, "/probe?target="+target, "Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
-	if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, "application/vnd.google.protobuf; ") {
-		t.Errorf("Content-Type %s", got)
+	accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+	w = get(h, "/probe?target="+target, "Accept", accept)
+	const protobuf = "application/vnd.google.protobuf; "
+	if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, protobuf) {
+		t.Errorf("with Accept: %s, the Content-Type is %q, want the prefix %q", accept, got, protobuf)
 	}
 	if got := values(t, w)("probe_success"); got != 1 {
-		t.Errorf("protobuf: probe_success %v", got)
+		t.Errorf("with Accept: %s, probe_success is %v, want 1", accept, got)
 	}
 }
 
+// With debug=true, the response is the log of the probe, the module, and the metrics.
 func TestDebug(t *testing.T) {
-	p := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"both.example": {"127.0.0.1", "::1"}})})
+	h := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"both.example": {"127.0.0.1", "::1"}})})
 	listen(t, "[::1]:7006")
 	for query, want := range map[string]string{
 		"target=both.example:7006": `^# Log
@@ -203,81 +215,74 @@ probe_success 1
  +[0-9.]+[mµ]s  result: dns_not_found; valid results: open: failure
 `,
 	} {
-		w := get(p, "/probe?debug=true&"+query)
+		w := get(h, "/probe?debug=true&"+query)
 		if got := w.Header().Get("Content-Type"); got != "text/plain; charset=utf-8" {
-			t.Errorf("%s: Content-Type %s", query, got)
+			t.Errorf("GET /probe?debug=true&%s has the Content-Type %q, want text/plain; charset=utf-8", query, got)
 		}
 		if !regexp.MustCompile(want).MatchString(w.Body.String()) {
-			t.Errorf("%s: no match in\n%s", query, w.Body)
+			t.Errorf("GET /probe?debug=true&%s =\n%s\nwant a match of\n%s", query, w.Body, want)
 		}
 	}
 }
 
+// A mistake of the caller gets status 400 and one line that says what is wrong. It counts as rejected.
 func TestMistakes(t *testing.T) {
-	p := newHandler(t, settings{})
+	h := newHandler(t, settings{})
 	for query, want := range map[string]string{
-		"target=foo":                   `target "foo": want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443`,
-		"target=[fe80::1%25nowhere]:1": `shake [fe80::1%nowhere]:1: invalid target: zone "nowhere": route ip+net: no such network interface`,
+		"target=foo": `target "foo": want host:port, as in ` +
+			"example.com:443, 192.0.2.1:443 or [2001:db8::1]:443\n",
+		"target=[fe80::1%25nowhere]:1": `shake [fe80::1%nowhere]:1: invalid target: zone "nowhere": ` +
+			"route ip+net: no such network interface\n",
 	} {
-		w := get(p, "/probe?"+query)
-		if w.Code != 400 || w.Body.String() != want+"\n" {
-			t.Errorf("%s: %d %s", query, w.Code, w.Body)
-		}
+		checkResponse(t, "/probe?"+query, get(h, "/probe?"+query), 400, want)
 	}
-	w := get(p, "/probe?target=127.0.0.1:1", timeoutHeader, "NaN")
-	if w.Code != 400 || w.Body.String() != timeoutHeader+" is \"NaN\", want a positive number of seconds\n" {
-		t.Errorf("%d %s", w.Code, w.Body)
-	}
-	if got := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(badRequest)); got != 3 {
-		t.Errorf("counted %v times", got)
-	}
+	const path = "/probe?target=127.0.0.1:1"
+	checkResponse(t, path+" with a timeout of NaN", get(h, path, timeoutHeader, "NaN"),
+		400, timeoutHeader+" is \"NaN\", want a positive number of seconds\n")
+	checkValue(t, "rejected by bad_request", h.metrics.rejected.WithLabelValues(badRequest), 3)
 }
 
-// Without descriptors there is no verdict, with a name for a target neither.
+// Without free descriptors there is no verdict, whether the target is an address or a name.
 func TestFaults(t *testing.T) {
-	p := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"four.example": {"127.0.0.1"}})})
+	h := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"four.example": {"127.0.0.1"}})})
 	target := listen(t, "127.0.0.1:7004")
 	for query, want := range map[string]string{
-		"target=" + target:         "probe not performed, target state unknown: shake 127.0.0.1:7004: socket: too many open files\n",
-		"target=four.example:7004": "probe not performed, target state unknown: resolve four.example: too many open files\n",
+		"target=" + target:         "shake 127.0.0.1:7004: socket: too many open files\n",
+		"target=four.example:7004": "resolve four.example: too many open files\n",
 	} {
-		before := testutil.ToFloat64(p.metrics.faults.WithLabelValues("EMFILE"))
-		lab.WithDescriptors(t, 0, func() {
-			if w := get(p, "/probe?"+query); w.Code != 503 || w.Body.String() != want {
-				t.Errorf("%s: %d %s", query, w.Code, w.Body)
-			}
-		})
-		if got := testutil.ToFloat64(p.metrics.faults.WithLabelValues("EMFILE")) - before; got != 1 {
-			t.Errorf("%s: counted %v times", query, got)
-		}
-		if w := get(p, "/probe?"+query); values(t, w)("probe_success") != 1 {
-			t.Errorf("%s, afterwards: %d %s", query, w.Code, w.Body)
+		path := "/probe?" + query
+		faults := h.metrics.faults.WithLabelValues("EMFILE")
+		before := testutil.ToFloat64(faults)
+		lab.WithDescriptors(t, 0, func() { checkResponse(t, path, get(h, path), 503, notPerformed+want) })
+		checkValue(t, "faults by EMFILE", faults, before+1)
+		if w := get(h, path); values(t, w)("probe_success") != 1 {
+			t.Errorf("GET %s, with free descriptors, = %d %s, want probe_success 1", path, w.Code, w.Body)
 		}
 	}
 }
 
+// notPerformed begins the body of the response to a fault.
+const notPerformed = "probe not performed, target state unknown: "
+
+// Without a free local port there is no verdict.
 func TestNoLocalPort(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40000")
-	p := newHandler(t, settings{})
-	end := probeInBackground(p, "192.0.2.1:80")
+	h := newHandler(t, settings{})
+	end := probeInBackground(h, "192.0.2.1:80")
 	wire.Await(1)
-	w := get(p, "/probe?target=192.0.2.1:80")
-	const want = "probe not performed, target state unknown: shake 192.0.2.1:80: connect: cannot assign requested address\n"
-	if w.Code != 503 || w.Body.String() != want {
-		t.Errorf("%d %s", w.Code, w.Body)
-	}
-	if got := testutil.ToFloat64(p.metrics.faults.WithLabelValues("EADDRNOTAVAIL")); got != 1 {
-		t.Errorf("counted %v times", got)
-	}
+	const path = "/probe?target=192.0.2.1:80"
+	checkResponse(t, path, get(h, path),
+		503, notPerformed+"shake 192.0.2.1:80: connect: cannot assign requested address\n")
+	checkValue(t, "faults by EADDRNOTAVAIL", h.metrics.faults.WithLabelValues("EADDRNOTAVAIL"), 1)
 	end()
 }
 
-// Without a local port there is no answer to a DNS query, which then says nothing about the
-// name, as its errno, EAGAIN, seems to: to the net package that is a timeout.
+// Without a free local port, a DNS query gets no answer, and there is no verdict about the name. The errno is
+// EAGAIN, which package net reports as a timeout: it must not become the result dns_timeout.
 func TestNoLocalPortForDNS(t *testing.T) {
-	p := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"four.example": {"127.0.0.1"}})})
-	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40001") // one for each of a name's queries
+	h := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"four.example": {"127.0.0.1"}})})
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40001") // a lookup makes two queries
 	var taken []net.PacketConn
 	for _, address := range []string{":40000", ":40001"} {
 		conn, err := net.ListenPacket("udp4", address)
@@ -287,127 +292,85 @@ func TestNoLocalPortForDNS(t *testing.T) {
 		defer conn.Close()
 		taken = append(taken, conn)
 	}
-	w := get(p, "/probe?target=four.example:1")
-	const want = "probe not performed, target state unknown: resolve four.example: resource temporarily unavailable\n"
-	if w.Code != 503 || w.Body.String() != want {
-		t.Errorf("%d %s", w.Code, w.Body)
-	}
-	if got := testutil.ToFloat64(p.metrics.faults.WithLabelValues("EAGAIN")); got != 1 {
-		t.Errorf("counted %v times", got)
-	}
+	const path = "/probe?target=four.example:1"
+	checkResponse(t, path, get(h, path), 503, notPerformed+"resolve four.example: resource temporarily unavailable\n")
+	checkValue(t, "faults by EAGAIN", h.metrics.faults.WithLabelValues("EAGAIN"), 1)
 	for _, conn := range taken {
 		conn.Close()
 	}
-	if w := get(p, "/probe?target=four.example:1"); w.Code != 200 {
-		t.Errorf("afterwards: %d %s", w.Code, w.Body)
-	}
+	checkStatus(t, path+" with free local ports", get(h, path), 200)
 }
 
-// With one probe allowed in flight, another one is turned away, and then a third is not.
+// With a limit of one handshake in flight, a second probe is rejected while the first one runs, and a third
+// probe after the end of the first one is not.
 func TestInFlightLimit(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newHandler(t, settings{maxInFlight: 1})
-	end := probeInBackground(p, "192.0.2.1:80")
+	h := newHandler(t, settings{maxInFlight: 1})
+	end := probeInBackground(h, "192.0.2.1:80")
 	wire.Await(1)
-	if got := testutil.ToFloat64(p.metrics.inFlight); got != 1 {
-		t.Errorf("%v in flight", got)
+	checkValue(t, "shaker_probes_in_flight", h.metrics.inFlight, 1)
+	const path = "/probe?target=127.0.0.1:1"
+	w := get(h, path)
+	checkResponse(t, path, w, 503, "too many probes in flight (limit set by --probe.max-in-flight)\n")
+	if got := w.Header().Get("Retry-After"); got != "1" {
+		t.Errorf("GET %s has Retry-After %q, want 1", path, got)
 	}
-	w := get(p, "/probe?target=127.0.0.1:1")
-	if w.Code != 503 || w.Header().Get("Retry-After") != "1" ||
-		w.Body.String() != "too many probes in flight (limit set by --probe.max-in-flight)\n" {
-		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
-	}
-	if got := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(inFlightLimit)); got != 1 {
-		t.Errorf("counted %v times", got)
-	}
+	checkValue(t, "rejected by in_flight", h.metrics.rejected.WithLabelValues(inFlightLimit), 1)
 	end()
-	if w := get(p, "/probe?target=127.0.0.1:1"); w.Code != 200 {
-		t.Errorf("afterwards: %d %s", w.Code, w.Body)
-	}
+	checkStatus(t, path+" after the first probe", get(h, path), 200)
 }
 
-// Callers that are turned away are at no time in flight, where they would take the place of
-// others.
-func TestTurnedAwayIsNotInFlight(t *testing.T) {
-	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newHandler(t, settings{maxInFlight: 1})
-	end := probeInBackground(p, "192.0.2.1:80")
-	wire.Await(1)
-	var callers sync.WaitGroup
-	var running atomic.Int64
-	for range 4 {
-		running.Add(1)
-		callers.Go(func() {
-			defer running.Add(-1)
-			for range 2000 {
-				if w := get(p, "/probe?target=127.0.0.1:1"); w.Code != 503 {
-					t.Errorf("%d %s", w.Code, w.Body)
-				}
-			}
-		})
-	}
-	most := int64(0)
-	for running.Load() > 0 {
-		most = max(most, p.prober.InFlight())
-	}
-	callers.Wait()
-	if most != 1 {
-		t.Errorf("%d in flight, of 1 that may be", most)
-	}
-	end()
-}
-
+// A request after the shaker was closed gets status 503, because the exporter is shutting down.
 func TestShuttingDown(t *testing.T) {
-	p := newHandler(t, settings{})
-	p.shaker.Close()
-	w := get(p, "/probe?target=127.0.0.1:1")
-	if w.Code != 503 || w.Body.String() != "shake 127.0.0.1:1: the shaker is closed\n" {
-		t.Errorf("%d %s", w.Code, w.Body)
-	}
-	if got := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(shuttingDown)); got != 1 {
-		t.Errorf("counted %v times", got)
-	}
+	h := newHandler(t, settings{})
+	h.shaker.Close()
+	const path = "/probe?target=127.0.0.1:1"
+	checkResponse(t, path, get(h, path), 503, "shake 127.0.0.1:1: the shaker is closed\n")
+	checkValue(t, "rejected by shutting_down", h.metrics.rejected.WithLabelValues(shuttingDown), 1)
 }
 
-// A caller that hangs up ends its probe, in the handshake as in name resolution.
+// If the caller closes its connection, its probe ends without a verdict, during the handshake as well as during
+// name resolution.
 func TestCallerGone(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
-	p := newHandler(t, settings{dialDNS: simnet.NewDNS(t, nil)})
+	h := newHandler(t, settings{dialDNS: simnet.NewDNS(t, nil)})
 	for i, target := range []string{"192.0.2.1:80", "silent.example:80"} {
-		end := probeInBackground(p, target)
+		end := probeInBackground(h, target)
 		if i == 0 {
 			wire.Await(1)
 		}
 		end()
-		if got := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(callerGone)); got != float64(i+1) {
-			t.Errorf("%s: counted %v times", target, got)
-		}
+		rejected := h.metrics.rejected.WithLabelValues(callerGone)
+		checkValue(t, "after "+target+", rejected by caller_gone", rejected, float64(i+1))
 	}
-	if got := testutil.CollectAndCount(p.metrics.failures); got != 0 {
-		t.Errorf("%d verdicts about targets that were not measured", got)
+	if got := testutil.CollectAndCount(h.metrics.failures); got != 0 {
+		t.Errorf("shaker_probe_failures_total has %d series, want none: no target was measured", got)
 	}
 }
 
-// What the exporter counts of its probes.
+// The exporter's own metrics count probes, failures, retransmissions, ACKs and latencies.
 func TestOwnMetrics(t *testing.T) {
-	p := newHandler(t, settings{Options: Options{TimeoutOffset: 500 * time.Millisecond}})
+	h := newHandler(t, settings{Options: Options{TimeoutOffset: 500 * time.Millisecond}})
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(p)
+	registry.MustRegister(h)
 	began := time.Now()
 	for range 3 {
-		get(p, "/probe?target="+listen(t, "127.0.0.1:0"))
+		get(h, "/probe?target="+listen(t, "127.0.0.1:0"))
 	}
-	get(p, "/probe?target=127.0.0.1:1&module=tcp_connect_ip4")
-	req, err := probe.NewRequest(p.prober.Config(), "a:1", "tcp_connect")
+	get(h, "/probe?target=127.0.0.1:1&module=tcp_connect_ip4")
+	req, err := probe.NewRequest(h.prober.Config(), "a:1", "tcp_connect")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.metrics.count(&probe.Report{Request: req, Verdict: probe.Verdict{Result: "open", Handshake: shaker.Result{
-		Outcome: shaker.Open, Handshake: time.Second, ResetLag: 100 * time.Millisecond, SYNRetransmits: 2, ACKSent: true}}})
-	p.metrics.count(&probe.Report{Request: req, Verdict: probe.Verdict{Result: "open", Handshake: shaker.Result{
-		Outcome: shaker.Open, Handshake: time.Second, SYNRetransmits: -1, ACKSent: true}}}) // on another platform
+	h.metrics.count(&probe.Report{Request: req, Verdict: probe.Verdict{Result: "open", Handshake: shaker.Result{
+		Outcome: shaker.Open, Handshake: time.Second, ResetLag: 100 * time.Millisecond,
+		SYNRetransmits: 2, ACKSent: true}}})
+	// On platforms other than Linux, retransmissions are not counted.
+	h.metrics.count(&probe.Report{Request: req, Verdict: probe.Verdict{Result: "open", Handshake: shaker.Result{
+		Outcome: shaker.Open, Handshake: time.Second, SYNRetransmits: -1, ACKSent: true}}})
 	const want = `
-# HELP shaker_acks_sent_total Total number of handshakes whose final ACK was sent despite the withholding, so that the target's application may have seen a connection.
+# HELP shaker_acks_sent_total Total number of handshakes whose final ACK was sent despite the withholding, ` +
+		`so that the target's application may have seen a connection.
 # TYPE shaker_acks_sent_total counter
 shaker_acks_sent_total 2
 # HELP shaker_probe_failures_total Total number of probes whose result is not in valid_results, by result and errno.
@@ -425,9 +388,10 @@ shaker_probes_total{module="tcp_connect_ip6"} 0
 # TYPE shaker_syn_retransmits_total counter
 shaker_syn_retransmits_total 2
 `
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "shaker_acks_sent_total", "shaker_probe_failures_total",
-		"shaker_probes_in_flight", "shaker_probes_total", "shaker_syn_retransmits_total"); err != nil {
-		t.Error(err)
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "shaker_acks_sent_total",
+		"shaker_probe_failures_total", "shaker_probes_in_flight", "shaker_probes_total",
+		"shaker_syn_retransmits_total"); err != nil {
+		t.Errorf("the exporter's own metrics differ from the wanted ones: %v", err)
 	}
 	families, err := registry.Gather()
 	if err != nil {
@@ -437,48 +401,49 @@ shaker_syn_retransmits_total 2
 		if family.GetType() != dto.MetricType_HISTOGRAM {
 			continue
 		}
-		h := family.Metric[0].Histogram
+		histogram := family.Metric[0].Histogram
 		want := map[string]struct {
-			samples    uint64
-			sumOfKnown float64 // of the samples that the test made
-		}{"shaker_handshake_seconds": {5, 2}, "shaker_reset_lag_seconds": {4, 0.1}}[family.GetName()]
-		if h.GetSampleCount() != want.samples || h.GetSampleSum() <= want.sumOfKnown || h.GetSampleSum() > want.sumOfKnown+time.Since(began).Seconds() ||
-			len(h.Bucket) == 0 || len(h.PositiveSpan) == 0 {
-			t.Errorf("%s: want %v in classic and native buckets: %v", family.GetName(), want, h)
+			samples uint64
+			sum     float64 // of the samples above; the real probes add at most the time of this test
+		}{
+			"shaker_handshake_seconds": {samples: 5, sum: 2},
+			"shaker_reset_lag_seconds": {samples: 4, sum: 0.1},
+		}[family.GetName()]
+		most := want.sum + time.Since(began).Seconds()
+		samples, sum := histogram.GetSampleCount(), histogram.GetSampleSum()
+		if samples != want.samples || sum <= want.sum || sum > most {
+			t.Errorf("%s has %d samples with a sum of %v, want %d samples with a sum above %v, at most %v",
+				family.GetName(), samples, sum, want.samples, want.sum, most)
+		}
+		if classic, native := len(histogram.Bucket), len(histogram.PositiveSpan); classic == 0 || native == 0 {
+			t.Errorf("%s has %d classic buckets and %d spans of native ones, want both",
+				family.GetName(), classic, native)
 		}
 	}
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil || len(problems) > 0 {
-		t.Errorf("lint: %v, %v", problems, err)
+		t.Errorf("lint of the exporter's own metrics = %v, %v, want no problem", problems, err)
 	}
 }
 
-// The metrics of a probe are what a registry would take, too.
+// The metrics of a probe follow the naming conventions of Prometheus.
 func TestProbeMetricsLint(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.prom")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
-	}
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		problems, err := promlint.New(strings.NewReader(strings.ReplaceAll(string(content), "MEASURED", "1"))).Lint()
+	for _, file := range lab.Files(t, "testdata/*.prom") {
+		content := strings.ReplaceAll(lab.Read(t, file), "MEASURED", "1")
+		problems, err := promlint.New(strings.NewReader(content)).Lint()
 		if err != nil || len(problems) > 0 {
-			t.Errorf("%s: %v, %v", file, problems, err)
+			t.Errorf("lint of %s = %v, %v, want no problem", file, problems, err)
 		}
 	}
 }
 
-// A deadline that is over before the handshake could begin is not the target's.
+// If the deadline passes before the handshake could begin, there is no verdict about the target.
 func TestTooLate(t *testing.T) {
-	p := newHandler(t, settings{})
-	w := get(p, "/probe?target="+listen(t, "127.0.0.1:0"), timeoutHeader, "1e-9")
-	if w.Code != 503 || !strings.HasSuffix(w.Body.String(), "the deadline passed before a SYN was sent\n") {
-		t.Errorf("%d %s", w.Code, w.Body)
+	h := newHandler(t, settings{})
+	w := get(h, "/probe?target="+listen(t, "127.0.0.1:0"), timeoutHeader, "1e-9")
+	const want = "the deadline passed before a SYN was sent\n"
+	if w.Code != 503 || !strings.HasSuffix(w.Body.String(), want) {
+		t.Errorf("a probe with a timeout of 1 ns = %d %q, want 503 and the suffix %q", w.Code, w.Body, want)
 	}
-	if got := testutil.ToFloat64(p.metrics.rejected.WithLabelValues(tooLate)); got != 1 {
-		t.Errorf("counted %v times", got)
-	}
+	checkValue(t, "rejected by too_late", h.metrics.rejected.WithLabelValues(tooLate), 1)
 }

@@ -8,6 +8,9 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
@@ -16,23 +19,23 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// settings are what a test sets of a handler and of what is behind it.
+// settings are the options of a handler and of the prober behind it.
 type settings struct {
-	Options // without the Prober
+	Options // the Prober is set by newHandler
 
 	config      *config.Config // nil: the built-in modules
 	dialDNS     func(ctx context.Context, network, address string) (net.Conn, error)
 	maxInFlight int
 }
 
-// A handler is a Handler with what is behind it.
+// A handler is a Handler and the parts behind it.
 type handler struct {
 	*Handler
 	prober *probe.Prober
 	shaker *shaker.Shaker
 }
 
-// newHandler returns a handler on a Shaker of its own.
+// newHandler returns a handler with a Shaker of its own.
 func newHandler(t testing.TB, s settings) *handler {
 	t.Helper()
 	lab.Need(t)
@@ -47,7 +50,12 @@ func newHandler(t testing.TB, s settings) *handler {
 	if s.Logger == nil {
 		s.Logger = slog.New(slog.DiscardHandler)
 	}
-	s.Prober = probe.New(probe.Options{Shaker: engine, Config: s.config, DialDNS: s.dialDNS, MaxInFlight: s.maxInFlight})
+	s.Prober = probe.New(probe.Options{
+		Shaker:      engine,
+		Config:      s.config,
+		DialDNS:     s.dialDNS,
+		MaxInFlight: s.maxInFlight,
+	})
 	return &handler{Handler: New(s.Options), prober: s.Prober, shaker: engine}
 }
 
@@ -62,7 +70,39 @@ func get(h http.Handler, path string, headers ...string) *httptest.ResponseRecor
 	return w
 }
 
-// probeInBackground requests a probe of a silent target and returns a function that ends it.
+// checkResponse checks the status and the body of the response to a request for a path.
+func checkResponse(t testing.TB, path string, w *httptest.ResponseRecorder, status int, body string) {
+	t.Helper()
+	if w.Code != status || w.Body.String() != body {
+		t.Errorf("GET %s = %d %q, want %d %q", path, w.Code, w.Body, status, body)
+	}
+}
+
+// checkStatus checks the status of the response to a request for a path.
+func checkStatus(t testing.TB, path string, w *httptest.ResponseRecorder, status int) {
+	t.Helper()
+	if w.Code != status {
+		t.Errorf("GET %s = %d %q, want %d", path, w.Code, w.Body, status)
+	}
+}
+
+// checkValue checks the value of a metric with one series. The name is for the message.
+func checkValue(t testing.TB, name string, metric prometheus.Collector, want float64) {
+	t.Helper()
+	if got := testutil.ToFloat64(metric); got != want {
+		t.Errorf("%s is %v, want %v", name, got, want)
+	}
+}
+
+// checkInFlight checks how many handshakes are in flight.
+func checkInFlight(t testing.TB, h *handler, when string, want int64) {
+	t.Helper()
+	if got := h.prober.InFlight(); got != want {
+		t.Errorf("%s, %d handshakes are in flight, want %d", when, got, want)
+	}
+}
+
+// probeInBackground requests a probe of a silent target and returns a function that ends the request.
 func probeInBackground(h http.Handler, target string) (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -77,7 +117,7 @@ func probeInBackground(h http.Handler, target string) (end func()) {
 	}
 }
 
-// listen listens for the rest of the test and returns its address.
+// listen listens on an address until the test ends, and returns the address with its port.
 func listen(t testing.TB, address string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", address)

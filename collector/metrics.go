@@ -10,17 +10,17 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Why a probe is not made or not finished. The reason label has no other values.
+// Reasons why a probe is not made or not finished. The label reason has no other values.
 const (
 	badRequest    = "bad_request"   // a mistake of the caller
-	denied        = "denied"        // the policy for targets does not permit it
+	denied        = "denied"        // the policy for targets does not permit the target
 	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
 	shuttingDown  = "shutting_down" // the exporter is shutting down
 	tooLate       = "too_late"      // the timeout ended before a SYN could be sent
 	callerGone    = "caller_gone"   // the caller closed the connection during the probe
 )
 
-// metrics are those of the exporter itself.
+// metrics are the exporter's own metrics about probes.
 type metrics struct {
 	probes         *prometheus.CounterVec
 	failures       *prometheus.CounterVec
@@ -34,16 +34,20 @@ type metrics struct {
 	inFlightLimit  prometheus.Gauge
 }
 
+// newMetrics returns the metrics. Their initial values are 0.
 func newMetrics(prober *probe.Prober) *metrics {
 	histogram := func(name, help string, buckets ...float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets,
-			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour}
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
+			NativeHistogramMinResetDuration: time.Hour}
 	}
 	m := &metrics{
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probes_total",
-			Help: "Total number of probes that ended with a verdict about the target, open or not."}, []string{"module"}),
+			Help: "Total number of probes that ended with a verdict about the target, open or not."},
+			[]string{"module"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probe_failures_total",
-			Help: "Total number of probes whose result is not in valid_results, by result and errno."}, []string{"module", "result", "errno"}),
+			Help: "Total number of probes whose result is not in valid_results, by result and errno."},
+			[]string{"module", "result", "errno"}),
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probes_rejected_total",
 			Help: "Total number of requests whose probe was not made or not finished, by reason."}, []string{"reason"}),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_faults_total",
@@ -54,12 +58,14 @@ func newMetrics(prober *probe.Prober) *metrics {
 		synRetransmits: prometheus.NewCounter(prometheus.CounterOpts{Name: "shaker_syn_retransmits_total",
 			Help: "Total number of SYN retransmissions."}),
 		acksSent: prometheus.NewCounter(prometheus.CounterOpts{Name: "shaker_acks_sent_total",
-			Help: "Total number of handshakes whose final ACK was sent despite the withholding, so that the target's application may have seen a connection."}),
+			Help: "Total number of handshakes whose final ACK was sent despite the withholding, " +
+				"so that the target's application may have seen a connection."}),
 		resetLag: prometheus.NewHistogram(histogram("shaker_reset_lag_seconds",
 			"Time from seeing a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Handshakes in progress, name resolution included."}, func() float64 { return float64(prober.InFlight()) }),
+			Help: "Handshakes in progress, name resolution included."},
+			func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
 			Help: "Maximum number of concurrent handshakes, 0 if there is no limit."}),
 	}
@@ -82,6 +88,7 @@ func (m *metrics) initialize(c *config.Config) {
 	}
 }
 
+// all returns all metrics.
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.probes, m.failures, m.rejected, m.faults, m.handshake,
 		m.synRetransmits, m.acksSent, m.resetLag, m.inFlight, m.inFlightLimit}
@@ -102,7 +109,7 @@ func (m *metrics) count(r *probe.Report) {
 			m.resetLag.Observe(h.ResetLag.Seconds())
 		}
 		m.synRetransmits.Add(float64(max(0, h.SYNRetransmits)))
-		if h.ACKSent && r.Module.TCP.Close != config.FIN { // which sends it on purpose
+		if h.ACKSent && r.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
 			m.acksSent.Inc()
 		}
 	}

@@ -17,7 +17,8 @@ modules:
   always: {prober: tcp, timeout: 600ms, tcp: {path: always}}
 `
 
-// newPathNetwork returns a network with paths: open, refused, and one on which SYNs die.
+// newPathNetwork returns a network with paths to an open port, to a closed port, to a silent target, and to a
+// target behind a firewall.
 func newPathNetwork(t testing.TB) *simnet.Network {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1", "", "10.0.0.3")
@@ -28,65 +29,75 @@ func newPathNetwork(t testing.TB) *simnet.Network {
 	return network
 }
 
+// The metrics of a path depend on the module's setting and on the result of the probe.
 func TestPath(t *testing.T) {
 	newPathNetwork(t)
-	p := newHandler(t, settings{config: parse(t, pathConfig)})
+	h := newHandler(t, settings{config: parse(t, pathConfig)})
 	for _, c := range []struct{ golden, query string }{
-		{"path_always", "target=192.0.2.1:80&module=always"},
-		{"path_always_ipv6", "target=[2001:db8::1]:80&module=always"},
-		{"path_on_failure_open", "target=192.0.2.1:80&module=on_failure"},
-		{"path_on_failure_refused", "target=192.0.2.2:80&module=on_failure"},
-		{"path_on_failure_timeout", "target=192.0.2.3:80&module=on_failure"},
-		{"path_on_failure_prohibited", "target=192.0.2.4:80&module=on_failure"},
-		{"path_never", "target=192.0.2.3:80&module=never"},
-		{"path_of_nothing", "target=absent.invalid:80&module=always"},
+		{golden: "path_always", query: "target=192.0.2.1:80&module=always"},
+		{golden: "path_always_ipv6", query: "target=[2001:db8::1]:80&module=always"},
+		{golden: "path_on_failure_open", query: "target=192.0.2.1:80&module=on_failure"},
+		{golden: "path_on_failure_refused", query: "target=192.0.2.2:80&module=on_failure"},
+		{golden: "path_on_failure_timeout", query: "target=192.0.2.3:80&module=on_failure"},
+		{golden: "path_on_failure_prohibited", query: "target=192.0.2.4:80&module=on_failure"},
+		{golden: "path_never", query: "target=192.0.2.3:80&module=never"},
+		{golden: "path_of_nothing", query: "target=absent.invalid:80&module=always"},
 	} {
 		t.Run(c.golden, func(t *testing.T) {
+			path := "/probe?" + c.query
 			began := time.Now()
-			w := get(p, "/probe?"+c.query)
+			w := get(h, path)
 			if took := time.Since(began); w.Code != 200 || took > 5*time.Second {
-				t.Fatalf("%d %s after %v", w.Code, w.Body, took)
+				t.Fatalf("GET %s = %d %s after %v, want 200 within 5 s", path, w.Code, w.Body, took)
 			}
 			golden(t, c.golden, w.Body.String())
 		})
 	}
-	if n := p.prober.InFlight(); n != 0 {
-		t.Errorf("%d are in flight at the end", n)
-	}
+	checkInFlight(t, h, "after all probes", 0)
 }
 
-// The story of a probe and the history have the path.
-func TestPathForPeople(t *testing.T) {
+// The log of a probe and the history contain the path.
+func TestPathInLogAndHistory(t *testing.T) {
 	network := newPathNetwork(t)
 	results := history.New(10)
-	p := newHandler(t, settings{config: parse(t, pathConfig), Options: Options{History: results}})
-	body := get(p, "/probe?debug=true&module=always&target=192.0.2.1:80").Body.String()
-	for _, want := range []string{"path:  1  198.51.100.1  ", "path:  2  *\n", "path:  3  10.0.0.3  ", "path:  4  192.0.2.1  ", " ms  open\n"} {
+	h := newHandler(t, settings{config: parse(t, pathConfig), Options: Options{History: results}})
+	const path = "/probe?debug=true&module=always&target=192.0.2.1:80"
+	body := get(h, path).Body.String()
+	for _, want := range []string{"path:  1  198.51.100.1  ", "path:  2  *\n", "path:  3  10.0.0.3  ",
+		"path:  4  192.0.2.1  ", " ms  open\n"} {
 		if !strings.Contains(body, want) {
-			t.Errorf("no %q in\n%s", want, body)
+			t.Errorf("GET %s =\n%s\nwant %q in it", path, body, want)
 		}
 	}
 	network.At("192.0.2.1").Behind("198.51.100.1", "")
-	body = get(p, "/probe?debug=true&module=always&target=192.0.2.1:80").Body.String()
+	body = get(h, path).Body.String()
 	if want := "path: no reply from here on\n"; !strings.Contains(body, want) {
-		t.Errorf("no %q in\n%s", want, body)
+		t.Errorf("GET %s =\n%s\nwant %q in it", path, body, want)
 	}
 	track := results.Tracks("", "")[0]
-	if track.Path == nil || track.Path.Reached != 0 || len(track.Path.Hops) != 1 || track.GoodPath == nil || track.GoodPath.Reached != 4 {
-		t.Errorf("the history has %+v and, as the last good one, %+v", track.Path, track.GoodPath)
+	if p := track.Path; p == nil || p.Reached != 0 || len(p.Hops) != 1 {
+		t.Errorf("the history has the path %+v, want one hop and no reply of the target", p)
+	}
+	if p := track.GoodPath; p == nil || p.Reached != 4 {
+		t.Errorf("the history has the last good path %+v, want the target at hop 4", p)
 	}
 }
 
-// Where there is no room for a trace, the verdict stands without one.
+// If the limit of handshakes in flight leaves no room for a trace, the probe has a verdict, and no path.
 func TestPathWithoutRoom(t *testing.T) {
 	newPathNetwork(t)
-	p := newHandler(t, settings{config: parse(t, pathConfig), maxInFlight: shaker.HopsAtOnce - 1})
-	w := get(p, "/probe?debug=true&module=always&target=192.0.2.1:80")
-	if body := w.Body.String(); w.Code != 200 || !strings.Contains(body, "probe_success 1\n") || strings.Contains(body, "probe_path_hop") ||
-		!strings.Contains(body, "path: not traced: too many handshakes are in flight\n") {
-		t.Errorf("%d %s", w.Code, body)
+	h := newHandler(t, settings{config: parse(t, pathConfig), maxInFlight: shaker.HopsAtOnce - 1})
+	const path = "/probe?debug=true&module=always&target=192.0.2.1:80"
+	w := get(h, path)
+	checkStatus(t, path, w, 200)
+	body := w.Body.String()
+	for _, want := range []string{"probe_success 1\n", "path: not traced: too many handshakes are in flight\n"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("GET %s =\n%s\nwant %q in it", path, body, want)
+		}
 	}
-	if n := p.prober.InFlight(); n != 0 {
-		t.Errorf("%d are in flight at the end", n)
+	if strings.Contains(body, "probe_path_hop") {
+		t.Errorf("GET %s =\n%s\nwant no probe_path_hop in it", path, body)
 	}
+	checkInFlight(t, h, "after the probe", 0)
 }

@@ -16,8 +16,11 @@ import (
 // timeoutHeader is the header in which Prometheus sends its scrape timeout, in seconds.
 const timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
 
-// parseRequest parses a request of /probe. Its errors are the caller's mistakes.
-func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration) (req *probe.Request, debug bool, err error) {
+// parseRequest parses a request of /probe. debug reports whether the caller asked for the log of the probe. An
+// error is a mistake of the caller.
+func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration) (
+	req *probe.Request, debug bool, err error,
+) {
 	params, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, false, fmt.Errorf("query: %w", err)
@@ -40,10 +43,9 @@ func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration
 	return req, debug, err
 }
 
-// parseTimeout returns how long a probe may take: what the header says, less the offset
-// that the answer needs for its way back to Prometheus, and never more than the module
-// allows. A header that is not above the offset keeps half of itself. Without a header
-// it is the module's timeout.
+// parseTimeout returns the timeout of a probe. It is the timeout in the header minus the offset, so that the
+// response arrives in time, but at most the timeout of the module. If the timeout in the header does not
+// exceed the offset, it is half of the timeout in the header. Without a header it is the timeout of the module.
 func parseTimeout(header string, offset, module time.Duration) (time.Duration, error) {
 	if header == "" {
 		return module, nil
@@ -57,7 +59,7 @@ func parseTimeout(header string, offset, module time.Duration) (time.Duration, e
 	} else {
 		seconds /= 2
 	}
-	if seconds >= module.Seconds() { // also what is too large for a Duration
+	if seconds >= module.Seconds() { // also true for a value that does not fit into a Duration
 		return module, nil
 	}
 	return max(1, time.Duration(seconds*float64(time.Second))), nil

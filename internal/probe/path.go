@@ -23,14 +23,13 @@ func (r *Request) traceTime() time.Duration {
 	return min(r.Timeout/3, longestTrace)
 }
 
-// TracePath makes the probe trace the path whatever the verdict, and calls onHop for each hop as soon
-// as it is known.
+// TracePath makes the probe trace the path, whatever the verdict is, and call onHop for each hop as soon as
+// its reply is known.
 func (r *Request) TracePath(onHop func(shaker.Hop)) {
 	r.Module.TCP.Path, r.onHop = config.Always, onHop
 }
 
-// wantsPath reports whether the path is to be traced, now that the verdict is known. If no SYN was
-// sent there is no path.
+// wantsPath reports whether the path must be traced, given the verdict. If no SYN was sent, there is no path.
 func (r *Report) wantsPath() bool {
 	switch r.Module.TCP.Path {
 	case config.Always:
@@ -44,10 +43,10 @@ func (r *Report) wantsPath() bool {
 // errTooManyForTrace means that a trace would have exceeded the limit of handshakes in flight.
 var errTooManyForTrace = errors.New("not traced: too many handshakes are in flight")
 
-// trace looks for the routers on the path to the probed address, or to the worst of several
-// addresses. The verdict does not depend on it.
+// trace traces the path to the probed address, or to the worst of several addresses. The verdict does not
+// depend on the result.
 func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
-	const others = shaker.HopsAtOnce - 1 // one is admitted already
+	const others = shaker.HopsAtOnce - 1 // Probe has admitted one already
 	if !p.admit(others) {
 		r.PathErr = errTooManyForTrace
 		return
@@ -67,7 +66,7 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	r.Path = &path
 }
 
-// PathTo returns the path to an address that was probed, nil if it was not traced.
+// PathTo returns the path to a probed address, nil if that path was not traced.
 func (r *Report) PathTo(addr netip.Addr) *shaker.Path {
 	if addr != r.Handshake.Peer.Addr() {
 		return nil

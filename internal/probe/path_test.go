@@ -13,10 +13,10 @@ func TestTraceTime(t *testing.T) {
 		path          string
 		timeout, want time.Duration
 	}{
-		{config.Never, 6 * time.Second, 0},
-		{config.OnFailure, 3 * time.Second, time.Second},
-		{config.Always, 6 * time.Second, 2 * time.Second},
-		{config.Always, time.Minute, 2 * time.Second},
+		{path: config.Never, timeout: 6 * time.Second, want: 0},
+		{path: config.OnFailure, timeout: 3 * time.Second, want: time.Second},
+		{path: config.Always, timeout: 6 * time.Second, want: 2 * time.Second},
+		{path: config.Always, timeout: time.Minute, want: 2 * time.Second},
 	} {
 		r := Request{Timeout: c.timeout}
 		r.Module.TCP.Path = c.path

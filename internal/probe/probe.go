@@ -14,7 +14,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// MaxAddresses is how many addresses of a name are probed at most. Each of them has series of its own.
+// MaxAddresses is the maximum number of addresses of a name that are probed. Each address has series of its own.
 const MaxAddresses = 64
 
 // Probe makes a probe. An error means that there is no verdict: it is [ErrDenied], [ErrInFlight], an
@@ -42,7 +42,7 @@ func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
 	return report, nil
 }
 
-// run resolves the name and shakes hands.
+// run resolves the name and performs the handshakes.
 func (r *Report) run(ctx context.Context, p *Prober, deadline time.Time) error {
 	addr := r.Addr
 	if !addr.IsValid() {
@@ -62,8 +62,8 @@ func (r *Report) run(ctx context.Context, p *Prober, deadline time.Time) error {
 	return err
 }
 
-// lookup resolves the name and returns the addresses that may be probed. If it returns neither an
-// address nor an error, the verdict is about the name.
+// lookup resolves the name and returns the addresses that the policy permits. If it returns neither an
+// address nor an error, the report has a verdict about the name.
 func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]netip.Addr, error) {
 	var err error
 	tcp := &r.Module.TCP
@@ -74,7 +74,7 @@ func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]n
 	if r.Result != "" {
 		return nil, nil
 	}
-	// A link-local address without its zone is on no link in particular.
+	// Without its zone, a link-local address does not determine a link.
 	addrs := slices.DeleteFunc(slices.Clone(r.Resolution.Addrs), func(addr netip.Addr) bool {
 		return addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == ""
 	})
@@ -96,7 +96,7 @@ func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]n
 	return addrs, nil
 }
 
-// shake shakes hands with an address.
+// shake performs a handshake with an address.
 func (r *Report) shake(ctx context.Context, p *Prober, addr netip.Addr, deadline time.Time) (v Verdict, err error) {
 	options := r.Module.Options()
 	options.Timeout = max(1, time.Until(deadline))
@@ -107,8 +107,8 @@ func (r *Report) shake(ctx context.Context, p *Prober, addr netip.Addr, deadline
 	return v, err
 }
 
-// shakeAll shakes hands with all addresses at once. If this host could not probe one of them, there is
-// no verdict about the name.
+// shakeAll performs handshakes with all addresses at the same time. If this host could not probe one of
+// them, there is no verdict about the name.
 func (r *Report) shakeAll(ctx context.Context, p *Prober, addrs []netip.Addr, deadline time.Time) error {
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	addrs = slices.Compact(addrs)
@@ -118,7 +118,7 @@ func (r *Report) shakeAll(ctx context.Context, p *Prober, addrs []netip.Addr, de
 		r.Resolution.Err = fmt.Errorf("%d addresses, at most %d can be probed", len(addrs), MaxAddresses)
 		return nil
 	}
-	others := int64(len(addrs) - 1) // one is admitted already
+	others := int64(len(addrs) - 1) // Probe has admitted one already
 	if !p.admit(others) {
 		return ErrInFlight
 	}

@@ -1,45 +1,140 @@
 package probe
 
 import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
-	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
-
-// Each address has the time of its own verdict, not that of the slowest.
+// Each address has the time of its own verdict, not the time of the slowest address.
 func TestAddressesHaveTheirOwnTimes(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.2", simnet.RST())
-	conf, _, err := config.Parse("test.yml", []byte(`modules: {all: {prober: tcp, timeout: 400ms, tcp: {addresses: all}}}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	engine, err := shaker.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer engine.Close()
-	p := New(Options{
-		Shaker:  engine,
-		Config:  conf,
+	p := newProber(t, Options{
+		Config:  parse(t, `modules: {all: {prober: tcp, timeout: 400ms, tcp: {addresses: all}}}`),
 		DialDNS: simnet.NewDNS(t, simnet.Names{"two.example": {"192.0.2.2", "192.0.2.9"}}),
 	})
-	req, err := NewRequest(conf, "two.example:80", "all")
-	if err != nil {
-		t.Fatal(err)
-	}
-	report, err := p.Probe(t.Context(), req)
+	report, err := p.Probe(t.Context(), request(t, p, "two.example:80", "all"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	records := report.Records()
-	if len(records) != 2 || records[0].Duration >= records[1].Duration/2 || records[1].Duration < 400*time.Millisecond {
-		t.Errorf("records = %+v, want the first in less than half of the time of the second, and that after 400 ms", records)
+	if len(records) != 2 || records[0].Duration >= records[1].Duration/2 ||
+		records[1].Duration < 400*time.Millisecond {
+		t.Errorf("the records of two.example are %+v, want two: the second after 400 ms, the first in less than "+
+			"half of the time of the second", records)
+	}
+}
+
+// All addresses of a name are in flight at the same time, and each of them counts.
+func TestAllAddressesAtOnce(t *testing.T) {
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{
+		MaxInFlight: 4,
+		Config:      parse(t, `modules: {all: {prober: tcp, tcp: {addresses: all}}}`),
+		DialDNS: simnet.NewDNS(t, simnet.Names{
+			"three.example": {"192.0.2.1", "192.0.2.2", "192.0.2.3"},
+			"five.example":  {"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"},
+		}),
+	})
+	if r, err := p.Probe(t.Context(), request(t, p, "five.example:80", "all")); !errors.Is(err, ErrInFlight) {
+		t.Errorf("Probe of five addresses with a limit of 4 = %+v, %v, want ErrInFlight", r, err)
+	}
+	end := probeInBackground(t, p, "three.example:80", "all")
+	wire.Await(3)
+	if r, err := p.Probe(t.Context(), request(t, p, "three.example:80", "all")); !errors.Is(err, ErrInFlight) {
+		t.Errorf("Probe of three addresses with three in flight and a limit of 4 = %+v, %v, want ErrInFlight", r, err)
+	}
+	if n := p.InFlight(); n != 3 {
+		t.Errorf("InFlight() = %d during a probe of three addresses, want 3", n)
+	}
+	end()
+	if n := p.InFlight(); n != 0 {
+		t.Errorf("InFlight() = %d after all probes, want 0", n)
+	}
+}
+
+// If this host cannot probe one address of a name because a local resource is exhausted, there is no verdict
+// about the name.
+func TestAllAddressesFault(t *testing.T) {
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{
+		Config: parse(t, `
+modules:
+  tcp_connect: {prober: tcp, tcp: &port {source_ports: 40000}}
+  all: {prober: tcp, tcp: {<<: *port, addresses: all}}
+`),
+		DialDNS: simnet.NewDNS(t, simnet.Names{"two.example": {"192.0.2.1", "192.0.2.2"}}),
+	})
+	end := probeInBackground(t, p, "192.0.2.2:80", "tcp_connect")
+	defer end()
+	wire.Await(1)
+	r, err := p.Probe(t.Context(), request(t, p, "two.example:80", "all"))
+	const want = "shake 192.0.2.2:80: connect: cannot assign requested address"
+	if r != nil || !errors.Is(err, syscall.EADDRNOTAVAIL) || err.Error() != want {
+		t.Errorf("Probe with the only source port in use = %+v, %v, want the error %q", r, err, want)
+	}
+	if n := p.InFlight(); n != 1 {
+		t.Errorf("InFlight() = %d, want 1 for the probe in the background", n)
+	}
+}
+
+// Probes that are rejected never count as in flight, not even for a moment: they would take the place of
+// other probes.
+func TestRejectedProbesAreNotInFlight(t *testing.T) {
+	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{MaxInFlight: 1})
+	end := probeInBackground(t, p, "192.0.2.1:80", config.DefaultModule)
+	wire.Await(1)
+	req := request(t, p, "127.0.0.1:1", config.DefaultModule)
+	var callers sync.WaitGroup
+	var running atomic.Int64
+	for range 4 {
+		running.Add(1)
+		callers.Go(func() {
+			defer running.Add(-1)
+			for range 2000 {
+				if r, err := p.Probe(t.Context(), req); !errors.Is(err, ErrInFlight) {
+					t.Errorf("Probe with one in flight and a limit of 1 = %+v, %v, want ErrInFlight", r, err)
+				}
+			}
+		})
+	}
+	most := int64(0)
+	for running.Load() > 0 {
+		most = max(most, p.InFlight())
+	}
+	callers.Wait()
+	if most != 1 {
+		t.Errorf("InFlight() was up to %d, want 1 all the time", most)
+	}
+	end()
+}
+
+// A module's socket options reach the wire.
+func TestModuleOptions(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.RST())
+	p := newProber(t, Options{
+		Config: parse(t, `modules: {ports: {prober: tcp, tcp: {source_ports: 40000-40003}}}`),
+	})
+	if r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "ports")); err != nil {
+		t.Errorf("Probe(192.0.2.1:80) = %+v, %v, want a report", r, err)
+	}
+	syns := 0
+	for syn := range network.Sent() {
+		syns++
+		if port := syn.Src.Port(); port < 40000 || port > 40003 {
+			t.Errorf("SYN from %v, want a port from 40000 to 40003", syn.Src)
+		}
+	}
+	if syns == 0 {
+		t.Error("no SYN was sent, want one")
 	}
 }

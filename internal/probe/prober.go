@@ -10,7 +10,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Errors of a probe that was not made although this host could have made it.
+// Errors of a probe that was not made, although no local resource was exhausted.
 var (
 	// ErrDenied means that the policy for targets does not permit an address.
 	ErrDenied = errors.New("may not be probed")
@@ -24,10 +24,10 @@ type Options struct {
 	Shaker *shaker.Shaker
 	Config *config.Config
 
-	// DialDNS opens connections to DNS servers; nil means that of a net.Dialer.
+	// DialDNS opens connections to DNS servers; nil means net.Dialer.DialContext.
 	DialDNS func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// MaxInFlight limits how many handshakes run at once; 0 means no limit.
+	// MaxInFlight limits the number of concurrent handshakes; 0 means no limit.
 	MaxInFlight int
 }
 
@@ -49,19 +49,20 @@ func New(options Options) *Prober {
 	return p
 }
 
-// Configure makes a configuration the active one. Probes that are under way keep theirs.
+// Configure makes c the active configuration. Running probes keep the configuration with which they began.
 func (p *Prober) Configure(c *config.Config) { p.config.Store(c) }
 
 // Config returns the active configuration.
 func (p *Prober) Config() *config.Config { return p.config.Load() }
 
-// InFlight returns how many handshakes are under way, name resolution included.
+// InFlight returns the number of handshakes in progress, name resolution included.
 func (p *Prober) InFlight() int64 { return p.inFlight.Load() }
 
-// MaxInFlight returns how many handshakes may be under way at once, 0 if there is no limit.
+// MaxInFlight returns the maximum number of concurrent handshakes, 0 if there is no limit.
 func (p *Prober) MaxInFlight() int { return p.options.MaxInFlight }
 
-// admit adds n handshakes to those in flight, unless that exceeds the limit.
+// admit counts n more handshakes as in flight, and reports whether the limit permits them. If it does not,
+// admit counts nothing.
 func (p *Prober) admit(n int64) bool {
 	for {
 		before := p.inFlight.Load()
@@ -74,4 +75,5 @@ func (p *Prober) admit(n int64) bool {
 	}
 }
 
+// release undoes admit.
 func (p *Prober) release(n int64) { p.inFlight.Add(-n) }

@@ -15,29 +15,29 @@ type Report struct {
 	Start      time.Time
 	Duration   time.Duration
 	Resolution Resolution // zero if the target was an address
-	Verdict               // of several addresses, the worst one's
+	Verdict               // the worst one if there are several addresses
 
 	// Verdicts are the verdicts about all addresses, in the order of the addresses, if the
 	// module probes all of them.
 	Verdicts []Verdict
 
-	// Path is the path to the target, nil if it was not traced. PathErr is the reason if it
-	// should have been traced.
+	// Path is the path to the target, nil if it was not traced. PathErr is the error if the path should
+	// have been traced and was not.
 	Path    *shaker.Path
 	PathErr error
 }
 
 // A Verdict is the result for one address, or for a name without an address.
 type Verdict struct {
-	Result, Errno string        // as the labels have them
+	Result, Errno string        // values of the labels
 	Handshake     shaker.Result // zero if there was no address
 	At            time.Duration // from the start of the probe to the verdict
 }
 
-// Success reports whether the result is valid for the module, for every address probed.
-func (r *Report) Success() bool { return r.Valid(r.Result) } // the worst one's
+// Success reports whether the result is valid for the module, for every address that was probed.
+func (r *Report) Success() bool { return r.Valid(r.Result) } // r.Result is the worst one
 
-// Each returns the verdicts about all addresses that were probed, or the only one.
+// Each returns the verdicts about all addresses that were probed, or the only verdict.
 func (r *Report) Each() []Verdict {
 	if r.Verdicts != nil {
 		return r.Verdicts
@@ -45,9 +45,9 @@ func (r *Report) Each() []Verdict {
 	return []Verdict{r.Verdict}
 }
 
-// worse orders verdicts. Invalid results are worse than valid ones. Among valid results the ones
-// without a SYN-ACK are worse; among invalid results the ones with it are, since such a port should
-// be closed. After that, the longer handshake is worse.
+// worse orders verdicts. An invalid result is worse than a valid one. Of two valid results, the one without a
+// SYN-ACK is worse. Of two invalid results, the one with a SYN-ACK is worse, because such a port should be
+// closed. Otherwise the longer handshake is worse.
 func (r *Report) worse(a, b Verdict) int {
 	open := compare(a.Handshake.Handshake > 0, b.Handshake.Handshake > 0)
 	if r.Valid(a.Result) {
@@ -79,17 +79,18 @@ func (r *Report) Records() []history.Record {
 	return records
 }
 
-// Record returns the record of the probe: of several addresses, of the worst one.
+// Record returns the record of the probe. If there are several addresses, it is the record of the worst one.
 func (r *Report) Record() history.Record { return r.record(&r.Verdict) }
 
 func (r *Report) record(v *Verdict) history.Record {
 	h := &v.Handshake
 	sent := h.Local.IsValid() || h.Outcome == shaker.Refused || h.Outcome == shaker.Timeout
 	if !sent {
+		// There was no SYN, so nothing was measured.
 		h = &shaker.Result{Peer: h.Peer, ICMP: h.ICMP, SYNRetransmits: -1}
 	}
 	var reason string
-	if r.Resolution.Err != nil && r.Result != config.DNSTimeout { // the result itself is the reason
+	if r.Resolution.Err != nil && r.Result != config.DNSTimeout { // dns_timeout is the reason itself
 		reason = r.Resolution.Err.Error()
 	}
 	return history.Record{

@@ -35,8 +35,8 @@ type Target struct {
 	Port uint16
 }
 
-// NewRequest returns a probe of a target, host:port, by a module of the configuration, with the
-// module's timeout. An error is the caller's mistake.
+// NewRequest returns a request to probe a target, host:port, with a module of the configuration and the
+// module's timeout. An error is a mistake of the caller.
 func NewRequest(c *config.Config, target, module string) (*Request, error) {
 	t, err := parseTarget(target)
 	if err != nil {
@@ -51,8 +51,8 @@ func NewRequest(c *config.Config, target, module string) (*Request, error) {
 	return req, req.checkFamily()
 }
 
-// parseTarget parses host:port. The host is a name, an IPv4 address, or an IPv6 address in brackets,
-// with its zone if it is link-local.
+// parseTarget parses host:port. The host is a name, an IPv4 address, or an IPv6 address in brackets. A
+// link-local address needs its zone.
 func parseTarget(text string) (Target, error) {
 	const want = "want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443"
 	if text == "" {

@@ -8,6 +8,7 @@ import (
 	"testing"
 )
 
+// parseTarget accepts a port of a name, of an IPv4 address or of an IPv6 address in brackets.
 func TestParseTarget(t *testing.T) {
 	for text, want := range map[string]Target{
 		"example.com:443":      {Name: "example.com", Port: 443},
@@ -21,11 +22,12 @@ func TestParseTarget(t *testing.T) {
 	} {
 		want.Text = text
 		if got, err := parseTarget(text); err != nil || got != want {
-			t.Errorf("%q: %+v, %v", text, got, err)
+			t.Errorf("parseTarget(%q) = %+v, %v, want %+v", text, got, err, want)
 		}
 	}
 }
 
+// An invalid target gets an error in one line, which says what is wrong, and what is expected.
 func TestParseTargetMistakes(t *testing.T) {
 	const want = "want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443"
 	long := strings.Repeat("x", 64)
@@ -51,18 +53,22 @@ func TestParseTargetMistakes(t *testing.T) {
 		"[example.com]:80":     `target "[example.com]:80": brackets must contain an IPv6 address`,
 		"[fe80::1]:80":         `target "[fe80::1]:80": a link-local address needs a zone, as in [fe80::1%eth0]:80`,
 		"[fe80::1%a\nb]:80":    `target "[fe80::1%a\nb]:80": the zone is not an interface name`,
-		long + ".com:1":        `target "` + long + `.com:1": label "` + long + `" of the host name is longer than 63 characters`,
+		long + ".com:1": `target "` + long + `.com:1": label "` + long +
+			`" of the host name is longer than 63 characters`,
 	} {
 		if got, err := parseTarget(text); err == nil || err.Error() != message || got != (Target{}) {
-			t.Errorf("%q:\n got %v\nwant %s", text, err, message)
+			t.Errorf("parseTarget(%q) = %+v, %v\nwant the error %s", text, got, err, message)
 		}
 	}
-	if _, err := parseTarget(strings.Repeat("x.", 128) + ":80"); err == nil || !strings.HasSuffix(err.Error(), "longer than 253 characters") {
-		t.Errorf("a name of 256 characters: %v", err)
+	got, err := parseTarget(strings.Repeat("x.", 128) + ":80")
+	if err == nil || !strings.HasSuffix(err.Error(), "longer than 253 characters") {
+		t.Errorf("parseTarget of a name of 256 characters = %+v, %v, want an error: longer than 253 characters",
+			got, err)
 	}
 }
 
-// What is accepted is a port and either a name or an address, and means what it says.
+// An accepted target has a port and either a name or an address, and they are the given ones. The error for
+// another target is one line.
 func FuzzParseTarget(f *testing.F) {
 	for _, seed := range []string{"example.com:443", "[fe80::1%eth0]:22", "192.0.2.1:80", "[::1]:", "%:1"} {
 		f.Add(seed)
@@ -71,24 +77,26 @@ func FuzzParseTarget(f *testing.F) {
 		got, err := parseTarget(text)
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\n\r") {
-				t.Errorf("more than one line: %q", err)
+				t.Errorf("parseTarget(%q) = error %q, want one line", text, err)
 			}
 			return
 		}
 		if got.Port == 0 || got.Addr.IsValid() == (got.Name != "") {
-			t.Errorf("%q: %+v", text, got)
+			t.Errorf("parseTarget(%q) = %+v, want a port and either a name or an address", text, got)
 		}
 		host := got.Name
 		if got.Addr.IsValid() {
 			given, _, _ := net.SplitHostPort(text)
 			if addr := netip.MustParseAddr(given).Unmap(); addr != got.Addr {
-				t.Errorf("%q: address %v", text, got.Addr)
+				t.Errorf("parseTarget(%q) has the address %v, want %v", text, got.Addr, addr)
 			}
 			host = got.Addr.String()
 		}
-		again, err := parseTarget(net.JoinHostPort(host, strconv.Itoa(int(got.Port))))
+		formatted := net.JoinHostPort(host, strconv.Itoa(int(got.Port)))
+		again, err := parseTarget(formatted)
 		if again.Text = got.Text; err != nil || again != got {
-			t.Errorf("%q is %+v, which is %+v, %v", text, got, again, err)
+			t.Errorf("parseTarget(%q) = %+v, but parseTarget(%q) = %+v, %v, want the same",
+				text, got, formatted, again, err)
 		}
 	})
 }

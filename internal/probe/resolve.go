@@ -27,11 +27,13 @@ type Resolution struct {
 // A dialer opens connections to DNS servers, as net.Dialer.DialContext does.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// newResolver returns the standard resolver, for one lookup: a resolver that is shared merges lookups of
-// the same name, and no caller could end a merged lookup. On Linux it is always the resolver written in
-// Go, which needs no thread for a lookup that hangs. Its sockets are closed as soon as the caller is
-// gone; by itself the resolver would keep them for 5 s (timeout in resolv.conf(5)). After that time it
-// gives up a query by itself: closing the socket then would turn a timeout into an error.
+// newResolver returns the standard resolver, for one lookup. A shared resolver would merge lookups of the
+// same name, and no caller could end a merged lookup. On Linux it is always the resolver written in Go,
+// which needs no thread for a lookup that hangs.
+//
+// The sockets of the resolver are closed as soon as the caller is gone. The resolver would keep them open for
+// 5 s (timeout in resolv.conf(5)). When this time has passed, the resolver itself ends the query with a
+// timeout; closing the socket then would turn the timeout into another error.
 func newResolver(dial dialer) *net.Resolver {
 	return &net.Resolver{PreferGo: runtime.GOOS == "linux",
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -52,7 +54,7 @@ func newResolver(dial dialer) *net.Resolver {
 // exhausted, it queries a server on this host instead, for 5 s.
 func readNameFiles() {
 	newResolver(func(context.Context, string, string) (net.Conn, error) {
-		return nil, errors.ErrUnsupported // "localhost" is not worth a query
+		return nil, errors.ErrUnsupported // the lookup of "localhost" needs no query
 	}).LookupNetIP(context.Background(), "ip", "localhost")
 }
 
@@ -65,7 +67,7 @@ func resolve(ctx context.Context, dial dialer, name, network string, deadline ti
 	var unsent atomic.Uintptr // the errno for which this host could not send a query
 	addrs, err := newResolver(func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
-		// A host without IPv6 has no address to send from to an IPv6 server.
+		// A host without IPv6 has no source address for a query to an IPv6 server.
 		if errno := faultOf(err); errno != syscall.EADDRNOTAVAIL {
 			unsent.CompareAndSwap(0, uintptr(errno))
 		}
@@ -101,7 +103,7 @@ func resolve(ctx context.Context, dial dialer, name, network string, deadline ti
 	return r, nil
 }
 
-// choose returns the first address of the preferred protocol, or else the first one.
+// choose returns the first address of the preferred protocol, or the first address if there is none.
 func choose(addrs []netip.Addr, preferred string) netip.Addr {
 	for _, addr := range addrs {
 		if protocol(addr) == preferred {
@@ -117,7 +119,9 @@ func choose(addrs []netip.Addr, preferred string) netip.Addr {
 func faultOf(err error) syscall.Errno {
 	var dns *net.DNSError
 	errors.As(err, &dns)
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN} {
+	for _, errno := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN,
+	} {
 		if errors.Is(err, errno) || dns != nil && strings.HasSuffix(dns.Err, errno.Error()) {
 			return errno
 		}

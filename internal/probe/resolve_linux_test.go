@@ -7,14 +7,17 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
+// choose returns the first address of the preferred protocol, or the first address if there is none.
 func TestChoose(t *testing.T) {
 	four, other4 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	six, other6 := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
@@ -23,21 +26,21 @@ func TestChoose(t *testing.T) {
 		preferred string
 		want      netip.Addr
 	}{
-		{[]netip.Addr{six, other6, four, other4}, config.IP6, six},
-		{[]netip.Addr{six, other6, four, other4}, config.IP4, four},
-		{[]netip.Addr{four, six}, config.IP6, six},
-		{[]netip.Addr{four, other4}, config.IP6, four},
-		{[]netip.Addr{six, other6}, config.IP4, six},
+		{addrs: []netip.Addr{six, other6, four, other4}, preferred: config.IP6, want: six},
+		{addrs: []netip.Addr{six, other6, four, other4}, preferred: config.IP4, want: four},
+		{addrs: []netip.Addr{four, six}, preferred: config.IP6, want: six},
+		{addrs: []netip.Addr{four, other4}, preferred: config.IP6, want: four},
+		{addrs: []netip.Addr{six, other6}, preferred: config.IP4, want: six},
 	} {
 		if got := choose(c.addrs, c.preferred); got != c.want {
-			t.Errorf("%v of %v: %v, want %v", c.preferred, c.addrs, got, c.want)
+			t.Errorf("choose(%v, %s) = %v, want %v", c.addrs, c.preferred, got, c.want)
 		}
 	}
 }
 
-// A query that is given up at the resolver's own deadline ends with a timeout, and not
-// because its socket was closed: that would not be told from a broken answer. It takes many
-// queries for one to lose that race.
+// A query that reaches the resolver's own deadline ends with a timeout, not because its socket was closed: the
+// latter would look like a broken answer. The test makes many queries because it takes many for one to lose
+// this race.
 func TestQueriesTimeOut(t *testing.T) {
 	resolver := newResolver(simnet.NewDNS(t, nil))
 	var queries sync.WaitGroup
@@ -54,28 +57,121 @@ func TestQueriesTimeOut(t *testing.T) {
 			}
 			var timeout net.Error
 			if !errors.As(err, &timeout) || !timeout.Timeout() {
-				t.Error(err)
+				t.Errorf("a query without an answer ended with the error %v, want a timeout", err)
 			}
 		})
 	}
 	queries.Wait()
 }
 
-// The resolver's errors have no more than the text of their cause.
-func TestFaultOf(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN} {
-		if got := faultOf(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errno)}); got != errno {
-			t.Errorf("%v, dialling: %v", errno, got)
+// dnsConn is a connection to a DNS server that calls a function when it is closed.
+type dnsConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c dnsConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}
+
+// When its caller is gone, a lookup closes its sockets at once, long before the resolver would close them. Two
+// callers ask for the same name, because a shared resolver would merge their lookups.
+func TestLookupsEndWithTheirCallers(t *testing.T) {
+	dial := simnet.NewDNS(t, nil)
+	dialled := make(chan struct{}, 100)
+	var open, late atomic.Int64
+	p := newProber(t, Options{DialDNS: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
 		}
-		err := &net.DNSError{Err: "dial udp 192.0.2.53:53: " + os.NewSyscallError("socket", errno).Error(), Name: "x"}
-		if got := faultOf(err); got != errno {
-			t.Errorf("%v: %v", err, got)
+		deadline, _ := ctx.Deadline()
+		open.Add(1)
+		dialled <- struct{}{}
+		return dnsConn{conn, sync.OnceFunc(func() {
+			if !time.Now().Before(deadline) {
+				late.Add(1)
+			}
+			open.Add(-1)
+		})}, nil
+	}})
+	ctx, cancel := context.WithCancel(context.Background())
+	req := request(t, p, "silent.example:80", "tcp_connect_ip4")
+	var callers sync.WaitGroup
+	for range 2 {
+		callers.Go(func() {
+			if r, err := p.Probe(ctx, req); !errors.Is(err, context.Canceled) {
+				t.Errorf("Probe(silent.example:80) whose caller is gone = %+v, %v, want context.Canceled", r, err)
+			}
+		})
+	}
+	for range 2 { // one query of each caller
+		<-dialled
+	}
+	cancel()
+	callers.Wait()
+	lab.Eventually(t, "the sockets are closed", func() bool { return open.Load() == 0 })
+	if n := late.Load(); n > 0 {
+		t.Errorf("%d sockets were open until the resolver's own deadline, want none", n)
+	}
+}
+
+// If this host could not send one of the queries because a local resource is exhausted, there is no verdict, even
+// if the resolver tries again or asks for the other IP version. But if this host has no route or no address to
+// reach a server, the resolver may use another server.
+func TestQueryNotSent(t *testing.T) {
+	dial := simnet.NewDNS(t, simnet.Names{"six.example": {"::1"}})
+	for _, c := range []struct {
+		errno syscall.Errno
+		fault bool
+	}{
+		{errno: syscall.EMFILE, fault: true},
+		{errno: syscall.EAGAIN, fault: true},
+		{errno: syscall.ENETUNREACH, fault: false},
+		{errno: syscall.EADDRNOTAVAIL, fault: false},
+	} {
+		var dials atomic.Int64
+		p := newProber(t, Options{DialDNS: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) == 1 {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", c.errno)}
+			}
+			return dial(ctx, network, address)
+		}})
+		r, err := p.Probe(t.Context(), request(t, p, "six.example:1", config.DefaultModule))
+		switch {
+		case c.fault && !errors.Is(err, c.errno):
+			t.Errorf("Probe with %v for the first query = %+v, %v, want that error", c.errno, r, err)
+		case !c.fault && err != nil:
+			t.Errorf("Probe with %v for the first query = %+v, %v, want a report", c.errno, r, err)
 		}
 	}
-	for _, err := range []error{nil, errors.New("too many open files"), context.DeadlineExceeded, os.ErrDeadlineExceeded, &net.DNSError{Err: "no such host", IsNotFound: true},
-		&net.DNSError{Err: "read udp: connection refused"}} {
+}
+
+// faultOf finds the errno even though the resolver's errors contain only the text of their cause.
+func TestFaultOf(t *testing.T) {
+	for _, errno := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN,
+	} {
+		for _, err := range []error{
+			&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errno)},
+			&net.DNSError{Err: "dial udp 192.0.2.53:53: " + os.NewSyscallError("socket", errno).Error(), Name: "x"},
+		} {
+			if got := faultOf(err); got != errno {
+				t.Errorf("faultOf(%v) = %d (%v), want %d (%v)", err, got, got, errno, errno)
+			}
+		}
+	}
+	for _, err := range []error{
+		nil,
+		errors.New("too many open files"),
+		context.DeadlineExceeded,
+		os.ErrDeadlineExceeded,
+		&net.DNSError{Err: "no such host", IsNotFound: true},
+		&net.DNSError{Err: "read udp: connection refused"},
+	} {
 		if got := faultOf(err); got != 0 {
-			t.Errorf("%v: %v", err, got)
+			t.Errorf("faultOf(%v) = %d (%v), want 0", err, got, got)
 		}
 	}
 }

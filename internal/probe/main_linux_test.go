@@ -1,0 +1,75 @@
+package probe
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// newProber returns a Prober with a Shaker of its own. Without a configuration, it has the built-in one.
+func newProber(t testing.TB, options Options) *Prober {
+	t.Helper()
+	lab.Need(t)
+	engine, err := shaker.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { engine.Close() })
+	options.Shaker = engine
+	if options.Config == nil {
+		options.Config = config.Default()
+	}
+	return New(options)
+}
+
+// parse parses a configuration.
+func parse(t testing.TB, text string) *config.Config {
+	t.Helper()
+	conf, _, err := config.Parse("test.yml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conf
+}
+
+// request returns a request for a probe with a module of the Prober's configuration.
+func request(t testing.TB, p *Prober, target, module string) *Request {
+	t.Helper()
+	req, err := NewRequest(p.Config(), target, module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+// probeInBackground probes a silent target and returns a function that ends the probe.
+func probeInBackground(t testing.TB, p *Prober, target, module string) (end func()) {
+	t.Helper()
+	req := request(t, p, target, module)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Probe(ctx, req)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// listen listens on an address until the test ends.
+func listen(t testing.TB, address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+}
