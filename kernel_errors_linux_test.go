@@ -20,20 +20,21 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// failEnv makes the test binary an exporter that meets the kernelError of that name.
+// failEnv is the name of an environment variable. Its value is the name of a kernelError; the test binary then
+// runs as an exporter on which that system call fails.
 const failEnv = "SHAKER_EXPORTER_FAIL"
 
-// A kernelError makes the kernel fail a system call of the handshake, as it does when memory is
-// exhausted. The conditions distinguish the call from those of the Go runtime.
+// A kernelError makes a system call of the handshake fail, as it does when a resource of the kernel is
+// exhausted. The conditions distinguish the call from the same system call of the Go runtime.
 type kernelError struct {
 	call       uint32
-	conditions []condition
+	conditions []condition // all of them must be true
 	errno      unix.Errno
-	target     string // that is probed
-	says       string // what the answer says after the target
+	target     string // target of the probe
+	message    string // text of the error after the target
 }
 
-// A condition is about the low half of a system call's argument.
+// A condition compares the low half of an argument of a system call with a value.
 type condition struct {
 	argument uint32
 	test     bpf.JumpTest
@@ -46,35 +47,57 @@ const (
 	silent = "192.0.2.1:80"
 )
 
-// kernelErrors returns all that are tested, by name. The descriptor is that of the Go
-// runtime's epoll instance: the others are the engine's.
+// kernelErrors returns the errors to test, by name. The parameter is the descriptor of the Go runtime's epoll
+// instance: all other epoll instances belong to the engine.
 func kernelErrors(runtimeEpoll uint32) map[string]kernelError {
-	equal := func(argument, value uint32) condition { return condition{argument, bpf.JumpEqual, value} }
+	equal := func(argument, value uint32) condition {
+		return condition{argument: argument, test: bpf.JumpEqual, value: value}
+	}
 	socket := []condition{equal(2, unix.IPPROTO_TCP)} // Go listens with protocol 0
 	option := func(level, option uint32) []condition { return []condition{equal(1, level), equal(2, option)} }
-	watch := []condition{{0, bpf.JumpNotEqual, runtimeEpoll}, equal(1, unix.EPOLL_CTL_ADD)}
-	quickACK, linger := option(unix.IPPROTO_TCP, unix.TCP_QUICKACK), option(unix.SOL_SOCKET, unix.SO_LINGER)
-	info, pending := option(unix.IPPROTO_TCP, unix.TCP_INFO), option(unix.SOL_SOCKET, unix.SO_ERROR)
+	quickACK := option(unix.IPPROTO_TCP, unix.TCP_QUICKACK)
+	linger := option(unix.SOL_SOCKET, unix.SO_LINGER)
+	receiveErrors := option(unix.IPPROTO_IP, unix.IP_RECVERR)
+	info := option(unix.IPPROTO_TCP, unix.TCP_INFO)
+	pending := option(unix.SOL_SOCKET, unix.SO_ERROR)
+	watch := []condition{
+		{argument: 0, test: bpf.JumpNotEqual, value: runtimeEpoll},
+		equal(1, unix.EPOLL_CTL_ADD),
+	}
 	return map[string]kernelError{
-		"socket ENOMEM":        {unix.SYS_SOCKET, socket, unix.ENOMEM, live, "socket: cannot allocate memory"},
-		"socket ENOBUFS":       {unix.SYS_SOCKET, socket, unix.ENOBUFS, live, "socket: no buffer space available"},
-		"socket ENFILE":        {unix.SYS_SOCKET, socket, unix.ENFILE, live, "socket: too many open files in system"},
-		"TCP_QUICKACK ENOMEM":  {unix.SYS_SETSOCKOPT, quickACK, unix.ENOMEM, live, "setsockopt: cannot allocate memory"},
-		"SO_LINGER ENOBUFS":    {unix.SYS_SETSOCKOPT, linger, unix.ENOBUFS, live, "setsockopt: no buffer space available"},
-		"IP_RECVERR ENOMEM":    {unix.SYS_SETSOCKOPT, option(unix.IPPROTO_IP, unix.IP_RECVERR), unix.ENOMEM, live, "setsockopt: cannot allocate memory"},
-		"connect ENOMEM":       {unix.SYS_CONNECT, nil, unix.ENOMEM, live, "connect: cannot allocate memory"},
-		"connect ENOBUFS":      {unix.SYS_CONNECT, nil, unix.ENOBUFS, live, "connect: no buffer space available"},
-		"connect EAGAIN":       {unix.SYS_CONNECT, nil, unix.EAGAIN, live, "connect: resource temporarily unavailable"},
-		"connect EADDRINUSE":   {unix.SYS_CONNECT, nil, unix.EADDRINUSE, live, "connect: address already in use"},
-		"epoll_ctl ENOMEM":     {unix.SYS_EPOLL_CTL, watch, unix.ENOMEM, silent, "epoll_ctl: cannot allocate memory"},
-		"epoll_ctl ENOSPC":     {unix.SYS_EPOLL_CTL, watch, unix.ENOSPC, silent, "epoll_ctl: no space left on device"},
-		"TCP_INFO ENOBUFS":     {unix.SYS_GETSOCKOPT, info, unix.ENOBUFS, live, "getsockopt: no buffer space available"},
-		"SO_ERROR ENOMEM, RST": {unix.SYS_GETSOCKOPT, pending, unix.ENOMEM, dead, "getsockopt: cannot allocate memory"},
+		"socket ENOMEM": {call: unix.SYS_SOCKET, conditions: socket, errno: unix.ENOMEM,
+			target: live, message: "socket: cannot allocate memory"},
+		"socket ENOBUFS": {call: unix.SYS_SOCKET, conditions: socket, errno: unix.ENOBUFS,
+			target: live, message: "socket: no buffer space available"},
+		"socket ENFILE": {call: unix.SYS_SOCKET, conditions: socket, errno: unix.ENFILE,
+			target: live, message: "socket: too many open files in system"},
+		"TCP_QUICKACK ENOMEM": {call: unix.SYS_SETSOCKOPT, conditions: quickACK, errno: unix.ENOMEM,
+			target: live, message: "setsockopt: cannot allocate memory"},
+		"SO_LINGER ENOBUFS": {call: unix.SYS_SETSOCKOPT, conditions: linger, errno: unix.ENOBUFS,
+			target: live, message: "setsockopt: no buffer space available"},
+		"IP_RECVERR ENOMEM": {call: unix.SYS_SETSOCKOPT, conditions: receiveErrors, errno: unix.ENOMEM,
+			target: live, message: "setsockopt: cannot allocate memory"},
+		"connect ENOMEM": {call: unix.SYS_CONNECT, errno: unix.ENOMEM,
+			target: live, message: "connect: cannot allocate memory"},
+		"connect ENOBUFS": {call: unix.SYS_CONNECT, errno: unix.ENOBUFS,
+			target: live, message: "connect: no buffer space available"},
+		"connect EAGAIN": {call: unix.SYS_CONNECT, errno: unix.EAGAIN,
+			target: live, message: "connect: resource temporarily unavailable"},
+		"connect EADDRINUSE": {call: unix.SYS_CONNECT, errno: unix.EADDRINUSE,
+			target: live, message: "connect: address already in use"},
+		"epoll_ctl ENOMEM": {call: unix.SYS_EPOLL_CTL, conditions: watch, errno: unix.ENOMEM,
+			target: silent, message: "epoll_ctl: cannot allocate memory"},
+		"epoll_ctl ENOSPC": {call: unix.SYS_EPOLL_CTL, conditions: watch, errno: unix.ENOSPC,
+			target: silent, message: "epoll_ctl: no space left on device"},
+		"TCP_INFO ENOBUFS": {call: unix.SYS_GETSOCKOPT, conditions: info, errno: unix.ENOBUFS,
+			target: live, message: "getsockopt: no buffer space available"},
+		"SO_ERROR ENOMEM, RST": {call: unix.SYS_GETSOCKOPT, conditions: pending, errno: unix.ENOMEM,
+			target: dead, message: "getsockopt: cannot allocate memory"},
 	}
 }
 
-// TestMain makes the test binary the exporter if failEnv is set: the filter of system calls has to be
-// installed by the process itself, which alone knows the descriptor of the runtime's epoll instance.
+// TestMain makes the test binary the exporter if failEnv is set. The process itself must install the filter of
+// system calls, because only the process knows the descriptor of its runtime's epoll instance.
 func TestMain(m *testing.M) {
 	if name := os.Getenv(failEnv); name != "" {
 		if err := fail(name); err != nil {
@@ -85,11 +108,11 @@ func TestMain(m *testing.M) {
 	lab.Main(m)
 }
 
-// When the kernel lacks memory for a handshake, that is no verdict about the target, neither up nor down.
-// The exporter counts it by errno, logs it, and leaves no descriptor open.
+// If a resource of the kernel is exhausted during a handshake, there is no verdict about the target. The exporter
+// responds with status 503, counts the fault by errno, logs it, and leaves no descriptor open.
 func TestKernelErrors(t *testing.T) {
 	if auditArch == 0 {
-		lab.Skip(t, "needs amd64 or arm64")
+		lab.Skip(t, "needs amd64 or arm64, but this is %s", runtime.GOARCH)
 	}
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	for name, e := range kernelErrors(0) {
@@ -100,7 +123,7 @@ func TestKernelErrors(t *testing.T) {
 			descriptors := exporter.Metric(t, "process_open_fds")
 			want := exporter.Answer{
 				Status: 503,
-				Body:   fmt.Sprintf("probe not performed, target state unknown: shake %s: %s\n", e.target, e.says),
+				Body:   fmt.Sprintf("probe not performed, target state unknown: shake %s: %s\n", e.target, e.message),
 			}
 			const probes = 20
 			for i := range probes {
@@ -116,24 +139,27 @@ func TestKernelErrors(t *testing.T) {
 					t.Errorf("%s is %d, want %d", series, got, want)
 				}
 			}
-			// A program that has just started, and a connection that ends, have one more for a moment.
+			// For a moment, a program that has just started and a connection that ends have one more descriptor.
 			lab.Eventually(t, "no descriptor is left open", func() bool {
 				return exporter.Metric(t, "process_open_fds") <= descriptors
 			})
-			if !strings.Contains(p.Output(), e.says) {
-				t.Errorf("the exporter logged %q, want %q in it", p.Output(), e.says)
+			if !strings.Contains(p.Output(), e.message) {
+				t.Errorf("the exporter logged %q, want %q in it", p.Output(), e.message)
 			}
 		})
 	}
 }
 
-// auditArch is the machine's architecture as a seccomp filter sees it, or 0.
-var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
+// auditArch is the architecture of the machine in a seccomp filter, 0 if the test does not support it.
+var auditArch = map[string]uint32{
+	"amd64": unix.AUDIT_ARCH_X86_64,
+	"arm64": unix.AUDIT_ARCH_AARCH64,
+}[runtime.GOARCH]
 
-// fail makes the kernel fail the system call from now on, for good, in all threads.
+// fail makes the system call of a kernelError fail in all threads of this process, until the process ends.
 func fail(name string) error {
-	// Go looks for IP versions with sockets like the handshake's, and opens an epoll instance
-	// of its own. It does so once, which is to be before.
+	// Before the first use of the network, package net opens sockets like the handshake's to detect the IP
+	// versions, and the runtime opens its epoll instance. Both must happen before the system calls fail.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -145,7 +171,7 @@ func fail(name string) error {
 	}
 	e := kernelErrors(epoll)[name]
 
-	// What seccomp(2) gives to the filter is a struct seccomp_data.
+	// These are offsets in struct seccomp_data, the input of the filter (seccomp(2)).
 	const call, arch, arguments = 0, 4, 16
 	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
 	program := []bpf.Instruction{
@@ -158,7 +184,7 @@ func fail(name string) error {
 	}
 	for _, c := range e.conditions {
 		program = append(program,
-			bpf.LoadAbsolute{Off: arguments + 8*c.argument, Size: 4}, // the low half, on little-endian machines
+			bpf.LoadAbsolute{Off: arguments + 8*c.argument, Size: 4}, // the low half on a little-endian machine
 			bpf.JumpIf{Cond: c.test, Val: c.value, SkipTrue: 1},
 			allow)
 	}
@@ -168,12 +194,13 @@ func fail(name string) error {
 		return err
 	}
 	filter := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
-	runtime.LockOSThread() // the right to set a filter is a thread's
+	runtime.LockOSThread() // PR_SET_NO_NEW_PRIVS, which permits the filter, applies to one thread
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl", err)
 	}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter)))
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter)))
 	if errno != 0 {
 		return os.NewSyscallError("seccomp", errno)
 	}
@@ -192,5 +219,5 @@ func epollDescriptor() (uint32, error) {
 			return uint32(number), err
 		}
 	}
-	return 0, errors.New("there is no epoll instance")
+	return 0, errors.New("this process has no epoll instance")
 }

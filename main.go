@@ -45,7 +45,7 @@ func main() {
 	os.Exit(serve.Run(*configFile, promslog.New(&logging)))
 }
 
-// setVersion takes the version from the build information if the linker did not set it, as after
+// setVersion sets the version from the build information if the linker did not set it. This is the case after
 // go install.
 func setVersion() {
 	build, ok := debug.ReadBuildInfo()
@@ -55,12 +55,12 @@ func setVersion() {
 	version.Version = build.Main.Version
 	for _, setting := range build.Settings {
 		if setting.Key == "vcs.time" {
-			version.BuildDate = setting.Value // the commit's, as in a release
+			version.BuildDate = setting.Value // the time of the commit, as in a release
 		}
 	}
 }
 
-// explain adds to an error of the command line which flag it is about, or which command is missing.
+// explain adds the name of the flag, or the missing command, to an error of the command line.
 func explain(app *kingpin.Application, err error) error {
 	line, parseErr := app.ParseContext(os.Args[1:])
 	if word, ok := strings.CutPrefix(err.Error(), "unexpected "); ok && strings.Contains(word, ":") {

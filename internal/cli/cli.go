@@ -31,6 +31,7 @@ type Command struct {
 	flags flags
 }
 
+// flags are the flags and arguments of the probe command.
 type flags struct {
 	targets  []string
 	module   string
@@ -49,6 +50,7 @@ func Register(app *kingpin.Application) *Command {
 	return c
 }
 
+// register adds the flags and the arguments to the command.
 func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("count", "Number of probes of each target. 0 continues until interrupted.").Default("1").IntVar(&f.count)
 	cmd.Flag("interval", "Time between the starts of two probes of a target.").Default("1s").DurationVar(&f.interval)
@@ -160,7 +162,7 @@ func (c *Command) summarize(all []*target, out io.Writer) (status int) {
 		}
 	}
 	if c.flags.output == "openmetrics" {
-		collector.WriteOpenMetrics(out, reports) // the terminal keeps the error
+		collector.WriteOpenMetrics(out, reports) // the terminal keeps the error, and close returns it
 	}
 	return status
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// jsonLine is the result of a handshake in JSON. Values that were not measured are absent.
+// A jsonLine is the result of a handshake in JSON. Values that were not measured are absent.
 type jsonLine struct {
 	Time           time.Time `json:"time"` // when the probe began
 	Target         string    `json:"target"`
@@ -17,16 +17,17 @@ type jsonLine struct {
 	Success        bool      `json:"success"`
 	Result         string    `json:"result,omitempty"`
 	Errno          string    `json:"errno,omitempty"`
-	Reason         string    `json:"reason,omitempty"` // why there is no address
+	Reason         string    `json:"reason,omitempty"` // error of name resolution
 	Duration       float64   `json:"duration_seconds,omitempty"`
 	Handshake      float64   `json:"handshake_seconds,omitempty"`
 	RTT            float64   `json:"rtt_seconds,omitempty"`
 	SYNRetransmits *int      `json:"syn_retransmits,omitempty"`
 	ICMP           *jsonICMP `json:"icmp,omitempty"`
 	Path           []jsonHop `json:"path,omitempty"`
-	Error          string    `json:"error,omitempty"` // why there is no result
+	Error          string    `json:"error,omitempty"` // error of a probe without a result
 }
 
+// A jsonICMP is an ICMP error in JSON.
 type jsonICMP struct {
 	From string `json:"from"`
 	Type uint8  `json:"type"`
@@ -34,7 +35,7 @@ type jsonICMP struct {
 	Name string `json:"name"`
 }
 
-// jsonHop is a hop in JSON. A silent hop has only its number.
+// A jsonHop is a hop in JSON. A silent hop has only its number.
 type jsonHop struct {
 	Hop     int     `json:"hop"`
 	Address string  `json:"address,omitempty"`
@@ -42,6 +43,7 @@ type jsonHop struct {
 	RTT     float64 `json:"rtt_seconds,omitempty"`
 }
 
+// newJSONLine returns the result of a handshake in JSON. The path is nil if it was not traced.
 func newJSONLine(t *target, seq int, r *history.Record, path *shaker.Path) jsonLine {
 	line := jsonLine{
 		Time: r.Time, Target: t.text, Module: t.flags.module, Seq: seq,

@@ -21,6 +21,7 @@ type tally struct {
 	latencies latencies
 }
 
+// add adds the result of a handshake.
 func (t *tally) add(r *history.Record) {
 	if t.results == nil {
 		t.results = make(map[string]int)
@@ -37,7 +38,8 @@ func (t *tally) add(r *history.Record) {
 	}
 }
 
-// valid reports whether there was a handshake, and every result was valid for the module.
+// valid reports whether there was at least one result, every result was valid for the module, and no probe
+// ended without a result.
 func (t *tally) valid() bool { return t.unprobed == 0 && t.failures == 0 && len(t.results) > 0 }
 
 // String formats the summary: the number of handshakes, their results and their latencies.
@@ -53,22 +55,24 @@ func (t *tally) String() string {
 		text += fmt.Sprintf(", %d not probed", t.unprobed)
 	}
 	if s := &t.latencies; s.n > 0 {
-		text += fmt.Sprintf("; min/avg/p95/max = %s/%s/%s/%s ms", probe.Milliseconds(s.min), probe.Milliseconds(s.sum/time.Duration(s.n)),
-			probe.Milliseconds(s.percentile(95)), probe.Milliseconds(s.max))
+		average := s.sum / time.Duration(s.n)
+		text += fmt.Sprintf("; min/avg/p95/max = %s/%s/%s/%s ms", probe.Milliseconds(s.min),
+			probe.Milliseconds(average), probe.Milliseconds(s.percentile(95)), probe.Milliseconds(s.max))
 	}
 	return text
 }
 
-// latencies summarizes the latencies of handshakes. Once there are more than sampleSize, percentiles are
-// those of a random sample (reservoir sampling).
+// latencies summarizes the latencies of handshakes. If there are more than sampleSize latencies, percentiles
+// are computed from a random sample of them (reservoir sampling).
 type latencies struct {
 	n             int
 	sum, min, max time.Duration
-	kept          []time.Duration
+	kept          []time.Duration // the sample
 }
 
 const sampleSize = 10_000
 
+// add adds a latency.
 func (l *latencies) add(d time.Duration) {
 	if l.n == 0 {
 		l.min = d

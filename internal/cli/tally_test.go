@@ -7,36 +7,42 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 )
 
+// The summary counts results and latencies. It is valid only if every result is valid and there is at least one.
 func TestTally(t *testing.T) {
 	var got tally
 	if got.valid() || got.String() != "0 sent, 0 open, 0 lost" {
-		t.Errorf("of nothing: %v, well: %t", &got, got.valid())
+		t.Errorf("the empty tally is %q with valid() = %t, want 0 sent, 0 open, 0 lost and false", &got, got.valid())
 	}
 	for i := range 100 {
-		got.add(&history.Record{Result: "open", Success: true, Sent: true, RTT: time.Duration(100-i) * time.Millisecond})
+		rtt := time.Duration(100-i) * time.Millisecond
+		got.add(&history.Record{Result: "open", Success: true, Sent: true, RTT: rtt})
 	}
 	if !got.valid() {
-		t.Error("not well")
+		t.Error("valid() of 100 valid results = false, want true")
 	}
 	got.add(&history.Record{Result: "timeout", Sent: true})
 	got.add(&history.Record{Result: "unreachable"})
 	got.unprobed++
 	const want = "101 sent, 100 open, 1 lost, 1 unreachable, 1 not probed; min/avg/p95/max = 1.00/50.5/95.0/100 ms"
 	if got.String() != want || got.valid() {
-		t.Errorf("%v, want %s; well: %t", &got, want, got.valid())
+		t.Errorf("the tally is %q with valid() = %t, want %q and false", &got, got.valid(), want)
 	}
 }
 
-// However many handshakes there are, the tally does not grow.
+// The size of a tally does not depend on the number of handshakes.
 func TestTallyIsBounded(t *testing.T) {
 	var got tally
 	for i := range 10 * sampleSize {
-		got.add(&history.Record{Result: "open", Success: true, Sent: true, RTT: time.Duration(1+i%1000) * time.Millisecond})
+		rtt := time.Duration(1+i%1000) * time.Millisecond
+		got.add(&history.Record{Result: "open", Success: true, Sent: true, RTT: rtt})
 	}
 	if n := len(got.latencies.kept); n != sampleSize {
-		t.Errorf("%d latencies are kept, want %d", n, sampleSize)
+		t.Errorf("after %d handshakes, the tally keeps %d latencies, want %d", 10*sampleSize, n, sampleSize)
 	}
-	if p := got.latencies.percentile(95); p < 900*time.Millisecond || p > time.Second || got.latencies.max != time.Second {
-		t.Errorf("p95 %v of latencies from 1 ms to 1 s", p)
+	if p := got.latencies.percentile(95); p < 900*time.Millisecond || p > time.Second {
+		t.Errorf("p95 of latencies from 1 ms to 1 s = %v, want 900 ms to 1 s", p)
+	}
+	if most := got.latencies.max; most != time.Second {
+		t.Errorf("maximum of latencies from 1 ms to 1 s = %v, want 1 s", most)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// A target is probed again and again, and its results are printed.
+// A target is probed one or more times, and its results are printed.
 type target struct {
 	*Command
 	text    string
@@ -26,7 +26,7 @@ type target struct {
 	silent []shaker.Hop // hops of the current path that have not been printed
 }
 
-// run makes the probes and prints their results.
+// run probes the target as many times as requested, or until the context ends, and prints the results.
 func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 	for seq := 1; ; seq++ {
 		next := time.Now().Add(t.flags.interval)
@@ -81,7 +81,7 @@ func (t *target) printHop(out *terminal, hop shaker.Hop) {
 	t.silent = nil
 }
 
-// printSilence prints that no hop answered at the end of the path, if so.
+// printSilence prints that the last hops of the path did not answer, if there are such hops.
 func (t *target) printSilence(out *terminal) {
 	if t.flags.output == "text" && len(t.silent) > 0 {
 		fmt.Fprintf(out, "%s: %s  (no reply from here on)\n", t.text, probe.DescribeHop(t.silent[0]))

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/term"
 )
 
-// A terminal is where the command prints. On a real terminal, results are coloured, and a last line
-// that comes and goes shows which probe is being waited for. In a pipe or a file there are only the
-// lines. It is safe for use by any number of goroutines.
+// A terminal is the output of the command. On a real terminal, results are coloured, and a temporary last
+// line shows for which probe the command is waiting. In a pipe or a file there are only the results. A
+// terminal is safe for use by any number of goroutines.
 type terminal struct {
 	file     *os.File
 	colour   bool
@@ -40,7 +40,7 @@ const (
 	eraseLine = "\r\x1b[K"
 )
 
-// newTerminal returns a terminal on the file, with progress only if what is printed is text.
+// newTerminal returns a terminal that writes to the file. It shows progress only if the output is text.
 func newTerminal(file *os.File, text bool) *terminal {
 	real := term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
 	t := &terminal{
@@ -72,7 +72,7 @@ func (t *terminal) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// line writes a line: what it is about, the result, and the rest.
+// line writes a line: the target, the coloured result, and the rest.
 func (t *terminal) line(about, result string, good bool, rest string) {
 	if t.colour {
 		colour := red
@@ -84,7 +84,7 @@ func (t *terminal) line(about, result string, good bool, rest string) {
 	fmt.Fprintf(t, "%s %s%s\n", about, result, rest)
 }
 
-// wait shows that a probe is being waited for, until done is called.
+// wait makes the last line show that the command is waiting for a probe, until done is called.
 func (t *terminal) wait(what string) (done func()) {
 	w := waiting{what, time.Now()}
 	t.mu.Lock()
@@ -135,6 +135,7 @@ func (t *terminal) draw(now time.Time) {
 	t.shown = true
 }
 
+// erase erases the last line.
 func (t *terminal) erase() {
 	if t.shown {
 		t.file.WriteString(eraseLine)

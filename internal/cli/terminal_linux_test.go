@@ -9,7 +9,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// The last line tells of what has been waited for longest, and fits the terminal.
+// The last line shows the probe that has been running for the longest time. It is cut to the width of the
+// terminal, and erased before other output.
 func TestLastLine(t *testing.T) {
 	master, slave := process.OpenTerminal(t)
 	defer master.Close()
@@ -20,7 +21,7 @@ func TestLastLine(t *testing.T) {
 	now := time.Now()
 	first := out.wait("a:1")
 	second := out.wait("b:2")
-	out.draw(now) // nothing yet: it has only begun
+	out.draw(now) // draws nothing, because the probe has just begun
 	out.draw(now.Add(1500 * time.Millisecond))
 	out.line("a:1", "open", true, "")
 	first()
@@ -30,6 +31,6 @@ func TestLastLine(t *testing.T) {
 	slave.Close()
 	const want = "a:1: waiting, 1.5 s (and 1 mo\r\x1b[Ka:1 open\r\na-name-that-is-longer-than-th"
 	if got := process.ReadTerminal(master); got != want {
-		t.Errorf("%q, want %q", got, want)
+		t.Errorf("the terminal shows %q, want %q", got, want)
 	}
 }

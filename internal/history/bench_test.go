@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// BenchmarkHistory adds the first record of one target after the other, and says how much
-// memory each takes while it is kept.
+// BenchmarkHistory adds the first record of each of many targets, and reports how much memory the history
+// uses for each record that it keeps.
 //
 //	go test -run '^$' -bench History -benchtime 10000x ./internal/history
 func BenchmarkHistory(b *testing.B) {

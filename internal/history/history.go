@@ -1,5 +1,5 @@
-// Package history keeps the latest results of probes in memory, for the status page and /logs. It knows records, not
-// how probes are made.
+// Package history keeps the latest results of probes in memory, for the status page and /logs. The package
+// stores records and does not depend on how probes are made.
 package history
 
 import (
@@ -79,12 +79,14 @@ type History struct {
 	mu      sync.Mutex
 	targets map[trackKey]*track
 	byProbe list.List  // of *track, least recently probed first
-	earlier [2]ranking // by kind
+	earlier [2]ranking // of the earlier records, by kind
 	lost    time.Time  // see Lost
 }
 
+// A trackKey identifies a track.
 type trackKey struct{ target, module string }
 
+// A track is the internal form of a Track.
 type track struct {
 	trackKey
 	since          time.Time
@@ -95,7 +97,7 @@ type track struct {
 	path, goodPath *shaker.Path
 
 	probed *list.Element    // in History.byProbe
-	counts [2]int           // of earlier, by kind
+	counts [2]int           // numbers of earlier records, by kind
 	ranked [2]*list.Element // in History.earlier, by kind; not used where the count is 0
 }
 
@@ -117,7 +119,7 @@ func kindOf(r *Record) kind {
 // A ranking orders targets by their numbers of earlier records of one kind.
 type ranking struct {
 	records int
-	targets [perTarget + 1]list.List // of *track, by number; within a number, the next to lose a record first
+	targets [perTarget + 1]list.List // of *track, by number of records; the first in a list loses a record first
 }
 
 // first returns a target with the largest number of records. There must be at least one record.

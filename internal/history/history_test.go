@@ -33,6 +33,8 @@ func resultsOf(h *History, target string) string {
 	return letters
 }
 
+// The history returns the tracks of all targets, of one target, or of one module. A track has the records of the
+// target, the latest one, and the time since which the result has been the same.
 func TestHistory(t *testing.T) {
 	h := New(1000)
 	addAll(h, 100, "a:1", "oort")
@@ -67,10 +69,12 @@ func TestHistory(t *testing.T) {
 		t.Errorf("b:1, whose result never changed, has Since = %d, Changed = %t; want 200, false", got, b.Changed)
 	}
 	if a.Complete != 0 || !h.Lost().IsZero() {
-		t.Errorf("Complete of a:1 = %d, Lost() = %v; want 0 and zero, since nothing was dropped", a.Complete, h.Lost())
+		t.Errorf("Complete of a:1 = %d, Lost() = %v; want 0 and zero, because nothing was dropped",
+			a.Complete, h.Lost())
 	}
 }
 
+// A full history drops records in the documented order.
 func TestHistoryDropsRecords(t *testing.T) {
 	const day = 24 * 60 * 60 // seconds
 	for _, test := range []struct {

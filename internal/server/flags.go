@@ -26,6 +26,7 @@ type flags struct {
 	logProber     string
 }
 
+// register adds the flags to the command.
 func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("config.check", "Check the configuration file, report its errors, and exit.").BoolVar(&f.configCheck)
 	cmd.Flag("timeout-offset",
@@ -85,7 +86,7 @@ func (f *flags) failureLevel() slog.Level {
 	return slog.LevelDebug
 }
 
-// home returns where the status page is.
+// home returns the URL or the path of the status page.
 func (f *flags) home() string {
 	if f.externalURL != "" {
 		return strings.TrimSuffix(f.externalURL, "/") + "/"

@@ -14,7 +14,7 @@ import (
 // response. The response to a probe may take longer, by the probe's own timeout.
 const requestLimit = 2 * collector.AnswerTime
 
-// newServer returns a server that lets no client hold a connection forever, whatever the client does
+// newServer returns a server on which no client can hold a connection forever, whatever the client does
 // not send or does not read. The limit applies to each request.
 func newServer(handler http.Handler, limit time.Duration, logger *slog.Logger) *http.Server {
 	return &http.Server{
@@ -23,7 +23,7 @@ func newServer(handler http.Handler, limit time.Duration, logger *slog.Logger) *
 		WriteTimeout:   limit,           // from the end of the header to the end of the response
 		IdleTimeout:    5 * time.Minute, // longer than the usual scrape intervals
 		MaxHeaderBytes: 64 << 10,        // enough for the cookies and tokens of a proxy
-		// A client of HTTP/2 can keep even the end of its request from being written.
+		// With HTTP/2, a client can also stop the server from writing anything at the end of a request.
 		HTTP2:    &http.HTTP2Config{WriteByteTimeout: limit},
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}

@@ -20,14 +20,14 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// No client holds a connection for longer than the server's limit and the time it is in
-// touch, whatever it does not send or does not read.
+// The server closes the connection of a client that exceeds the limit, whatever the client does not send or does
+// not read.
 func TestSlowClients(t *testing.T) {
 	const (
 		request = "GET / HTTP/1.1\r\nHost: x\r\n"
 		endless = "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"
-		// SETTINGS with the largest window, WINDOW_UPDATE to the largest, and HEADERS of
-		// GET /endless. RFC 9113, 6; RFC 7541, Appendix A.
+		// SETTINGS and WINDOW_UPDATE with the largest window, and HEADERS of GET /endless. See RFC 9113,
+		// section 6, and RFC 7541, Appendix A.
 		http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" +
 			"\x00\x00\x06\x04\x00\x00\x00\x00\x00" + "\x00\x04\x7f\xff\xff\xff" +
 			"\x00\x00\x04\x08\x00\x00\x00\x00\x00" + "\x7f\xff\x00\x00" +
@@ -41,20 +41,21 @@ func TestSlowClients(t *testing.T) {
 	})
 	for _, c := range []struct {
 		name, raw string
-		drip      string // sent again and again, as long as there is somebody to take it
+		drip      string // sent repeatedly until the server closes the connection
 		tls       bool
 	}{
-		{name: "says nothing"},
+		{name: "sends nothing"},
 		{name: "stops in the request line", raw: "GET /pro"},
 		{name: "stops in the header", raw: request + "Acc"},
-		{name: "sends its header by the byte", raw: request + "A: ", drip: "x"},
-		{name: "sends a second header by the byte", raw: request + "\r\n" + request + "A: ", drip: "x"},
-		{name: "keeps its body for itself", raw: request + "Content-Length: 10\r\n\r\n"},
-		{name: "sends its body by the byte", raw: request + "Content-Length: 200000\r\n\r\n", drip: "x"},
-		{name: "sends its body by the chunk", raw: request + "Transfer-Encoding: chunked\r\n\r\n", drip: "1\r\nx\r\n"},
-		{name: "does not read its answer", raw: endless},
+		{name: "sends its header byte by byte", raw: request + "A: ", drip: "x"},
+		{name: "sends a second header byte by byte", raw: request + "\r\n" + request + "A: ", drip: "x"},
+		{name: "does not send its body", raw: request + "Content-Length: 10\r\n\r\n"},
+		{name: "sends its body byte by byte", raw: request + "Content-Length: 200000\r\n\r\n", drip: "x"},
+		{name: "sends its body chunk by chunk", raw: request + "Transfer-Encoding: chunked\r\n\r\n",
+			drip: "1\r\nx\r\n"},
+		{name: "does not read the response", raw: endless},
 		{name: "stops in its TLS handshake", raw: clientHello(t)[:20], tls: true},
-		{name: "does not read its answer, by HTTP/2", raw: http2, tls: true},
+		{name: "does not read the response, with HTTP/2", raw: http2, tls: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -81,31 +82,41 @@ func TestSlowClients(t *testing.T) {
 			if c.raw == http2 {
 				conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 			}
-			io.WriteString(conn, c.raw) // fails if the server was quicker
+			io.WriteString(conn, c.raw) // fails if the server has closed the connection
 			for deadline := time.After(time.Minute); ; {
 				select {
 				case <-closed:
 					return
 				case <-deadline:
-					t.Fatal("still connected after a minute")
+					t.Fatal("the server has not closed the connection within a minute, want it after 300 ms")
 				case <-time.After(10 * time.Millisecond):
-					io.WriteString(conn, c.drip) // fails once the server has left
+					io.WriteString(conn, c.drip) // fails if the server has closed the connection
 				}
 			}
 		})
 	}
 }
 
-// The server has all of the limits.
+// The server limits the time to read a request, to write a response and to be idle, also with HTTP/2.
 func TestServerLimits(t *testing.T) {
 	const limit = requestLimit
 	s := newServer(nil, limit, slog.New(slog.DiscardHandler))
-	if s.ReadTimeout != limit || s.WriteTimeout != limit || s.HTTP2.WriteByteTimeout != limit || s.IdleTimeout != 5*time.Minute {
-		t.Errorf("%+v", s)
+	for _, c := range []struct {
+		name      string
+		got, want time.Duration
+	}{
+		{name: "ReadTimeout", got: s.ReadTimeout, want: limit},
+		{name: "WriteTimeout", got: s.WriteTimeout, want: limit},
+		{name: "HTTP2.WriteByteTimeout", got: s.HTTP2.WriteByteTimeout, want: limit},
+		{name: "IdleTimeout", got: s.IdleTimeout, want: 5 * time.Minute},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s of the server is %v, want %v", c.name, c.got, c.want)
+		}
 	}
 }
 
-// Shutdown waits for the running requests, but not for ever.
+// drain waits for the running requests, but not longer than its limit.
 func TestDrainEnds(t *testing.T) {
 	running := make(chan struct{})
 	server := httptest.NewUnstartedServer(nil)
@@ -122,14 +133,14 @@ func TestDrainEnds(t *testing.T) {
 	}()
 	<-running
 	if err := drain(server.Config, 50*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("drained: %v", err)
+		t.Errorf("drain with a limit of 50 ms and a request that does not end = %v, want DeadlineExceeded", err)
 	}
 	if err := <-failed; err == nil {
-		t.Error("the request was waited for")
+		t.Error("the request succeeded after drain, want an error: drain closes its connection")
 	}
 }
 
-// The limit of open files has room for every probe that is let in.
+// The open file limit leaves room for the descriptors of all probes that may run at once.
 func TestDefaultMaxInFlight(t *testing.T) {
 	var before unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
@@ -141,7 +152,7 @@ func TestDefaultMaxInFlight(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := defaultMaxInFlight(); got != want {
-			t.Errorf("with %d open files: %d probes, want %d", limit, got, want)
+			t.Errorf("defaultMaxInFlight() with an open file limit of %d = %d, want %d", limit, got, want)
 		}
 	}
 }

@@ -32,9 +32,11 @@ func newReloader(file string, prober *probe.Prober, logger *slog.Logger) *reload
 		file:   file,
 		prober: prober,
 		logger: logger,
-		successful: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_exporter_config_last_reload_successful",
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "shaker_exporter_config_last_reload_successful",
 			Help: "Whether the last configuration reload attempt was successful."}),
-		when: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_exporter_config_last_reload_success_timestamp_seconds",
+		when: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "shaker_exporter_config_last_reload_success_timestamp_seconds",
 			Help: "Timestamp of the last successful configuration reload."}),
 	}
 	r.successful.Set(1)

@@ -17,7 +17,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/pages"
 )
 
-// endpoints are what the routes lead to.
+// endpoints are the parts of the exporter that serve the endpoints.
 type endpoints struct {
 	probe  *collector.Handler
 	pages  *pages.Pages
@@ -25,7 +25,7 @@ type endpoints struct {
 	config func() *config.Config // the active one
 }
 
-// routes returns the exporter's endpoints, below the route prefix.
+// routes returns the handler of all endpoints, which are below the route prefix.
 func (c *Command) routes(e endpoints) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(e.probe, e.reload,
@@ -41,7 +41,7 @@ func (c *Command) routes(e endpoints) http.Handler {
 	at("GET", "/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics:  true,
 		Registry:           registry,
-		DisableCompression: true, // a compressor would stay in memory
+		DisableCompression: true, // compressors would stay in memory
 	}))
 	at("GET", "/config", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		encoder := yaml.NewEncoder(w)

@@ -1,8 +1,8 @@
-// Package server is the serve command: it serves the exporter's endpoints until it is told to stop.
+// Package server is the serve command: it serves the exporter's endpoints until a signal stops it.
 //
-// flags.go has its flags, routes.go the endpoints, limits.go what a client may not exceed and how
-// the server drains on shutdown, max_in_flight_unix.go how many handshakes may run at once, and
-// reload.go how the configuration is reloaded.
+// flags.go contains the flags, routes.go the endpoints, limits.go the limits for clients and the end of the
+// running requests on shutdown, max_in_flight_unix.go the default limit of concurrent handshakes, and
+// reload.go the reload of the configuration.
 package server
 
 import (
@@ -81,8 +81,8 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 	return 0
 }
 
-// serve serves until SIGTERM or SIGINT, and then until the running probes have ended. A second
-// signal ends the process at once. SIGHUP reloads the configuration.
+// serve serves until SIGTERM or SIGINT arrives, and then until the running probes have ended. A second
+// such signal ends the process at once. SIGHUP reloads the configuration.
 func (c *Command) serve(configFile string, conf *config.Config, logger *slog.Logger) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -90,8 +90,8 @@ func (c *Command) serve(configFile string, conf *config.Config, logger *slog.Log
 	defer stop()
 
 	if os.Getenv("GOGC") == "" {
-		// Collect garbage when it amounts to 75% of the live heap, as Prometheus does, instead of
-		// 100%: less memory, for a little CPU time.
+		// Collect garbage when it amounts to 75% of the live heap, as Prometheus does, instead of 100%. This
+		// takes less memory and a little more CPU time.
 		debug.SetGCPercent(75)
 	}
 	engine, err := shaker.New(nil)
@@ -103,7 +103,8 @@ func (c *Command) serve(configFile string, conf *config.Config, logger *slog.Log
 	if maxInFlight == 0 {
 		maxInFlight = defaultMaxInFlight()
 	}
-	logger.Info("Starting", "version", version.Info(), "build_context", version.BuildContext(), "max_in_flight", maxInFlight)
+	logger.Info("Starting", "version", version.Info(), "build_context", version.BuildContext(),
+		"max_in_flight", maxInFlight)
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf, MaxInFlight: maxInFlight})
 	results := history.New(c.flags.historyLimit)
 	handler := collector.New(collector.Options{
@@ -129,7 +130,7 @@ func (c *Command) serve(configFile string, conf *config.Config, logger *slog.Log
 	go func() {
 		defer close(drained)
 		<-ctx.Done()
-		stop() // from now on a signal has its default effect
+		stop() // from now on, a signal has its default effect
 		logger.Info("Shutting down, waiting for the running probes")
 		if err := drain(server, config.MaxTimeout+collector.AnswerTime); err != nil {
 			logger.Warn("Shutdown timed out, closing the remaining connections", "err", err)
