@@ -121,7 +121,7 @@ func (w *Wire) checkComplete() {
 func (w *Wire) open(t testing.TB) string {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		lab.Skip(t, "needs a TUN device (/dev/net/tun, kernel module tun): %v", err)
+		lab.Skip(t, "needs a TUN device (kernel module tun, and access to /dev/net/tun): %v", err)
 	}
 	request, err := unix.NewIfreq("wire%d")
 	if err != nil {
@@ -130,7 +130,7 @@ func (w *Wire) open(t testing.TB) string {
 	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		unix.Close(fd)
-		lab.Skip(t, "needs a TUN device (/dev/net/tun, kernel module tun): %v", err)
+		lab.Skip(t, "needs a TUN device (kernel module tun, and access to /dev/net/tun): %v", err)
 	}
 	w.tun = os.NewFile(uintptr(fd), "/dev/net/tun")
 	return request.Name()
