@@ -48,6 +48,7 @@ func writeDebug(w io.Writer, r *probe.Report) {
 // logLine writes a line of the log: the time since the start of the probe, and what happened then.
 type logLine = func(when time.Duration, format string, args ...any)
 
+// writeResolution writes the result of name resolution.
 func writeResolution(at logLine, r *probe.Report) {
 	took := r.Resolution.Took
 	if len(r.Resolution.Addrs) > 0 {
@@ -73,6 +74,7 @@ func writeResolution(at logLine, r *probe.Report) {
 	}
 }
 
+// writeHandshake writes the packets and the result of a handshake.
 func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 	h, sent := &v.Handshake, r.Resolution.Took
 	if h.Local.IsValid() {
@@ -95,6 +97,7 @@ func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 	at(sent+h.Handshake+h.ResetLag, "%s, final ACK sent: %t", end, h.ACKSent)
 }
 
+// writePath writes the hops of the path.
 func writePath(at logLine, r *probe.Report) {
 	if r.PathErr != nil {
 		at(r.Duration, "path: %v", r.PathErr)

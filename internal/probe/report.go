@@ -82,6 +82,7 @@ func (r *Report) Records() []history.Record {
 // Record returns the record of the probe. If there are several addresses, it is the record of the worst one.
 func (r *Report) Record() history.Record { return r.record(&r.Verdict) }
 
+// record returns the record of one verdict.
 func (r *Report) record(v *Verdict) history.Record {
 	h := &v.Handshake
 	sent := h.Local.IsValid() || h.Outcome == shaker.Refused || h.Outcome == shaker.Timeout

@@ -17,7 +17,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// A Browser is a headless Chromium with one page. A Browser sends commands in the Chrome DevTools Protocol
+// A Browser is a headless Chromium with one page. Its methods send commands in the Chrome DevTools Protocol
 // through a pair of pipes. Chromium ends when the pipes are closed, which happens even if this process is
 // killed.
 type Browser struct {
@@ -101,6 +101,7 @@ func (b *Browser) Do(method string, params, result any) {
 	}
 }
 
+// do is like Do, but returns the error.
 func (b *Browser) do(method string, params, result any) error {
 	answer := make(chan message, 1)
 	b.mu.Lock()
@@ -236,6 +237,7 @@ func (b *Browser) Eventually(expression string) {
 	})
 }
 
+// evaluate is like Eval, but returns the error.
 func (b *Browser) evaluate(expression string) (any, error) {
 	var evaluated struct {
 		Result           struct{ Value any }

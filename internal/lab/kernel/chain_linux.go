@@ -90,6 +90,7 @@ func (c *Chain) In(n int, f func() error) {
 	}
 }
 
+// in is like In, but returns the error.
 func (c *Chain) in(n int, f func() error) error {
 	if n == 0 {
 		return f()
@@ -228,6 +229,7 @@ func (c *Chain) Route(n int, prefix, router string, routeType int) {
 	})
 }
 
+// setSysctl sets a kernel parameter of this thread's namespace.
 func setSysctl(name, value string) error {
 	return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
 }

@@ -34,7 +34,7 @@ func SYNACK() Answer {
 // RST returns the answer of a closed port.
 func RST() Answer { return Answer{tcp: layers.TCP{RST: true, ACK: true}} }
 
-// SYN returns the answer of a port from which a connection to the prober is opened at the same time.
+// SYN returns the answer of a port that opens a connection to the prober's port at the same time.
 func SYN() Answer { return Answer{tcp: layers.TCP{SYN: true, Window: 65535}} }
 
 // ACK returns a bare acknowledgement, which follows a SYN in a simultaneous open.

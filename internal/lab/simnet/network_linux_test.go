@@ -64,6 +64,7 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
+// An invalid endpoint is an error.
 func TestParseEndpointErrors(t *testing.T) {
 	for _, text := range []string{"", "host", "192.0.2.1:port", "192.0.2.0/33", "2001:db8::1:", "192.0.2.1:70000"} {
 		if e, err := parseEndpoint(text); err == nil {

@@ -45,6 +45,7 @@ func newRecord() *record {
 	return r
 }
 
+// add adds a copy of a packet to the record.
 func (r *record) add(f fate, packet []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
