@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +21,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// A notification is what Alertmanager sends to a webhook.
+// A notification is a message of Alertmanager to a webhook.
 type notification struct {
 	receiver string // the path of its URL
 	Alerts   []alert
@@ -34,20 +33,22 @@ type alert struct {
 	Labels, Annotations map[string]string
 }
 
+// String returns the name of the alert, followed by its instance and its at or errno, if any.
 func (a alert) String() string {
-	labels := a.Labels
-	return strings.TrimSpace(fmt.Sprintf("%s %s %s%s", labels["alertname"], labels["instance"], labels["at"], labels["errno"]))
+	l := a.Labels
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s%s", l["alertname"], l["instance"], l["at"], l["errno"]))
 }
 
-// A pager is who is told by an Alertmanager with the configuration of the example.
+// A pager is the webhook that an Alertmanager with the configuration of the example notifies.
 type pager struct {
-	t  *testing.T
-	mu sync.Mutex
-	of []notification
+	t             *testing.T
+	mu            sync.Mutex
+	notifications []notification
 }
 
-// newPager starts an Alertmanager that is sixty times as fast as the example, and its receiver.
-func newPager(t *testing.T) *pager {
+// newPager starts an Alertmanager that is sixty times as fast as the example, and its webhook. The replacements are
+// pairs of old and new text of that configuration.
+func newPager(t *testing.T, replacements ...string) *pager {
 	t.Helper()
 	lab.Need(t)
 	program := lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager")
@@ -60,43 +61,44 @@ func newPager(t *testing.T) *pager {
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(listener) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })
-	file := lab.Write(t, t.TempDir(), "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml")))
-	process.Start(t, exec.Command(program, "--config.file="+file, "--storage.path="+t.TempDir(),
-		"--web.listen-address=localhost:9093", "--cluster.listen-address=")).Listening(9093)
+	config := replace(t, "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml")), replacements...)
+	cmd := exec.Command(program, "--config.file="+lab.Write(t, t.TempDir(), "alertmanager.yml", config),
+		"--storage.path="+t.TempDir(), "--web.listen-address=localhost:9093", "--cluster.listen-address=")
+	process.Start(t, cmd).Listening(9093)
 	return p
 }
 
-// ServeHTTP takes a notification.
+// ServeHTTP receives a notification.
 func (p *pager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n := notification{receiver: r.URL.Path}
 	if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
-		p.t.Errorf("webhook: %v", err)
+		p.t.Errorf("decode the notification to %s: %v", r.URL.Path, err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.of = append(p.of, n)
+	p.notifications = append(p.notifications, n)
 }
 
-// told returns what was said of an alert to a receiver with that status.
-func (p *pager) told(receiver, status, name string) (annotations map[string]string, found bool) {
+// notified returns the annotations with which a receiver was last notified of an alert with a status. ok reports
+// whether there was such a notification.
+func (p *pager) notified(receiver, status, name string) (annotations map[string]string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, n := range p.of {
+	for _, n := range p.notifications {
 		for _, a := range n.Alerts {
 			if n.receiver == receiver && a.Status == status && a.String() == name {
-				annotations, found = a.Annotations, true // the last one counts
+				annotations, ok = a.Annotations, true
 			}
 		}
 	}
-	return annotations, found
+	return annotations, ok
 }
 
-// all returns all alerts that fire and that somebody was told of, each once, and the groups they
-// were in.
-func (p *pager) all() (alerts, groups []string) {
+// firing returns all firing alerts in the notifications, without duplicates, and the keys of all groups.
+func (p *pager) firing() (alerts, groups []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, n := range p.of {
+	for _, n := range p.notifications {
 		groups = append(groups, n.GroupKey)
 		for _, a := range n.Alerts {
 			if a.Status == "firing" {
@@ -109,16 +111,17 @@ func (p *pager) all() (alerts, groups []string) {
 	return slices.Compact(alerts), slices.Compact(groups)
 }
 
-// states returns what Alertmanager does with an alert, by instance: it is active or suppressed.
+// states returns Alertmanager's state of an alert, active or suppressed, by instance.
 func (p *pager) states(name string) map[string]string {
 	p.t.Helper()
-	body := lab.Get(p.t, "http://localhost:9093/api/v2/alerts?filter=alertname="+name)
+	const url = "http://localhost:9093/api/v2/alerts?filter=alertname="
+	body := lab.Get(p.t, url+name)
 	var alerts []struct {
 		Labels map[string]string
 		Status struct{ State string }
 	}
 	if err := json.Unmarshal([]byte(body), &alerts); err != nil {
-		p.t.Fatalf("%s: %v", body, err)
+		p.t.Fatalf("GET %s: %v in %s", url+name, err, body)
 	}
 	states := make(map[string]string)
 	for _, a := range alerts {
@@ -127,148 +130,205 @@ func (p *pager) states(name string) map[string]string {
 	return states
 }
 
-// forget forgets all notifications.
+// forget removes all notifications.
 func (p *pager) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.of = nil
+	p.notifications = nil
 }
 
-// startPrometheus starts a Prometheus that is sixty times as fast as the example, with its
-// rules and these targets.
+// replace returns the text of a file with replacements: pairs of old and new text. It fails the test unless each
+// old text occurs once.
+func replace(t *testing.T, file, text string, replacements ...string) string {
+	t.Helper()
+	for pair := range slices.Chunk(replacements, 2) {
+		if n := strings.Count(text, pair[0]); n != 1 {
+			t.Fatalf("%s contains %q %d times, want once", file, pair[0], n)
+		}
+		text = strings.Replace(text, pair[0], pair[1], 1)
+	}
+	return text
+}
+
+// startPrometheus starts a Prometheus with the rules and the configuration of the example, sixty times as fast, and
+// the given targets. It has no objectives, because the test has outages of a few seconds and nothing else.
 func startPrometheus(t *testing.T, targets ...string) *process.Prometheus {
 	t.Helper()
 	dir := t.TempDir()
 	for _, file := range lab.Files(t, "rules/*.yml") {
 		lab.Write(t, dir, file, lab.Faster(lab.Read(t, file)))
 	}
-	config := lab.Faster(lab.Read(t, "prometheus.yml"))
 	list := ""
 	for _, target := range targets {
 		list += fmt.Sprintf("          - %q\n", target)
 	}
-	for _, change := range [][2]string{
-		{"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list},
-		{"scrape_interval: 250ms", "scrape_interval: 500ms"}, // room for a timeout
-		{"  - rules/slo.yml\n", ""}, // an outage of a few seconds is all there is
-	} {
-		if strings.Count(config, change[0]) != 1 {
-			t.Fatalf("the example has no %q", change[0])
-		}
-		config = strings.Replace(config, change[0], change[1], 1)
-	}
+	config := replace(t, "prometheus.yml", lab.Faster(lab.Read(t, "prometheus.yml")),
+		"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list,
+		"scrape_interval: 250ms", "scrape_interval: 500ms", // time for a probe that times out
+		"  - rules/slo.yml\n", "")
 	return process.StartPrometheus(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
 }
 
-// A target is broken in each of five ways, and the notification says which, with the errno;
-// then it is repaired, and that is told, too. Nothing else is.
+// An incident is a network condition of a target, or trouble of the prober.
+type incident struct {
+	name        string
+	begin, end  func()
+	whileFiring func() // called again and again until there is a notification; nil does nothing
+
+	alert  string
+	also   []string  // other alerts in the same group
+	reason [2]string // the name of an annotation of the alert, and how it begins
+}
+
+// A target is down in each of four ways, and the notification contains the reason with the errno. In the fifth
+// incident, the exporter cannot measure. After each incident, the alert is reported as resolved. There are no other
+// notifications. The first incident is alone; the next three are at the same time, so that their reasons could be
+// mixed up.
 func TestAlerts(t *testing.T) {
-	chain := kernel.NewChain(t)
 	nft := lab.Program(t, "nft", "nftables")
 	ip := lab.Program(t, "ip", "iproute2")
+	lab.Program(t, "sh", "dash") // for process.WithFiles
+	redis := startRedis(t)
+	chain := kernel.NewChain(t)
 	dir := t.TempDir()
 	hosts := lab.Write(t, dir, "hosts", "127.0.0.1 localhost web.example\n")
 	resolv := lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")
-	simnet.ServeDNS(t, "127.0.0.1:53", nil) // there is no name
+	simnet.ServeDNS(t, "127.0.0.1:53", nil) // it knows no name
 	config := lab.Write(t, dir, "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
 	shaker := process.WithFiles(t, exporter.Command(t, "--config.file="+config, "--timeout-offset=0.1"),
 		map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv})
-	process.Start(t, shaker).Listening(10115)
-	redis := startRedis(t)
+	process.Start(t, shaker).Listening(exporter.Port)
 
-	const stopped, firewalled, unrouted, nameless = "127.0.0.1:6379", "10.77.4.2:80", "[fd77:4::2]:80", "web.example:10115"
-	pager := newPager(t)
+	const (
+		stopped    = "127.0.0.1:6379"
+		firewalled = "10.77.4.2:80"
+		unrouted   = "[fd77:4::2]:80"
+		nameless   = "web.example:10115"
+	)
+	pager := newPager(t, "group_interval: 5s", "group_interval: 1s")
 	prometheus := startPrometheus(t, stopped, firewalled, unrouted, nameless)
-	lab.Eventually(t, "all is well", func() bool {
-		return len(prometheus.Query("probe_success == 1")) == 4 && len(prometheus.Query(`up{job="shaker_exporter"} == 1`)) == 1
+	lab.Eventually(t, "all targets and the exporter are up", func() bool {
+		return len(prometheus.Query("probe_success == 1")) == 4 &&
+			len(prometheus.Query(`up{job="shaker_exporter"} == 1`)) == 1
 	})
 
 	var limit unix.Rlimit
-	descriptors := func(soft uint64) {
+	setDescriptors := func(soft uint64) {
 		t.Helper()
-		if err := unix.Prlimit(shaker.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: soft, Max: limit.Max}, nil); err != nil {
-			t.Fatal(err)
+		changed := &unix.Rlimit{Cur: soft, Max: limit.Max}
+		if err := unix.Prlimit(shaker.Process.Pid, unix.RLIMIT_NOFILE, changed, nil); err != nil {
+			t.Fatalf("set the descriptor limit of the exporter to %d: %v", soft, err)
 		}
 	}
 	if err := unix.Prlimit(shaker.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
-		t.Fatal(err)
+		t.Fatalf("get the descriptor limit of the exporter: %v", err)
 	}
-	rewrite := func(content string) {
+	rewriteHosts := func(content string) {
 		if err := os.WriteFile(hosts, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, c := range []struct {
-		name               string
-		breaks, repairs    func()
-		alert              string
-		annotation, reason string   // how it begins
-		also               []string // in the same group
-		keeps              func()   // it broken
-	}{
-		{"stopped",
-			func() { redis.Stop() },
-			func() { redis = startRedis(t) },
-			"TargetDown " + stopped, "reason", "refused (ECONNREFUSED)", nil, nil},
-		{"firewalled",
-			func() {
-				chain.Run(2, nft, "table inet lab { chain forward { type filter hook forward priority 0; ip daddr 10.77.4.2 tcp flags syn / syn,ack reject with icmp type admin-prohibited; }; }")
+	const reject = `table inet lab { chain forward { type filter hook forward priority 0;
+		ip daddr 10.77.4.2 tcp flags syn / syn,ack reject with icmp type admin-prohibited; }; }`
+	for _, incidents := range [][]incident{
+		{
+			{
+				name:   "stopped",
+				begin:  func() { redis.Stop() },
+				end:    func() { redis = startRedis(t) },
+				alert:  "TargetDown " + stopped,
+				reason: [2]string{"reason", "refused (ECONNREFUSED)"},
 			},
-			func() { chain.Run(2, nft, "delete table inet lab") },
-			"TargetDown " + firewalled, "reason", "prohibited (EHOSTUNREACH), admin_prohibited from 10.77.2.2, the last hop that answers is ", nil, nil},
-		{"unrouted",
-			func() { chain.Run(1, ip, "-6", "route", "del", "fd77:4::/64") },
-			func() { chain.Route(1, "fd77:4::/64", "fd77:2::2", unix.RTN_UNICAST) },
-			"TargetDown " + unrouted, "reason", "unreachable (ENETUNREACH), net_unreachable from fd77:1::2", nil, nil},
-		{"name gone",
-			func() { rewrite("127.0.0.1 localhost\n") },
-			func() { rewrite("127.0.0.1 localhost web.example\n") },
-			"TargetDown " + nameless, "reason", "dns_not_found", nil, nil},
-		{"prober out of descriptors",
-			func() { descriptors(0) },
-			func() { descriptors(limit.Cur) },
-			"ProberFaults localhost:10115 EMFILE", "summary", "The exporter at localhost:10115 cannot measure: EMFILE",
-			[]string{"ProberBlind"},
-			func() { // If Prometheus loses its connection meanwhile, it takes a descriptor for another.
-				if len(prometheus.Query(`up{job="shaker_exporter"} == 0`)) > 0 {
-					descriptors(limit.Cur)
-				} else {
-					descriptors(0)
-				}
-			}},
+		},
+		{
+			{
+				name:  "firewalled",
+				begin: func() { chain.Run(2, nft, reject) },
+				end:   func() { chain.Run(2, nft, "delete table inet lab") },
+				alert: "TargetDown " + firewalled,
+				reason: [2]string{"reason",
+					"prohibited (EHOSTUNREACH), admin_prohibited from 10.77.2.2, the last hop that answers is "},
+			},
+			{
+				name:   "unrouted",
+				begin:  func() { chain.Run(1, ip, "-6", "route", "del", "fd77:4::/64") },
+				end:    func() { chain.Route(1, "fd77:4::/64", "fd77:2::2", unix.RTN_UNICAST) },
+				alert:  "TargetDown " + unrouted,
+				reason: [2]string{"reason", "unreachable (ENETUNREACH), net_unreachable from fd77:1::2"},
+			},
+			{
+				name:   "name removed",
+				begin:  func() { rewriteHosts("127.0.0.1 localhost\n") },
+				end:    func() { rewriteHosts("127.0.0.1 localhost web.example\n") },
+				alert:  "TargetDown " + nameless,
+				reason: [2]string{"reason", "dns_not_found"},
+			},
+		},
+		{
+			{
+				name:  "prober out of descriptors",
+				begin: func() { setDescriptors(0) },
+				end:   func() { setDescriptors(limit.Cur) },
+				// If Prometheus loses its connection for /metrics, it needs a descriptor for a new one.
+				whileFiring: func() {
+					if len(prometheus.Query(`up{job="shaker_exporter"} == 0`)) > 0 {
+						setDescriptors(limit.Cur)
+					} else {
+						setDescriptors(0)
+					}
+				},
+				alert:  "ProberFaults localhost:10115 EMFILE",
+				also:   []string{"ProberBlind"},
+				reason: [2]string{"summary", "The exporter at localhost:10115 cannot measure: EMFILE"},
+			},
+		},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		var names, want []string
+		for _, i := range incidents {
+			names = append(names, i.name)
+			want = append(append(want, i.alert), i.also...)
+		}
+		slices.Sort(want)
+		t.Run(strings.Join(names, ", "), func(t *testing.T) {
 			pager.forget()
-			c.breaks()
-			want := append(c.also, c.alert)
-			told := func(status string) func() bool {
-				return func() bool {
-					return !slices.ContainsFunc(want, func(alert string) bool {
-						_, told := pager.told("/page", status, alert)
-						return !told
-					})
-				}
+			for _, i := range incidents {
+				i.begin()
 			}
-			lab.Eventually(t, "somebody is woken up", func() bool {
-				if c.keeps != nil {
-					c.keeps()
+			notified := func(status string) bool {
+				return !slices.ContainsFunc(want, func(alert string) bool {
+					_, ok := pager.notified("/page", status, alert)
+					return !ok
+				})
+			}
+			lab.Eventually(t, fmt.Sprintf("there is a page for %q", want), func() bool {
+				for _, i := range incidents {
+					if i.whileFiring != nil {
+						i.whileFiring()
+					}
 				}
-				return told("firing")()
+				return notified("firing")
 			})
-			annotations, _ := pager.told("/page", "firing", c.alert)
-			if got := annotations[c.annotation]; !strings.HasPrefix(got, c.reason) {
-				t.Errorf("%s: %s is %q, want %q", c.alert, c.annotation, got, c.reason)
+			for _, i := range incidents {
+				annotations, _ := pager.notified("/page", "firing", i.alert)
+				if got := annotations[i.reason[0]]; !strings.HasPrefix(got, i.reason[1]) {
+					t.Errorf("%s: annotation %s = %q, want %q at its beginning",
+						i.alert, i.reason[0], got, i.reason[1])
+				}
 			}
-			c.repairs()
-			lab.Eventually(t, "somebody may sleep again", told("resolved"))
-			if alerts, groups := pager.all(); !slices.Equal(alerts, want) || len(groups) != 1 {
-				t.Errorf("told of %q in %q, want %q in one group", alerts, groups, want)
+			for _, i := range incidents {
+				i.end()
+			}
+			lab.Eventually(t, fmt.Sprintf("%q are reported as resolved", want), func() bool {
+				return notified("resolved")
+			})
+			if alerts, groups := pager.firing(); !slices.Equal(alerts, want) || len(groups) != 1 {
+				t.Errorf("notifications of the alerts %q in the groups %q, want %q in one group", alerts, groups, want)
 			}
 		})
 	}
 }
 
-// startRedis starts a server for the rest of the test, or until it is stopped.
+// startRedis starts a Redis server, which runs until it is stopped or the test ends.
 func startRedis(t *testing.T) *process.Process {
 	t.Helper()
 	program := lab.Program(t, "redis-server", "redis-server")
@@ -277,11 +337,13 @@ func startRedis(t *testing.T) *process.Process {
 	return redis
 }
 
-// A router dies, and five targets with it. There is one notification for the router, which has
-// the targets, and none for each of them. A sixth, behind another router, is told of by itself.
+// A router with five targets behind it dies. There is one notification, of TargetCutOff with the address of the last
+// router that answers and all five targets, and no TargetDown of these targets. A sixth target, behind another
+// router, has its own notification.
 func TestOneDeadRouterPagesOnce(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	behind := []string{"198.51.100.1", "198.51.100.2"}
+	const other = "203.0.113.1:22"
 	var targets, want []string
 	for i := range 5 {
 		target := fmt.Sprintf("192.0.2.%d:443", i+1)
@@ -289,69 +351,69 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 		targets = append(targets, target)
 		want = append(want, "TargetCutOff "+target+" 198.51.100.1")
 	}
-	network.At("203.0.113.1:22", simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
+	network.At(other, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
 	config := lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
-	exporter.StartOn(t, 10115, "--config.file="+config, "--timeout-offset=0.1")
+	exporter.StartOn(t, exporter.Port, "--config.file="+config, "--timeout-offset=0.1")
 	pager := newPager(t)
-	prometheus := startPrometheus(t, append(targets, "203.0.113.1:22")...)
-	lab.Eventually(t, "all is well", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
+	prometheus := startPrometheus(t, append(targets, other)...)
+	lab.Eventually(t, "all targets are up", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
 
 	for _, target := range targets {
-		network.At(target).Behind("198.51.100.1", "") // the next router, and all beyond it, are silent
+		network.At(target).Behind("198.51.100.1", "") // the second router and the target do not answer
 	}
-	network.At("203.0.113.1:22", simnet.RST()).Behind("198.51.100.1", "198.51.100.3")
-	want = append(want, "TargetDown 203.0.113.1:22")
+	network.At(other, simnet.RST()).Behind("198.51.100.1", "198.51.100.3")
+	want = append(want, "TargetDown "+other)
 	slices.Sort(want)
-	lab.Eventually(t, "all of it has been told", func() bool {
-		alerts, _ := pager.all()
+	lab.Eventually(t, fmt.Sprintf("there are notifications of %q", want), func() bool {
+		alerts, _ := pager.firing()
 		return slices.Equal(alerts, want) || len(alerts) > len(want)
 	})
-	lab.Eventually(t, "the targets are down, too, and nobody is to be told of five of them", func() bool {
+	lab.Eventually(t, "TargetDown is active for "+other+" and suppressed for the other targets", func() bool {
 		states := pager.states("TargetDown")
-		return len(states) == 6 && states["203.0.113.1:22"] == "active" &&
+		return len(states) == 6 && states[other] == "active" &&
 			!slices.ContainsFunc(targets, func(target string) bool { return states[target] != "suppressed" })
 	})
 	for _, target := range targets {
 		network.At(target, simnet.SYNACK()).Behind(behind...)
 	}
-	lab.Eventually(t, "the end has been told", func() bool {
+	lab.Eventually(t, "TargetCutOff is reported as resolved for all targets", func() bool {
 		for _, name := range want {
-			if _, told := pager.told("/page", "resolved", name); !told && strings.HasPrefix(name, "TargetCutOff") {
+			if _, ok := pager.notified("/page", "resolved", name); !ok && strings.HasPrefix(name, "TargetCutOff") {
 				return false
 			}
 		}
 		return true
 	})
-	alerts, groups := pager.all()
+	alerts, groups := pager.firing()
 	if !slices.Equal(alerts, want) || len(groups) != 2 {
-		t.Errorf("told of %q in %q, want %q in two groups", alerts, groups, want)
+		t.Errorf("notifications of the alerts %q in the groups %q, want %q in two groups", alerts, groups, want)
 	}
 }
 
-// amtool has nothing to say against the configuration, which sends alerts where they belong, and
-// finds what is wrong in another one.
+// amtool accepts the configuration, which routes each alert to the right receiver. The control is a receiver that
+// does not exist.
 func TestAlertmanagerConfig(t *testing.T) {
 	amtool := lab.Program(t, "amtool", "prometheus-alertmanager")
 	if out, err := exec.Command(amtool, "check-config", "alertmanager.yml").CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("amtool check-config alertmanager.yml: %v, want no error\n%s", err, out)
 	}
 	for alert, want := range map[string]string{
 		"alertname=TargetDown severity=page":                "page",
 		"alertname=TargetCutOff severity=page at=192.0.2.1": "page",
 		"alertname=ExporterDown severity=page":              "page",
-		"alertname=ExporterDown severity=page prober=fra":   "ticket", // there are others
+		"alertname=ExporterDown severity=page prober=fra":   "ticket", // there are other vantage points
 		"alertname=ProberBlind severity=page":               "page",
 		"alertname=VantageQuorumLost severity=page":         "page",
 		"alertname=SYNsLost severity=ticket":                "ticket",
 	} {
 		args := append([]string{"config", "routes", "test", "--config.file=alertmanager.yml"}, strings.Fields(alert)...)
 		if out, err := exec.Command(amtool, args...).Output(); err != nil || string(out) != want+"\n" {
-			t.Errorf("%s goes to %s, %v, want %s", alert, out, err, want)
+			t.Errorf("the receiver of %s is %q, %v, want %s", alert, out, err, want)
 		}
 	}
-	wrong := strings.Replace(lab.Read(t, "alertmanager.yml"), "receiver: page", "receiver: nobody", 1)
-	file := lab.Write(t, t.TempDir(), filepath.Base("alertmanager.yml"), wrong)
+	wrong := strings.Replace(lab.Read(t, "alertmanager.yml"), "receiver: page", "receiver: missing", 1)
+	file := lab.Write(t, t.TempDir(), "alertmanager.yml", wrong)
 	if out, err := exec.Command(amtool, "check-config", file).CombinedOutput(); err == nil {
-		t.Errorf("amtool accepts a receiver that is not there: %s", out)
+		t.Errorf("amtool check-config accepts a receiver that does not exist, want an error:\n%s", out)
 	}
 }
