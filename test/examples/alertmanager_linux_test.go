@@ -332,7 +332,8 @@ func TestAlerts(t *testing.T) {
 func startRedis(t *testing.T) *process.Process {
 	t.Helper()
 	program := lab.Program(t, "redis-server", "redis-server")
-	redis := process.Start(t, exec.Command(program, "--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()))
+	redis := process.Start(t, exec.Command(program,
+		"--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()))
 	redis.Listening(6379)
 	return redis
 }

@@ -26,7 +26,7 @@ import (
 
 const composeFile = "compose/compose.yml"
 
-// A service is what is read of one in compose.yml.
+// A service is a service of compose.yml, with the fields that the tests check.
 type service struct {
 	Image, Build            string
 	Command, Volumes, Ports []string
@@ -36,13 +36,13 @@ type service struct {
 	Healthcheck             struct{ Test []string }
 }
 
-// A composition is what is read of compose.yml.
+// A composition is the content of compose.yml, with the fields that the tests check.
 type composition struct {
 	Services map[string]service
 	Volumes  map[string]any
 }
 
-// port returns the port that the service listens on in its container.
+// port returns the port on which the service listens in its container.
 func (s service) port() (port int) {
 	if len(s.Ports) == 1 {
 		fmt.Sscanf(s.Ports[0], "127.0.0.1:%d:%d", new(int), &port)
@@ -50,6 +50,7 @@ func (s service) port() (port int) {
 	return port
 }
 
+// parseCompose reads the text of compose.yml.
 func parseCompose(text string) (c composition, err error) {
 	return c, yaml.Unmarshal([]byte(text), &c)
 }
@@ -59,9 +60,9 @@ var (
 	private = regexp.MustCompile(`^127\.0\.0\.1:\d+:\d+$`)
 )
 
-// composeComplaints says what is wrong with compose.yml besides its form.
-func composeComplaints(text string) (wrong []string) {
-	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+// composeProblems returns what is wrong with the content of compose.yml. It does not check the schema.
+func composeProblems(text string) (problems []string) {
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	c, err := parseCompose(text)
 	if err != nil {
 		return []string{err.Error()}
@@ -72,10 +73,10 @@ func composeComplaints(text string) (wrong []string) {
 			complain("%s: image %s is not pinned", name, s.Image)
 		}
 		if len(s.Ports) != 1 || !private.MatchString(s.Ports[0]) {
-			complain("%s: ports %s", name, s.Ports)
+			complain("%s: ports %s are not one port of 127.0.0.1", name, s.Ports)
 		}
 		if !slices.Equal(s.SecurityOpt, []string{"no-new-privileges:true"}) {
-			complain("%s: security_opt %s", name, s.SecurityOpt)
+			complain("%s: security_opt is %s", name, s.SecurityOpt)
 		}
 		for _, volume := range s.Volumes {
 			from, rest, _ := strings.Cut(volume, ":")
@@ -85,10 +86,10 @@ func composeComplaints(text string) (wrong []string) {
 			if info, err := os.Stat(filepath.Join("compose", from)); err != nil {
 				complain("%s: %v", name, err)
 			} else if !info.IsDir() {
-				complain("%s: %s is a file, and one in its place would not be seen", name, from)
+				complain("%s: %s is a file, and the container would not see its replacement", name, from)
 			}
 			if !strings.HasSuffix(rest, ":ro") {
-				complain("%s: %s can be written", name, from)
+				complain("%s: %s is writable", name, from)
 			}
 		}
 		if s.Build == "" {
@@ -98,60 +99,82 @@ func composeComplaints(text string) (wrong []string) {
 			complain("%s: %v", name, err)
 		}
 		if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) {
-			complain("%s: may do what it need not", name)
+			complain("%s: has capabilities or a writable file system", name)
 		}
 	}
-	return wrong
+	return problems
 }
 
-// docker-compose accepts compose.yml, what that mounts is there, and nothing can be reached
-// from elsewhere. The controls are files with mistakes.
+// docker-compose accepts compose.yml, all mounted files exist, and only this machine can reach the ports. The controls
+// are files with mistakes.
 func TestCompose(t *testing.T) {
-	program := lab.Program(t, "docker-compose", "docker-compose")
-	check := func(file string) (string, error) {
-		out, err := exec.Command(program, "--file="+file, "config", "--quiet").CombinedOutput()
-		return string(out), err
-	}
-	if out, err := check(composeFile); err != nil || out != "" {
-		t.Errorf("%v: %s", err, out)
-	}
 	text := lab.Read(t, composeFile)
-	for _, w := range composeComplaints(text) {
-		t.Error(w)
-	}
-
-	broken := lab.Write(t, t.TempDir(), "compose.yml", strings.Replace(text, "cap_drop:", "cap_drops:", 1))
-	if out, err := check(broken); err == nil || !strings.Contains(out, "'cap_drops'") {
-		t.Errorf("of a misspelled key docker-compose says: %v %s", err, out)
+	for _, problem := range composeProblems(text) {
+		t.Errorf("%s has a problem: %s", composeFile, problem)
 	}
 	for _, c := range []struct{ old, new, want string }{
-		{"prom/prometheus:v3.16.0", "prom/prometheus:latest", "prometheus: image prom/prometheus:latest is not pinned"},
-		{"127.0.0.1:9093:9093", "9093:9093", "alertmanager: ports [9093:9093]"},
-		{"../rules:", "../rule:", "prometheus: stat rule: no such file or directory"},
-		{"..:/etc/alertmanager:ro", "..:/etc/alertmanager", "alertmanager: .. can be written"},
-		{".:/etc/shaker_exporter:ro", "./shaker.yml:/etc/shaker_exporter/shaker.yml:ro", "shaker-exporter: ./shaker.yml is a file, and one in its place would not be seen"},
-		{"cap_drop: [ALL]", "cap_drop: []", "shaker-exporter: may do what it need not"},
-		{"build: ../..", "build: ..", "shaker-exporter: stat Dockerfile: no such file or directory"},
+		{
+			old: "prom/prometheus:v3.16.0", new: "prom/prometheus:latest",
+			want: "prometheus: image prom/prometheus:latest is not pinned",
+		},
+		{
+			old: "127.0.0.1:9093:9093", new: "9093:9093",
+			want: "alertmanager: ports [9093:9093] are not one port of 127.0.0.1",
+		},
+		{
+			old: "../rules:", new: "../rule:",
+			want: "prometheus: stat rule: no such file or directory",
+		},
+		{
+			old: "..:/etc/alertmanager:ro", new: "..:/etc/alertmanager",
+			want: "alertmanager: .. is writable",
+		},
+		{
+			old: ".:/etc/shaker_exporter:ro", new: "./shaker.yml:/etc/shaker_exporter/shaker.yml:ro",
+			want: "shaker-exporter: ./shaker.yml is a file, and the container would not see its replacement",
+		},
+		{
+			old: "cap_drop: [ALL]", new: "cap_drop: []",
+			want: "shaker-exporter: has capabilities or a writable file system",
+		},
+		{
+			old: "build: ../..", new: "build: ..",
+			want: "shaker-exporter: stat Dockerfile: no such file or directory",
+		},
 	} {
-		if strings.Count(text, c.old) != 1 {
-			t.Fatalf("compose.yml has no %s", c.old)
-		}
-		if got := composeComplaints(strings.Replace(text, c.old, c.new, 1)); !slices.Equal(got, []string{c.want}) {
-			t.Errorf("with %s: %q, want %q", c.new, got, c.want)
+		got := composeProblems(replace(t, composeFile, text, c.old, c.new))
+		if want := []string{c.want}; !slices.Equal(got, want) {
+			t.Errorf("with %s, the problems are %q, want %q", c.new, got, want)
 		}
 	}
+	t.Run("docker-compose", func(t *testing.T) {
+		program := lab.Program(t, "docker-compose", "docker-compose")
+		check := func(file string) (string, error) {
+			out, err := exec.Command(program, "--file="+file, "config", "--quiet").CombinedOutput()
+			return string(out), err
+		}
+		if out, err := check(composeFile); err != nil || out != "" {
+			t.Errorf("docker-compose config: %v, want no error and no output\n%s", err, out)
+		}
+		misspelled := lab.Write(t, t.TempDir(), "compose.yml", strings.Replace(text, "cap_drop:", "cap_drops:", 1))
+		if out, err := check(misspelled); err == nil || !strings.Contains(out, "'cap_drops'") {
+			t.Errorf("docker-compose config, with a misspelled key: %v, want an error about 'cap_drops'\n%s", err, out)
+		}
+	})
 }
 
-// The services find each other by their names and do what they are there for, with the files
-// and arguments that they have in their containers: targets are probed, rules are in force,
-// Alertmanager is told, and who is asked for health says the truth. As in containers of its own,
-// each has an address of its own, and that is what it calls localhost, unless that is ::1, where
-// nobody listens.
+// The services find each other by their names and work together with the files and arguments that they have in their
+// containers: the targets are probed, the rules are loaded, Prometheus finds Alertmanager, and the health check is
+// right. As in containers, each service has its own address, to which localhost resolves, after ::1, where no service
+// listens. Only the scrape interval is shorter.
 func TestComposeServices(t *testing.T) {
+	alertmanager := lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager")
+	prometheusProgram := lab.Program(t, "prometheus", "prometheus")
+	lab.Program(t, "sh", "dash") // for process.WithFiles
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	c, err := parseCompose(lab.Read(t, composeFile))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s: %v", composeFile, err)
 	}
 	dir := t.TempDir()
 	addresses := make(map[string]string)
@@ -162,8 +185,9 @@ func TestComposeServices(t *testing.T) {
 	}
 	isolated := func(name string, program string, args ...string) *exec.Cmd {
 		return process.WithFiles(t, exec.Command(program, args...), map[string]string{
-			"/etc/hosts":       lab.Write(t, dir, name+".hosts", "::1 localhost\n"+addresses[name]+" localhost\n"+names),
-			"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
+			"/etc/hosts": lab.Write(t, dir, name+".hosts", "::1 localhost\n"+addresses[name]+" localhost\n"+names),
+			// No DNS server listens there.
+			"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"),
 		})
 	}
 	command := func(name, program string, args ...string) (cmd *exec.Cmd, address string) {
@@ -183,21 +207,29 @@ func TestComposeServices(t *testing.T) {
 	shaker := exporter.Command(t).Path
 	health := c.Services["shaker-exporter"].Healthcheck.Test
 	if len(health) < 2 || health[0] != "CMD" || health[1] != "/shaker_exporter" {
-		t.Fatalf("the health check is %q", health)
+		t.Fatalf("the health check is %q, want CMD, /shaker_exporter and arguments", health)
 	}
 	healthy := func() error { return isolated("shaker-exporter", shaker, health[2:]...).Run() }
 	if healthy() == nil {
-		t.Error("the exporter is healthy though it does not run")
+		t.Error("the health check succeeds before the exporter runs, want a failure")
 	}
-	start("shaker-exporter", shaker, "--web.listen-address=127.0.0.1:10115") // too: in its container it listens everywhere
+	// In its container, the exporter listens on all addresses.
+	start("shaker-exporter", shaker, "--web.listen-address=127.0.0.1:10115")
 	if err := healthy(); err != nil {
-		t.Errorf("the exporter is not healthy: %v", err)
+		t.Errorf("the health check of the running exporter: %v, want no error", err)
 	}
-	start("alertmanager", lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager"), "--cluster.listen-address=") // there is no other to find
-	cmd, address := command("prometheus", lab.Program(t, "prometheus", "prometheus"))
+	start("alertmanager", alertmanager, "--cluster.listen-address=") // it is not a cluster
+	cmd, address := command("prometheus", prometheusProgram)
+	config := filepath.Join(dir, "prometheus/etc/prometheus/prometheus.yml")
+	faster := replace(t, config, lab.Read(t, config), "scrape_interval: 15s", "scrape_interval: 1s")
+	if err := os.WriteFile(config, []byte(faster), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	prometheus := process.ServePrometheus(t, cmd, address)
 
-	want := map[string]string{"prometheus:9090": "open", "alertmanager:9093": "open", "grafana:3000": "refused", "192.0.2.1:443": "timeout"}
+	want := map[string]string{
+		"prometheus:9090": "open", "alertmanager:9093": "open", "grafana:3000": "refused", "192.0.2.1:443": "timeout",
+	}
 	got := make(map[string]string)
 	lab.Eventually(t, "each target has been probed", func() bool {
 		for _, sample := range prometheus.Query("probe_result_info") {
@@ -206,7 +238,7 @@ func TestComposeServices(t *testing.T) {
 		return len(got) == len(want)
 	})
 	if !maps.Equal(got, want) {
-		t.Errorf("the targets are %v, want %v", got, want)
+		t.Errorf("the results of the targets are %v, want %v", got, want)
 	}
 	lab.Eventually(t, "the exporter itself has been scraped", func() bool {
 		return len(prometheus.Query(`shaker_exporter_build_info{job="shaker_exporter"}`)) == 1
@@ -217,36 +249,38 @@ func TestComposeServices(t *testing.T) {
 		return len(found.ActiveAlertmanagers) == 1
 	})
 	if url := found.ActiveAlertmanagers[0].URL; url != "http://alertmanager:9093/api/v2/alerts" {
-		t.Errorf("Alertmanager is %s", url)
+		t.Errorf("the URL of Alertmanager is %s, want http://alertmanager:9093/api/v2/alerts", url)
 	}
-	var inForce json.RawMessage
-	prometheus.API("rules", &inForce)
-	ruleFiles := regexp.MustCompile(`(?m)^  - (rules/.*\.yml)$`).FindAllStringSubmatch(lab.Read(t, "prometheus.yml"), -1)
+	var active json.RawMessage
+	prometheus.API("rules", &active)
+	ruleFile := regexp.MustCompile(`(?m)^  - (rules/.*\.yml)$`)
+	ruleFiles := ruleFile.FindAllStringSubmatch(lab.Read(t, "prometheus.yml"), -1)
 	if ruleFiles == nil {
-		t.Error("the simplest Prometheus has no rules")
+		t.Error("prometheus.yml has no rule files")
 	}
 	for _, file := range ruleFiles {
 		for _, r := range rulesOf(t, file[1]) {
-			if name := cmp.Or(r.Alert, r.Record); !bytes.Contains(inForce, []byte(`"name":"`+name+`"`)) {
-				t.Errorf("of %s, which the simplest Prometheus has, %s is not in force", file[1], name)
+			if name := cmp.Or(r.Alert, r.Record); !bytes.Contains(active, []byte(`"name":"`+name+`"`)) {
+				t.Errorf("the rule %s of %s, which prometheus.yml has, is not active", name, file[1])
 			}
 		}
 	}
-	// Grafana is not here to be asked. Who it asks is a service, at its port.
-	source := regexp.MustCompile(`url: http://([a-z-]+):(\d+)\n`).FindStringSubmatch(lab.Read(t, "grafana/provisioning/datasources/prometheus.yml"))
+	// Grafana itself is not installed. The URL of its data source is that of a service.
+	const sources = "grafana/provisioning/datasources/prometheus.yml"
+	source := regexp.MustCompile(`url: http://([a-z-]+):(\d+)\n`).FindStringSubmatch(lab.Read(t, sources))
 	if source == nil || source[2] != strconv.Itoa(c.Services[source[1]].port()) {
-		t.Errorf("Grafana asks %q", source)
+		t.Errorf("the URL in %s is %q, want a service and its port", sources, source)
 	}
 }
 
-// contained lays the files that a service mounts below a directory, as they are in its
-// container, and returns its arguments with the paths that they have there.
+// contained copies the files that a service mounts to a directory that stands for the root of its container. It
+// returns the arguments of the service with paths in that directory.
 func (s service) contained(t *testing.T, root string) (args []string) {
 	t.Helper()
 	for _, volume := range s.Volumes {
 		parts := strings.Split(volume, ":")
 		from, to := filepath.Join("compose", parts[0]), filepath.Join(root, parts[1])
-		if len(parts) == 2 { // one that is empty at first
+		if len(parts) == 2 { // a named volume, which is empty
 			from = t.TempDir()
 		}
 		if err := os.CopyFS(to, os.DirFS(from)); err != nil {

@@ -1,3 +1,3 @@
-// Package examples tests the files in examples, which users copy, with a real Prometheus, Alertmanager and
-// the tools that read such files.
+// Package examples tests the files in examples, which users copy, with a real Prometheus, a real Alertmanager and the
+// tools that read such files.
 package examples

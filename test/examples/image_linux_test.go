@@ -17,65 +17,69 @@ import (
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// What the build is told.
+// The build arguments.
 const (
 	imageVersion   = "v1.2.3"
 	imageRevision  = "0123456789abcdef0123456789abcdef01234567"
 	imageBuildDate = "2001-02-03T04:05:06Z"
 )
 
-// The Dockerfile makes an image that holds the exporter and its licenses, knows its version, and
-// probes without root and without capabilities. The controls are images that are otherwise.
+// The Dockerfile makes an image with the exporter and its licenses. The exporter knows its version, and probes without
+// root and without capabilities. The controls are images that differ in one property.
 func TestImage(t *testing.T) {
 	b := newBuilder(t)
-	b.build("shaker", "../Dockerfile", "VERSION="+imageVersion, "REVISION="+imageRevision, "BUILD_DATE="+imageBuildDate)
-	if wrong := b.complaints("shaker"); wrong != nil {
-		t.Errorf("%s", strings.Join(wrong, "\n"))
+	b.build("shaker", "../Dockerfile",
+		"VERSION="+imageVersion, "REVISION="+imageRevision, "BUILD_DATE="+imageBuildDate)
+	for _, problem := range b.problems("shaker") {
+		t.Errorf("the image of the Dockerfile has a problem: %s", problem)
 	}
 	b.run("shaker")
 
 	for instruction, want := range map[string]string{
-		"USER 0":                            "the user is 0",
-		"COPY LICENSE /licenses/":           "LICENSE -rw-r--r-- is of no module",
-		"COPY LICENSE /COPY":                "it holds /COPY -rw-r--r-- /LICENSE -rw-r--r-- /shaker_exporter -rwxr-xr-x",
+		"USER 0":                  "the user is 0",
+		"COPY LICENSE /licenses/": "LICENSE -rw-r--r-- is of no module",
+		"COPY LICENSE /COPY": "the files are /COPY -rw-r--r-- /LICENSE -rw-r--r-- " +
+			"/shaker_exporter -rwxr-xr-x",
 		`ENTRYPOINT ["/bin"]`:               "the entry point is [/bin]",
 		"EXPOSE 9115":                       "the ports are map[10115/tcp:{} 9115/tcp:{}]",
 		"LABEL " + label("version") + "=v2": "the label " + label("version") + " is v2",
 	} {
 		b.build("control", lab.Write(t, t.TempDir(), "Dockerfile", "FROM localhost/shaker\n"+instruction+"\n"))
-		if got := b.complaints("control"); !slices.Equal(got, []string{want}) {
-			t.Errorf("with %s: %q, want %q", instruction, got, want)
+		if got := b.problems("control"); !slices.Equal(got, []string{want}) {
+			t.Errorf("with the instruction %s, the problems are %q, want %q", instruction, got, want)
 		}
 	}
 }
 
-// The image for another platform has a program for that, which this machine's compiler has made.
+// The image for another platform contains a program for that platform, compiled on this one.
 func TestImageForAnotherPlatform(t *testing.T) {
 	other, want := "arm64", elf.EM_AARCH64
 	if runtime.GOARCH == other {
 		other, want = "amd64", elf.EM_X86_64
 	}
 	b := newBuilder(t)
-	// Newer builders know by themselves what they run on.
+	// Newer builders set BUILDPLATFORM.
 	b.buildFor("linux/"+other, "shaker", "../Dockerfile", "BUILDPLATFORM=linux/"+runtime.GOARCH)
 	if got := b.inspect("shaker").Architecture; got != other {
-		t.Errorf("the image for %s says that it is for %s", other, got)
+		t.Errorf("the architecture of the image for %s = %s, want %s", other, got, other)
 	}
-	program, err := elf.Open(filepath.Join(b.mount("shaker"), "shaker_exporter"))
+	file := filepath.Join(b.mount("shaker"), "shaker_exporter")
+	program, err := elf.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer program.Close()
 	if program.Machine != want {
-		t.Errorf("the program for %s is for %v", other, program.Machine)
+		t.Errorf("the machine of the program for %s = %v, want %v", other, program.Machine, want)
 	}
 }
 
-// The build is given LICENSE, scripts/licenses.sh and what the compiler reads, of any platform, and
-// nothing else.
+// The build context contains LICENSE, scripts/licenses.sh and the files that the compiler reads for any platform, and
+// no other files.
 func TestImageContext(t *testing.T) {
 	b := newBuilder(t)
 	b.build("context", lab.Write(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY . /\n"))
@@ -84,13 +88,12 @@ func TestImageContext(t *testing.T) {
 		got = append(got, strings.Fields(file)[0])
 	}
 	want := []string{"/LICENSE", "/go.mod", "/go.sum", "/scripts/licenses.sh"}
-	list := exec.Command("go", "list", "-deps", "-f", `{{if and .Module .Module.Main}}{{$dir := .Dir}}
+	out, err := exec.Command(b.golang, "list", "-deps", "-f", `{{if and .Module .Module.Main}}{{$dir := .Dir}}
 		{{- range .GoFiles}}{{$dir}}/{{.}}{{"\n"}}{{end -}}
 		{{- range .IgnoredGoFiles}}{{$dir}}/{{.}}{{"\n"}}{{end -}}
-		{{- range .EmbedFiles}}{{$dir}}/{{.}}{{"\n"}}{{end -}}{{end}}`, "..")
-	out, err := list.Output()
+		{{- range .EmbedFiles}}{{$dir}}/{{.}}{{"\n"}}{{end -}}{{end}}`, "..").Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("go list -deps ..: %v", err)
 	}
 	top, err := filepath.Abs("..")
 	if err != nil {
@@ -103,25 +106,30 @@ func TestImageContext(t *testing.T) {
 	}
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("the context is\n%s, want\n%s", got, want)
+		t.Errorf("the build context contains\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-// A builder makes images, without a daemon and without a network.
+// A builder builds images, without a daemon and without a network.
 type builder struct {
 	t       *testing.T
 	program string
+	golang  string // the go command
 	dir     string
-	volumes []string // what commands of a build see of this machine
+	volumes []string // directories of this machine that the commands of a build see
 }
 
-// newBuilder returns a builder that knows the official image of Go. It is not that image: it
-// has a shell, and its builds see this machine's Go, what that has compiled before, and the
-// modules as it has fetched them.
+// newBuilder returns a builder with a substitute for the official image of Go. The substitute has a shell. Its builds
+// see this machine's Go, its build cache, and the modules that it has downloaded.
 func newBuilder(t *testing.T) *builder {
 	t.Helper()
 	lab.NeedRoot(t)
-	b := &builder{t: t, program: lab.Program(t, "buildah", "buildah"), dir: t.TempDir()}
+	b := &builder{t: t, program: lab.Program(t, "buildah", "buildah"), golang: lab.Program(t, "go", "golang-go"),
+		dir: t.TempDir()}
+	busybox, err := os.ReadFile(lab.Program(t, "busybox", "busybox-static"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		b.buildah("rm", "--all")
 		b.buildah("rmi", "--all", "--force")
@@ -129,41 +137,37 @@ func newBuilder(t *testing.T) *builder {
 	dockerfile := lab.Read(t, "../Dockerfile")
 	from := regexp.MustCompile(`(?m)^FROM --platform=\S+ (golang:\S+) AS`).FindStringSubmatch(dockerfile)
 	if from == nil {
-		t.Fatalf("no image of Go in %s", dockerfile)
+		t.Fatalf("the Dockerfile has no stage with an image of Go:\n%s", dockerfile)
 	}
 	file := lab.Write(t, b.dir, "golang/Dockerfile", `FROM scratch
 COPY busybox /bin/sh
 RUN ["/bin/sh", "-c", "mkdir /root /tmp"]
 ENV PATH=/usr/local/go/bin:/bin GOPATH=/go GOCACHE=/cache GOPROXY=file:///proxy GOSUMDB=off GOTOOLCHAIN=local
 `)
-	busybox, err := os.ReadFile(lab.Program(t, "busybox", "busybox-static"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	context := filepath.Dir(file)
 	if err := os.WriteFile(filepath.Join(context, "busybox"), busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	b.buildah("build", "--tag=docker.io/library/"+from[1], context)
 	b.volumes = []string{
-		goEnv(t, "GOROOT") + ":/usr/local/go:ro",
-		goEnv(t, "GOCACHE") + ":/cache",
-		goEnv(t, "GOMODCACHE") + "/cache/download:/proxy:ro",
+		b.goEnv("GOROOT") + ":/usr/local/go:ro",
+		b.goEnv("GOCACHE") + ":/cache",
+		b.goEnv("GOMODCACHE") + "/cache/download:/proxy:ro",
 	}
 	return b
 }
 
-// goEnv returns one of Go's settings.
-func goEnv(t *testing.T, name string) string {
-	t.Helper()
-	out, err := exec.Command(lab.Program(t, "go", "golang-go"), "env", name).Output()
+// goEnv returns a variable of Go's environment.
+func (b *builder) goEnv(name string) string {
+	b.t.Helper()
+	out, err := exec.Command(b.golang, "env", name).Output()
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatalf("go env %s: %v", name, err)
 	}
 	return strings.TrimSpace(string(out))
 }
 
-// command returns a command of buildah with a storage of its own.
+// command returns a buildah command that uses the builder's own storage.
 func (b *builder) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(b.program, append([]string{"--root=" + filepath.Join(b.dir, "root"),
 		"--runroot=" + filepath.Join(b.dir, "runroot"), "--storage-driver=vfs"}, args...)...)
@@ -171,25 +175,26 @@ func (b *builder) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// buildah runs it and returns what it prints.
+// buildah runs buildah and returns its output without the space around it.
 func (b *builder) buildah(args ...string) string {
 	b.t.Helper()
 	cmd := b.command(args...)
-	var said strings.Builder
-	cmd.Stderr = &said
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		b.t.Fatalf("buildah %s: %v\n%s%s", strings.Join(args, " "), err, out, &said)
+		b.t.Fatalf("buildah %s: %v\n%s%s", strings.Join(args, " "), err, out, &stderr)
 	}
 	return strings.TrimSpace(string(out))
 }
 
-// build makes an image for this machine from the repository.
+// build builds an image for this machine from the repository.
 func (b *builder) build(tag, dockerfile string, buildArgs ...string) {
 	b.t.Helper()
 	b.buildFor("linux/"+runtime.GOARCH, tag, dockerfile, buildArgs...)
 }
 
+// buildFor builds an image for a platform from the repository.
 func (b *builder) buildFor(platform, tag, dockerfile string, buildArgs ...string) {
 	b.t.Helper()
 	args := []string{"build", "--pull-never", "--platform=" + platform, "--tag=" + tag, "--file=" + dockerfile}
@@ -202,7 +207,7 @@ func (b *builder) buildFor(platform, tag, dockerfile string, buildArgs ...string
 	b.buildah(append(args, "..")...)
 }
 
-// An imageConfig is what an image says of itself.
+// An imageConfig is the configuration of an image.
 type imageConfig struct {
 	Architecture string
 	Config       struct {
@@ -213,16 +218,18 @@ type imageConfig struct {
 	}
 }
 
+// inspect returns the configuration of an image.
 func (b *builder) inspect(image string) imageConfig {
 	b.t.Helper()
-	var answer struct{ OCIv1 imageConfig }
-	if err := json.Unmarshal([]byte(b.buildah("inspect", "--type=image", image)), &answer); err != nil {
-		b.t.Fatal(err)
+	var inspected struct{ OCIv1 imageConfig }
+	out := b.buildah("inspect", "--type=image", image)
+	if err := json.Unmarshal([]byte(out), &inspected); err != nil {
+		b.t.Fatalf("buildah inspect %s: %v in %s", image, err, out)
 	}
-	return answer.OCIv1
+	return inspected.OCIv1
 }
 
-// mount returns the directory where the files of an image are.
+// mount returns a directory with the files of an image.
 func (b *builder) mount(image string) string {
 	b.t.Helper()
 	return b.buildah("mount", b.buildah("from", "--pull-never", image))
@@ -249,13 +256,13 @@ func contents(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-// label returns the name that the Open Container Initiative has given a label.
+// label returns the name of a predefined label of the Open Container Initiative.
 func label(name string) string { return "org.opencontainers.image." + name }
 
-// complaints says what an image should not be like.
-func (b *builder) complaints(image string) (wrong []string) {
+// problems returns the differences between an image and the wanted one.
+func (b *builder) problems(image string) (problems []string) {
 	b.t.Helper()
-	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	config := b.inspect(image).Config
 	if config.User != "65534:65534" {
 		complain("the user is %s", config.User)
@@ -290,29 +297,30 @@ func (b *builder) complaints(image string) (wrong []string) {
 		b.t.Fatal(err)
 	}
 	defer program.Close()
-	wrong = append(wrong, lab.LicenseComplaints(program, licenses)...)
-	got := strings.Join(others, " ")
-	if got != "/LICENSE -rw-r--r-- /shaker_exporter -rwxr-xr-x" {
-		complain("it holds %s", got)
+	problems = append(problems, lab.LicenseComplaints(program, licenses)...)
+	if got := strings.Join(others, " "); got != "/LICENSE -rw-r--r-- /shaker_exporter -rwxr-xr-x" {
+		complain("the files are %s", got)
 	}
-	return wrong
+	return problems
 }
 
-// run runs an image as it says itself, and probes with it.
+// run runs a container of an image without capabilities, and probes with it.
 func (b *builder) run(image string) {
 	t := b.t
 	t.Helper()
 	container := b.buildah("from", "--pull-never", image)
-	p := process.Start(t, b.command(append([]string{"run", "--cap-drop=all", container, "--"}, b.inspect(image).Config.Entrypoint...)...))
-	p.Listening(10115)
-	if body := lab.Get(t, "http://localhost:10115/probe?target=localhost:10115"); !strings.Contains(body, "\nprobe_success 1\n") {
-		t.Errorf("it probes itself: %s", body)
+	run := []string{"run", "--cap-drop=all", container, "--"}
+	p := process.Start(t, b.command(append(run, b.inspect(image).Config.Entrypoint...)...))
+	p.Listening(exporter.Port)
+	const probe = "http://localhost:10115/probe?target=localhost:10115"
+	if body := lab.Get(t, probe); !strings.Contains(body, "\nprobe_success 1\n") {
+		t.Errorf("GET %s, in the container: want probe_success 1 in\n%s", probe, body)
 	}
 	metrics := lab.Get(t, "http://localhost:10115/metrics")
+	info := regexp.MustCompile("(?m)^shaker_exporter_build_info{.*").FindString(metrics)
 	for _, want := range []string{`version="` + imageVersion + `"`, `revision="` + imageRevision + `"`} {
-		info := regexp.MustCompile("(?m)^shaker_exporter_build_info{.*").FindString(metrics)
 		if !strings.Contains(info, want) {
-			t.Errorf("%s has no %s", info, want)
+			t.Errorf("build info in /metrics = %q, want %s in it", info, want)
 		}
 	}
 	pid := pidOf(t, "shaker_exporter")
@@ -321,32 +329,34 @@ func (b *builder) run(image string) {
 		"CapPrm": noCapabilities, "CapEff": noCapabilities, "CapInh": noCapabilities, "CapAmb": noCapabilities,
 	} {
 		if got := statusOf(t, pid, field); got != want {
-			t.Errorf("%s is %q, want %q", field, got, want)
+			t.Errorf("%s of the exporter in the container = %q, want %q", field, got, want)
 		}
 	}
 	out, err := b.command("run", container, "--", "/shaker_exporter", "--version").CombinedOutput()
 	if want := "build date:       " + imageBuildDate; err != nil || !strings.Contains(string(out), want) {
-		t.Errorf("--version: %v\n%s, want %s", err, out, want)
+		t.Errorf("shaker_exporter --version, in the container: %v, want %q in\n%s", err, want, out)
 	}
 	syscall.Kill(pid, syscall.SIGTERM)
 	if code := p.Wait(); code != 0 {
-		t.Errorf("it ends with %d", code)
+		t.Errorf("exit code of the container after SIGTERM = %d, want 0", code)
 	}
 }
 
-// noCapabilities is what a process without any has in its status.
+// noCapabilities is an empty capability set in /proc/PID/status.
 const noCapabilities = "0000000000000000"
 
-// pidOf returns the one process that runs a program in this network namespace.
+// pidOf returns the process that runs a program in this network namespace. It fails the test unless there is exactly
+// one such process.
 func pidOf(t *testing.T, program string) int {
 	t.Helper()
 	pids := pidsOf(t, program)
 	if len(pids) != 1 {
-		t.Fatalf("%s is run by %d", program, pids)
+		t.Fatalf("%s is run by the processes %v, want one process", program, pids)
 	}
 	return pids[0]
 }
 
+// pidsOf returns the processes that run a program in this network namespace.
 func pidsOf(t *testing.T, program string) (pids []int) {
 	t.Helper()
 	here, err := os.Readlink("/proc/self/ns/net")
@@ -358,7 +368,7 @@ func pidsOf(t *testing.T, program string) (pids []int) {
 		t.Fatal(err)
 	}
 	for _, process := range processes {
-		path, _ := os.Readlink(process + "/exe") // one that has just ended has none
+		path, _ := os.Readlink(process + "/exe") // "" if the process has just ended
 		if namespace, _ := os.Readlink(process + "/ns/net"); filepath.Base(path) == program && namespace == here {
 			var pid int
 			fmt.Sscan(filepath.Base(process), &pid)
@@ -368,7 +378,7 @@ func pidsOf(t *testing.T, program string) (pids []int) {
 	return pids
 }
 
-// statusOf returns a field of a process' status in /proc.
+// statusOf returns a field of /proc/PID/status, "" if the field is missing.
 func statusOf(t *testing.T, pid int, field string) string {
 	t.Helper()
 	for line := range strings.Lines(lab.Read(t, fmt.Sprintf("/proc/%d/status", pid))) {

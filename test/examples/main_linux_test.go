@@ -6,5 +6,5 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// The tests run in the directory of the files that they are about.
+// TestMain runs the tests in the directory of the files that they test.
 func TestMain(m *testing.M) { lab.MainIn(m, "../../examples") }

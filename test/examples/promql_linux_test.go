@@ -9,11 +9,12 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// Every metric of docs/metrics.md is in a query of docs/promql.md, and every query finds something
-// where it has happened.
+// testPromQLPage checks that every metric of docs/metrics.md is in a query of docs/promql.md, and that every query
+// returns a series after the exporter has probed the network of newGrafanaNetwork.
 func testPromQLPage(t *testing.T, prometheus *process.Prometheus) {
 	var queries []string
-	for _, block := range regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(lab.Read(t, "../docs/promql.md"), -1) {
+	blocks := regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(lab.Read(t, "../docs/promql.md"), -1)
+	for _, block := range blocks {
 		for line := range strings.Lines(block[1]) {
 			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
 				queries = append(queries, line)
@@ -21,20 +22,23 @@ func testPromQLPage(t *testing.T, prometheus *process.Prometheus) {
 		}
 	}
 	all := strings.Join(queries, "\n")
-	metrics := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(lab.Read(t, "../docs/metrics.md"), -1)
+	row := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)")
+	metrics := row.FindAllStringSubmatch(lab.Read(t, "../docs/metrics.md"), -1)
 	if len(metrics) < 30 {
-		t.Fatalf("docs/metrics.md has %d metrics", len(metrics))
+		t.Fatalf("docs/metrics.md has %d metrics, want at least 30", len(metrics))
 	}
 	for _, metric := range metrics {
 		if !regexp.MustCompile(metric[1] + `(_bucket)?\b`).MatchString(all) {
-			t.Errorf("no query has %s", metric[1])
+			t.Errorf("docs/promql.md has no query with %s, which is in docs/metrics.md", metric[1])
 		}
 	}
-	// What these look for did not happen here, but what is like it did.
-	alike := strings.NewReplacer("[1d]) > 0", "[1d]) >= 0", "probe_tcp_ack_sent == 1", "probe_tcp_ack_sent == 0",
+	// Some queries look for what does not happen here. These replacements look for the opposite.
+	opposite := strings.NewReplacer("[1d]) > 0", "[1d]) >= 0", "probe_tcp_ack_sent == 1", "probe_tcp_ack_sent == 0",
 		"last_reload_successful == 0", "last_reload_successful == 1", `icmp!="",icmp!="ttl_exceeded"`, `icmp!=""`,
 		" unless count by (job, instance, address) ", " and count by (job, instance, address) ")
 	for _, query := range queries {
-		lab.Eventually(t, query, func() bool { return len(prometheus.Query(alike.Replace(query))) > 0 })
+		lab.Eventually(t, query+" returns a series", func() bool {
+			return len(prometheus.Query(opposite.Replace(query))) > 0
+		})
 	}
 }

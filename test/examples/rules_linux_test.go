@@ -13,7 +13,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// A rule is an alert or a recorded expression.
+// A rule is an alerting rule or a recording rule.
 type rule struct {
 	Record, Alert, Expr string
 	Labels, Annotations map[string]string
@@ -32,7 +32,7 @@ func rulesOf(t *testing.T, file string) (rules []rule) {
 	return rules
 }
 
-// The rules and the simplest configuration are valid, and the rules do what their tests say.
+// The rules and prometheus.yml are valid, and the tests of the rules pass.
 func TestRules(t *testing.T) {
 	for _, args := range [][]string{
 		{"check", "config", "prometheus.yml"},
@@ -40,19 +40,18 @@ func TestRules(t *testing.T) {
 		append([]string{"test", "rules"}, lab.Files(t, "rules/tests/*.yml")...),
 	} {
 		if out, err := process.Promtool(t, args...); err != nil {
-			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+			t.Errorf("promtool %s: %v, want no error\n%s", strings.Join(args, " "), err, out)
 		}
 	}
 }
 
-// Each alert has a test in which it fires, is silent before, and is silent again.
+// Each alert has a test in which it fires, and does not fire before and after that.
 func TestEachAlertIsTested(t *testing.T) {
 	type moment struct {
 		Alertname string
 		EvalTime  string `yaml:"eval_time"`
 		ExpAlerts []any  `yaml:"exp_alerts"`
 	}
-	const fires, silent = "F", "-"
 	tested := make(map[string]bool)
 	for _, file := range lab.Files(t, "rules/tests/*.yml") {
 		var content struct {
@@ -61,15 +60,15 @@ func TestEachAlertIsTested(t *testing.T) {
 			}
 		}
 		if err := yaml.Unmarshal([]byte(lab.Read(t, file)), &content); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", file, err)
 		}
 		for _, test := range content.Tests {
 			course := make(map[string]string)
 			for _, m := range test.Moments {
 				if len(m.ExpAlerts) > 0 {
-					course[m.Alertname] += fires
+					course[m.Alertname] += "F" // fires
 				} else {
-					course[m.Alertname] += silent
+					course[m.Alertname] += "-"
 				}
 			}
 			for alert, course := range course {
@@ -80,13 +79,13 @@ func TestEachAlertIsTested(t *testing.T) {
 	for _, file := range lab.Files(t, "rules/*.yml") {
 		for _, r := range rulesOf(t, file) {
 			if r.Alert != "" && !tested[r.Alert] {
-				t.Errorf("%s: %s has no test in which it is silent, fires, and is silent again", file, r.Alert)
+				t.Errorf("%s: %s has no test in which it does not fire, fires, and does not fire again", file, r.Alert)
 			}
 		}
 	}
 }
 
-// The control of the tests of rules: alerts that never fire, or always, make them fail.
+// The control of the tests of the rules: the tests fail if an alert never fires, and if it always fires.
 func TestBrokenRules(t *testing.T) {
 	dir := t.TempDir()
 	for _, file := range slices.Concat(lab.Files(t, "rules/*.yml"), lab.Files(t, "rules/tests/*.yml")) {
@@ -101,7 +100,7 @@ func TestBrokenRules(t *testing.T) {
 			out, _ := process.Promtool(t, "test", "rules", tests)
 			for _, r := range rulesOf(t, file) {
 				if r.Alert != "" && !strings.Contains(out, "alertname: "+r.Alert+",") {
-					t.Errorf("%s as %s passes its tests:\n%s", r.Alert, broken, out)
+					t.Errorf("%s with the expression %s passes its tests, want a failure:\n%s", r.Alert, broken, out)
 				}
 			}
 		}
@@ -109,13 +108,15 @@ func TestBrokenRules(t *testing.T) {
 	}
 }
 
-// Who is woken up by an alert finds out what to do: each has a severity that is routed, a
-// summary, and a chapter in the manual.
-func TestAlertsHaveAManual(t *testing.T) {
-	const page = "../docs/alerts.md"
-	manual := lab.Read(t, page)
+// Each alert has a severity that alertmanager.yml routes, a summary, and a section in the runbook docs/alerts.md.
+func TestAlertsHaveRunbooks(t *testing.T) {
+	const (
+		page       = "../docs/alerts.md"
+		runbookURL = "https://github.com/shaker-exporter/shaker_exporter/blob/main/docs/alerts.md"
+	)
+	runbook := lab.Read(t, page)
 	described := make(map[string]bool)
-	for _, heading := range regexp.MustCompile(`(?m)^### (\w+)$`).FindAllStringSubmatch(manual, -1) {
+	for _, heading := range regexp.MustCompile(`(?m)^### (\w+)$`).FindAllStringSubmatch(runbook, -1) {
 		described[heading[1]] = true
 	}
 	for _, file := range lab.Files(t, "rules/*.yml") {
@@ -124,22 +125,22 @@ func TestAlertsHaveAManual(t *testing.T) {
 				continue
 			}
 			if severity := r.Labels["severity"]; severity != "page" && severity != "ticket" {
-				t.Errorf("%s: severity is %q", r.Alert, severity)
+				t.Errorf("severity of %s = %q, want page or ticket", r.Alert, severity)
 			}
 			if r.Annotations["summary"] == "" {
-				t.Errorf("%s has no summary", r.Alert)
+				t.Errorf("%s has no annotation summary", r.Alert)
 			}
-			want := "https://github.com/shaker-exporter/shaker_exporter/blob/main/docs/alerts.md#" + strings.ToLower(r.Alert)
+			want := runbookURL + "#" + strings.ToLower(r.Alert)
 			if got := r.Annotations["runbook_url"]; got != want {
-				t.Errorf("%s: runbook_url is %q", r.Alert, got)
+				t.Errorf("runbook_url of %s = %q, want %q", r.Alert, got, want)
 			}
 			if !described[r.Alert] {
-				t.Errorf("%s does not describe %s", page, r.Alert)
+				t.Errorf("%s has no section about %s", page, r.Alert)
 			}
 			delete(described, r.Alert)
 		}
 	}
 	for alert := range described {
-		t.Errorf("%s describes %s, which is no alert", page, alert)
+		t.Errorf("%s has a section about %s, which is not an alert", page, alert)
 	}
 }
