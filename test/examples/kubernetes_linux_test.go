@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -36,9 +35,10 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/collector"
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 )
 
-// The objects of examples/kubernetes, one in each file.
+// objects are the objects in examples/kubernetes, one in each file.
 type objects struct {
 	kustomization  kustomization
 	configMap      corev1.ConfigMap
@@ -51,7 +51,7 @@ type objects struct {
 	serviceMonitor monitoringv1.ServiceMonitor
 }
 
-// A kustomization is what kustomization.yml may have here.
+// A kustomization is the content of kustomization.yml, with the fields that it may have here.
 type kustomization struct {
 	metav1.TypeMeta
 	Namespace string   `json:"namespace"`
@@ -65,9 +65,9 @@ type kustomization struct {
 
 const kustomizationFile = "kustomization.yml"
 
-// strictly reads an object as Kubernetes does when it is told to be strict: what is unknown,
-// spelt with other capitals, or there twice is an error.
-func strictly(text string, object any) error {
+// decodeStrictly decodes an object as Kubernetes does with strict validation: fields that are unknown, have another
+// capitalization, or occur twice are errors.
+func decodeStrictly(text string, object any) error {
 	encoded, err := yaml.YAMLToJSONStrict([]byte(text))
 	if err != nil {
 		return err
@@ -76,53 +76,78 @@ func strictly(text string, object any) error {
 	return errors.Join(append(strict, err)...)
 }
 
-// decode reads the objects, the text of each file by its name.
-func decode(files map[string]string) (o objects, wrong []string) {
-	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	places := map[string]struct {
+// decode decodes the objects from the text of each file, by the name of the file.
+func decode(files map[string]string) (o objects, problems []string) {
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	type wanted struct {
 		apiVersion, kind string
 		object           any
 		meta             *metav1.ObjectMeta
-	}{
-		kustomizationFile:             {"kustomize.config.k8s.io/v1beta1", "Kustomization", &o.kustomization, nil},
-		"configmap.yml":               {"v1", "ConfigMap", &o.configMap, &o.configMap.ObjectMeta},
-		"deployment.yml":              {"apps/v1", "Deployment", &o.deployment, &o.deployment.ObjectMeta},
-		"horizontalpodautoscaler.yml": {"autoscaling/v2", "HorizontalPodAutoscaler", &o.autoscaler, &o.autoscaler.ObjectMeta},
-		"networkpolicy.yml":           {"networking.k8s.io/v1", "NetworkPolicy", &o.networkPolicy, &o.networkPolicy.ObjectMeta},
-		"poddisruptionbudget.yml":     {"policy/v1", "PodDisruptionBudget", &o.budget, &o.budget.ObjectMeta},
-		"probe.yml":                   {"monitoring.coreos.com/v1", "Probe", &o.probe, &o.probe.ObjectMeta},
-		"service.yml":                 {"v1", "Service", &o.service, &o.service.ObjectMeta},
-		"servicemonitor.yml":          {"monitoring.coreos.com/v1", "ServiceMonitor", &o.serviceMonitor, &o.serviceMonitor.ObjectMeta},
+	}
+	missing := map[string]wanted{
+		kustomizationFile: {
+			apiVersion: "kustomize.config.k8s.io/v1beta1", kind: "Kustomization", object: &o.kustomization,
+		},
+		"configmap.yml": {
+			apiVersion: "v1", kind: "ConfigMap", object: &o.configMap, meta: &o.configMap.ObjectMeta,
+		},
+		"deployment.yml": {
+			apiVersion: "apps/v1", kind: "Deployment", object: &o.deployment, meta: &o.deployment.ObjectMeta,
+		},
+		"horizontalpodautoscaler.yml": {
+			apiVersion: "autoscaling/v2", kind: "HorizontalPodAutoscaler",
+			object: &o.autoscaler, meta: &o.autoscaler.ObjectMeta,
+		},
+		"networkpolicy.yml": {
+			apiVersion: "networking.k8s.io/v1", kind: "NetworkPolicy",
+			object: &o.networkPolicy, meta: &o.networkPolicy.ObjectMeta,
+		},
+		"poddisruptionbudget.yml": {
+			apiVersion: "policy/v1", kind: "PodDisruptionBudget", object: &o.budget, meta: &o.budget.ObjectMeta,
+		},
+		"probe.yml": {
+			apiVersion: "monitoring.coreos.com/v1", kind: "Probe", object: &o.probe, meta: &o.probe.ObjectMeta,
+		},
+		"service.yml": {
+			apiVersion: "v1", kind: "Service", object: &o.service, meta: &o.service.ObjectMeta,
+		},
+		"servicemonitor.yml": {
+			apiVersion: "monitoring.coreos.com/v1", kind: "ServiceMonitor",
+			object: &o.serviceMonitor, meta: &o.serviceMonitor.ObjectMeta,
+		},
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		place, ok := places[name]
+		want, ok := missing[name]
 		if !ok {
-			complain("%s: unknown", name)
+			complain("%s: unknown file", name)
 			continue
 		}
-		delete(places, name)
-		if err := strictly(files[name], place.object); err != nil {
+		delete(missing, name)
+		if err := decodeStrictly(files[name], want.object); err != nil {
 			complain("%s: %v", name, err)
 			continue
 		}
 		var kind metav1.TypeMeta
-		if err := yaml.Unmarshal([]byte(files[name]), &kind); err != nil || kind.APIVersion != place.apiVersion || kind.Kind != place.kind {
-			complain("%s: holds %s of %s, want %s of %s", name, kind.Kind, kind.APIVersion, place.kind, place.apiVersion)
+		err := yaml.Unmarshal([]byte(files[name]), &kind)
+		if err != nil || kind.APIVersion != want.apiVersion || kind.Kind != want.kind {
+			complain("%s: holds %s of %s, want %s of %s", name, kind.Kind, kind.APIVersion, want.kind, want.apiVersion)
 		}
-		if meta := place.meta; meta != nil {
-			// A Service's name is the strictest. The namespace is the kustomization's to say.
-			for _, err := range validation.ValidateObjectMeta(meta, false, validation.NameIsDNS1035Label, field.NewPath("metadata")) {
-				complain("%s: %v", name, err)
-			}
-			if got := meta.Labels[nameLabel]; got != exporterName {
-				complain("%s: label %s is %q", name, nameLabel, got)
-			}
+		if want.meta == nil {
+			continue
+		}
+		// The names of Services have the strictest syntax. The kustomization sets the namespace.
+		for _, err := range validation.ValidateObjectMeta(want.meta, false,
+			validation.NameIsDNS1035Label, field.NewPath("metadata")) {
+			complain("%s: %v", name, err)
+		}
+		if got := want.meta.Labels[nameLabel]; got != exporterName {
+			complain("%s: label %s is %q, want %q", name, nameLabel, got, exporterName)
 		}
 	}
-	for name := range places {
+	for name := range missing {
 		complain("%s: missing", name)
 	}
-	return o, wrong
+	return o, problems
 }
 
 const (
@@ -130,44 +155,50 @@ const (
 	exporterName = "shaker_exporter" // also the job of its own metrics
 )
 
-// manifestComplaints says what is wrong with the objects, each by itself and with one another.
-func manifestComplaints(files map[string]string) (wrong []string) {
-	o, wrong := decode(files)
-	if wrong != nil {
-		return wrong
+// manifestProblems returns what is wrong with the objects, and with the references between them.
+func manifestProblems(files map[string]string) (problems []string) {
+	o, problems := decode(files)
+	if problems != nil {
+		return problems
 	}
-	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	o.kustomizationComplaints(files, complain)
-	o.podComplaints(complain)
-	o.selectorComplaints(complain)
-	o.portComplaints(complain)
-	o.configComplaints(complain)
-	o.scaleComplaints(complain)
-	o.prometheusComplaints(complain)
-	return wrong
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	o.checkKustomization(files, complain)
+	o.checkPod(complain)
+	o.checkSelectors(complain)
+	o.checkPorts(complain)
+	o.checkConfig(complain)
+	o.checkScale(complain)
+	o.checkPrometheus(complain)
+	return problems
 }
 
+// A complainer adds a problem.
 type complainer func(format string, args ...any)
 
-// The kustomization has all files, and the image that the Deployment has.
-func (o *objects) kustomizationComplaints(files map[string]string, complain complainer) {
-	all := slices.DeleteFunc(slices.Sorted(maps.Keys(files)), func(name string) bool { return name == kustomizationFile })
+// checkKustomization checks that the kustomization has all files, and replaces the image of the Deployment.
+func (o *objects) checkKustomization(files map[string]string, complain complainer) {
+	all := slices.Sorted(maps.Keys(files))
+	all = slices.DeleteFunc(all, func(name string) bool { return name == kustomizationFile })
 	if !slices.Equal(o.kustomization.Resources, all) {
 		complain("kustomization: resources are %s, want %s", o.kustomization.Resources, all)
 	}
 	container := o.container()
-	if images := o.kustomization.Images; len(images) != 1 || images[0].Name != container.Image || images[0].NewName == "" || images[0].NewTag == "" {
-		complain("kustomization: images %+v, the container's is %s", images, container.Image)
+	if images := o.kustomization.Images; len(images) != 1 || images[0].Name != container.Image ||
+		images[0].NewName == "" || images[0].NewTag == "" {
+		complain("kustomization: images are %+v, want a replacement of the container's image, %s",
+			images, container.Image)
 	}
 	if errs := validation.ValidateNamespaceName(o.kustomization.Namespace, false); errs != nil {
-		complain("kustomization: namespace %s", errs)
+		complain("kustomization: namespace %q: %s", o.kustomization.Namespace, errs)
 	}
-	if o.probe.Spec.ProberSpec.URL != fmt.Sprintf("%s.%s.svc:%d", o.service.Name, o.kustomization.Namespace, o.service.Spec.Ports[0].Port) {
-		complain("probe: prober %s is not the Service in namespace %s", o.probe.Spec.ProberSpec.URL, o.kustomization.Namespace)
+	namespace := o.kustomization.Namespace
+	service := fmt.Sprintf("%s.%s.svc:%d", o.service.Name, namespace, o.service.Spec.Ports[0].Port)
+	if url := o.probe.Spec.ProberSpec.URL; url != service {
+		complain("probe: prober %s is not the Service in namespace %s", url, namespace)
 	}
 }
 
-// container returns the one container of the pods.
+// container returns the container of the pods, if they have exactly one.
 func (o *objects) container() corev1.Container {
 	if containers := o.deployment.Spec.Template.Spec.Containers; len(containers) == 1 {
 		return containers[0]
@@ -175,62 +206,66 @@ func (o *objects) container() corev1.Container {
 	return corev1.Container{}
 }
 
-// The pods have no privilege, end no probe, and are told how much they may use.
-func (o *objects) podComplaints(complain complainer) {
+// checkPod checks that the pods have no privileges, finish their probes before they stop, and have resource limits.
+func (o *objects) checkPod(complain complainer) {
 	template, container := o.deployment.Spec.Template, o.container()
 	pod := template.Spec
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
-		complain("%v", err)
+		complain("the checks of the Pod Security Standards: %v", err)
 		return
 	}
 	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
-	if result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &template.ObjectMeta, &pod)); !result.Allowed {
+	result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &template.ObjectMeta, &pod))
+	if !result.Allowed {
 		complain("deployment: not restricted: %s", result.ForbiddenDetail())
 	}
 	const nobody = 65534
-	if s := pod.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != nobody || s.RunAsGroup == nil || *s.RunAsGroup != nobody {
+	if s := pod.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != nobody ||
+		s.RunAsGroup == nil || *s.RunAsGroup != nobody {
 		complain("deployment: does not run as nobody")
 	}
 	if s := container.SecurityContext; s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
 		complain("deployment: can write to its root file system")
 	}
 	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
-		complain("deployment: has a token for Kubernetes")
+		complain("deployment: has a token for the Kubernetes API")
 	}
 
 	wait := config.MaxTimeout + collector.AnswerTime
 	if hook := container.Lifecycle; hook == nil || hook.PreStop == nil || hook.PreStop.Sleep == nil {
-		complain("deployment: stops while it is still sent probes")
+		complain("deployment: stops while it still receives probe requests")
 	} else {
 		wait += time.Duration(hook.PreStop.Sleep.Seconds) * time.Second
 	}
 	if grace := pod.TerminationGracePeriodSeconds; grace == nil || time.Duration(*grace)*time.Second <= wait {
-		complain("deployment: is killed before %v are over", wait)
+		complain("deployment: is killed before %v have passed", wait)
 	}
-	if update := o.deployment.Spec.Strategy.RollingUpdate; update == nil || update.MaxUnavailable == nil || update.MaxUnavailable.String() != "0" {
-		complain("deployment: an old pod goes before a new one is ready")
+	if update := o.deployment.Spec.Strategy.RollingUpdate; update == nil || update.MaxUnavailable == nil ||
+		update.MaxUnavailable.String() != "0" {
+		complain("deployment: an old pod stops before a new one is ready")
 	}
 
 	requests, limits := container.Resources.Requests, container.Resources.Limits
 	if requests.Cpu().IsZero() || requests.Memory().IsZero() || limits.Memory().Cmp(*requests.Memory()) < 0 {
-		complain("deployment: requests and limits are %v, %v", requests, limits)
+		complain("deployment: requests and limits are %v and %v, want CPU and memory, and no less memory as limit",
+			requests, limits)
 	}
 	if !limits.Cpu().IsZero() {
-		complain("deployment: is stopped for having used too much CPU")
+		complain("deployment: has a CPU limit, which would pause the exporter")
 	}
 }
 
-// What selects pods selects these, and what selects the Service that one.
-func (o *objects) selectorComplaints(complain complainer) {
+// checkSelectors checks that the selectors of pods match the Deployment's pods, and that the ServiceMonitor selects the
+// Service.
+func (o *objects) checkSelectors(complain complainer) {
 	spec := o.deployment.Spec
 	pods := spec.Template.Labels
-	byLabels := func(set map[string]string) *metav1.LabelSelector { return &metav1.LabelSelector{MatchLabels: set} }
 	selectors := map[string]*metav1.LabelSelector{
 		"deployment":          spec.Selector,
 		"networkpolicy":       &o.networkPolicy.Spec.PodSelector,
 		"poddisruptionbudget": o.budget.Spec.Selector,
-		"service":             byLabels(o.service.Spec.Selector),
+		"service":             {MatchLabels: o.service.Spec.Selector},
 	}
 	for i, constraint := range spec.Template.Spec.TopologySpreadConstraints {
 		selectors[fmt.Sprintf("deployment: spread %d", i)] = constraint.LabelSelector
@@ -239,7 +274,8 @@ func (o *objects) selectorComplaints(complain complainer) {
 		complain("deployment: all pods may be on one node")
 	}
 	check := func(name string, selector *metav1.LabelSelector, set map[string]string) {
-		for _, err := range metavalidation.ValidateLabelSelector(selector, metavalidation.LabelSelectorValidationOptions{}, field.NewPath("selector")) {
+		for _, err := range metavalidation.ValidateLabelSelector(selector,
+			metavalidation.LabelSelectorValidationOptions{}, field.NewPath("selector")) {
 			complain("%s: %v", name, err)
 		}
 		if s, err := metav1.LabelSelectorAsSelector(selector); err != nil || s.Empty() || !s.Matches(labels.Set(set)) {
@@ -252,53 +288,66 @@ func (o *objects) selectorComplaints(complain complainer) {
 	check("servicemonitor", &o.serviceMonitor.Spec.Selector, o.service.Labels)
 }
 
-// Ports are called the same everywhere, and are the exporter's.
-func (o *objects) portComplaints(complain complainer) {
+// checkPorts checks that all objects refer to the exporter's port by the same name.
+func (o *objects) checkPorts(complain complainer) {
 	container := o.container()
-	if len(container.Ports) != 1 || container.Ports[0].ContainerPort != 10115 {
-		complain("deployment: ports %v", container.Ports)
+	if len(container.Ports) != 1 || container.Ports[0].ContainerPort != exporter.Port {
+		complain("deployment: ports are %v, want %d", container.Ports, exporter.Port)
 		return
 	}
 	name := intstr.FromString(container.Ports[0].Name)
-	for probe, p := range map[string]*corev1.Probe{"startup": container.StartupProbe, "readiness": container.ReadinessProbe, "liveness": container.LivenessProbe} {
-		path := map[bool]string{true: "/-/healthy", false: "/-/ready"}[probe == "liveness"]
-		if p == nil || p.HTTPGet == nil || p.HTTPGet.Port != name || p.HTTPGet.Path != path {
-			complain("deployment: no %s probe of %s", probe, path)
+	for _, c := range []struct {
+		name, path string
+		probe      *corev1.Probe
+	}{
+		{name: "startup", path: "/-/ready", probe: container.StartupProbe},
+		{name: "readiness", path: "/-/ready", probe: container.ReadinessProbe},
+		{name: "liveness", path: "/-/healthy", probe: container.LivenessProbe},
+	} {
+		if p := c.probe; p == nil || p.HTTPGet == nil || p.HTTPGet.Port != name || p.HTTPGet.Path != c.path {
+			complain("deployment: no %s probe of %s", c.name, c.path)
 		}
 	}
 	ports := o.service.Spec.Ports
 	if len(ports) != 1 || ports[0].TargetPort != name {
-		complain("service: target port %v", ports)
+		complain("service: target port of %v is not %v", ports, &name)
 	}
 	if endpoints := o.serviceMonitor.Spec.Endpoints; len(endpoints) != 1 || endpoints[0].Port != ports[0].Name {
-		complain("servicemonitor: endpoints %v", endpoints)
+		complain("servicemonitor: endpoints %v are not the port of the Service", endpoints)
 	}
 
 	spec := o.networkPolicy.Spec
-	if !slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeIngress) || !slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeEgress) {
-		complain("networkpolicy: is about %s only", spec.PolicyTypes)
+	if !slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeIngress) ||
+		!slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeEgress) {
+		complain("networkpolicy: policy types are %s, want Ingress and Egress", spec.PolicyTypes)
 	}
+	prometheus := map[string]string{corev1.LabelMetadataName: o.kustomization.Namespace}
 	if in := spec.Ingress; len(in) != 1 || len(in[0].From) != 1 || in[0].From[0].NamespaceSelector == nil ||
-		!maps.Equal(in[0].From[0].NamespaceSelector.MatchLabels, map[string]string{corev1.LabelMetadataName: o.kustomization.Namespace}) ||
+		!maps.Equal(in[0].From[0].NamespaceSelector.MatchLabels, prometheus) ||
 		len(in[0].Ports) != 1 || in[0].Ports[0].Port == nil || *in[0].Ports[0].Port != name {
-		complain("networkpolicy: lets others in than Prometheus")
+		complain("networkpolicy: ingress is not limited to the namespace of Prometheus and the exporter's port")
 	}
 	for _, out := range []struct {
 		protocol corev1.Protocol
 		port     int
-	}{{corev1.ProtocolTCP, 1}, {corev1.ProtocolTCP, 65535}, {corev1.ProtocolUDP, 53}} {
+	}{
+		{protocol: corev1.ProtocolTCP, port: 1},
+		{protocol: corev1.ProtocolTCP, port: 65535},
+		{protocol: corev1.ProtocolUDP, port: 53},
+	} {
 		if !slices.ContainsFunc(spec.Egress, func(rule networkingv1.NetworkPolicyEgressRule) bool {
 			return len(rule.To) == 0 && slices.ContainsFunc(rule.Ports, func(p networkingv1.NetworkPolicyPort) bool {
-				return p.Protocol != nil && *p.Protocol == out.protocol && (p.Port == nil || p.Port.IntValue() == out.port)
+				return p.Protocol != nil && *p.Protocol == out.protocol &&
+					(p.Port == nil || p.Port.IntValue() == out.port)
 			})
 		}) {
-			complain("networkpolicy: does not let %s to port %d out", out.protocol, out.port)
+			complain("networkpolicy: egress to %s port %d is not allowed", out.protocol, out.port)
 		}
 	}
 }
 
-// The exporter finds its configuration, and accepts it.
-func (o *objects) configComplaints(complain complainer) {
+// checkConfig checks that the exporter's configuration file is mounted and valid, and has the module of the Probe.
+func (o *objects) checkConfig(complain complainer) {
 	container := o.container()
 	var file string
 	for _, arg := range container.Args {
@@ -315,7 +364,7 @@ func (o *objects) configComplaints(complain complainer) {
 			}
 			c, warnings, err := config.Parse(path.Base(file), []byte(text))
 			if err != nil || warnings != nil {
-				complain("configmap: %v %s", err, warnings)
+				complain("configmap: %v, warnings: %s", err, warnings)
 			} else if _, ok := c.Modules[o.probe.Spec.Module]; !ok {
 				complain("probe: module %s is unknown", o.probe.Spec.Module)
 			}
@@ -325,175 +374,298 @@ func (o *objects) configComplaints(complain complainer) {
 	complain("deployment: %q is not mounted from the ConfigMap", file)
 }
 
-// The autoscaler and the budget are about the Deployment, and leave each other room.
-func (o *objects) scaleComplaints(complain complainer) {
+// checkScale checks that the autoscaler scales the Deployment, and that the budget allows the eviction of some of its
+// pods and not of all.
+func (o *objects) checkScale(complain complainer) {
 	spec := o.autoscaler.Spec
-	if target := spec.ScaleTargetRef; target != (autoscalingv2.CrossVersionObjectReference{Kind: "Deployment", Name: o.deployment.Name, APIVersion: "apps/v1"}) {
-		complain("horizontalpodautoscaler: scales %+v", target)
+	target := autoscalingv2.CrossVersionObjectReference{
+		Kind: "Deployment", Name: o.deployment.Name, APIVersion: "apps/v1",
 	}
-	if len(spec.Metrics) != 1 || spec.Metrics[0].Resource == nil || spec.Metrics[0].Resource.Name != corev1.ResourceCPU ||
+	if spec.ScaleTargetRef != target {
+		complain("horizontalpodautoscaler: scales %+v, want %+v", spec.ScaleTargetRef, target)
+	}
+	if len(spec.Metrics) != 1 || spec.Metrics[0].Resource == nil ||
+		spec.Metrics[0].Resource.Name != corev1.ResourceCPU ||
 		spec.Metrics[0].Resource.Target.AverageUtilization == nil {
-		complain("horizontalpodautoscaler: metrics %+v", spec.Metrics)
+		complain("horizontalpodautoscaler: metrics are %+v, want the CPU utilization", spec.Metrics)
 	}
 	if o.deployment.Spec.Replicas != nil {
-		complain("deployment: overrules the autoscaler")
+		complain("deployment: replicas override the autoscaler")
 	}
-	if most := o.budget.Spec.MaxUnavailable; most == nil || spec.MinReplicas == nil || most.IntValue() < 1 || most.IntValue() >= int(*spec.MinReplicas) || spec.MaxReplicas < *spec.MinReplicas {
-		complain("poddisruptionbudget: %v of %v pods may go", most, spec.MinReplicas)
+	if spec.MinReplicas == nil || spec.MaxReplicas < *spec.MinReplicas {
+		complain("horizontalpodautoscaler: minReplicas is not set, or exceeds maxReplicas, %d", spec.MaxReplicas)
+	} else if most := o.budget.Spec.MaxUnavailable; most == nil || most.IntValue() < 1 ||
+		most.IntValue() >= int(*spec.MinReplicas) {
+		complain("poddisruptionbudget: %v of %d pods may be unavailable", most, *spec.MinReplicas)
 	}
 }
 
-// The jobs are called as the rules have it, and there is time for a probe.
-func (o *objects) prometheusComplaints(complain complainer) {
+// checkPrometheus checks that the jobs have the names that the rules use, and that a probe fits into the interval.
+func (o *objects) checkPrometheus(complain complainer) {
 	if got := o.service.Labels[o.serviceMonitor.Spec.JobLabel]; got != exporterName {
-		complain("servicemonitor: the job is %q", got)
+		complain("servicemonitor: the job is %q, want %q", got, exporterName)
 	}
 	spec := o.probe.Spec
 	if spec.JobName != "shaker" {
-		complain("probe: the job is %q", spec.JobName)
+		complain("probe: the job is %q, want shaker", spec.JobName)
 	}
 	if spec.ProberSpec.Path != "/probe" {
-		complain("probe: the path is %q", spec.ProberSpec.Path)
+		complain("probe: the path is %q, want /probe", spec.ProberSpec.Path)
 	}
 	interval, err := time.ParseDuration(string(spec.Interval))
 	timeout, err2 := time.ParseDuration(string(spec.ScrapeTimeout))
 	if err != nil || err2 != nil || timeout > interval {
-		complain("probe: the timeout of %s is longer than the interval of %s", spec.ScrapeTimeout, spec.Interval)
+		complain("probe: the timeout %s is longer than the interval %s", spec.ScrapeTimeout, spec.Interval)
 	}
-	if spec.Targets.Validate() != nil || spec.Targets.StaticConfig == nil || len(spec.Targets.StaticConfig.Targets) == 0 {
-		complain("probe: no targets")
+	if spec.Targets.Validate() != nil || spec.Targets.StaticConfig == nil ||
+		len(spec.Targets.StaticConfig.Targets) == 0 {
+		complain("probe: no static targets")
 		return
 	}
 	for _, target := range spec.Targets.StaticConfig.Targets {
 		if _, _, err := net.SplitHostPort(target); err != nil {
-			complain("probe: %v", err)
+			complain("probe: target %s: %v", target, err)
 		}
 	}
 }
 
-// manifests returns the text of each file in examples/kubernetes.
+// manifests returns the text of each file in examples/kubernetes, by the name of the file.
 func manifests(t *testing.T) map[string]string {
 	t.Helper()
-	found, err := filepath.Glob("kubernetes/*")
-	if err != nil {
-		t.Fatal(err)
-	}
 	texts := make(map[string]string)
-	for _, file := range found {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		texts[filepath.Base(file)] = string(text)
+	for _, file := range lab.Files(t, "kubernetes/*") {
+		texts[filepath.Base(file)] = lab.Read(t, file)
 	}
 	return texts
 }
 
-// The objects are what Kubernetes and the Prometheus Operator take, fit together, and run
-// with no more than the exporter needs. The controls are mistakes in each of them.
+// Kubernetes and the Prometheus Operator accept the objects. The objects fit together and have no more privileges than
+// the exporter needs. The controls are mistakes in each object.
 func TestKubernetes(t *testing.T) {
-	for _, w := range manifestComplaints(manifests(t)) {
-		t.Error(w)
+	for _, problem := range manifestProblems(manifests(t)) {
+		t.Errorf("examples/kubernetes has a problem: %s", problem)
 	}
 	for _, c := range []struct{ file, old, new, want string }{
-		{"deployment.yml", "maxUnavailable: 0", "maxUnavailible: 0", `unknown field "spec.strategy.rollingUpdate.maxUnavailible"`},
-		{"deployment.yml", "runAsNonRoot: true", "runAsNonRoot: true\n        runAsNonRoot: true", `already set in map`},
-		{"probe.yml", "module:", "modul:", `unknown field "spec.modul"`},
-		{"servicemonitor.yml", "jobLabel:", "joblabel:", `unknown field "spec.joblabel"`},
-		{"kustomization.yml", "images:", "image:", `unknown field "image"`},
-		{"networkpolicy.yml", "kind: NetworkPolicy", "kind: Networkpolicy", "networkpolicy.yml: holds Networkpolicy"},
-		{"horizontalpodautoscaler.yml", "autoscaling/v2", "autoscaling/v1", "want HorizontalPodAutoscaler of autoscaling/v2"},
-		{"service.yml", "name: shaker-exporter\n", "name: shaker_exporter\n", `Invalid value: "shaker_exporter"`},
-		{"configmap.yml", "labels:\n    app.kubernetes.io/name: shaker_exporter", "labels: {}", "configmap.yml: label app.kubernetes.io/name"},
-		{"probe.yml", "  name: shaker\n", "  name: shaker\n  namespace: default\n", "metadata.namespace: Forbidden"},
+		{
+			file: "deployment.yml", old: "maxUnavailable: 0", new: "maxUnavailible: 0",
+			want: `unknown field "spec.strategy.rollingUpdate.maxUnavailible"`,
+		},
+		{
+			file: "deployment.yml", old: "runAsNonRoot: true",
+			new: "runAsNonRoot: true\n        runAsNonRoot: true", want: `already set in map`,
+		},
+		{file: "probe.yml", old: "module:", new: "modul:", want: `unknown field "spec.modul"`},
+		{file: "servicemonitor.yml", old: "jobLabel:", new: "joblabel:", want: `unknown field "spec.joblabel"`},
+		{file: "kustomization.yml", old: "images:", new: "image:", want: `unknown field "image"`},
+		{
+			file: "networkpolicy.yml", old: "kind: NetworkPolicy", new: "kind: Networkpolicy",
+			want: "networkpolicy.yml: holds Networkpolicy",
+		},
+		{
+			file: "horizontalpodautoscaler.yml", old: "autoscaling/v2", new: "autoscaling/v1",
+			want: "want HorizontalPodAutoscaler of autoscaling/v2",
+		},
+		{
+			file: "service.yml", old: "name: shaker-exporter\n", new: "name: shaker_exporter\n",
+			want: `Invalid value: "shaker_exporter"`,
+		},
+		{
+			file: "configmap.yml", old: "labels:\n    app.kubernetes.io/name: shaker_exporter", new: "labels: {}",
+			want: "configmap.yml: label app.kubernetes.io/name",
+		},
+		{
+			file: "probe.yml", old: "  name: shaker\n", new: "  name: shaker\n  namespace: default\n",
+			want: "metadata.namespace: Forbidden",
+		},
 
-		{"kustomization.yml", "  - service.yml\n", "", "kustomization: resources are"},
-		{"kustomization.yml", "namespace: monitoring", "namespace: probes", "probe: prober shaker-exporter.monitoring.svc:10115 is not the Service in namespace probes"},
-		{"deployment.yml", "image: shaker_exporter", "image: shaker-exporter", "kustomization: images"},
+		{file: "kustomization.yml", old: "  - service.yml\n", new: "", want: "kustomization: resources are"},
+		{
+			file: "kustomization.yml", old: "namespace: monitoring", new: "namespace: probes",
+			want: "probe: prober shaker-exporter.monitoring.svc:10115 is not the Service in namespace probes",
+		},
+		{
+			file: "deployment.yml", old: "image: shaker_exporter", new: "image: shaker-exporter",
+			want: "kustomization: images",
+		},
 
-		{"deployment.yml", "drop: [ALL]", "drop: [ALL]\n              add: [NET_RAW]", "deployment: not restricted: unrestricted capabilities"},
-		{"deployment.yml", "drop: [ALL]", "drop: []", "deployment: not restricted: unrestricted capabilities"},
-		{"deployment.yml", "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "deployment: not restricted: allowPrivilegeEscalation != false"},
-		{"deployment.yml", "runAsNonRoot: true", "runAsNonRoot: false", "deployment: not restricted: runAsNonRoot != true"},
-		{"deployment.yml", "type: RuntimeDefault", "type: Unconfined", "deployment: not restricted: seccompProfile"},
-		{"deployment.yml", "    spec:\n      #", "    spec:\n      hostNetwork: true\n      #", "deployment: not restricted: host namespaces"},
-		{"deployment.yml", "runAsUser: 65534", "runAsUser: 1000", "deployment: does not run as nobody"},
-		{"deployment.yml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "deployment: can write"},
-		{"deployment.yml", "automountServiceAccountToken: false", "automountServiceAccountToken: true", "deployment: has a token"},
-		{"deployment.yml", "terminationGracePeriodSeconds: 135", "terminationGracePeriodSeconds: 130", "deployment: is killed before 2m10s"},
-		{"deployment.yml", "maxUnavailable: 0", "maxUnavailable: 1", "deployment: an old pod goes before"},
-		{"deployment.yml", "memory: 512Mi", "memory: 32Mi", "deployment: requests and limits"},
-		{"deployment.yml", "limits:\n", "limits:\n              cpu: 1\n", "deployment: is stopped"},
+		{
+			file: "deployment.yml", old: "drop: [ALL]", new: "drop: [ALL]\n              add: [NET_RAW]",
+			want: "deployment: not restricted: unrestricted capabilities",
+		},
+		{
+			file: "deployment.yml", old: "drop: [ALL]", new: "drop: []",
+			want: "deployment: not restricted: unrestricted capabilities",
+		},
+		{
+			file: "deployment.yml", old: "allowPrivilegeEscalation: false", new: "allowPrivilegeEscalation: true",
+			want: "deployment: not restricted: allowPrivilegeEscalation != false",
+		},
+		{
+			file: "deployment.yml", old: "runAsNonRoot: true", new: "runAsNonRoot: false",
+			want: "deployment: not restricted: runAsNonRoot != true",
+		},
+		{
+			file: "deployment.yml", old: "type: RuntimeDefault", new: "type: Unconfined",
+			want: "deployment: not restricted: seccompProfile",
+		},
+		{
+			file: "deployment.yml", old: "    spec:\n      #", new: "    spec:\n      hostNetwork: true\n      #",
+			want: "deployment: not restricted: host namespaces",
+		},
+		{
+			file: "deployment.yml", old: "runAsUser: 65534", new: "runAsUser: 1000",
+			want: "deployment: does not run as nobody",
+		},
+		{
+			file: "deployment.yml", old: "readOnlyRootFilesystem: true", new: "readOnlyRootFilesystem: false",
+			want: "deployment: can write",
+		},
+		{
+			file: "deployment.yml", old: "automountServiceAccountToken: false",
+			new: "automountServiceAccountToken: true", want: "deployment: has a token",
+		},
+		{
+			file: "deployment.yml", old: "terminationGracePeriodSeconds: 135",
+			new: "terminationGracePeriodSeconds: 130", want: "deployment: is killed before 2m10s",
+		},
+		{
+			file: "deployment.yml", old: "maxUnavailable: 0", new: "maxUnavailable: 1",
+			want: "deployment: an old pod stops before",
+		},
+		{file: "deployment.yml", old: "memory: 512Mi", new: "memory: 32Mi", want: "deployment: requests and limits"},
+		{
+			file: "deployment.yml", old: "limits:\n", new: "limits:\n              cpu: 1\n",
+			want: "deployment: has a CPU limit",
+		},
 
-		{"deployment.yml", "    metadata:\n      labels:\n        app.kubernetes.io/name: shaker_exporter", "    metadata:\n      labels:\n        app: shaker_exporter",
-			"deployment: selector app.kubernetes.io/name=shaker_exporter does not match map[app:shaker_exporter]"},
-		{"service.yml", "selector:\n    app.kubernetes.io/name: shaker_exporter", "selector: {}", "service: selector  does not match"},
-		{"poddisruptionbudget.yml", "matchLabels:\n      app.kubernetes.io/name: shaker_exporter", "matchLabels:\n      app.kubernetes.io/name: other", "poddisruptionbudget: selector"},
-		{"networkpolicy.yml", "podSelector:\n    matchLabels:\n      app.kubernetes.io/name: shaker_exporter", "podSelector: {}", "networkpolicy: selector"},
-		{"servicemonitor.yml", "matchLabels:\n      app.kubernetes.io/name: shaker_exporter", "matchLabels:\n      app.kubernetes.io/name: other", "servicemonitor: selector"},
+		{
+			file: "deployment.yml",
+			old:  "    metadata:\n      labels:\n        app.kubernetes.io/name: shaker_exporter",
+			new:  "    metadata:\n      labels:\n        app: shaker_exporter",
+			want: "deployment: selector app.kubernetes.io/name=shaker_exporter does not match map[app:shaker_exporter]",
+		},
+		{
+			file: "service.yml", old: "selector:\n    app.kubernetes.io/name: shaker_exporter", new: "selector: {}",
+			want: "service: selector  does not match",
+		},
+		{
+			file: "poddisruptionbudget.yml", old: "matchLabels:\n      app.kubernetes.io/name: shaker_exporter",
+			new: "matchLabels:\n      app.kubernetes.io/name: other", want: "poddisruptionbudget: selector",
+		},
+		{
+			file: "networkpolicy.yml",
+			old:  "podSelector:\n    matchLabels:\n      app.kubernetes.io/name: shaker_exporter",
+			new:  "podSelector: {}", want: "networkpolicy: selector",
+		},
+		{
+			file: "servicemonitor.yml", old: "matchLabels:\n      app.kubernetes.io/name: shaker_exporter",
+			new: "matchLabels:\n      app.kubernetes.io/name: other", want: "servicemonitor: selector",
+		},
 
-		{"deployment.yml", "containerPort: 10115", "containerPort: 9115", "deployment: ports"},
-		{"deployment.yml", "path: /-/healthy", "path: /healthz", "deployment: no liveness probe"},
-		{"deployment.yml", "- name: http", "- name: web", "service: target port"},
-		{"servicemonitor.yml", "port: http", "port: web", "servicemonitor: endpoints"},
-		{"networkpolicy.yml", "policyTypes: [Ingress, Egress]", "policyTypes: [Ingress]", "networkpolicy: is about"},
-		{"networkpolicy.yml", "kubernetes.io/metadata.name: monitoring", "kubernetes.io/metadata.name: default", "networkpolicy: lets others in"},
-		{"networkpolicy.yml", "port: 53", "port: 5353", "networkpolicy: does not let UDP to port 53 out"},
+		{file: "deployment.yml", old: "containerPort: 10115", new: "containerPort: 9115", want: "deployment: ports"},
+		{file: "deployment.yml", old: "path: /-/healthy", new: "path: /healthz", want: "deployment: no liveness probe"},
+		{file: "deployment.yml", old: "- name: http", new: "- name: web", want: "service: target port"},
+		{file: "servicemonitor.yml", old: "port: http", new: "port: web", want: "servicemonitor: endpoints"},
+		{
+			file: "networkpolicy.yml", old: "policyTypes: [Ingress, Egress]", new: "policyTypes: [Ingress]",
+			want: "networkpolicy: policy types are",
+		},
+		{
+			file: "networkpolicy.yml", old: "kubernetes.io/metadata.name: monitoring",
+			new: "kubernetes.io/metadata.name: default", want: "networkpolicy: ingress is not limited",
+		},
+		{
+			file: "networkpolicy.yml", old: "port: 53", new: "port: 5353",
+			want: "networkpolicy: egress to UDP port 53 is not allowed",
+		},
 
-		{"configmap.yml", "prober: tcp", "prober: http", "configmap: shaker.yml:6: module tcp_connect: prober is http"},
-		{"configmap.yml", "    modules:\n      tcp_connect:", "    modules:\n      tcp:", "probe: module tcp_connect is unknown"},
-		{"configmap.yml", "  shaker.yml: |", "  config.yml: |", "is not mounted from the ConfigMap"},
-		{"deployment.yml", "mountPath: /etc/shaker_exporter", "mountPath: /etc/shaker", "is not mounted from the ConfigMap"},
+		{
+			file: "configmap.yml", old: "prober: tcp", new: "prober: http",
+			want: "configmap: shaker.yml:6: module tcp_connect: prober is http",
+		},
+		{
+			file: "configmap.yml", old: "    modules:\n      tcp_connect:", new: "    modules:\n      tcp:",
+			want: "probe: module tcp_connect is unknown",
+		},
+		{
+			file: "configmap.yml", old: "  shaker.yml: |", new: "  config.yml: |",
+			want: "is not mounted from the ConfigMap",
+		},
+		{
+			file: "deployment.yml", old: "mountPath: /etc/shaker_exporter", new: "mountPath: /etc/shaker",
+			want: "is not mounted from the ConfigMap",
+		},
 
-		{"horizontalpodautoscaler.yml", "kind: Deployment", "kind: StatefulSet", "horizontalpodautoscaler: scales"},
-		{"poddisruptionbudget.yml", "maxUnavailable: 1", "maxUnavailable: 2", "poddisruptionbudget: 2 of"},
-		{"deployment.yml", "spec:\n  #", "spec:\n  replicas: 2\n  #", "deployment: overrules the autoscaler"},
+		{
+			file: "horizontalpodautoscaler.yml", old: "kind: Deployment", new: "kind: StatefulSet",
+			want: "horizontalpodautoscaler: scales",
+		},
+		{
+			file: "poddisruptionbudget.yml", old: "maxUnavailable: 1", new: "maxUnavailable: 2",
+			want: "poddisruptionbudget: 2 of",
+		},
+		{
+			file: "deployment.yml", old: "spec:\n  #", new: "spec:\n  replicas: 2\n  #",
+			want: "deployment: replicas override the autoscaler",
+		},
 
-		{"servicemonitor.yml", "jobLabel: app.kubernetes.io/name", "jobLabel: app", `servicemonitor: the job is ""`},
-		{"probe.yml", "jobName: shaker", "jobName: probes", `probe: the job is "probes"`},
-		{"probe.yml", "path: /probe", "path: /metrics", `probe: the path is "/metrics"`},
-		{"probe.yml", "scrapeTimeout: 10s", "scrapeTimeout: 20s", "probe: the timeout of 20s is longer"},
-		{"probe.yml", "192.0.2.1:443", "192.0.2.1", "probe: address 192.0.2.1: missing port"},
+		{
+			file: "servicemonitor.yml", old: "jobLabel: app.kubernetes.io/name", new: "jobLabel: app",
+			want: `servicemonitor: the job is ""`,
+		},
+		{file: "probe.yml", old: "jobName: shaker", new: "jobName: probes", want: `probe: the job is "probes"`},
+		{file: "probe.yml", old: "path: /probe", new: "path: /metrics", want: `probe: the path is "/metrics"`},
+		{
+			file: "probe.yml", old: "scrapeTimeout: 10s", new: "scrapeTimeout: 20s",
+			want: "probe: the timeout 20s is longer",
+		},
+		{
+			file: "probe.yml", old: "192.0.2.1:443", new: "192.0.2.1",
+			want: "probe: target 192.0.2.1: address 192.0.2.1: missing port",
+		},
 	} {
 		files := manifests(t)
 		if !strings.Contains(files[c.file], c.old) {
-			t.Errorf("%s has no %q", c.file, c.old)
+			t.Errorf("%s does not contain %q, which the test wants to replace", c.file, c.old)
 			continue
 		}
 		files[c.file] = strings.Replace(files[c.file], c.old, c.new, 1)
-		if got := manifestComplaints(files); !slices.ContainsFunc(got, func(w string) bool { return strings.Contains(w, c.want) }) {
-			t.Errorf("%s with %q: %q, want %q", c.file, c.new, got, c.want)
+		got := manifestProblems(files)
+		if !slices.ContainsFunc(got, func(problem string) bool { return strings.Contains(problem, c.want) }) {
+			t.Errorf("%s with %q: the problems are %q, want one with %q", c.file, c.new, got, c.want)
 		}
 	}
 }
 
-// The exporter understands the arguments that it gets.
+// The exporter accepts the arguments of the container. The control is a misspelled argument.
 func TestKubernetesArguments(t *testing.T) {
-	o, _ := decode(manifests(t))
-	file := filepath.Join(t.TempDir(), "shaker.yml")
-	if err := os.WriteFile(file, []byte("modules: {tcp_connect: {prober: tcp}}"), 0o644); err != nil {
-		t.Fatal(err)
+	golang := lab.Program(t, "go", "golang-go")
+	o, problems := decode(manifests(t))
+	if problems != nil {
+		t.Fatalf("the manifests have problems: %q", problems)
 	}
+	file := lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp}}")
 	args := []string{"run", "..", "--config.check"}
 	for _, arg := range o.container().Args {
 		args = append(args, regexp.MustCompile(`^(--config\.file=).*`).ReplaceAllString(arg, "${1}"+file))
 	}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		t.Errorf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	if out, err := exec.Command(golang, args...).CombinedOutput(); err != nil {
+		t.Errorf("go %s: %v, want no error\n%s", strings.Join(args, " "), err, out)
 	}
-	// The control: one that is misspelled.
-	if out, err := exec.Command("go", append(args, "--probe.max-inflight=1")...).CombinedOutput(); err == nil {
-		t.Errorf("it understands anything: %s", out)
+	args = append(args, "--probe.max-inflight=1")
+	if out, err := exec.Command(golang, args...).CombinedOutput(); err == nil {
+		t.Errorf("go %s succeeds, want an error\n%s", strings.Join(args, " "), out)
 	}
 }
 
-// The command in kustomization.yml makes objects of the rules that the Operator takes, with
-// every rule that there is.
+// The command in kustomization.yml makes objects from the rules that the Prometheus Operator accepts, with all rules.
 func TestKubernetesRules(t *testing.T) {
 	shell := lab.Program(t, "sh", "dash")
-	comment := regexp.MustCompile(`(?s)\n#   (for rules in .*?done) \| kubectl apply`).FindStringSubmatch(manifests(t)[kustomizationFile])
+	lab.Program(t, "sed", "sed")
+	comment := regexp.MustCompile(`(?s)\n#   (for rules in .*?done) \| kubectl apply`).
+		FindStringSubmatch(manifests(t)[kustomizationFile])
 	if comment == nil {
-		t.Fatal("kustomization.yml has no command for the rules")
+		t.Fatalf("%s has no command for the rules", kustomizationFile)
 	}
 	command := strings.ReplaceAll(comment[1], "\n#", "\n")
 	apply := func(command string) (rules map[string]*monitoringv1.PrometheusRule, err error) {
@@ -506,29 +678,27 @@ func TestKubernetesRules(t *testing.T) {
 		rules = make(map[string]*monitoringv1.PrometheusRule)
 		for text := range strings.SplitSeq(strings.TrimPrefix(string(out), "---\n"), "\n---\n") {
 			var rule monitoringv1.PrometheusRule
-			if err := strictly(text, &rule); err != nil {
+			if err := decodeStrictly(text, &rule); err != nil {
 				return nil, err
 			}
 			if errs := validation.NameIsDNSSubdomain(rule.Name, false); errs != nil || rule.Kind != "PrometheusRule" {
-				return nil, fmt.Errorf("%s %q: %s", rule.Kind, rule.Name, errs)
+				return nil, fmt.Errorf("%s %q is not a PrometheusRule with a valid name: %s",
+					rule.Kind, rule.Name, errs)
 			}
 			rules[rule.Name] = &rule
 		}
 		return rules, nil
 	}
-	// All files, though not everybody has use for all of them.
-	found, err := filepath.Glob("rules/*.yml")
-	if err != nil || found == nil {
-		t.Fatal("no rules", err)
-	}
+	// The command lists the files that most users need. Here it gets all files.
+	files := lab.Files(t, "rules/*.yml")
 	var names []string
-	for _, file := range found {
+	for _, file := range files {
 		names = append(names, strings.TrimSuffix(filepath.Base(file), ".yml"))
 	}
 	list := regexp.MustCompile(`for rules in (.*?); do`).FindStringSubmatch(command)
 	for _, name := range strings.Fields(list[1]) {
 		if !slices.Contains(names, name) {
-			t.Errorf("there is no rules/%s.yml", name)
+			t.Errorf("the command uses rules/%s.yml, which does not exist", name)
 		}
 	}
 	all := strings.Replace(command, list[1], strings.Join(names, " "), 1)
@@ -536,28 +706,27 @@ func TestKubernetesRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, file := range found {
+	for i, file := range files {
 		var want monitoringv1.PrometheusRuleSpec
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := strictly(string(text), &want); err != nil {
+		if err := decodeStrictly(lab.Read(t, file), &want); err != nil {
 			t.Errorf("%s: %v", file, err)
 			continue
 		}
 		got := rules["shaker-"+names[i]]
 		if got == nil || len(want.Groups) == 0 || !reflect.DeepEqual(got.Spec, want) {
-			t.Errorf("of %s the command makes something else: %v", file, got)
+			t.Errorf("the command makes of %s the object\n%v\nwant the rules\n%v", file, got, want)
 		}
 	}
 	// The controls: a field that the Operator does not know, and rules that are not below spec.
-	for _, broken := range []string{strings.Replace(all, "s/^/  /", "s/^/  /; s/alert:/alarm:/", 1), strings.Replace(all, "s/^/  /", "", 1)} {
+	for _, broken := range []string{
+		strings.Replace(all, "s/^/  /", "s/^/  /; s/alert:/alarm:/", 1),
+		strings.Replace(all, "s/^/  /", "", 1),
+	} {
 		if broken == all {
-			t.Fatalf("%s is not what it was", all)
+			t.Fatalf("the command has no s/^/  /, which the test wants to replace: %s", all)
 		}
 		if _, err := apply(broken); err == nil {
-			t.Errorf("what %s makes is accepted", broken)
+			t.Errorf("the objects that this command makes are accepted, want an error: %s", broken)
 		}
 	}
 }

@@ -26,11 +26,11 @@ import (
 const (
 	unitFile     = "systemd/shaker_exporter.service"
 	unitProgram  = "/usr/local/bin/shaker_exporter"
-	exposureGoal = "11" // 1.1 of 10: most of that is the network, which is its work
+	exposureGoal = "11" // 1.1 of 10, mostly because the exporter uses the network
 )
 
-// systemd understands every word of the unit, and finds it hardly exposed. The controls are a
-// misspelled setting, and the unit without one restriction or another.
+// systemd-analyze accepts the unit and calculates a low exposure level. The controls are a misspelled setting, and the
+// unit without one of its restrictions.
 func TestUnit(t *testing.T) {
 	analyze := lab.Program(t, "systemd-analyze", "systemd")
 	unit := strings.ReplaceAll(lab.Read(t, unitFile), unitProgram, exporter.Command(t).Path)
@@ -38,60 +38,74 @@ func TestUnit(t *testing.T) {
 		file := lab.Write(t, t.TempDir(), "shaker_exporter.service", unit)
 		out, err := exec.Command(analyze, "verify", "--man=no", file).CombinedOutput()
 		if err != nil && len(out) == 0 {
-			t.Fatal(err)
+			t.Fatalf("systemd-analyze verify: %v", err)
 		}
 		return string(out)
 	}
 	security := func(unit string) error {
 		file := lab.Write(t, t.TempDir(), "shaker_exporter.service", unit)
-		return exec.Command(analyze, "security", "--offline=yes", "--threshold="+exposureGoal, file).Run()
+		cmd := exec.Command(analyze, "security", "--offline=yes", "--threshold="+exposureGoal, file)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
 	}
 	if out := verify(unit); out != "" {
-		t.Errorf("systemd-analyze verify:\n%s", out)
+		t.Errorf("systemd-analyze verify prints the following, want no output:\n%s", out)
 	}
 	if err := security(unit); err != nil {
-		t.Errorf("systemd-analyze security: %v", err)
+		t.Errorf("systemd-analyze security --threshold=%s: %v, want no error", exposureGoal, err)
 	}
-	if out := verify(strings.Replace(unit, "ProtectClock=", "ProtectClocks=", 1)); !strings.Contains(out, "Unknown key 'ProtectClocks'") {
-		t.Errorf("of a misspelled setting systemd-analyze verify says %q", out)
+	misspelled := strings.Replace(unit, "ProtectClock=", "ProtectClocks=", 1)
+	if out, want := verify(misspelled), "Unknown key 'ProtectClocks'"; !strings.Contains(out, want) {
+		t.Errorf("systemd-analyze verify, with a misspelled setting, prints %q, want %q in it", out, want)
 	}
-	for _, setting := range []string{"DynamicUser", "CapabilityBoundingSet", "PrivateUsers", "RestrictAddressFamilies", "SystemCallFilter"} {
+	for _, setting := range []string{"DynamicUser", "CapabilityBoundingSet", "PrivateUsers",
+		"RestrictAddressFamilies", "SystemCallFilter"} {
 		if security(regexp.MustCompile("(?m)^"+setting+"=.*").ReplaceAllString(unit, "")) == nil {
-			t.Errorf("without %s the unit is as little exposed", setting)
+			t.Errorf("systemd-analyze security --threshold=%s accepts the unit without %s, want an error",
+				exposureGoal, setting)
 		}
 	}
 }
 
-// The longest probe ends before systemd loses its patience.
+// systemd waits longer for the exporter to stop than the longest probe takes.
 func TestUnitWaitsForRunningProbes(t *testing.T) {
 	limit := regexp.MustCompile(`(?m)^TimeoutStopSec=(\S+)$`).FindStringSubmatch(lab.Read(t, unitFile))
 	if limit == nil {
-		t.Fatal("no TimeoutStopSec")
+		t.Fatalf("%s has no TimeoutStopSec", unitFile)
 	}
-	if d, err := time.ParseDuration(limit[1]); err != nil || d <= config.MaxTimeout+collector.AnswerTime {
-		t.Errorf("TimeoutStopSec is %s, a probe may take %v", limit[1], config.MaxTimeout+collector.AnswerTime)
+	const longest = config.MaxTimeout + collector.AnswerTime
+	if d, err := time.ParseDuration(limit[1]); err != nil || d <= longest {
+		t.Errorf("TimeoutStopSec = %s, want more than %v, which a probe may take", limit[1], longest)
 	}
 }
 
-// sandboxProbes are the probes that an exporter makes in the sandbox: all that the
-// configuration can make it do. Each has its result, or the status of its answer.
+// sandboxProbes are the probes in the sandbox. Together they use everything that the configuration can make the
+// exporter do. Each has a text in the response.
 var sandboxProbes = []struct{ target, module, want string }{
-	{"192.0.2.1:80", "tcp_connect", `result="open"`},
-	{"[2001:db8::1]:80", "tcp_connect", `result="open"`},
-	{"web.test:80", "tcp_connect", `result="open"`},
-	{"truncated.web.test:80", "tcp_connect", `result="open"`},
-	{"web.test:80", "every_address", `probe_addresses_open 2`},
-	{"absent.test:80", "tcp_connect", `result="dns_not_found"`},
-	{"192.0.2.2:80", "tcp_connect", `result="refused"`},
-	{"192.0.2.3:80", "tcp_connect", `icmp="admin_prohibited"`},
-	{"[2001:db8::3]:80", "tcp_connect", `icmp="admin_prohibited"`},
-	{"192.0.2.4:80", "short", `result="timeout"`},
-	{"192.0.2.5:80", "path", `probe_path_hop_info{hop="2",address="198.51.100.2",icmp="ttl_exceeded"}`},
-	{"[2001:db8::5]:80", "path", `probe_path_hop_info{hop="2",address="2001:db8:1::2",icmp="ttl_exceeded"}`},
-	{"192.0.2.1:80", "marked", `result="open"`},
-	{"192.0.2.1:80", "fin", `probe_tcp_ack_sent 1`},
-	{"[fe80::1%DEVICE]:80", "tcp_connect", `result="open"`},
-	{"169.254.169.254:80", "tcp_connect", `targets.deny 169.254.169.254/32:* forbids it`},
+	{target: "192.0.2.1:80", module: "tcp_connect", want: `result="open"`},
+	{target: "[2001:db8::1]:80", module: "tcp_connect", want: `result="open"`},
+	{target: "web.test:80", module: "tcp_connect", want: `result="open"`},
+	{target: "truncated.web.test:80", module: "tcp_connect", want: `result="open"`},
+	{target: "web.test:80", module: "every_address", want: "probe_addresses_open 2"},
+	{target: "absent.test:80", module: "tcp_connect", want: `result="dns_not_found"`},
+	{target: "192.0.2.2:80", module: "tcp_connect", want: `result="refused"`},
+	{target: "192.0.2.3:80", module: "tcp_connect", want: `icmp="admin_prohibited"`},
+	{target: "[2001:db8::3]:80", module: "tcp_connect", want: `icmp="admin_prohibited"`},
+	{target: "192.0.2.4:80", module: "short", want: `result="timeout"`},
+	{
+		target: "192.0.2.5:80", module: "path",
+		want: `probe_path_hop_info{hop="2",address="198.51.100.2",icmp="ttl_exceeded"}`,
+	},
+	{
+		target: "[2001:db8::5]:80", module: "path",
+		want: `probe_path_hop_info{hop="2",address="2001:db8:1::2",icmp="ttl_exceeded"}`,
+	},
+	{target: "192.0.2.1:80", module: "marked", want: `result="open"`},
+	{target: "192.0.2.1:80", module: "fin", want: "probe_tcp_ack_sent 1"},
+	{target: "[fe80::1%DEVICE]:80", module: "tcp_connect", want: `result="open"`},
+	{target: "169.254.169.254:80", module: "tcp_connect", want: "targets.deny 169.254.169.254/32:* forbids it"},
 }
 
 const sandboxConfig = `
@@ -105,16 +119,17 @@ modules:
   fin: {prober: tcp, tcp: {close: fin}}
 `
 
-// A real systemd runs the unit, and in its sandbox the exporter can do what it can do outside,
-// but has no privilege. The controls are sandboxes that are narrower.
+// A real systemd runs the unit. In the sandbox of the unit, the exporter can do the same as outside, without
+// privileges. The controls are narrower sandboxes.
 func TestSystemd(t *testing.T) {
+	needSystemd(t)
 	network := simnet.NewNetwork(t)
-	for place, answer := range map[string]simnet.Answer{
+	for host, answer := range map[string]simnet.Answer{
 		"192.0.2.1": simnet.SYNACK(), "2001:db8::1": simnet.SYNACK(), "fe80::1": simnet.SYNACK(),
 		"192.0.2.2": simnet.RST(),
 		"192.0.2.3": simnet.ICMP("198.51.100.9", 3, 13), "2001:db8::3": simnet.ICMP("2001:db8:1::9", 1, 1),
 	} {
-		network.At(place, answer)
+		network.At(host, answer)
 	}
 	network.At("192.0.2.5", simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2")
 	network.At("2001:db8::5", simnet.SYNACK()).Behind("2001:db8:1::1", "2001:db8:1::2")
@@ -124,34 +139,37 @@ func TestSystemd(t *testing.T) {
 
 	s := bootSystemd(t)
 	s.configure(conf)
-	probe := func() (wrong []string) {
-		outside := process.Start(t, process.WithFiles(t, exec.Command(s.program, "--web.listen-address=:10116", "--config.file="+s.config),
-			map[string]string{"/etc/resolv.conf": s.resolver}))
-		defer outside.Stop()
-		outside.Listening(10116)
+	// probe makes the probes inside and outside the sandbox, and returns the differences.
+	probe := func() (problems []string) {
+		complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+		cmd := exec.Command(s.program, "--web.listen-address=:10116", "--config.file="+s.config)
+		unconfined := process.Start(t, process.WithFiles(t, cmd, map[string]string{"/etc/resolv.conf": s.resolver}))
+		defer unconfined.Stop()
+		unconfined.Listening(10116)
 		for _, p := range sandboxProbes {
 			target := strings.ReplaceAll(p.target, "DEVICE", network.Interface())
-			query := "/probe?module=" + p.module + "&target=" + url.QueryEscape(target)
+			path := "/probe?module=" + p.module + "&target=" + url.QueryEscape(target)
 			var inside, outside string
-			for range 5 { // a hop of a path that is late is silent
-				inside, outside = verdict(10115, query), verdict(10116, query)
+			for range 5 { // the response of a hop may be too late for the trace
+				inside, outside = steadyResponse(exporter.Port, path), steadyResponse(10116, path)
 				if inside == outside && strings.Contains(outside, p.want) {
 					break
 				}
 			}
 			if inside != outside || !strings.Contains(outside, p.want) {
-				wrong = append(wrong, fmt.Sprintf("%s by %s: %s\nand outside %s, want %s", p.target, p.module, inside, outside, p.want))
+				complain("%s with module %s: inside\n%s\noutside\n%s\nwant the same, with %s",
+					p.target, p.module, inside, outside, p.want)
 			}
 		}
-		if inside, outside := metricsOf(10115), metricsOf(10116); inside != outside {
-			wrong = append(wrong, fmt.Sprintf("/metrics has\n%s\nand outside\n%s", inside, outside))
+		if inside, outside := metricNames(exporter.Port), metricNames(10116); inside != outside {
+			complain("metrics: inside\n%s\noutside\n%s\nwant the same", inside, outside)
 		}
-		return wrong
+		return problems
 	}
 	restart := func(settings string) error {
 		t.Helper()
 		s.dropIn(settings)
-		s.must("reset-failed") // how often it was started of late is no reason to refuse
+		s.must("reset-failed") // or else systemd would refuse to start the unit so often
 		out, err := s.run("restart", "shaker_exporter")
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
@@ -161,143 +179,155 @@ func TestSystemd(t *testing.T) {
 	}
 
 	for _, settings := range []string{
-		"",                           // as it is
-		"SystemCallErrorNumber=kill", // what is forbidden would be the exporter's end
+		"",                           // the unit itself
+		"SystemCallErrorNumber=kill", // a forbidden system call would kill the exporter
 	} {
 		if err := restart(settings); err != nil {
-			t.Fatal(err)
+			t.Fatalf("restart with %q: %v", settings, err)
 		}
-		if wrong := probe(); wrong != nil {
-			t.Errorf("with %q:\n%s", settings, strings.Join(wrong, "\n\n"))
+		for _, problem := range probe() {
+			t.Errorf("with %q: %s", settings, problem)
 		}
 	}
 	for settings, want := range map[string]string{
-		"RestrictAddressFamilies=~AF_NETLINK":                   "[fe80::1%DEVICE]:80 by",
-		"RestrictAddressFamilies=~AF_INET6":                     "[2001:db8::1]:80 by",
-		"SystemCallFilter=~recvmsg\nSystemCallErrorNumber=kill": "192.0.2.3:80 by",
+		"RestrictAddressFamilies=~AF_NETLINK":                   "[fe80::1%DEVICE]:80 with",
+		"RestrictAddressFamilies=~AF_INET6":                     "[2001:db8::1]:80 with",
+		"SystemCallFilter=~recvmsg\nSystemCallErrorNumber=kill": "192.0.2.3:80 with",
 	} {
 		if err := restart(settings); err != nil {
-			t.Fatal(err)
+			t.Fatalf("restart with %q: %v", settings, err)
 		}
-		if wrong := probe(); !slices.ContainsFunc(wrong, func(w string) bool { return strings.HasPrefix(w, want) }) {
-			t.Errorf("with %q nothing is wrong with %s", settings, want)
+		problems := probe()
+		if !slices.ContainsFunc(problems, func(problem string) bool { return strings.HasPrefix(problem, want) }) {
+			t.Errorf("with %q, the problems are %q, want one that begins with %q", settings, problems, want)
 		}
 	}
 	if restart("ProcSubset=pid") == nil {
-		t.Error("without /proc/sys ports to send from can be had")
+		t.Error("the exporter starts with source_ports and without /proc/sys, want an error")
 	} else {
 		s.logs("module marked: tcp.source_ports cannot be used")
 	}
 	s.configure("modules: {tcp_connect: {prober: tcp}}")
 	if err := restart("ProcSubset=pid"); err != nil {
-		t.Fatal(err)
+		t.Fatalf("restart without /proc/sys: %v", err)
 	}
-	if strings.Contains(metricsOf(10115), "process_start_time_seconds") {
-		t.Error("without /proc/stat it is known when the process has started")
+	if strings.Contains(metricNames(exporter.Port), "process_start_time_seconds") {
+		t.Error("without /proc/stat, there is a metric process_start_time_seconds, want none")
 	}
 
 	if err := restart(""); err != nil {
-		t.Fatal(err)
+		t.Fatalf("restart of the unit without changes: %v", err)
 	}
 	pid := pidOf(t, "shaker_exporter")
 	for field, want := range map[string]string{
-		"CapPrm": noCapabilities, "CapEff": noCapabilities, "CapInh": noCapabilities, "CapAmb": noCapabilities, "CapBnd": noCapabilities,
-		"NoNewPrivs": "1", "Seccomp": "2",
+		"CapPrm": noCapabilities, "CapEff": noCapabilities, "CapInh": noCapabilities, "CapAmb": noCapabilities,
+		"CapBnd": noCapabilities, "NoNewPrivs": "1", "Seccomp": "2",
 	} {
 		if got := statusOf(t, pid, field); got != want {
-			t.Errorf("%s is %q, want %q", field, got, want)
+			t.Errorf("%s of the exporter in the sandbox = %q, want %q", field, got, want)
 		}
 	}
 	if ids := statusOf(t, pid, "Uid"); strings.HasPrefix(ids, "0\t") {
-		t.Errorf("Uid is %q", ids)
+		t.Errorf("Uid of the exporter in the sandbox = %q, want another user than root", ids)
 	}
 	var own syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil {
 		t.Fatal(err)
 	}
 	limits := lab.Read(t, fmt.Sprintf("/proc/%d/limits", pid))
-	files := regexp.MustCompile(`(?m)^Max open files +(\d+)`).FindStringSubmatch(limits)[1]
-	if files != "65536" && (own.Max > 65536 || files != fmt.Sprint(own.Max)) { // which root may be kept from raising
-		t.Errorf("it may open %s files", files)
+	files := regexp.MustCompile(`(?m)^Max open files +(\d+)`).FindStringSubmatch(limits)
+	if files == nil {
+		t.Fatalf("/proc/%d/limits has no limit of open files:\n%s", pid, limits)
+	}
+	// Even root may be unable to raise a lower limit.
+	if want := fmt.Sprint(min(65536, own.Max)); files[1] != "65536" && files[1] != want {
+		t.Errorf("limit of open files in the sandbox = %s, want %s", files[1], want)
 	}
 
-	// What the unit says about fwmark is enough, and all of it is needed.
+	// The settings that the unit recommends for fwmark are sufficient, and each of them is necessary.
 	s.configure("modules: {tcp_connect: {prober: tcp, tcp: {fwmark: 7}}}")
 	var advice []string
 	for _, line := range regexp.MustCompile(`(?m)^#   (\w+=.*)$`).FindAllStringSubmatch(lab.Read(t, unitFile), -1) {
 		advice = append(advice, line[1])
 	}
 	if err := restart(strings.Join(advice, "\n")); err != nil {
-		t.Errorf("with %q: %v", advice, err)
-	} else if got := verdict(10115, "/probe?target=192.0.2.1:80"); !strings.Contains(got, `result="open"`) {
-		t.Errorf("with a firewall mark: %s", got)
+		t.Errorf("restart with fwmark and %q: %v", advice, err)
+	} else {
+		got := steadyResponse(exporter.Port, "/probe?target=192.0.2.1:80")
+		if !strings.Contains(got, `result="open"`) {
+			t.Errorf("probe with fwmark and %q = %s, want open", advice, got)
+		}
 	}
 	for i := range advice {
 		s.configure(fmt.Sprintf("modules: {without_%d: {prober: tcp, tcp: {fwmark: 7}}}", i))
-		if less := slices.Delete(slices.Clone(advice), i, i+1); restart(strings.Join(less, "\n")) == nil {
-			t.Errorf("%q is enough for a firewall mark", less)
+		fewer := slices.Delete(slices.Clone(advice), i, i+1)
+		if restart(strings.Join(fewer, "\n")) == nil {
+			t.Errorf("restart with fwmark and only %q succeeds, want an error", fewer)
 		} else {
 			s.logs(fmt.Sprintf("module without_%d: tcp.fwmark needs CAP_", i))
 		}
 	}
 }
 
-// systemd starts the exporter, reloads its configuration, starts it again when it crashes, and
-// lets the running probes end. What is wrong with a configuration is an error of the command.
+// systemd starts the exporter, reloads its configuration, restarts it after a crash, and lets running probes finish
+// when it stops the exporter. The commands start and reload fail if the configuration is invalid.
 func TestSystemdServes(t *testing.T) {
+	needSystemd(t)
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s := bootSystemd(t)
-	const valid, mistaken = "modules: {%s: {prober: tcp}}", "modules: {web: {prober: http}}"
-	inForce := func() string {
-		return lab.Get(t, "http://127.0.0.1:10115/config")
-	}
+	const valid, invalid = "modules: {%s: {prober: tcp}}", "modules: {web: {prober: http}}"
+	active := func() string { return lab.Get(t, "http://127.0.0.1:10115/config") }
 
-	s.configure(mistaken)
+	s.configure(invalid)
 	if out, err := s.run("start", "shaker_exporter"); err == nil {
-		t.Errorf("it starts with a mistaken configuration: %s", out)
+		t.Errorf("systemctl start with an invalid configuration succeeds, want an error: %s", out)
 	}
 	s.logs("shaker.yml:1: module web: prober is http")
 	s.configure(fmt.Sprintf(valid, "first"))
-	// It is started again and again until the configuration is mended.
+	// systemd restarts the exporter until the configuration is valid.
 	lab.Eventually(t, "the exporter listens", s.serves)
 
 	s.configure(fmt.Sprintf(valid, "second"))
 	s.must("reload", "shaker_exporter")
-	lab.Eventually(t, "the second configuration is in force", func() bool { return strings.Contains(inForce(), "second:") })
-	s.configure(mistaken)
+	lab.Eventually(t, "the second configuration is active", func() bool {
+		return strings.Contains(active(), "second:")
+	})
+	s.configure(invalid)
 	if out, err := s.run("reload", "shaker_exporter"); err == nil {
-		t.Errorf("it reloads a mistaken configuration: %s", out)
+		t.Errorf("systemctl reload with an invalid configuration succeeds, want an error: %s", out)
 	}
-	if !strings.Contains(inForce(), "second:") {
-		t.Errorf("in force is\n%s", inForce())
+	if got := active(); !strings.Contains(got, "second:") {
+		t.Errorf("after the reload of an invalid configuration, the active one is\n%s\nwant the second one", got)
 	}
 	s.configure(fmt.Sprintf(valid, "third"))
 
 	before := pidOf(t, "shaker_exporter")
 	syscall.Kill(before, syscall.SIGSEGV)
-	lab.Eventually(t, "it is started again", func() bool {
+	lab.Eventually(t, "systemd has restarted the exporter", func() bool {
 		pids := pidsOf(t, "shaker_exporter")
 		return len(pids) == 1 && pids[0] != before && s.serves()
 	})
-	if !strings.Contains(inForce(), "third:") {
-		t.Errorf("in force is\n%s", inForce())
+	if got := active(); !strings.Contains(got, "third:") {
+		t.Errorf("after a restart, the active configuration is\n%s\nwant the third one", got)
 	}
 
-	answer := make(chan string)
-	go func() { answer <- verdict(10115, "/probe?module=third&target=192.0.2.1:443") }() // it takes 5 s
+	got := make(chan string)
+	// This probe takes 5 s.
+	go func() { got <- steadyResponse(exporter.Port, "/probe?module=third&target=192.0.2.1:443") }()
 	wire.Await(1)
 	s.must("stop", "shaker_exporter")
-	if got := <-answer; !strings.Contains(got, `result="timeout"`) {
-		t.Errorf("the running probe was answered: %s", got)
+	if got := <-got; !strings.Contains(got, `result="timeout"`) {
+		t.Errorf("systemctl stop during a probe: the response is %s, want a timeout", got)
 	}
-	if got := s.must("show", "--property=ActiveState,Result", "shaker_exporter"); got != "Result=success\nActiveState=inactive" {
-		t.Errorf("stopped, it is %s", got)
+	const want = "Result=success\nActiveState=inactive"
+	if got := s.must("show", "--property=ActiveState,Result", "shaker_exporter"); got != want {
+		t.Errorf("systemctl show after stop = %q, want %q", got, want)
 	}
 }
 
-// answer returns the status and the body of what an exporter answers, or why there is none.
-func answer(port int, query string) string {
-	response, err := lab.Client.Get(fmt.Sprintf("http://127.0.0.1:%d%s", port, query))
+// response returns the status and the body of an exporter's response, or the error if there is no response.
+func response(port int, path string) string {
+	response, err := lab.Client.Get(fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
 	if err != nil {
 		return err.Error()
 	}
@@ -309,41 +339,57 @@ func answer(port int, query string) string {
 	return response.Status + "\n" + string(body)
 }
 
-// verdict returns what an exporter answers, but for what differs from one time to the next:
-// times, and which of all addresses of a name is the slowest, and is described.
-func verdict(port int, query string) (text string) {
-	for line := range strings.Lines(answer(port, query)) {
-		if !strings.HasPrefix(line, "#") && !strings.Contains(line, "_seconds") && !strings.HasPrefix(line, "probe_ip_") {
-			text += line
+// steadyResponse returns an exporter's response without what differs from probe to probe: the times, and the address
+// that is the slowest one of a name and so determines probe_ip_protocol and probe_ip_addr_hash.
+func steadyResponse(port int, path string) (text string) {
+	for line := range strings.Lines(response(port, path)) {
+		if strings.HasPrefix(line, "#") || strings.Contains(line, "_seconds") || strings.HasPrefix(line, "probe_ip_") {
+			continue
 		}
+		text += line
 	}
 	return text
 }
 
-// metricsOf returns the names of the metrics that an exporter has of itself.
-func metricsOf(port int) string {
+// metricNames returns the names of an exporter's own metrics.
+func metricNames(port int) string {
 	var names []string
-	for _, line := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(answer(port, "/metrics"), -1) {
+	for _, line := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(response(port, "/metrics"), -1) {
 		names = append(names, line[1])
 	}
 	return strings.Join(names, "\n")
 }
 
-// A systemd is a real one, in namespaces of its own, but for the network. It has the unit, the
-// exporter and the journal, and nothing else.
+// A systemd is a running systemd in its own mount, PID, UTS, IPC and cgroup namespaces, and in the network namespace of
+// the test. It has the unit, the exporter and the journal, and no other services.
 type systemd struct {
 	t        *testing.T
-	dir      string // what it shares with the test
-	program  string
-	config   string
-	resolver string
+	dir      string // shared with the test
+	program  string // the exporter
+	config   string // a file
+	resolver string // a file
 	pid      int
 }
 
-// bootSystemd starts it for the rest of the test, and has the unit installed in it.
-func bootSystemd(t *testing.T) *systemd {
+// needSystemd skips a test on a machine on which bootSystemd cannot work.
+func needSystemd(t *testing.T) {
 	t.Helper()
 	lab.NeedRoot(t)
+	lab.Program(t, "journalctl", "systemd")
+	lab.Program(t, "systemctl", "systemd")
+	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
+		lab.Skip(t, "needs systemd (Debian package systemd): %v", err)
+	}
+	lab.Program(t, "sh", "dash")
+	lab.Program(t, "unshare", "util-linux")
+	lab.Program(t, "nsenter", "util-linux")
+	lab.Program(t, "mount", "mount")
+}
+
+// bootSystemd starts a systemd for the rest of the test, and installs the unit in it.
+func bootSystemd(t *testing.T) *systemd {
+	t.Helper()
+	needSystemd(t)
 	dir := t.TempDir()
 	s := &systemd{t: t, dir: dir, program: exporter.Command(t).Path,
 		config:   lab.Write(t, dir, "config/shaker.yml", ""),
@@ -357,7 +403,7 @@ func bootSystemd(t *testing.T) *systemd {
 	}
 	const script = `
 dir=$1 program=$2
-# Nothing of the machine can be changed.
+# The file systems of the machine are read-only.
 mount -t tmpfs tmpfs /run
 mkdir /run/lab /run/dev /run/etc /run/etc.work
 mount --bind "$dir" /run/lab
@@ -374,7 +420,7 @@ install "$program" /usr/local/bin/shaker_exporter
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /var/tmp
 mount -o remount,bind,ro /
-# What the unit wants.
+# The unit needs these.
 mkdir /etc/shaker_exporter
 mount --bind /run/lab/config /etc/shaker_exporter
 rm -f /etc/resolv.conf /etc/machine-id
@@ -382,13 +428,12 @@ cp /run/lab/resolv.conf /etc/resolv.conf
 echo 0123456789abcdef0123456789abcdef >/etc/machine-id
 exec env -i PATH="$PATH" container=lab SYSTEMD_UNIT_PATH=/run/lab/units /lib/systemd/systemd --log-target=journal
 `
-	unshare := lab.Program(t, "unshare", "util-linux")
-	lab.Program(t, "nsenter", "util-linux")
-	lab.Program(t, "journalctl", "systemd")
-	group := newCgroup(t)
-	process.Start(t, exec.Command("sh", "-e", "-c", `echo $$ >"$1"/cgroup.procs; shift; exec "$@"`, "sh", group,
-		unshare, "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts", "--ipc", "sh", "-e", "-c", script, "sh", dir, s.program))
-	lab.Eventually(t, "systemd runs", func() bool { // later its children have its name, too, until they run something
+	const join = `echo $$ >"$1"/cgroup.procs; shift; exec "$@"`
+	process.Start(t, exec.Command("sh", "-e", "-c", join, "sh", newCgroup(t), lab.Program(t, "unshare", "util-linux"),
+		"--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts", "--ipc",
+		"sh", "-e", "-c", script, "sh", dir, s.program))
+	// Later, children of systemd are also called systemd until they execute their programs.
+	lab.Eventually(t, "systemd runs", func() bool {
 		pids := pidsOf(t, "systemd")
 		if len(pids) == 1 {
 			s.pid = pids[0]
@@ -399,13 +444,16 @@ exec env -i PATH="$PATH" container=lab SYSTEMD_UNIT_PATH=/run/lab/units /lib/sys
 		if t.Failed() {
 			t.Logf("the journal:\n%s", s.journal())
 		}
-		syscall.Kill(s.pid, syscall.SIGKILL) // and so all of the namespace
+		syscall.Kill(s.pid, syscall.SIGKILL) // this kills all processes of the PID namespace
 	})
-	lab.Eventually(t, "systemd has started", func() bool { _, err := s.run("is-active", "default.target"); return err == nil })
+	lab.Eventually(t, "systemd has started", func() bool {
+		_, err := s.run("is-active", "default.target")
+		return err == nil
+	})
 	return s
 }
 
-// newCgroup returns the directory of a new control group below this process' own.
+// newCgroup returns the directory of a new control group below the control group of this process.
 func newCgroup(t *testing.T) string {
 	t.Helper()
 	_, own, ok := strings.Cut("\n"+lab.Read(t, "/proc/self/cgroup"), "\n0::")
@@ -430,7 +478,7 @@ func newCgroup(t *testing.T) string {
 	return ""
 }
 
-// removeTree removes a directory and those below, which have only files that vanish with them.
+// removeTree removes a tree of control groups. Their files disappear with their directories.
 func removeTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -447,50 +495,53 @@ func removeTree(dir string) error {
 	return syscall.Rmdir(dir)
 }
 
-// run runs systemctl in it.
+// run runs systemctl in the namespaces of systemd.
 func (s *systemd) run(args ...string) (output string, err error) {
 	out, err := s.inside("systemctl", args...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
+// inside returns a command that runs a program in the namespaces of systemd.
 func (s *systemd) inside(program string, args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"--mount", "--pid", fmt.Sprintf("--target=%d", s.pid), program}, args...)...)
+	enter := []string{"--mount", "--pid", fmt.Sprintf("--target=%d", s.pid), program}
+	return exec.Command("nsenter", append(enter, args...)...)
 }
 
-// must runs systemctl, which has to succeed.
+// must runs systemctl and returns its output. It fails the test if systemctl fails.
 func (s *systemd) must(args ...string) string {
 	s.t.Helper()
 	out, err := s.run(args...)
 	if err != nil {
-		s.t.Fatalf("systemctl %s: %v\n%s", strings.Join(args, " "), err, out)
+		s.t.Fatalf("systemctl %s: %v, want no error\n%s", strings.Join(args, " "), err, out)
 	}
 	return out
 }
 
-// journal returns what the journal has of the exporter.
+// journal returns the exporter's messages in the journal.
 func (s *systemd) journal() string {
-	out, _ := s.inside("journalctl", "--unit=shaker_exporter", "--output=cat", "--no-pager").CombinedOutput()
+	cmd := s.inside("journalctl", "--unit=shaker_exporter", "--output=cat", "--no-pager")
+	out, _ := cmd.CombinedOutput() // without an error, because a cleanup calls this, too
 	return string(out)
 }
 
-// logs waits until the journal has a text of the exporter. The journal takes it by itself, and
-// may be later than the end of who wrote it.
+// logs waits until the journal contains a message of the exporter. The journal may receive it after the exporter has
+// ended.
 func (s *systemd) logs(text string) {
 	s.t.Helper()
-	lab.Eventually(s.t, "the journal has: "+text, func() bool { return strings.Contains(s.journal(), text) })
+	lab.Eventually(s.t, "the journal contains: "+text, func() bool { return strings.Contains(s.journal(), text) })
 }
 
 // configure writes the exporter's configuration file.
 func (s *systemd) configure(conf string) { lab.Write(s.t, s.dir, "config/shaker.yml", conf) }
 
-// dropIn adds settings to the unit's, in place of those that the last call added.
+// dropIn replaces the settings in the drop-in of the unit.
 func (s *systemd) dropIn(settings string) {
 	s.t.Helper()
 	lab.Write(s.t, s.dir, "units/shaker_exporter.service.d/test.conf", "[Service]\n"+settings+"\n")
 	s.must("daemon-reload")
 }
 
-// serves tells whether the exporter listens, and systemd knows that it has started.
+// serves reports whether the exporter listens and its unit is active.
 func (s *systemd) serves() bool {
 	conn, err := net.Dial("tcp", "127.0.0.1:10115")
 	if err != nil {
