@@ -1,6 +1,7 @@
 package examples
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -26,16 +27,15 @@ const (
 	targetFile = "grafana/target.json"
 )
 
-// dashboardUIDs are those of the dashboards that links can lead to.
+// dashboardUIDs are the UIDs of the dashboards, to which links can lead.
 var dashboardUIDs = []string{"shaker-fleet", "shaker-target"}
 
-// A board is a dashboard in the classic model, which every Grafana in use can read.
+// A board is a dashboard in the classic JSON model, which all current versions of Grafana can read.
 //
-//lint:ignore SA1019 what comes after it is for Grafana 12 and newer
+//lint:ignore SA1019 the newer model needs Grafana 12
 type board = dashboard.Dashboard
 
-// readDashboard reads a dashboard as strictly as Grafana's own schema has it, what is private
-// to the kinds of panels included.
+// readDashboard reads a dashboard, and validates it with Grafana's schema, including the schemas of the panel types.
 func readDashboard(text string) (*board, error) {
 	runtime := cog.NewRuntime()
 	runtime.RegisterDataqueryVariant(prometheus.VariantConfig())
@@ -44,17 +44,17 @@ func readDashboard(text string) (*board, error) {
 	runtime.RegisterPanelcfgVariant(table.VariantConfig())
 	runtime.RegisterPanelcfgVariant(timeseries.VariantConfig())
 
-	if err := saying(new(board).UnmarshalJSONStrict([]byte(text))); err != nil {
+	if err := nonEmpty(new(board).UnmarshalJSONStrict([]byte(text))); err != nil {
 		return nil, err
 	}
-	var d board // what is read strictly has no queries and options
+	var d board // the strict decoder leaves queries and options out
 	if err := json.Unmarshal([]byte(text), &d); err != nil {
 		return nil, err
 	}
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
-	// A panel reads its fieldConfig less strictly than it could.
+	// The decoder of panels does not decode fieldConfig strictly.
 	var raw struct {
 		Panels []struct {
 			Type        string
@@ -66,7 +66,7 @@ func readDashboard(text string) (*board, error) {
 	}
 	for _, p := range raw.Panels {
 		var fields dashboard.FieldConfigSource
-		if err := saying(fields.UnmarshalJSONStrict(p.FieldConfig)); err != nil {
+		if err := nonEmpty(fields.UnmarshalJSONStrict(p.FieldConfig)); err != nil {
 			return nil, err
 		}
 		for _, o := range fields.Overrides {
@@ -80,9 +80,9 @@ func readDashboard(text string) (*board, error) {
 	return &d, nil
 }
 
-// readProperty reads what an override changes of the defaults.
+// readProperty validates a property that an override changes.
 func readProperty(panelType string, defaults *dashboard.FieldConfig, property dashboard.DynamicConfigValue) error {
-	if property.Id == "links" { // have less than those of a dashboard
+	if property.Id == "links" { // these have fewer fields than the links of a dashboard
 		_, err := dataLinks(property)
 		return err
 	}
@@ -99,25 +99,26 @@ func readProperty(panelType string, defaults *dashboard.FieldConfig, property da
 	if custom {
 		kind, _ := cog.ConfigForPanelcfgVariant(panelType)
 		_, err = kind.StrictFieldConfigUnmarshaler(text)
-		return saying(err)
+		return nonEmpty(err)
 	}
-	return saying(new(dashboard.FieldConfig).UnmarshalJSONStrict(text))
+	return nonEmpty(new(dashboard.FieldConfig).UnmarshalJSONStrict(text))
 }
 
-// saying returns an error if it says something. The strict decoders return one in any case.
-func saying(err error) error {
+// nonEmpty returns err, or nil if the text of err is empty. The strict decoders return such an error for valid input.
+func nonEmpty(err error) error {
 	if err == nil || err.Error() == "" {
 		return nil
 	}
 	return err
 }
 
-// A dataLink leads from a value to something else about it.
+// A dataLink is a link of a value in a panel.
 type dataLink struct {
 	Title, URL  string
 	TargetBlank bool
 }
 
+// dataLinks returns the links of a property "links".
 func dataLinks(property dashboard.DynamicConfigValue) (links []dataLink, err error) {
 	text, err := json.Marshal(property.Value)
 	if err != nil {
@@ -128,7 +129,7 @@ func dataLinks(property dashboard.DynamicConfigValue) (links []dataLink, err err
 	return links, decoder.Decode(&links)
 }
 
-// orEmpty returns the text that a field of a dashboard has, "" if it has none.
+// orEmpty returns the value of an optional field, or "".
 func orEmpty(field *string) string {
 	if field == nil {
 		return ""
@@ -136,7 +137,7 @@ func orEmpty(field *string) string {
 	return *field
 }
 
-// panelsOf returns the panels of a dashboard, those that are only the titles of rows aside.
+// panelsOf returns the panels of a dashboard without the row panels, which are only titles.
 func panelsOf(d *board) (panels []*dashboard.Panel) {
 	for _, p := range d.Panels {
 		if p.Panel != nil {
@@ -156,8 +157,8 @@ func queriesOf(p *dashboard.Panel) (queries []*prometheus.Dataquery) {
 	return queries
 }
 
-// valueColumns returns the columns that the values of a table's queries become, as it names
-// them, by what they are called before.
+// valueColumns returns the displayed names of the columns with the values of a table's queries. The keys are the
+// original names.
 func valueColumns(p *dashboard.Panel) map[string]string {
 	shown := make(map[string]string)
 	o := organizeOf(p)
@@ -173,13 +174,14 @@ func valueColumns(p *dashboard.Panel) map[string]string {
 	return shown
 }
 
-// organize is what a table does to the columns that queries return.
+// organize is the transformation of a table that hides, sorts and renames columns.
 type organize struct {
 	ExcludeByName map[string]bool
 	IndexByName   map[string]int
 	RenameByName  map[string]string
 }
 
+// rename returns the displayed name of a column.
 func (o *organize) rename(column string) string {
 	if name := o.RenameByName[column]; name != "" {
 		return name
@@ -187,6 +189,7 @@ func (o *organize) rename(column string) string {
 	return column
 }
 
+// organizeOf returns the organize transformation of a panel, or its zero value.
 func organizeOf(p *dashboard.Panel) (o organize) {
 	for _, transformation := range p.Transformations {
 		if transformation.Id == "organize" {
@@ -197,15 +200,14 @@ func organizeOf(p *dashboard.Panel) (o organize) {
 	return o
 }
 
-// everyScrape is a window of all scrapes, of which each is looked at by itself, so that two series
-// can be joined in it. Its step is the interval at which the example's Prometheus scrapes, for
-// which Grafana has no variable.
+// everyScrape is the range of a subquery that evaluates an expression at each scrape. The step is the scrape interval
+// of the example's Prometheus, because Grafana has no variable for it.
 const everyScrape = "$__rate_interval:15s"
 
-// manyPoints are too many for a query that reads thousands of targets at each of them.
+// manyPoints is the maximum number of points of a query that reads all targets at each point.
 const manyPoints = 240
 
-// grafanaVariables are the variables that Grafana knows by itself and that are in use here.
+// grafanaVariables are the built-in variables of Grafana that the dashboards use.
 var grafanaVariables = []string{"__range", "__rate_interval", "__url_time_range", "__data", "__value"}
 
 var (
@@ -217,18 +219,18 @@ var (
 	fieldOfData  = regexp.MustCompile(`__data\.fields\.(\w+)`)
 )
 
-// dashboardComplaints says what is wrong with a dashboard, as far as that can be known without data.
-func dashboardComplaints(source string) (wrong []string) {
-	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+// dashboardProblems returns what is wrong with a dashboard and can be found without data.
+func dashboardProblems(source string) (problems []string) {
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	d, err := readDashboard(source)
 	if err != nil {
 		return []string{err.Error()}
 	}
 	if !slices.Contains(dashboardUIDs, orEmpty(d.Uid)) {
-		complain("uid %q", orEmpty(d.Uid))
+		complain("uid is %q, want one of %q", orEmpty(d.Uid), dashboardUIDs)
 	}
 	if d.Id != nil {
-		complain("has an id, which is each Grafana's own")
+		complain("has an id, which each Grafana has to choose itself")
 	}
 	if orEmpty(d.Title) == "" || orEmpty(d.Description) == "" {
 		complain("has no title or no description")
@@ -245,28 +247,28 @@ func dashboardComplaints(source string) (wrong []string) {
 		}
 	}
 	for _, used := range usedVariable.FindAllStringSubmatch(source, -1) {
-		if name := used[1]; name != "__all" && !slices.Contains(names, name) { // the value All
+		if name := used[1]; name != "__all" && !slices.Contains(names, name) { // __all is the value All
 			complain("variable %s is not defined", name)
 		}
 	}
 	var tree any
 	if err := json.Unmarshal([]byte(source), &tree); err != nil {
-		complain("%v", err)
+		complain("invalid JSON: %v", err)
 	}
 	walkJSON(tree, func(key string, value any) {
 		if key == "datasource" && fmt.Sprint(value) != "map[type:prometheus uid:${datasource}]" {
-			complain("data source %v", value)
+			complain("data source is %v, want the variable datasource", value)
 		}
-		if key == "thresholdsStyle" && strings.Contains(fmt.Sprint(value), "area") { // whatever the data
-			complain("paints what is beyond a threshold, whether something is there or not")
+		if key == "thresholdsStyle" && strings.Contains(fmt.Sprint(value), "area") {
+			complain("paints the area beyond a threshold, even without data")
 		}
 	})
 
 	for _, link := range d.Links {
 		if toDashboard(orEmpty(link.Url)) {
-			wrong = append(wrong, linkComplaints(link.Title, orEmpty(link.Url))...)
+			problems = append(problems, linkProblems(link.Title, orEmpty(link.Url))...)
 			if !link.KeepTime || !link.IncludeVars {
-				complain("link %q keeps neither time nor variables", link.Title)
+				complain("link %q does not keep the time range and the variables", link.Title)
 			}
 		}
 	}
@@ -284,15 +286,16 @@ func dashboardComplaints(source string) (wrong []string) {
 				id = *p.Panel.Id
 			}
 			title, at = orEmpty(p.Panel.Title), p.Panel.GridPos
-			for _, w := range panelComplaints(p.Panel) {
-				complain("panel %q %s", title, w)
+			for _, problem := range panelProblems(p.Panel) {
+				complain("panel %q %s", title, problem)
 			}
 			for _, query := range queriesOf(p.Panel) {
-				fleet := false // reads every target
+				fleet := false // whether the query reads every target
 				for _, series := range selector.FindAllString(query.Expr, -1) {
 					fleet = fleet || !strings.Contains(series, "instance=")
-					if !strings.Contains(series, `job=~"$job"`) || orEmpty(d.Uid) == "shaker-target" && !strings.Contains(series, `instance="$instance"`) {
-						complain("panel %q is about %s, whatever is chosen", title, series)
+					if !strings.Contains(series, `job=~"$job"`) ||
+						orEmpty(d.Uid) == "shaker-target" && !strings.Contains(series, `instance="$instance"`) {
+						complain("panel %q reads %s, which ignores the variables", title, series)
 					}
 				}
 				points := p.Panel.MaxDataPoints
@@ -305,11 +308,11 @@ func dashboardComplaints(source string) (wrong []string) {
 			}
 		}
 		if title == "" || id == 0 || ids[id] {
-			complain("panel %q has no title, or an id that is not its own: %d", title, id)
+			complain("panel %q has no title, or its id, %d, is not unique", title, id)
 		}
 		ids[id] = true
 		if at == nil || at.W == 0 || at.H == 0 || at.X+at.W > 24 {
-			complain("panel %q is not on the grid", title)
+			complain("panel %q is outside the grid", title)
 			continue
 		}
 		for _, other := range taken {
@@ -319,10 +322,10 @@ func dashboardComplaints(source string) (wrong []string) {
 		}
 		taken = append(taken, *at)
 	}
-	return wrong
+	return problems
 }
 
-// walkJSON calls f for each key and value that there is in a JSON text.
+// walkJSON calls f for each key and value of all objects in a decoded JSON text.
 func walkJSON(tree any, f func(key string, value any)) {
 	switch tree := tree.(type) {
 	case map[string]any:
@@ -337,9 +340,9 @@ func walkJSON(tree any, f func(key string, value any)) {
 	}
 }
 
-// panelComplaints says what is wrong with a panel.
-func panelComplaints(p *dashboard.Panel) (wrong []string) {
-	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+// panelProblems returns what is wrong with a panel and can be found without data.
+func panelProblems(p *dashboard.Panel) (problems []string) {
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	if orEmpty(p.Description) == "" {
 		complain("has no description")
 	}
@@ -347,21 +350,24 @@ func panelComplaints(p *dashboard.Panel) (wrong []string) {
 		complain("has no data source")
 	}
 	if _, known := cog.ConfigForPanelcfgVariant(p.Type); !known {
-		complain("is a %s", p.Type)
+		complain("has the unknown type %s", p.Type)
 	}
 	queries := queriesOf(p)
 	if len(queries) == 0 || len(queries) != len(p.Targets) {
-		complain("has %d queries, %d of them of Prometheus", len(p.Targets), len(queries))
+		complain("has %d queries, and %d of them are for Prometheus, want all of them", len(p.Targets), len(queries))
 	}
 	var refs []string
 	for _, query := range queries {
 		if slices.Contains(refs, orEmpty(query.RefId)) {
-			complain("has two queries %s", orEmpty(query.RefId))
+			complain("has two queries with the refId %s", orEmpty(query.RefId))
 		}
 		refs = append(refs, orEmpty(query.RefId))
 		isTable := query.Format != nil && *query.Format == prometheus.PromQueryFormatTable
-		if query.Instant == nil || query.Range == nil || *query.Instant == *query.Range || isTable != (p.Type == "table") {
-			complain("has a query %s that is neither about now nor about the time range, or no table", orEmpty(query.RefId))
+		if query.Instant == nil || query.Range == nil || *query.Instant == *query.Range {
+			complain("has a query %s that is not either an instant query or a range query", orEmpty(query.RefId))
+		}
+		if isTable != (p.Type == "table") {
+			complain("has a query %s with the format of another panel type", orEmpty(query.RefId))
 		}
 		for _, w := range lookback.FindAllStringSubmatch(query.Expr, -1) {
 			if !slices.Contains([]string{"$__range", "$__rate_interval", everyScrape}, w[1]) {
@@ -372,12 +378,12 @@ func panelComplaints(p *dashboard.Panel) (wrong []string) {
 
 	fields := p.FieldConfig
 	if fields == nil {
-		return append(wrong, "has no fieldConfig")
+		return append(problems, "has no fieldConfig")
 	}
-	units := make(map[string]bool) // that an override gives to a column
+	units := make(map[string]bool) // the columns to which an override gives a unit
 	for _, o := range fields.Overrides {
 		if o.Matcher.Id == "byFrameRefID" && !slices.Contains(refs, fmt.Sprint(o.Matcher.Options)) {
-			complain("overrides query %v, which it does not have", o.Matcher.Options)
+			complain("overrides the query %v, which does not exist", o.Matcher.Options)
 		}
 		for _, property := range o.Properties {
 			switch property.Id {
@@ -386,9 +392,9 @@ func panelComplaints(p *dashboard.Panel) (wrong []string) {
 			case "links":
 				links, _ := dataLinks(property)
 				for _, link := range links {
-					wrong = append(wrong, linkComplaints(link.Title, link.URL)...)
+					problems = append(problems, linkProblems(link.Title, link.URL)...)
 					if toDashboard(link.URL) && !strings.Contains(link.URL, "${__url_time_range}") {
-						complain("has a link %q that does not keep the time", link.Title)
+						complain("has a link %q that does not keep the time range", link.Title)
 					}
 				}
 			}
@@ -403,43 +409,43 @@ func panelComplaints(p *dashboard.Panel) (wrong []string) {
 	} else if orEmpty(fields.Defaults.Unit) == "" {
 		complain("has no unit")
 	}
-	if p.Type == "stat" && fields.Defaults.Thresholds == nil { // or else 80 is red
+	if p.Type == "stat" && fields.Defaults.Thresholds == nil { // Grafana's default makes 80 red
 		complain("has no thresholds")
-	} else if p.Type == "stat" && fields.Defaults.Thresholds.Steps[0].Color == "green" { // that of no value, too
-		complain("is green where it knows nothing")
+	} else if p.Type == "stat" && fields.Defaults.Thresholds.Steps[0].Color == "green" {
+		complain("is green without data")
 	}
 	if p.Type == "state-timeline" && len(fields.Defaults.Mappings) == 0 {
 		complain("has no names for its numbers")
 	}
-	return wrong
+	return problems
 }
 
-// toDashboard tells whether a link leads to a dashboard.
+// toDashboard reports whether a URL leads to a dashboard.
 func toDashboard(url string) bool { return !strings.HasPrefix(url, "${exporter:raw}/") }
 
-// linkComplaints says what is wrong with a link.
-func linkComplaints(title, url string) (wrong []string) {
-	if to := dashboardURL.FindStringSubmatch(url); toDashboard(url) && (to == nil || !slices.Contains(dashboardUIDs, to[1])) {
-		wrong = append(wrong, fmt.Sprintf("link %q leads to %s, which is not there", title, url))
+// linkProblems returns what is wrong with a link.
+func linkProblems(title, url string) (problems []string) {
+	to := dashboardURL.FindStringSubmatch(url)
+	if toDashboard(url) && (to == nil || !slices.Contains(dashboardUIDs, to[1])) {
+		problems = append(problems, fmt.Sprintf("link %q leads to %s, which does not exist", title, url))
 	}
-	return wrong
+	return problems
 }
 
-// Grafana can read the dashboards, and a person finds what there is to know about each panel.
+// Grafana can read the dashboards. Each panel has a description and a unit, and all links lead to something.
 func TestDashboards(t *testing.T) {
 	for i, file := range []string{fleetFile, targetFile} {
 		source := lab.Read(t, file)
-		for _, complaint := range dashboardComplaints(source) {
-			t.Errorf("%s: %s", file, complaint)
+		for _, problem := range dashboardProblems(source) {
+			t.Errorf("%s has a problem: %s", file, problem)
 		}
 		if want := `"uid": "` + dashboardUIDs[i] + `"`; !strings.Contains(source, want) {
-			t.Errorf("%s: no %s", file, want)
+			t.Errorf("%s does not contain %s", file, want)
 		}
 	}
 }
 
-// mutateJSON returns a JSON text in which one thing is changed, that which the path of keys and
-// indices leads to. A nil value takes it away.
+// mutateJSON returns a JSON text with another value at a path of keys and indices. A nil value removes the last key.
 func mutateJSON(t *testing.T, source string, value any, path ...any) string {
 	t.Helper()
 	var tree any
@@ -457,8 +463,8 @@ func mutateJSON(t *testing.T, source string, value any, path ...any) string {
 	}
 	object, key := at.(map[string]any), path[len(path)-1].(string)
 	if value == nil {
-		if _, there := object[key]; !there {
-			t.Fatalf("there is no %v", path)
+		if _, ok := object[key]; !ok {
+			t.Fatalf("the JSON text has no %v, which the test wants to remove", path)
 		}
 		delete(object, key)
 	} else {
@@ -471,82 +477,121 @@ func mutateJSON(t *testing.T, source string, value any, path ...any) string {
 	return string(changed)
 }
 
-// panelIndex returns where in a dashboard the panel with a title is.
+// panelIndex returns the index of the panel with a title in a dashboard.
 func panelIndex(t *testing.T, source, title string) int {
 	t.Helper()
 	d, err := readDashboard(source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(d.Panels, func(p dashboard.PanelOrRowPanel) bool { return p.Panel != nil && orEmpty(p.Panel.Title) == title })
+	i := slices.IndexFunc(d.Panels, func(p dashboard.PanelOrRowPanel) bool {
+		return p.Panel != nil && orEmpty(p.Panel.Title) == title
+	})
 	if i < 0 {
-		t.Fatalf("there is no panel %q", title)
+		t.Fatalf("the dashboard has no panel %q", title)
 	}
 	return i
 }
 
-// The control: of each thing that can be wrong with a dashboard something is said.
-func TestDashboardComplaints(t *testing.T) {
+// The control of TestDashboards: each mistake in a dashboard is found.
+func TestDashboardProblems(t *testing.T) {
 	source := lab.Read(t, fleetFile)
 	down := panelIndex(t, source, "Down now")
 	reasons := panelIndex(t, source, "Failures by reason")
-	verdicts := panelIndex(t, source, "Results of failed targets")
+	results := panelIndex(t, source, "Results of failed targets")
+	targetsDown := panelIndex(t, source, "Down")
 	for _, c := range []struct {
 		want  string
 		value any
 		path  []any
 	}{
-		{"has an id", 7, []any{"id"}},
-		{`uid "other"`, "other", []any{"uid"}},
-		{"unexpected field 'tittle'", "x", []any{"tittle"}},
-		{"required field is missing", nil, []any{"schemaVersion"}},
-		{"no title or no description", nil, []any{"description"}},
-		{"variable job is not defined", "work", []any{"templating", "list", 1, "name"}},
-		{"variable job is defined twice", "job", []any{"templating", "list", 0, "name"}},
-		{"data source map[type:prometheus uid:abc]", "abc", []any{"panels", 0, "datasource", "uid"}},
-		{"data source map[type:prometheus uid:abc]", "abc", []any{"panels", 0, "targets", 0, "datasource", "uid"}},
-		{"which is not there", "/d/shaker-one", []any{"links", 0, "url"}},
-		{"keeps neither", false, []any{"links", 0, "keepTime"}},
-		{"an id that is not its own", 1, []any{"panels", 1, "id"}},
-		{"has no title", nil, []any{"panels", 0, "title"}},
-		{"overlaps another", 1, []any{"panels", 1, "gridPos", "x"}},
-		{"is not on the grid", 23, []any{"panels", 0, "gridPos", "x"}},
-		{"has no description", nil, []any{"panels", 0, "description"}},
-		{"has no unit", nil, []any{"panels", 0, "fieldConfig", "defaults", "unit"}},
-		{"has no thresholds", nil, []any{"panels", 0, "fieldConfig", "defaults", "thresholds"}},
-		{"unexpected field 'unitt'", "s", []any{"panels", 0, "fieldConfig", "defaults", "unitt"}},
-		{"unexpected field 'graphmode'", "none", []any{"panels", 0, "options", "graphmode"}},
-		{"fillOpacity", "much", []any{"panels", reasons, "fieldConfig", "defaults", "custom", "fillOpacity"}},
-		{"has no unit for Hop", "description", []any{"panels", down, "fieldConfig", "overrides", 2, "properties", 0, "id"}},
-		{"unexpected field 'widht'", "custom.widht", []any{"panels", down, "fieldConfig", "overrides", 2, "properties", 1, "id"}},
-		{"that does not keep the time", "/d/shaker-target", []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 1, "value", 0, "url"}},
-		{"unexpected field 'expression'", "up", []any{"panels", 0, "targets", 0, "expression"}},
-		{"unknown field", "x", []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 1, "value", 0, "uri"}},
-		{"whether something is there or not", map[string]any{"mode": "area"}, []any{"panels", reasons, "fieldConfig", "defaults", "custom", "thresholdsStyle"}},
-		{"is green where it knows nothing", "green", []any{"panels", panelIndex(t, source, "Down"), "fieldConfig", "defaults", "thresholds", "steps", 0, "color"}},
-		{"reads every target at more than", nil, []any{"panels", reasons, "maxDataPoints"}},
-		{"reads every target at more than", 1000, []any{"panels", reasons, "maxDataPoints"}},
-		{"has a line for every target", `probe_result_info{job=~"$job"}`, []any{"panels", verdicts, "targets", 0, "expr"}},
-		{"looks back over 1m:15s", `max_over_time((x == 1)[1m:15s])`, []any{"panels", 0, "targets", 0, "expr"}},
-		{"looks back over 5m", "rate(x[5m])", []any{"panels", 0, "targets", 0, "expr"}},
-		{"is about up, whatever is chosen", "count(up)", []any{"panels", 0, "targets", 0, "expr"}},
-		{"neither about now", true, []any{"panels", 0, "targets", 0, "range"}},
-		{"has two queries A", "A", []any{"panels", down, "targets", 1, "refId"}},
-		{"is a graph", "graph", []any{"panels", 0, "type"}},
+		{want: "has an id", value: 7, path: []any{"id"}},
+		{want: `uid is "other"`, value: "other", path: []any{"uid"}},
+		{want: "unexpected field 'tittle'", value: "x", path: []any{"tittle"}},
+		{want: "required field is missing", value: nil, path: []any{"schemaVersion"}},
+		{want: "no title or no description", value: nil, path: []any{"description"}},
+		{want: "variable job is not defined", value: "work", path: []any{"templating", "list", 1, "name"}},
+		{want: "variable job is defined twice", value: "job", path: []any{"templating", "list", 0, "name"}},
+		{
+			want: "data source is map[type:prometheus uid:abc]", value: "abc",
+			path: []any{"panels", 0, "datasource", "uid"},
+		},
+		{
+			want: "data source is map[type:prometheus uid:abc]", value: "abc",
+			path: []any{"panels", 0, "targets", 0, "datasource", "uid"},
+		},
+		{want: "which does not exist", value: "/d/shaker-one", path: []any{"links", 0, "url"}},
+		{want: "does not keep the time range and", value: false, path: []any{"links", 0, "keepTime"}},
+		{want: "is not unique", value: 1, path: []any{"panels", 1, "id"}},
+		{want: "has no title", value: nil, path: []any{"panels", 0, "title"}},
+		{want: "overlaps another", value: 1, path: []any{"panels", 1, "gridPos", "x"}},
+		{want: "is outside the grid", value: 23, path: []any{"panels", 0, "gridPos", "x"}},
+		{want: "has no description", value: nil, path: []any{"panels", 0, "description"}},
+		{want: "has no unit", value: nil, path: []any{"panels", 0, "fieldConfig", "defaults", "unit"}},
+		{want: "has no thresholds", value: nil, path: []any{"panels", 0, "fieldConfig", "defaults", "thresholds"}},
+		{want: "unexpected field 'unitt'", value: "s", path: []any{"panels", 0, "fieldConfig", "defaults", "unitt"}},
+		{want: "unexpected field 'graphmode'", value: "none", path: []any{"panels", 0, "options", "graphmode"}},
+		{
+			want: "fillOpacity", value: "much",
+			path: []any{"panels", reasons, "fieldConfig", "defaults", "custom", "fillOpacity"},
+		},
+		{
+			want: "has no unit for Hop", value: "description",
+			path: []any{"panels", down, "fieldConfig", "overrides", 2, "properties", 0, "id"},
+		},
+		{
+			want: "unexpected field 'widht'", value: "custom.widht",
+			path: []any{"panels", down, "fieldConfig", "overrides", 2, "properties", 1, "id"},
+		},
+		{
+			want: "that does not keep the time range", value: "/d/shaker-target",
+			path: []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 1, "value", 0, "url"},
+		},
+		{want: "unexpected field 'expression'", value: "up", path: []any{"panels", 0, "targets", 0, "expression"}},
+		{
+			want: "unknown field", value: "x",
+			path: []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 1, "value", 0, "uri"},
+		},
+		{
+			want: "even without data", value: map[string]any{"mode": "area"},
+			path: []any{"panels", reasons, "fieldConfig", "defaults", "custom", "thresholdsStyle"},
+		},
+		{
+			want: "is green without data", value: "green",
+			path: []any{"panels", targetsDown, "fieldConfig", "defaults", "thresholds", "steps", 0, "color"},
+		},
+		{want: "reads every target at more than", value: nil, path: []any{"panels", reasons, "maxDataPoints"}},
+		{want: "reads every target at more than", value: 1000, path: []any{"panels", reasons, "maxDataPoints"}},
+		{
+			want: "has a line for every target", value: `probe_result_info{job=~"$job"}`,
+			path: []any{"panels", results, "targets", 0, "expr"},
+		},
+		{
+			want: "looks back over 1m:15s", value: `max_over_time((x == 1)[1m:15s])`,
+			path: []any{"panels", 0, "targets", 0, "expr"},
+		},
+		{want: "looks back over 5m", value: "rate(x[5m])", path: []any{"panels", 0, "targets", 0, "expr"}},
+		{
+			want: "reads up, which ignores the variables", value: "count(up)",
+			path: []any{"panels", 0, "targets", 0, "expr"},
+		},
+		{want: "not either an instant query", value: true, path: []any{"panels", 0, "targets", 0, "range"}},
+		{want: "has two queries with the refId A", value: "A", path: []any{"panels", down, "targets", 1, "refId"}},
+		{want: "has the unknown type graph", value: "graph", path: []any{"panels", 0, "type"}},
 	} {
-		wrong := dashboardComplaints(mutateJSON(t, source, c.value, c.path...))
-		if !slices.ContainsFunc(wrong, func(w string) bool { return strings.Contains(w, c.want) }) {
-			t.Errorf("%v = %v: want %q, got %q", c.path, c.value, c.want, wrong)
+		got := dashboardProblems(mutateJSON(t, source, c.value, c.path...))
+		if !slices.ContainsFunc(got, func(problem string) bool { return strings.Contains(problem, c.want) }) {
+			t.Errorf("%s with %v = %v: the problems are %q, want one with %q", fleetFile, c.path, c.value, got, c.want)
 		}
 	}
 }
 
-// The numbers of a timeline stand for the results that they are named by, and every result
-// that there is has one.
-func TestVerdictsHaveNames(t *testing.T) {
+// In the panels about results, each result has a number, and the name of that number is the result.
+func TestResultsHaveNames(t *testing.T) {
 	results := []string{"open, unwanted", "open", "refused", "reset", "timeout", "unreachable", "prohibited",
 		"dns_not_found", "dns_timeout", "dns_error", "error"}
-	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?\(?probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
+	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?\(?` +
+		`probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
 	found := 0
 	for _, file := range []string{fleetFile, targetFile} {
 		d, err := readDashboard(lab.Read(t, file))
@@ -561,32 +606,35 @@ func TestVerdictsHaveNames(t *testing.T) {
 			names := p.FieldConfig.Defaults.Mappings[0].ValueMap.Options
 			var named []string
 			for _, m := range numbered.FindAllStringSubmatch(queriesOf(p)[0].Expr, -1) {
-				number := m[1]
-				if number == "" {
-					number = "1"
+				number, result := cmp.Or(m[1], "1"), m[2]
+				if number == "11" && result == "open" { // open has two numbers
+					result = "open, unwanted"
 				}
-				if number == "11" && m[2] == "open" { // which is one of the two
-					m[2] = "open, unwanted"
+				if name := orEmpty(names[number].Text); name != result {
+					t.Errorf("%s: panel %q: the name of %s, the number of %s, is %q",
+						file, *p.Title, number, result, name)
 				}
-				if name := orEmpty(names[number].Text); name != m[2] {
-					t.Errorf("%s: %s: %s is named %q", file, *p.Title, m[2], name)
-				}
-				named = append(named, m[2])
+				named = append(named, result)
 			}
-			if !slices.Equal(named, results) || orEmpty(names["0"].Text) != "not measured" || len(names) != len(results)+1 {
-				t.Errorf("%s: %s: %q, %d names", file, *p.Title, named, len(names))
+			if !slices.Equal(named, results) {
+				t.Errorf("%s: panel %q has numbers for %q, want %q", file, *p.Title, named, results)
+			}
+			if got := orEmpty(names["0"].Text); got != "not measured" || len(names) != len(results)+1 {
+				t.Errorf("%s: panel %q has %d names, and 0 is %q, want %d names, and 0 is not measured",
+					file, *p.Title, len(names), got, len(results)+1)
 			}
 		}
 	}
 	if found != 4 {
-		t.Errorf("%d panels have verdicts", found)
+		t.Errorf("%d panels are about results, want 4", found)
 	}
 }
 
-// What a place sends to a center is all that the dashboards show of targets and exporters there. What
-// stays behind are the routers on the way, which are too many, and what no rule and no verdict needs.
-func TestPlacesSendWhatDashboardsShow(t *testing.T) {
-	behind := regexp.MustCompile(`^probe_(path_hop_(info|rtt_seconds)|duration_seconds|dns_lookup_time_seconds)$`)
+// With several Prometheus servers, the central server gets every metric that the dashboards show, except for the
+// routers on the path, which would be too many series, and the durations, which no rule needs.
+func TestCentralServerGetsWhatDashboardsShow(t *testing.T) {
+	omitted := regexp.MustCompile(`^probe_(path_hop_(info|rtt_seconds)|duration_seconds|dns_lookup_time_seconds)$`)
+	metric := regexp.MustCompile(`\b(?:up|(?:probe|shaker)_\w+)\b`)
 	shown := make(map[string]bool)
 	for _, file := range []string{fleetFile, targetFile} {
 		d, err := readDashboard(lab.Read(t, file))
@@ -595,33 +643,35 @@ func TestPlacesSendWhatDashboardsShow(t *testing.T) {
 		}
 		for _, p := range panelsOf(d) {
 			for _, query := range queriesOf(p) {
-				for _, name := range regexp.MustCompile(`\b(?:up|(?:probe|shaker)_\w+)\b`).FindAllString(query.Expr, -1) {
-					shown[name] = !behind.MatchString(name)
+				for _, name := range metric.FindAllString(query.Expr, -1) {
+					shown[name] = !omitted.MatchString(name)
 				}
 			}
 		}
 	}
 	if len(shown) < 20 {
-		t.Fatalf("the dashboards show only %v", slices.Collect(maps.Keys(shown)))
+		t.Fatalf("the dashboards show %d metrics, %v, want at least 20", len(shown), slices.Sorted(maps.Keys(shown)))
 	}
-	for file, pattern := range map[string]string{"place.yml": `(?m)^ +regex: (up\|.*)$`, "central.yml": `__name__=~"(.*)"`} {
+	for file, pattern := range map[string]string{
+		"place.yml": `(?m)^ +regex: (up\|.*)$`, "central.yml": `__name__=~"(.*)"`,
+	} {
 		match := regexp.MustCompile(pattern).FindStringSubmatch(lab.Read(t, "scale/"+file))
 		if match == nil {
-			t.Fatalf("%s does not say what is kept", file)
+			t.Fatalf("%s has no list of metrics to keep: no match of %s", file, pattern)
 		}
 		kept := regexp.MustCompile("^(?:" + match[1] + ")$")
 		for name, want := range shown {
 			if kept.MatchString(name) != want {
-				t.Errorf("%s: %s is kept: %t, want %t", file, name, !want, want)
+				t.Errorf("%s keeps %s: %t, want %t", file, name, !want, want)
 			}
 		}
 	}
 }
 
-// What Grafana is provisioned with has no other keys than those that are meant, and the data
-// source's interval is that at which the example's Prometheus scrapes.
+// The files for Grafana's provisioning have no unknown keys. The interval of the data source is the scrape interval of
+// the example's Prometheus.
 func TestGrafanaProvisioning(t *testing.T) {
-	strictly := func(file string, to any) {
+	decode := func(file string, to any) {
 		t.Helper()
 		decoder := yaml.NewDecoder(strings.NewReader(lab.Read(t, file)))
 		decoder.KnownFields(true)
@@ -640,19 +690,20 @@ func TestGrafanaProvisioning(t *testing.T) {
 			} `yaml:"jsonData"`
 		}
 	}
-	strictly("grafana/provisioning/datasources/prometheus.yml", &sources)
+	decode("grafana/provisioning/datasources/prometheus.yml", &sources)
 	if len(sources.Datasources) != 1 || sources.APIVersion != 1 {
-		t.Fatalf("%+v", sources)
+		t.Fatalf("the data sources are %+v, want one of version 1", sources)
 	}
 	source := sources.Datasources[0]
 	if source.Type != "prometheus" || source.Access != "proxy" || source.URL != "http://prometheus:9090" {
-		t.Errorf("%+v", source)
+		t.Errorf("the data source is %+v, want Prometheus at http://prometheus:9090 through Grafana's proxy", source)
 	}
 	if want := "$__rate_interval:" + source.JSONData.TimeInterval; want != everyScrape {
-		t.Errorf("the dashboards look at %s, which should be %s", everyScrape, want)
+		t.Errorf("the subqueries of the dashboards have the range %s, want %s", everyScrape, want)
 	}
-	if want := "scrape_interval: " + source.JSONData.TimeInterval + "\n"; !strings.Contains(lab.Read(t, "prometheus.yml"), want) {
-		t.Errorf("prometheus.yml has no %q", want)
+	want := "scrape_interval: " + source.JSONData.TimeInterval + "\n"
+	if !strings.Contains(lab.Read(t, "prometheus.yml"), want) {
+		t.Errorf("prometheus.yml does not contain %q", want)
 	}
 	var providers struct {
 		APIVersion int `yaml:"apiVersion"`
@@ -661,9 +712,10 @@ func TestGrafanaProvisioning(t *testing.T) {
 			Options            struct{ Path string }
 		}
 	}
-	strictly("grafana/provisioning/dashboards/shaker.yml", &providers)
+	decode("grafana/provisioning/dashboards/shaker.yml", &providers)
 	if len(providers.Providers) != 1 || providers.APIVersion != 1 ||
 		providers.Providers[0].Type != "file" || providers.Providers[0].Options.Path != "/var/lib/grafana/dashboards" {
-		t.Errorf("%+v", providers)
+		t.Errorf("the providers of dashboards are %+v, want one of version 1 with /var/lib/grafana/dashboards",
+			providers)
 	}
 }

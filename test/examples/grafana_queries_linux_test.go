@@ -24,14 +24,14 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// A grafana asks Prometheus for what is on a dashboard.
+// A grafana sends the queries of dashboards to Prometheus, as Grafana does.
 type grafana struct {
 	t            testing.TB
 	url          string // of Prometheus
 	jobs, failed []string
 }
 
-// newGrafana finds the values of the variables job and failed.
+// newGrafana returns a grafana with the values that Prometheus has for the variables job and failed.
 func newGrafana(t testing.TB, port int, fleet *board) *grafana {
 	g := &grafana{t: t, url: fmt.Sprintf("http://localhost:%d", port)}
 	g.jobs = g.values(fleet, "job")
@@ -39,7 +39,8 @@ func newGrafana(t testing.TB, port int, fleet *board) *grafana {
 	return g
 }
 
-// variableQuery takes the query of a variable apart.
+// variableQuery matches the query of a variable with a pattern. It returns the groups of the pattern, and the regular
+// expression of the variable.
 func (g *grafana) variableQuery(d *board, name, pattern string) (parts []string, regex string) {
 	g.t.Helper()
 	i := slices.IndexFunc(d.Templating.List, func(v dashboard.VariableModel) bool { return v.Name == name })
@@ -47,39 +48,42 @@ func (g *grafana) variableQuery(d *board, name, pattern string) (parts []string,
 	query, _ := v.Query.Map["query"].(string)
 	m := regexp.MustCompile("^" + pattern + "$").FindStringSubmatch(query)
 	if m == nil || orEmpty(v.Definition) != query || *v.Refresh != dashboard.VariableRefreshOnTimeRangeChanged {
-		g.t.Fatalf("variable %s: %q", name, query)
+		g.t.Fatalf("query of variable %s = %q, want %s as definition, too, refreshed with the time range",
+			name, query, pattern)
 	}
 	return m[1:], orEmpty(v.Regex)
 }
 
 const labelValues = `label_values\((.*), (\w+)\)`
 
-// values returns what there is to choose from for a variable.
+// values returns the values that a variable can have.
 func (g *grafana) values(d *board, name string) []string {
 	g.t.Helper()
 	m, _ := g.variableQuery(d, name, labelValues)
-	var answer struct{ Data []string }
-	decodeJSON(g.t, lab.Get(g.t, g.url+"/api/v1/label/"+m[1]+"/values?match[]="+url.QueryEscape(g.interpolate(m[0], ""))), &answer)
-	return answer.Data
+	path := "label/" + m[1] + "/values?match[]=" + url.QueryEscape(g.interpolate(m[0], ""))
+	var response struct{ Data []string }
+	g.get(path, &response)
+	return response.Data
 }
 
-// valuesWithin returns what there is to choose from where the time range is short, and the storage
-// looks at it closely. Prometheus does so hours later.
+// valuesWithin returns the values that a variable can have within a short time range. Prometheus itself would consider
+// all series of the last hours.
 func (g *grafana) valuesWithin(d *board, name string, within time.Duration) (values []string) {
 	g.t.Helper()
 	m, _ := g.variableQuery(d, name, labelValues)
-	for _, l := range g.instant(fmt.Sprintf("group by (%s) (last_over_time(%s[%s]))", m[1], m[0], within), "") {
+	query := fmt.Sprintf("group by (%s) (last_over_time(%s[%s]))", m[1], m[0], within)
+	for _, l := range g.queryInstant(query, "") {
 		values = append(values, l.labels[m[1]])
 	}
 	slices.Sort(values)
 	return values
 }
 
-// results returns the values of a variable that are in the result of a query.
+// results returns the values of a variable that Grafana extracts from the result of a query.
 func (g *grafana) results(d *board, name string) (values []string) {
 	g.t.Helper()
 	m, regex := g.variableQuery(d, name, `query_result\((.*)\)`)
-	for _, l := range g.instant(m[0], "") {
+	for _, l := range g.queryInstant(m[0], "") {
 		var labels []string
 		for label, value := range l.labels {
 			labels = append(labels, label+`="`+value+`"`)
@@ -92,22 +96,24 @@ func (g *grafana) results(d *board, name string) (values []string) {
 	return values
 }
 
-func decodeJSON(t testing.TB, text string, to any) {
-	t.Helper()
+// get decodes a response of Prometheus' API.
+func (g *grafana) get(path string, to any) {
+	g.t.Helper()
+	url := g.url + "/api/v1/" + path
+	text := lab.Get(g.t, url)
 	if err := json.Unmarshal([]byte(text), to); err != nil {
-		t.Fatalf("%v: %s", err, text)
+		g.t.Fatalf("GET %s: %v in %s", url, err, text)
 	}
 }
 
-// The time range of the dashboards, and the interval from one scrape to the next.
 const (
-	timeRange      = time.Minute
-	scrapeInterval = 3 * time.Second
+	timeRange      = time.Minute     // of the dashboards
+	scrapeInterval = 2 * time.Second // long enough for a SYN retransmission within the scrape timeout
 )
 
-// interpolate puts the values of variables into a query, as Grafana's data source does.
+// interpolate replaces the variables in a query with their values, as Grafana's data source does.
 func (g *grafana) interpolate(expression, instance string) string {
-	all := func(values []string) string {
+	oneOf := func(values []string) string {
 		var escaped []string
 		for _, value := range values {
 			escaped = append(escaped, strings.ReplaceAll(regexp.QuoteMeta(value), `\`, `\\`))
@@ -115,34 +121,34 @@ func (g *grafana) interpolate(expression, instance string) string {
 		return "(" + strings.Join(escaped, "|") + ")"
 	}
 	return strings.NewReplacer(
-		everyScrape, fmt.Sprintf("%s:%s", 4*scrapeInterval, scrapeInterval), // of this Prometheus
+		everyScrape, fmt.Sprintf("%s:%s", 4*scrapeInterval, scrapeInterval), // with the interval of this Prometheus
 		"$__rate_interval", (4 * scrapeInterval).String(),
 		"$__range", timeRange.String(),
-		"$job", all(g.jobs),
-		"$failed", all(g.failed),
+		"$job", oneOf(g.jobs),
+		"$failed", oneOf(g.failed),
 		"$instance", instance,
 		"$objective", "99.9",
 	).Replace(expression)
 }
 
-// A gotSeries is a series that a query returns.
-type gotSeries struct {
+// A series is a series in the result of a query.
+type series struct {
 	labels map[string]string
 	values []float64
 }
 
 // last returns the latest value.
-func (l gotSeries) last() float64 { return l.values[len(l.values)-1] }
+func (l series) last() float64 { return l.values[len(l.values)-1] }
 
-// instant sends a query about now.
-func (g *grafana) instant(expression, instance string) []gotSeries {
+// queryInstant sends an instant query.
+func (g *grafana) queryInstant(expression, instance string) []series {
 	g.t.Helper()
 	no, yes := false, true
-	return g.ask(&prometheus.Dataquery{Expr: expression, Range: &no, Instant: &yes}, instance)
+	return g.query(&prometheus.Dataquery{Expr: expression, Range: &no, Instant: &yes}, instance)
 }
 
-// ask sends a query with the values of variables, as Grafana does.
-func (g *grafana) ask(query *prometheus.Dataquery, instance string) (lines []gotSeries) {
+// query sends a query with the values of the variables.
+func (g *grafana) query(query *prometheus.Dataquery, instance string) (result []series) {
 	g.t.Helper()
 	parameters := url.Values{"query": {g.interpolate(query.Expr, instance)}}
 	path := "query"
@@ -153,43 +159,43 @@ func (g *grafana) ask(query *prometheus.Dataquery, instance string) (lines []got
 		parameters.Set("end", strconv.FormatInt(now.Unix(), 10))
 		parameters.Set("step", scrapeInterval.String())
 	}
-	var answer struct {
+	var response struct {
 		Data struct {
 			Result []struct {
 				Metric map[string]string
-				Value  []any // time, and the value as text
+				Value  []any // a point: the time, and the value as text
 				Values [][]any
 			}
 		}
 	}
-	decodeJSON(g.t, lab.Get(g.t, g.url+"/api/v1/"+path+"?"+parameters.Encode()), &answer)
-	for _, series := range answer.Data.Result {
-		l := gotSeries{labels: series.Metric}
-		if series.Value != nil {
-			series.Values = append(series.Values, series.Value)
+	g.get(path+"?"+parameters.Encode(), &response)
+	for _, found := range response.Data.Result {
+		s := series{labels: found.Metric}
+		if found.Value != nil {
+			found.Values = append(found.Values, found.Value)
 		}
-		for _, point := range series.Values {
+		for _, point := range found.Values {
 			value, err := strconv.ParseFloat(point[1].(string), 64)
 			if err != nil {
-				g.t.Fatal(err)
+				g.t.Fatalf("query %s: %v", query.Expr, err)
 			}
-			l.values = append(l.values, value)
+			s.values = append(s.values, value)
 		}
-		lines = append(lines, l)
+		result = append(result, s)
 	}
-	return lines
+	return result
 }
 
-// askAll sends a query with each value that the variable instance can have.
-func (g *grafana) askAll(query *prometheus.Dataquery, instances []string) (lines []gotSeries) {
+// queryAll sends a query with each value that the variable instance can have.
+func (g *grafana) queryAll(query *prometheus.Dataquery, instances []string) (result []series) {
 	g.t.Helper()
 	if !strings.Contains(query.Expr, "$instance") {
 		instances = instances[:1]
 	}
 	for _, instance := range instances {
-		lines = append(lines, g.ask(query, instance)...)
+		result = append(result, g.query(query, instance)...)
 	}
-	return lines
+	return result
 }
 
 // panelNamed returns the panel with a title.
@@ -200,73 +206,75 @@ func panelNamed(t testing.TB, d *board, title string) *dashboard.Panel {
 			return p
 		}
 	}
-	t.Fatalf("there is no panel %q", title)
+	t.Fatalf("the dashboard has no panel %q", title)
 	return nil
 }
 
-// dataComplaints says what of a dashboard finds nothing in Prometheus: queries without a
-// number, and labels, columns and fields that no series has.
-func (g *grafana) dataComplaints(d *board, instances []string) (wrong []string) {
+// dataProblems returns the queries of a dashboard for which Prometheus has no number, and the labels, columns and
+// fields of a dashboard that no series has.
+func (g *grafana) dataProblems(d *board, instances []string) (problems []string) {
 	g.t.Helper()
 	for _, p := range panelsOf(d) {
 		complain := func(format string, args ...any) {
-			wrong = append(wrong, fmt.Sprintf("panel %q: ", *p.Title)+fmt.Sprintf(format, args...))
+			problems = append(problems, fmt.Sprintf("panel %q: ", *p.Title)+fmt.Sprintf(format, args...))
 		}
 		labels := make(map[string]bool) // of all queries
 		for _, query := range queriesOf(p) {
-			lines := g.askAll(query, instances)
+			result := g.queryAll(query, instances)
 			finite := func(value float64) bool { return !math.IsNaN(value) && !math.IsInf(value, 0) }
-			if !slices.ContainsFunc(lines, func(l gotSeries) bool { return slices.ContainsFunc(l.values, finite) }) {
-				complain("query %s finds nothing: %s", *query.RefId, query.Expr)
+			if !slices.ContainsFunc(result, func(s series) bool { return slices.ContainsFunc(s.values, finite) }) {
+				complain("query %s returns no number: %s", *query.RefId, query.Expr)
 			}
-			of := make(map[string]bool)
-			for _, l := range lines {
-				for label := range l.labels {
-					of[label], labels[label] = true, true
+			has := make(map[string]bool)
+			for _, s := range result {
+				for label := range s.labels {
+					has[label], labels[label] = true, true
 				}
 			}
-			if p.Type == "table" && len(p.Targets) > 1 && of["__name__"] {
-				complain("query %s keeps the metric's name, by which its rows differ from others", *query.RefId)
+			if p.Type == "table" && len(p.Targets) > 1 && has["__name__"] {
+				complain("query %s keeps the metric's name, so that its rows differ from those of other queries",
+					*query.RefId)
 			}
 			for _, label := range legendLabel.FindAllStringSubmatch(orEmpty(query.LegendFormat), -1) {
-				if !of[label[1]] {
+				if !has[label[1]] {
 					complain("the legend of query %s has %s, which no series has", *query.RefId, label[1])
 				}
 			}
 		}
 		if p.Type == "table" {
-			for _, w := range columnComplaints(p, labels) {
-				complain("%s", w)
+			for _, problem := range columnProblems(p, labels) {
+				complain("%s", problem)
 			}
 		}
-		if slices.ContainsFunc(p.Transformations, func(t dashboard.DataTransformerConfig) bool { return t.Id == "merge" }) {
+		isMerge := func(t dashboard.DataTransformerConfig) bool { return t.Id == "merge" }
+		if slices.ContainsFunc(p.Transformations, isMerge) {
 			some := instances
 			if !strings.Contains(queriesOf(p)[0].Expr, "$instance") {
 				some = instances[:1]
 			}
 			for _, instance := range some {
-				for _, w := range g.mergeComplaints(p, instance) {
-					complain("%s", w)
+				for _, problem := range g.mergeProblems(p, instance) {
+					complain("%s", problem)
 				}
 			}
 		}
 	}
-	return wrong
+	return problems
 }
 
-// mergeComplaints says which queries of a table have not the rows of the first one. What tells the
-// rows apart are the columns that all queries have, and one that finds nothing has but the time.
-// Then nothing can be merged, and a browser compares each row with each other one.
-func (g *grafana) mergeComplaints(p *dashboard.Panel, instance string) (wrong []string) {
+// mergeProblems returns the queries of a table that have other rows than the first query. Grafana merges rows that
+// agree in the columns which all queries have. If a query returns no series, its only column is the time. Then Grafana
+// merges no rows, and a browser compares every row with every other one.
+func (g *grafana) mergeProblems(p *dashboard.Panel, instance string) (problems []string) {
 	g.t.Helper()
-	var answers [][]gotSeries
-	common := make(map[string]int) // in how many answers a label is
+	var results [][]series
+	common := make(map[string]int) // the number of results with a label
 	for _, query := range queriesOf(p) {
-		lines := g.ask(query, instance)
-		answers = append(answers, lines)
+		result := g.query(query, instance)
+		results = append(results, result)
 		labels := make(map[string]bool)
-		for _, l := range lines {
-			for label := range l.labels {
+		for _, s := range result {
+			for label := range s.labels {
 				labels[label] = true
 			}
 		}
@@ -274,20 +282,21 @@ func (g *grafana) mergeComplaints(p *dashboard.Panel, instance string) (wrong []
 			common[label]++
 		}
 	}
-	maps.DeleteFunc(common, func(_ string, n int) bool { return n < len(answers) })
+	maps.DeleteFunc(common, func(_ string, n int) bool { return n < len(results) })
 	keys := slices.Sorted(maps.Keys(common))
-	want := tellLabels(answers[0], keys...)
-	for i, answer := range answers {
-		if got := tellLabels(answer, keys...); got != want || len(answer) > 0 && len(keys) == 0 {
-			wrong = append(wrong, fmt.Sprintf("query %s has other rows than query A by %q: %s, want %s", *queriesOf(p)[i].RefId, keys, got, want))
+	want := formatLabels(results[0], keys...)
+	for i, result := range results {
+		if got := formatLabels(result, keys...); got != want || len(result) > 0 && len(keys) == 0 {
+			problems = append(problems, fmt.Sprintf("query %s has other rows than query A, by the labels %q: %s, "+
+				"want %s", *queriesOf(p)[i].RefId, keys, got, want))
 		}
 	}
-	return wrong
+	return problems
 }
 
-// columnComplaints says which names of a table are those of no column, where its series have
-// the given labels.
-func columnComplaints(p *dashboard.Panel, labels map[string]bool) (wrong []string) {
+// columnProblems returns the names in a table that are not names of columns, and the columns without a name. The series
+// of the table have the given labels.
+func columnProblems(p *dashboard.Panel, labels map[string]bool) (problems []string) {
 	columns := []string{"Time", "Value"}
 	for _, query := range queriesOf(p) {
 		columns = append(columns, "Value #"+*query.RefId)
@@ -302,7 +311,7 @@ func columnComplaints(p *dashboard.Panel, labels map[string]bool) (wrong []strin
 	}
 	need := func(columns []string, name, what string) {
 		if !slices.Contains(columns, name) {
-			wrong = append(wrong, fmt.Sprintf("%s names a column %q, which is not there", what, name))
+			problems = append(problems, fmt.Sprintf("%s names a column %q, which does not exist", what, name))
 		}
 	}
 	for name := range o.ExcludeByName {
@@ -331,12 +340,12 @@ func columnComplaints(p *dashboard.Panel, labels map[string]bool) (wrong []strin
 			}
 		}
 	}
-	for label := range labels { // or else a person sees a name that is not for people
-		if _, is := o.RenameByName[label]; !is && !o.ExcludeByName[label] && label != "__name__" {
-			wrong = append(wrong, fmt.Sprintf("column %q has no name for people", label))
+	for label := range labels {
+		if _, ok := o.RenameByName[label]; !ok && !o.ExcludeByName[label] && label != "__name__" {
+			problems = append(problems, fmt.Sprintf("column %q has no human-readable name", label))
 		}
 	}
-	return wrong
+	return problems
 }
 
 const grafanaExporter = `
@@ -348,10 +357,10 @@ modules:
   audit: {prober: tcp, tcp: {valid_results: [refused, timeout]}}
 `
 
-// The interval is short, but long enough for a SYN to be sent again. Two probers, which are
-// really one, look at the targets of job "views" and find the opposite.
-const grafanaPrometheus = `
-global: {scrape_interval: 3s, scrape_timeout: 3s}
+// Two probers, which are the same exporter with different modules, probe the targets of the job "views", with opposite
+// results.
+var grafanaPrometheus = `
+global: {scrape_interval: ` + scrapeInterval.String() + `, scrape_timeout: ` + scrapeInterval.String() + `}
 scrape_configs:
   - job_name: shaker
     metrics_path: /probe
@@ -372,8 +381,7 @@ scrape_configs:
     static_configs: [{targets: ["localhost:10115"]}]
 `
 
-// newGrafanaNetwork lays a network where everything is that a dashboard has a panel for, and
-// lets an exporter probe it.
+// newGrafanaNetwork starts a simulated network with everything for which a dashboard has a panel, and an exporter.
 func newGrafanaNetwork(t *testing.T) *process.Process {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.SYNACK().After(20*time.Millisecond))
@@ -385,39 +393,46 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 	network.At("192.0.2.12").Behind("198.51.100.1", "198.51.100.3")
 	network.At("192.0.2.21", simnet.SYNACK())
 	network.At("192.0.2.22", simnet.RST())
+	lab.Program(t, "sh", "dash") // for process.WithFiles
 	dir := t.TempDir()
 	config := lab.Write(t, dir, "shaker.yml", grafanaExporter)
 	cmd := exporter.Command(t, "--web.listen-address=127.0.0.1:10115", "--config.file="+config)
 	p := process.Start(t, process.WithFiles(t, cmd, map[string]string{
-		"/etc/hosts":       lab.Write(t, dir, "hosts", "127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n"),
-		"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // where there is none
+		"/etc/hosts": lab.Write(t, dir, "hosts",
+			"127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n"),
+		"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // no DNS server listens there
 	}))
-	p.Listening(10115)
+	p.Listening(exporter.Port)
 	return p
 }
 
-// Every query of every panel finds what its title says, be the exporter's histograms classic
-// or native in Prometheus. With the rules what is down is not forgotten when the exporter is.
+// Every query of every panel returns what the title of the panel says, with classic and with native histograms. During
+// an outage of the exporter, the variables keep their values, and the targets are not measured.
 func TestDashboardQueries(t *testing.T) {
+	lab.Program(t, "prometheus", "prometheus")
 	p := newGrafanaNetwork(t)
 	config := lab.Write(t, t.TempDir(), "prometheus.yml", grafanaPrometheus)
 	rules := lab.Write(t, t.TempDir(), "targets.yml", lab.Read(t, "rules/targets.yml"))
+	evaluation := "evaluation_interval: " + scrapeInterval.String()
 	withRules := lab.Write(t, t.TempDir(), "prometheus.yml", "rule_files: ["+rules+"]"+
-		strings.Replace(grafanaPrometheus, "global: {", "global: {evaluation_interval: 3s, ", 1))
+		strings.Replace(grafanaPrometheus, "global: {", "global: {"+evaluation+", ", 1))
 	classic := process.StartPrometheus(t, 9090, config)
 	native := process.StartPrometheus(t, 9091, withRules, "--enable-feature=native-histograms")
 	t.Run("classic", func(t *testing.T) { testDashboardQueries(t, classic, 9090) })
 	t.Run("docs/promql.md", func(t *testing.T) { testPromQLPage(t, classic) })
 	t.Run("native", func(t *testing.T) {
 		testDashboardQueries(t, native, 9091)
-		if len(native.Query("shaker_reset_lag_seconds_bucket")) > 0 {
-			t.Error("the histograms are classic")
+		if classic := native.Query("shaker_reset_lag_seconds_bucket"); len(classic) > 0 {
+			t.Errorf("with native histograms, Prometheus has %d series of a classic one, want none", len(classic))
 		}
 	})
 	for _, r := range rulesOf(t, "rules/prober.yml") {
+		if r.Alert != "ResetsLate" {
+			continue
+		}
 		lag := strings.ReplaceAll(r.Expr, "> 0.05", ">= 0")
-		if r.Alert == "ResetsLate" && (len(classic.Query(lag)) == 0 || len(native.Query(lag)) == 0) {
-			t.Errorf("%s knows %d classic histograms and %d native ones", r.Alert, len(classic.Query(lag)), len(native.Query(lag)))
+		if n, m := len(classic.Query(lag)), len(native.Query(lag)); n == 0 || m == 0 {
+			t.Errorf("%s finds %d classic histograms and %d native ones, want at least one each", r.Alert, n, m)
 		}
 	}
 	classic.Stop()
@@ -425,30 +440,32 @@ func TestDashboardQueries(t *testing.T) {
 	t.Run("outage", func(t *testing.T) { testOutage(t, native, 9091) })
 }
 
-// When the exporter has been down for longer than the time range, the targets are still there to
-// choose from, and they are not measured: nothing says that they are well.
+// testOutage checks that the variables keep their values when the exporter has been down for longer than the time
+// range. The targets are not measured, and no panel shows that they are up.
 func testOutage(t *testing.T, server *process.Prometheus, port int) {
-	const timeRange = 15 * time.Second
-	lab.Eventually(t, "no verdict is left in the time range", func() bool {
+	const timeRange = 3 * scrapeInterval
+	lab.Eventually(t, "no result is left in the time range", func() bool {
 		return len(server.Query(fmt.Sprintf("last_over_time(probe_result_info[%s])", timeRange))) == 0
 	})
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	for _, file := range []string{fleetFile, targetFile} {
 		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 5 {
-			t.Errorf("%s: jobs %q, want 5", file, g.jobs)
+			t.Errorf("%s, during an outage: the values of job are %q, want 5", file, g.jobs)
 		}
 	}
 	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 9 {
-		t.Errorf("instances %q, want 9", got)
+		t.Errorf("%s, during an outage: the values of instance are %q, want 9", targetFile, got)
 	}
-	for title, want := range map[string]string{"Targets": "14", "Not measured": "14", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": ""} {
+	for title, want := range map[string]string{
+		"Targets": "14", "Not measured": "14", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
+	} {
 		got := ""
-		for _, l := range g.ask(queriesOf(panelNamed(t, boards[fleetFile], title))[0], "") {
-			got += strconv.FormatFloat(l.last(), 'g', -1, 64)
+		for _, s := range g.query(queriesOf(panelNamed(t, boards[fleetFile], title))[0], "") {
+			got += strconv.FormatFloat(s.last(), 'g', -1, 64)
 		}
 		if got != want {
-			t.Errorf("%s: %q, want %q", title, got, want)
+			t.Errorf("panel %q, during an outage: %q, want %q", title, got, want)
 		}
 	}
 }
@@ -466,77 +483,120 @@ func readBoards(t *testing.T) map[string]*board {
 	return boards
 }
 
+// testDashboardQueries checks the results of all queries of the dashboards.
 func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
-	lab.Eventually(t, "all is scraped three times", func() bool {
-		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 17 && len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
+	lab.Eventually(t, "each target has been scraped three times", func() bool {
+		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 17 &&
+			len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
 	})
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	instances := g.values(boards[targetFile], "instance")
 	if want := []string{"names", "paths", "shaker", "steady", "views"}; !slices.Equal(g.jobs, want) {
-		t.Errorf("jobs %q, want %q", g.jobs, want)
+		t.Errorf("the values of job are %q, want %q", g.jobs, want)
 	}
 	if want := 9; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
-		t.Errorf("instances %q, want %d", instances, want)
+		t.Errorf("the values of instance are %q, want %d with pair.test:80", instances, want)
 	}
 
-	// A busy machine may miss a scrape, which is then another truth.
-	var wrong []string
+	// A busy machine may miss a scrape, which changes the results.
+	var problems []string
 	defer func() {
-		for _, w := range wrong {
-			t.Error(w)
+		for _, problem := range problems {
+			t.Errorf("the dashboards have a problem: %s", problem)
 		}
 	}()
-	lab.Eventually(t, "the dashboards are right", func() bool {
+	lab.Eventually(t, "the dashboards have no problems", func() bool {
 		g.failed = g.results(boards[fleetFile], "failed")
-		wrong = g.dataComplaints(boards[fleetFile], instances)
-		wrong = append(wrong, g.dataComplaints(boards[targetFile], instances)...)
-		wrong = append(wrong, g.fleetComplaints(boards[fleetFile])...)
-		wrong = append(wrong, g.targetComplaints(boards[targetFile])...)
-		return len(wrong) == 0
+		problems = g.dataProblems(boards[fleetFile], instances)
+		problems = append(problems, g.dataProblems(boards[targetFile], instances)...)
+		problems = append(problems, g.fleetProblems(boards[fleetFile])...)
+		problems = append(problems, g.targetProblems(boards[targetFile])...)
+		return len(problems) == 0
 	})
 
-	// The control: of each thing that can be wrong something is said.
+	// The control: each mistake in a dashboard is found.
 	for _, c := range []struct {
 		file, panel string
 		want        string
 		value       any
 		path        []any
 	}{
-		{fleetFile, "Targets", "finds nothing", `count(up_and_down{job=~"$job"})`, []any{"targets", 0, "expr"}},
-		{fleetFile, "Memory", "finds nothing", `process_residing_memory_bytes and on (job, instance) shaker_exporter_build_info`, []any{"targets", 0, "expr"}},
-		{fleetFile, "Failures by reason", "has reason, which no series has", "{{reason}}", []any{"targets", 0, "legendFormat"}},
-		{fleetFile, "Down now", "keeps the metric's name", `probe_result_info{job=~"$job"}`, []any{"targets", 0, "expr"}},
-		{fleetFile, "Down now", "query B has other rows", `max by (job, instance, prober, from, icmp) (probe_icmp_info{job=~"$job"})`, []any{"targets", 1, "expr"}},
-		{fleetFile, "Down now", "query C has other rows", `probe_path_last_hop{job=~"$job"} < 0`, []any{"targets", 2, "expr"}},
-		{fleetFile, "Down now", `renameByName names a column "errors"`, "Errno", []any{"transformations", 1, "options", "renameByName", "errors"}},
-		{fleetFile, "Down now", `column "errno" has no name`, nil, []any{"transformations", 1, "options", "renameByName", "errno"}},
-		{fleetFile, "Down now", `an override names a column "Goal"`, "Goal", []any{"fieldConfig", "overrides", 0, "matcher", "options"}},
-		{fleetFile, "Down now", `sortBy names a column "Goal"`, "Goal", []any{"options", "sortBy", 0, "displayName"}},
-		{fleetFile, "Down now", `a link names a column "Work"`, "/d/shaker-target?var-job=${__data.fields.Work}&${__url_time_range}",
-			[]any{"fieldConfig", "overrides", 0, "properties", 1, "value", 0, "url"}},
-		{targetFile, "Path now", "finds nothing", `probe_path_hop_info{instance="$instance", nothing="is"}`, []any{"targets", 0, "expr"}},
+		{
+			file: fleetFile, panel: "Targets", want: "returns no number", value: `count(up_and_down{job=~"$job"})`,
+			path: []any{"targets", 0, "expr"},
+		},
+		{
+			file: fleetFile, panel: "Memory", want: "returns no number",
+			value: `process_residing_memory_bytes and on (job, instance) shaker_exporter_build_info`,
+			path:  []any{"targets", 0, "expr"},
+		},
+		{
+			file: fleetFile, panel: "Failures by reason", want: "has reason, which no series has",
+			value: "{{reason}}", path: []any{"targets", 0, "legendFormat"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: "keeps the metric's name",
+			value: `probe_result_info{job=~"$job"}`, path: []any{"targets", 0, "expr"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: "query B has other rows",
+			value: `max by (job, instance, prober, from, icmp) (probe_icmp_info{job=~"$job"})`,
+			path:  []any{"targets", 1, "expr"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: "query C has other rows",
+			value: `probe_path_last_hop{job=~"$job"} < 0`, path: []any{"targets", 2, "expr"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: `renameByName names a column "errors"`, value: "Errno",
+			path: []any{"transformations", 1, "options", "renameByName", "errors"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: `column "errno" has no human-readable name`, value: nil,
+			path: []any{"transformations", 1, "options", "renameByName", "errno"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: `an override names a column "Goal"`, value: "Goal",
+			path: []any{"fieldConfig", "overrides", 0, "matcher", "options"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: `sortBy names a column "Goal"`, value: "Goal",
+			path: []any{"options", "sortBy", 0, "displayName"},
+		},
+		{
+			file: fleetFile, panel: "Down now", want: `a link names a column "Work"`,
+			value: "/d/shaker-target?var-job=${__data.fields.Work}&${__url_time_range}",
+			path:  []any{"fieldConfig", "overrides", 0, "properties", 1, "value", 0, "url"},
+		},
+		{
+			file: targetFile, panel: "Path now", want: "returns no number",
+			value: `probe_path_hop_info{instance="$instance", nothing="is"}`, path: []any{"targets", 0, "expr"},
+		},
 	} {
 		source := lab.Read(t, c.file)
-		changed := mutateJSON(t, source, c.value, append([]any{"panels", panelIndex(t, source, c.panel)}, c.path...)...)
-		d, err := readDashboard(changed)
+		path := append([]any{"panels", panelIndex(t, source, c.panel)}, c.path...)
+		d, err := readDashboard(mutateJSON(t, source, c.value, path...))
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s with %v = %v: %v", c.file, path, c.value, err)
 		}
-		said := g.dataComplaints(d, instances)
-		if !slices.ContainsFunc(said, func(w string) bool { return strings.Contains(w, c.want) && strings.Contains(w, c.panel) }) {
-			t.Errorf("%s %v = %v: want %q, got %q", c.panel, c.path, c.value, c.want, said)
+		got := g.dataProblems(d, instances)
+		if !slices.ContainsFunc(got, func(problem string) bool {
+			return strings.Contains(problem, c.want) && strings.Contains(problem, c.panel)
+		}) {
+			t.Errorf("panel %q with %v = %v: the problems are %q, want one with %q",
+				c.panel, c.path, c.value, got, c.want)
 		}
 	}
 }
 
-// tellLabels writes the labels of lines that are named, the lines in order.
-func tellLabels(lines []gotSeries, labels ...string) string {
+// formatLabels returns the values of some labels of each series as text, sorted.
+func formatLabels(result []series, labels ...string) string {
 	var texts []string
-	for _, l := range lines {
+	for _, s := range result {
 		var values []string
 		for _, label := range labels {
-			values = append(values, l.labels[label])
+			values = append(values, s.labels[label])
 		}
 		texts = append(texts, strings.TrimSpace(strings.Join(values, " ")))
 	}
@@ -544,16 +604,18 @@ func tellLabels(lines []gotSeries, labels ...string) string {
 	return strings.Join(texts, ", ")
 }
 
-// fleetComplaints says where the dashboard of the fleet does not say what is true of the
-// test's network.
-func (g *grafana) fleetComplaints(d *board) (wrong []string) {
+// fleetProblems returns the panels of fleet.json whose results differ from the state of the test's network.
+func (g *grafana) fleetProblems(d *board) (problems []string) {
 	g.t.Helper()
-	ask := func(title string, query int) []gotSeries {
-		return g.ask(queriesOf(panelNamed(g.t, d, title))[query], "")
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	result := func(title string, query int) []series {
+		return g.query(queriesOf(panelNamed(g.t, d, title))[query], "")
 	}
-	for title, want := range map[string]float64{"Targets": 14, "Answering": 4. / 12, "Down": 8, "Losing SYNs": 1, "Not measured": 2} {
-		if got := ask(title, 0); len(got) != 1 || math.Abs(got[0].last()-want) > 1e-9 {
-			wrong = append(wrong, fmt.Sprintf("%s: %v, want %v", title, got, want))
+	for title, want := range map[string]float64{
+		"Targets": 14, "Answering": 4. / 12, "Down": 8, "Losing SYNs": 1, "Not measured": 2,
+	} {
+		if got := result(title, 0); len(got) != 1 || math.Abs(got[0].last()-want) > 1e-9 {
+			complain("panel %q: %v, want %v", title, got, want)
 		}
 	}
 	for _, c := range []struct {
@@ -562,74 +624,106 @@ func (g *grafana) fleetComplaints(d *board) (wrong []string) {
 		labels string
 		want   string
 	}{
-		{"Down now", 0, "instance job prober result errno", "192.0.2.12:80 paths near timeout ETIMEDOUT, 192.0.2.1:80 views far open, " +
-			"192.0.2.2:80 shaker  refused ECONNREFUSED, 192.0.2.2:80 views near refused ECONNREFUSED, " +
-			"192.0.2.3:80 shaker  timeout ETIMEDOUT, 192.0.2.5:80 shaker near prohibited EHOSTUNREACH, absent.test:80 shaker  dns_error, " +
-			"pair.test:80 names near refused ECONNREFUSED"},
-		{"Down now", 1, "instance from icmp", "192.0.2.12:80, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, 192.0.2.3:80, " +
-			"192.0.2.5:80 198.51.100.9 admin_prohibited, absent.test:80, pair.test:80"},
-		{"Down now", 2, "instance address", "192.0.2.12:80 198.51.100.3, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, 192.0.2.3:80, 192.0.2.5:80, absent.test:80, pair.test:80"},
-		{"Failures by reason", 0, "result errno", "dns_error, open, prohibited EHOSTUNREACH, refused ECONNREFUSED, timeout ETIMEDOUT"},
-		{"Slowest targets", 0, "instance job prober", "192.0.2.11:80 paths near, 192.0.2.1:80 shaker, 192.0.2.1:80 steady, 192.0.2.1:80 views far, 192.0.2.1:80 views near"},
-		{"Most SYN retransmissions", 0, "instance", "192.0.2.4:80"},
-		{"ICMP errors", 0, "from icmp", "198.51.100.9 admin_prohibited"},
-		{"Last hops to targets that are down", 0, "address", "198.51.100.3"},
-		{"Availability and error budget", 1, "job", "names, paths, shaker, steady, views"},
+		{
+			title: "Down now", query: 0, labels: "instance job prober result errno",
+			want: "192.0.2.12:80 paths near timeout ETIMEDOUT, 192.0.2.1:80 views far open, " +
+				"192.0.2.2:80 shaker  refused ECONNREFUSED, 192.0.2.2:80 views near refused ECONNREFUSED, " +
+				"192.0.2.3:80 shaker  timeout ETIMEDOUT, 192.0.2.5:80 shaker near prohibited EHOSTUNREACH, " +
+				"absent.test:80 shaker  dns_error, pair.test:80 names near refused ECONNREFUSED",
+		},
+		{
+			title: "Down now", query: 1, labels: "instance from icmp",
+			want: "192.0.2.12:80, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, 192.0.2.3:80, " +
+				"192.0.2.5:80 198.51.100.9 admin_prohibited, absent.test:80, pair.test:80",
+		},
+		{
+			title: "Down now", query: 2, labels: "instance address",
+			want: "192.0.2.12:80 198.51.100.3, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, 192.0.2.3:80, " +
+				"192.0.2.5:80, absent.test:80, pair.test:80",
+		},
+		{
+			title: "Failures by reason", query: 0, labels: "result errno",
+			want: "dns_error, open, prohibited EHOSTUNREACH, refused ECONNREFUSED, timeout ETIMEDOUT",
+		},
+		{
+			title: "Slowest targets", query: 0, labels: "instance job prober",
+			want: "192.0.2.11:80 paths near, 192.0.2.1:80 shaker, 192.0.2.1:80 steady, " +
+				"192.0.2.1:80 views far, 192.0.2.1:80 views near",
+		},
+		{title: "Most SYN retransmissions", query: 0, labels: "instance", want: "192.0.2.4:80"},
+		{title: "ICMP errors", query: 0, labels: "from icmp", want: "198.51.100.9 admin_prohibited"},
+		{title: "Last hops to targets that are down", query: 0, labels: "address", want: "198.51.100.3"},
+		{
+			title: "Availability and error budget", query: 1, labels: "job",
+			want: "names, paths, shaker, steady, views",
+		},
 	} {
-		if got := tellLabels(ask(c.title, c.query), strings.Fields(c.labels)...); got != c.want {
-			wrong = append(wrong, fmt.Sprintf("%s, query %d: %s, want %s", c.title, c.query, got, c.want))
+		if got := formatLabels(result(c.title, c.query), strings.Fields(c.labels)...); got != c.want {
+			complain("panel %q, query %d: %s, want %s", c.title, c.query, got, c.want)
 		}
 	}
-	wrong = append(wrong, namedWrongly(ask("Results of failed targets", 0), panelNamed(g.t, d, "Results of failed targets"), map[string]string{
-		"192.0.2.12:80 paths near": "timeout", "192.0.2.2:80 shaker": "refused", "192.0.2.1:80 views far": "open, unwanted", "192.0.2.2:80 views near": "refused",
-		"192.0.2.3:80 shaker": "timeout", "192.0.2.5:80 shaker near": "prohibited", "absent.test:80 shaker": "dns_error", "pair.test:80 names near": "refused",
+	const results = "Results of failed targets"
+	problems = append(problems, nameProblems(result(results, 0), panelNamed(g.t, d, results), map[string]string{
+		"192.0.2.12:80 paths near": "timeout",
+		"192.0.2.2:80 shaker":      "refused",
+		"192.0.2.1:80 views far":   "open, unwanted",
+		"192.0.2.2:80 views near":  "refused",
+		"192.0.2.3:80 shaker":      "timeout",
+		"192.0.2.5:80 shaker near": "prohibited",
+		"absent.test:80 shaker":    "dns_error",
+		"pair.test:80 names near":  "refused",
 	}, "instance", "job", "prober")...)
-	// The targets that are shown are those of a variable, and there may be none.
-	if want := []string{"192.0.2.12:80", "192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "192.0.2.5:80", "absent.test:80", "pair.test:80"}; !slices.Equal(slices.Sorted(slices.Values(g.failed)), want) {
-		wrong = append(wrong, fmt.Sprintf("failed: %q, want %q", g.failed, want))
+	want := []string{"192.0.2.12:80", "192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "192.0.2.5:80",
+		"absent.test:80", "pair.test:80"}
+	if !slices.Equal(slices.Sorted(slices.Values(g.failed)), want) {
+		complain("the values of the variable failed are %q, want %q", g.failed, want)
 	}
+	// The panel shows the targets of this variable, which may have no values.
 	for _, failed := range [][]string{nil, {"192.0.2.3:80", "pair.test:80"}} {
 		some := &grafana{t: g.t, url: g.url, jobs: g.jobs, failed: failed}
-		lines := some.ask(queriesOf(panelNamed(g.t, d, "Results of failed targets"))[0], "")
-		if got, want := tellLabels(lines, "instance"), strings.Join(failed, ", "); got != want {
-			wrong = append(wrong, fmt.Sprintf("failed: %s, want %s", got, want))
+		shown := some.query(queriesOf(panelNamed(g.t, d, results))[0], "")
+		if got, want := formatLabels(shown, "instance"), strings.Join(failed, ", "); got != want {
+			complain("panel %q, with %q as failed: %s, want %s", results, failed, got, want)
 		}
 	}
+	const budget = "Availability and error budget"
 	for query, want := range []map[string]float64{{"names": 0, "steady": 1}, {"names": -999, "steady": 1}} {
-		for _, l := range ask("Availability and error budget", query) {
-			if want, exact := want[l.labels["job"]]; exact && math.Abs(l.last()-want) > 1e-6 {
-				wrong = append(wrong, fmt.Sprintf("availability and error budget, query %d: %v, want %v", query, l, want))
+		for _, s := range result(budget, query) {
+			if want, ok := want[s.labels["job"]]; ok && math.Abs(s.last()-want) > 1e-6 {
+				complain("panel %q, query %d: %v, want %v", budget, query, s, want)
 			}
 		}
 	}
-	for title, label := range map[string][2]string{"Faults by errno": {"errno", "EADDRNOTAVAIL"}, "Rejected by reason": {"reason", "bad_request"}} {
-		if !slices.ContainsFunc(ask(title, 0), func(l gotSeries) bool { return l.labels[label[0]] == label[1] && l.last() > 0 }) {
-			wrong = append(wrong, fmt.Sprintf("%s: no %s", title, label[1]))
+	for title, label := range map[string][2]string{
+		"Faults by errno": {"errno", "EADDRNOTAVAIL"}, "Rejected by reason": {"reason", "bad_request"},
+	} {
+		got := result(title, 0)
+		if !slices.ContainsFunc(got, func(s series) bool { return s.labels[label[0]] == label[1] && s.last() > 0 }) {
+			complain("panel %q: %v, want %s=%q above 0", title, got, label[0], label[1])
 		}
 	}
-	return wrong
+	return problems
 }
 
-// namedWrongly says which lines do not end with a value that their panel gives the name that
-// is wanted, and which lines are too many or missing.
-func namedWrongly(lines []gotSeries, p *dashboard.Panel, want map[string]string, labels ...string) (wrong []string) {
+// nameProblems compares the names that a panel gives to the last values of series with the wanted names, by labels.
+func nameProblems(result []series, p *dashboard.Panel, want map[string]string, labels ...string) (problems []string) {
 	names := p.FieldConfig.Defaults.Mappings[0].ValueMap.Options
 	got := make(map[string]string)
-	for _, l := range lines {
-		got[tellLabels([]gotSeries{l}, labels...)] = orEmpty(names[strconv.Itoa(int(l.last()))].Text)
+	for _, s := range result {
+		got[formatLabels([]series{s}, labels...)] = orEmpty(names[strconv.Itoa(int(s.last()))].Text)
 	}
 	if !maps.Equal(got, want) {
-		wrong = append(wrong, fmt.Sprintf("%s: %v, want %v", *p.Title, got, want))
+		problems = append(problems, fmt.Sprintf("panel %q: %v, want %v", *p.Title, got, want))
 	}
-	return wrong
+	return problems
 }
 
-// targetComplaints says where the dashboard of a target does not say what is true of the
-// test's network.
-func (g *grafana) targetComplaints(d *board) (wrong []string) {
+// targetProblems returns the panels of target.json whose results differ from the state of the test's network.
+func (g *grafana) targetProblems(d *board) (problems []string) {
 	g.t.Helper()
-	ask := func(title string, query int, instance string) []gotSeries {
-		return g.ask(queriesOf(panelNamed(g.t, d, title))[query], instance)
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	result := func(title string, query int, instance string) []series {
+		return g.query(queriesOf(panelNamed(g.t, d, title))[query], instance)
 	}
 	for _, c := range []struct {
 		title    string
@@ -638,24 +732,44 @@ func (g *grafana) targetComplaints(d *board) (wrong []string) {
 		labels   string
 		want     string
 	}{
-		{"Path now", 0, "192.0.2.11:80", "hop address icmp", "1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 192.0.2.11"},
-		{"Path now", 0, "192.0.2.12:80", "hop address icmp", "1 198.51.100.1 ttl_exceeded, 2 198.51.100.3 ttl_exceeded"},
-		{"RTT per hop", 0, "192.0.2.11:80", "hop address", "1 198.51.100.1, 2 198.51.100.2, 3 192.0.2.11"},
-		{"Addresses now", 0, "pair.test:80", "ip result errno", "192.0.2.21 open, 192.0.2.22 refused ECONNREFUSED"},
-		{"Addresses now", 1, "pair.test:80", "ip", "192.0.2.21, 192.0.2.22"}, // of which one has no RTT
-		{"RTT per address", 0, "pair.test:80", "ip", "192.0.2.21"},
-		{"ICMP errors", 0, "192.0.2.5:80", "from icmp icmp_type icmp_code", "198.51.100.9 admin_prohibited 3 13"},
-		{"Availability", 0, "192.0.2.2:80", "job prober", "shaker, views far, views near"},
+		{
+			title: "Path now", query: 0, instance: "192.0.2.11:80", labels: "hop address icmp",
+			want: "1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 192.0.2.11",
+		},
+		{
+			title: "Path now", query: 0, instance: "192.0.2.12:80", labels: "hop address icmp",
+			want: "1 198.51.100.1 ttl_exceeded, 2 198.51.100.3 ttl_exceeded",
+		},
+		{
+			title: "RTT per hop", query: 0, instance: "192.0.2.11:80", labels: "hop address",
+			want: "1 198.51.100.1, 2 198.51.100.2, 3 192.0.2.11",
+		},
+		{
+			title: "Addresses now", query: 0, instance: "pair.test:80", labels: "ip result errno",
+			want: "192.0.2.21 open, 192.0.2.22 refused ECONNREFUSED",
+		},
+		// one of them has no RTT
+		{title: "Addresses now", query: 1, instance: "pair.test:80", labels: "ip", want: "192.0.2.21, 192.0.2.22"},
+		{title: "RTT per address", query: 0, instance: "pair.test:80", labels: "ip", want: "192.0.2.21"},
+		{
+			title: "ICMP errors", query: 0, instance: "192.0.2.5:80", labels: "from icmp icmp_type icmp_code",
+			want: "198.51.100.9 admin_prohibited 3 13",
+		},
+		{
+			title: "Availability", query: 0, instance: "192.0.2.2:80", labels: "job prober",
+			want: "shaker, views far, views near",
+		},
 		// What was not measured is absent.
-		{"RTT", 0, "192.0.2.3:80", "job", ""},
-		{"Latency", 0, "192.0.2.3:80", "job", ""},
-		{"Latency", 1, "192.0.2.3:80", "job", ""},
-		{"Latency", 2, "192.0.2.3:80", "job", ""},
-		{"MSS", 0, "192.0.2.3:80", "job", ""},
-		{"ACKs sent", 0, "192.0.2.3:80", "job", ""},
+		{title: "RTT", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "Latency", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "Latency", query: 1, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "Latency", query: 2, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "MSS", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "ACKs sent", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
 	} {
-		if got := tellLabels(ask(c.title, c.query, c.instance), strings.Fields(c.labels)...); got != c.want {
-			wrong = append(wrong, fmt.Sprintf("%s, query %d of %s: %s, want %s", c.title, c.query, c.instance, got, c.want))
+		got := formatLabels(result(c.title, c.query, c.instance), strings.Fields(c.labels)...)
+		if got != c.want {
+			complain("panel %q, query %d of %s: %s, want %s", c.title, c.query, c.instance, got, c.want)
 		}
 	}
 	for instance, want := range map[string]map[string]string{
@@ -665,10 +779,14 @@ func (g *grafana) targetComplaints(d *board) (wrong []string) {
 		"nonsense":     {"shaker": "not measured"},
 	} {
 		for _, title := range []string{"Current result", "Results"} {
-			wrong = append(wrong, namedWrongly(ask(title, 0, instance), panelNamed(g.t, d, title), want, "job", "prober")...)
+			panel := panelNamed(g.t, d, title)
+			for _, problem := range nameProblems(result(title, 0, instance), panel, want, "job", "prober") {
+				complain("of %s: %s", instance, problem)
+			}
 		}
 	}
-	wrong = append(wrong, namedWrongly(ask("Results per address", 0, "pair.test:80"), panelNamed(g.t, d, "Results per address"),
+	const perAddress = "Results per address"
+	problems = append(problems, nameProblems(result(perAddress, 0, "pair.test:80"), panelNamed(g.t, d, perAddress),
 		map[string]string{"192.0.2.21": "open", "192.0.2.22": "refused"}, "ip")...)
 	for _, c := range []struct {
 		title    string
@@ -676,57 +794,62 @@ func (g *grafana) targetComplaints(d *board) (wrong []string) {
 		instance string
 		min, max float64
 	}{
-		{"Availability", 0, "192.0.2.11:80", 1, 1},
-		{"RTT", 0, "192.0.2.11:80", 0.01, 1},
-		{"SYN retransmissions per probe", 0, "192.0.2.4:80", 1, 1},
-		{"MSS", 0, "192.0.2.11:80", 1300, 1400},
-		{"ACKs sent", 0, "192.0.2.11:80", 0, 0},
-		{"Where the path ends", 0, "192.0.2.11:80", 3, 3},
-		{"Where the path ends", 1, "192.0.2.12:80", 2, 2},
-		{"Probe duration", 1, "192.0.2.11:80", 0.01, 1},
+		{title: "Availability", query: 0, instance: "192.0.2.11:80", min: 1, max: 1},
+		{title: "RTT", query: 0, instance: "192.0.2.11:80", min: 0.01, max: 1},
+		{title: "SYN retransmissions per probe", query: 0, instance: "192.0.2.4:80", min: 1, max: 1},
+		{title: "MSS", query: 0, instance: "192.0.2.11:80", min: 1300, max: 1400},
+		{title: "ACKs sent", query: 0, instance: "192.0.2.11:80", min: 0, max: 0},
+		{title: "Where the path ends", query: 0, instance: "192.0.2.11:80", min: 3, max: 3},
+		{title: "Where the path ends", query: 1, instance: "192.0.2.12:80", min: 2, max: 2},
+		{title: "Probe duration", query: 1, instance: "192.0.2.11:80", min: 0.01, max: 1},
 	} {
-		if got := ask(c.title, c.query, c.instance); len(got) != 1 || got[0].last() < c.min || got[0].last() > c.max {
-			wrong = append(wrong, fmt.Sprintf("%s, query %d of %s: %v, want %v to %v", c.title, c.query, c.instance, got, c.min, c.max))
+		got := result(c.title, c.query, c.instance)
+		if len(got) != 1 || got[0].last() < c.min || got[0].last() > c.max {
+			complain("panel %q, query %d of %s: %v, want %v to %v", c.title, c.query, c.instance, got, c.min, c.max)
 		}
 	}
-	return wrong
+	return problems
 }
 
-// What dashboards say of what comes and goes, and of targets that several probers look at: a short
-// failure shows, open where it is not wanted included, and targets are counted, not probers.
+// The dashboards show a short failure, and a port that is open for a short time and should be closed. If several
+// probers probe a target, the dashboards count it once.
 func TestDashboardExpressions(t *testing.T) {
-	// A port is open for two scrapes, another one is closed for two. At 33 s that is so, at 42 s it
-	// was so a moment ago, and a minute later it is forgotten.
+	// The port of audited:22 is open for two scrapes, and should be closed. The port of web:443 is closed for two
+	// scrapes, and should be open. This is the current state at scrape 11, recent at scrape 14, and no longer
+	// visible at scrape 20. All series here also have the label job="shaker".
 	course := map[string]string{
-		`probe_success{job="shaker", instance="audited:22"}`:                                             "1x9 0 0 1x20",
-		`probe_result_info{job="shaker", instance="audited:22", result="refused", errno="ECONNREFUSED"}`: "1x9 stale _ 1x20",
-		`probe_result_info{job="shaker", instance="audited:22", result="open"}`:                          "_x10 1 1 stale",
-		`probe_success{job="shaker", instance="web:443"}`:                                                "1x9 0 0 1x20",
-		`probe_result_info{job="shaker", instance="web:443", result="refused", errno="ECONNREFUSED"}`:    "_x10 1 1 stale",
-		`probe_result_info{job="shaker", instance="web:443", result="open"}`:                             "1x9 stale _ 1x20",
-		`probe_address_result_info{job="shaker", instance="audited:22", ip="192.0.2.1", result="open"}`:  "_x10 1 1 stale",
-		`probe_address_result_info{job="shaker", instance="audited:22", ip="192.0.2.1", result="reset"}`: "1x9 stale _ 1x20",
-		`probe_address_result_info{job="shaker", instance="audited:22", ip="192.0.2.2", result="reset"}`: "1x31",
-		`probe_address_result_info{job="shaker", instance="web:443", ip="192.0.2.3", result="open"}`:     "1x31",
-		`probe_address_result_info{job="shaker", instance="web:443", ip="192.0.2.4", result="open"}`:     "1x9 stale _ 1x20",
-		`probe_address_result_info{job="shaker", instance="web:443", ip="192.0.2.4", result="timeout"}`:  "_x10 1 1 stale",
+		`probe_success{instance="audited:22"}`:                                             "1x9 0 0 1x20",
+		`probe_result_info{instance="audited:22", result="refused", errno="ECONNREFUSED"}`: "1x9 stale _ 1x20",
+		`probe_result_info{instance="audited:22", result="open"}`:                          "_x10 1 1 stale",
+		`probe_success{instance="web:443"}`:                                                "1x9 0 0 1x20",
+		`probe_result_info{instance="web:443", result="refused", errno="ECONNREFUSED"}`:    "_x10 1 1 stale",
+		`probe_result_info{instance="web:443", result="open"}`:                             "1x9 stale _ 1x20",
+		`probe_address_result_info{instance="audited:22", ip="192.0.2.1", result="open"}`:  "_x10 1 1 stale",
+		`probe_address_result_info{instance="audited:22", ip="192.0.2.1", result="reset"}`: "1x9 stale _ 1x20",
+		`probe_address_result_info{instance="audited:22", ip="192.0.2.2", result="reset"}`: "1x31",
+		`probe_address_result_info{instance="web:443", ip="192.0.2.3", result="open"}`:     "1x31",
+		`probe_address_result_info{instance="web:443", ip="192.0.2.4", result="open"}`:     "1x9 stale _ 1x20",
+		`probe_address_result_info{instance="web:443", ip="192.0.2.4", result="timeout"}`:  "_x10 1 1 stale",
 	}
 	both := map[string]string{
-		`up{job="shaker", instance="seen:1", prober="near"}`:                                                      "1",
-		`up{job="shaker", instance="seen:1", prober="far"}`:                                                       "0",
-		`up{job="shaker", instance="unknown:1", prober="near"}`:                                                   "0",
-		`up{job="shaker", instance="unknown:1", prober="far"}`:                                                    "0",
-		`probe_success{job="shaker", instance="down:1", prober="near"}`:                                           "0",
-		`probe_success{job="shaker", instance="down:1", prober="far"}`:                                            "0",
-		`probe_icmp_info{job="shaker", instance="down:1", prober="near", from="198.51.100.9", icmp="prohibited"}`: "1",
-		`probe_icmp_info{job="shaker", instance="down:1", prober="far", from="198.51.100.9", icmp="prohibited"}`:  "1",
-		`probe_path_last_hop{job="shaker", instance="down:1", prober="near", address="198.51.100.9"}`:             "3",
-		`probe_path_last_hop{job="shaker", instance="down:1", prober="far", address="198.51.100.9"}`:              "5",
+		`up{instance="seen:1", prober="near"}`:                                                      "1",
+		`up{instance="seen:1", prober="far"}`:                                                       "0",
+		`up{instance="unknown:1", prober="near"}`:                                                   "0",
+		`up{instance="unknown:1", prober="far"}`:                                                    "0",
+		`probe_success{instance="down:1", prober="near"}`:                                           "0",
+		`probe_success{instance="down:1", prober="far"}`:                                            "0",
+		`probe_icmp_info{instance="down:1", prober="near", from="198.51.100.9", icmp="prohibited"}`: "1",
+		`probe_icmp_info{instance="down:1", prober="far", from="198.51.100.9", icmp="prohibited"}`:  "1",
+		`probe_path_last_hop{instance="down:1", prober="near", address="198.51.100.9"}`:             "3",
+		`probe_path_last_hop{instance="down:1", prober="far", address="198.51.100.9"}`:              "5",
 	}
-	const resent, verdict = `probe_tcp_syn_retransmits{job="shaker", instance="%s"}`, `probe_result_info{job="shaker", instance="%[1]s", result="%[1]s"}`
-	losing := map[string]string{`probe_success{job="shaker", instance="open"}`: "1"}
+	const (
+		retransmits = `probe_tcp_syn_retransmits{instance="%s"}`
+		resultInfo  = `probe_result_info{instance="%[1]s", result="%[1]s"}`
+	)
+	losing := map[string]string{`probe_success{instance="open"}`: "1"}
 	for _, result := range []string{"open", "refused", "timeout", "unreachable", "prohibited"} {
-		losing[fmt.Sprintf(resent, result)], losing[fmt.Sprintf(verdict, result)] = "2", "1"
+		losing[fmt.Sprintf(retransmits, result)], losing[fmt.Sprintf(resultInfo, result)] = "2", "1"
 	}
 	const audited, web = `{job="shaker", instance="audited:22"}`, `{job="shaker", instance="web:443"}`
 	address := func(instance, ip string) string {
@@ -747,43 +870,112 @@ func TestDashboardExpressions(t *testing.T) {
 	for _, c := range []struct {
 		file, panel, instance string
 		series                map[string]string
-		at                    string
+		at                    int // scrapes since the beginning
 		want                  []sample
 	}{
-		{targetFile, "Current result", "audited:22", course, "33s", []sample{{audited, 11}}},
-		{targetFile, "Current result", "audited:22", course, "42s", []sample{{audited, 2}}},
-		{targetFile, "Current result", "web:443", course, "33s", []sample{{web, 2}}},
-		{targetFile, "Current result", "web:443", course, "42s", []sample{{web, 1}}},
-		{targetFile, "Results", "audited:22", course, "33s", []sample{{audited, 11}}},
-		{targetFile, "Results", "audited:22", course, "42s", []sample{{audited, 11}}},
-		{targetFile, "Results", "audited:22", course, "60s", []sample{{audited, 2}}},
-		{targetFile, "Results", "web:443", course, "42s", []sample{{web, 2}}},
-		{targetFile, "Results", "web:443", course, "60s", []sample{{web, 1}}},
-		{targetFile, "Results per address", "audited:22", course, "42s", []sample{{address("audited:22", "192.0.2.1"), 11}, {address("audited:22", "192.0.2.2"), 3}}},
-		{targetFile, "Results per address", "audited:22", course, "60s", []sample{{address("audited:22", "192.0.2.1"), 3}, {address("audited:22", "192.0.2.2"), 3}}},
-		{targetFile, "Results per address", "web:443", course, "42s", []sample{{address("web:443", "192.0.2.3"), 1}, {address("web:443", "192.0.2.4"), 4}}},
-		{fleetFile, "Results of failed targets", "", course, "42s", []sample{{audited, 11}, {web, 2}}},
-		{fleetFile, "Results of failed targets", "", course, "60s", []sample{{audited, 2}, {web, 1}}},
-		{fleetFile, "Losing SYNs", "", losing, "0s", []sample{{"{}", 2}}},
-		{fleetFile, "Not measured", "", both, "0s", []sample{{"{}", 1}}},
-		{fleetFile, "ICMP errors", "", both, "0s", []sample{{`{from="198.51.100.9", icmp="prohibited"}`, 1}}},
-		{fleetFile, "Last hops to targets that are down", "", both, "0s", []sample{{`{address="198.51.100.9"}`, 1}}},
+		{
+			file: targetFile, panel: "Current result", instance: "audited:22", series: course, at: 11,
+			want: []sample{{Labels: audited, Value: 11}},
+		},
+		{
+			file: targetFile, panel: "Current result", instance: "audited:22", series: course, at: 14,
+			want: []sample{{Labels: audited, Value: 2}},
+		},
+		{
+			file: targetFile, panel: "Current result", instance: "web:443", series: course, at: 11,
+			want: []sample{{Labels: web, Value: 2}},
+		},
+		{
+			file: targetFile, panel: "Current result", instance: "web:443", series: course, at: 14,
+			want: []sample{{Labels: web, Value: 1}},
+		},
+		{
+			file: targetFile, panel: "Results", instance: "audited:22", series: course, at: 11,
+			want: []sample{{Labels: audited, Value: 11}},
+		},
+		{
+			file: targetFile, panel: "Results", instance: "audited:22", series: course, at: 14,
+			want: []sample{{Labels: audited, Value: 11}},
+		},
+		{
+			file: targetFile, panel: "Results", instance: "audited:22", series: course, at: 20,
+			want: []sample{{Labels: audited, Value: 2}},
+		},
+		{
+			file: targetFile, panel: "Results", instance: "web:443", series: course, at: 14,
+			want: []sample{{Labels: web, Value: 2}},
+		},
+		{
+			file: targetFile, panel: "Results", instance: "web:443", series: course, at: 20,
+			want: []sample{{Labels: web, Value: 1}},
+		},
+		{
+			file: targetFile, panel: "Results per address", instance: "audited:22", series: course, at: 14,
+			want: []sample{
+				{Labels: address("audited:22", "192.0.2.1"), Value: 11},
+				{Labels: address("audited:22", "192.0.2.2"), Value: 3},
+			},
+		},
+		{
+			file: targetFile, panel: "Results per address", instance: "audited:22", series: course, at: 20,
+			want: []sample{
+				{Labels: address("audited:22", "192.0.2.1"), Value: 3},
+				{Labels: address("audited:22", "192.0.2.2"), Value: 3},
+			},
+		},
+		{
+			file: targetFile, panel: "Results per address", instance: "web:443", series: course, at: 14,
+			want: []sample{
+				{Labels: address("web:443", "192.0.2.3"), Value: 1},
+				{Labels: address("web:443", "192.0.2.4"), Value: 4},
+			},
+		},
+		{
+			file: fleetFile, panel: "Results of failed targets", instance: "", series: course, at: 14,
+			want: []sample{{Labels: audited, Value: 11}, {Labels: web, Value: 2}},
+		},
+		{
+			file: fleetFile, panel: "Results of failed targets", instance: "", series: course, at: 20,
+			want: []sample{{Labels: audited, Value: 2}, {Labels: web, Value: 1}},
+		},
+		{
+			file: fleetFile, panel: "Losing SYNs", instance: "", series: losing, at: 0,
+			want: []sample{{Labels: "{}", Value: 2}},
+		},
+		{
+			file: fleetFile, panel: "Not measured", instance: "", series: both, at: 0,
+			want: []sample{{Labels: "{}", Value: 1}},
+		},
+		{
+			file: fleetFile, panel: "ICMP errors", instance: "", series: both, at: 0,
+			want: []sample{{Labels: `{from="198.51.100.9", icmp="prohibited"}`, Value: 1}},
+		},
+		{
+			file: fleetFile, panel: "Last hops to targets that are down", instance: "", series: both, at: 0,
+			want: []sample{{Labels: `{address="198.51.100.9"}`, Value: 1}},
+		},
 	} {
-		var series []map[string]string
+		var input []map[string]string
 		for name, values := range c.series {
-			series = append(series, map[string]string{"series": name, "values": values})
+			name = strings.Replace(name, "{", `{job="shaker", `, 1)
+			input = append(input, map[string]string{"series": name, "values": values})
 		}
-		expr := g.interpolate(queriesOf(panelNamed(t, boards[c.file], c.panel))[0].Expr, c.instance)
-		text, err := yaml.Marshal(map[string]any{"evaluation_interval": scrapeInterval.String(), "tests": []any{map[string]any{
-			"interval":         scrapeInterval.String(),
-			"input_series":     series,
-			"promql_expr_test": []moment{{expr, c.at, c.want}},
+		test := moment{
+			Expr:     g.interpolate(queriesOf(panelNamed(t, boards[c.file], c.panel))[0].Expr, c.instance),
+			EvalTime: (time.Duration(c.at) * scrapeInterval).String(),
+			Samples:  c.want,
+		}
+		interval := scrapeInterval.String()
+		text, err := yaml.Marshal(map[string]any{"evaluation_interval": interval, "tests": []any{map[string]any{
+			"interval": interval, "input_series": input, "promql_expr_test": []moment{test},
 		}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := process.Promtool(t, "test", "rules", lab.Write(t, t.TempDir(), "test.yml", string(text))); err != nil {
-			t.Errorf("%s %s at %s: %v\n%s", c.panel, c.instance, c.at, err, out)
+		out, err := process.Promtool(t, "test", "rules", lab.Write(t, t.TempDir(), "test.yml", string(text)))
+		if err != nil {
+			t.Errorf("panel %q of %s, instance %q, at scrape %d: promtool test rules: %v, want %v\n%s",
+				c.panel, c.file, c.instance, c.at, err, c.want, out)
 		}
 	}
 }
