@@ -342,6 +342,7 @@ func startRedis(t *testing.T) *process.Process {
 // router that answers and all five targets, and no TargetDown of these targets. A sixth target, behind another
 // router, has its own notification.
 func TestOneDeadRouterPagesOnce(t *testing.T) {
+	pager := newPager(t)
 	network := simnet.NewNetwork(t)
 	behind := []string{"198.51.100.1", "198.51.100.2"}
 	const other = "203.0.113.1:22"
@@ -355,7 +356,6 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 	network.At(other, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
 	config := lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
 	exporter.StartOn(t, exporter.Port, "--config.file="+config, "--timeout-offset=0.1")
-	pager := newPager(t)
 	prometheus := startPrometheus(t, append(targets, other)...)
 	lab.Eventually(t, "all targets are up", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
 

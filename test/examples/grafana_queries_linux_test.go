@@ -72,8 +72,8 @@ func (g *grafana) valuesWithin(d *board, name string, within time.Duration) (val
 	g.t.Helper()
 	m, _ := g.variableQuery(d, name, labelValues)
 	query := fmt.Sprintf("group by (%s) (last_over_time(%s[%s]))", m[1], m[0], within)
-	for _, l := range g.queryInstant(query, "") {
-		values = append(values, l.labels[m[1]])
+	for _, s := range g.queryInstant(query, "") {
+		values = append(values, s.labels[m[1]])
 	}
 	slices.Sort(values)
 	return values
@@ -83,12 +83,12 @@ func (g *grafana) valuesWithin(d *board, name string, within time.Duration) (val
 func (g *grafana) results(d *board, name string) (values []string) {
 	g.t.Helper()
 	m, regex := g.variableQuery(d, name, `query_result\((.*)\)`)
-	for _, l := range g.queryInstant(m[0], "") {
+	for _, s := range g.queryInstant(m[0], "") {
 		var labels []string
-		for label, value := range l.labels {
+		for label, value := range s.labels {
 			labels = append(labels, label+`="`+value+`"`)
 		}
-		text := fmt.Sprintf("{%s} %v %d", strings.Join(labels, ","), l.last(), time.Now().UnixMilli())
+		text := fmt.Sprintf("{%s} %v %d", strings.Join(labels, ","), s.last(), time.Now().UnixMilli())
 		if value := regexp.MustCompile(strings.Trim(regex, "/")).FindStringSubmatch(text); value != nil {
 			values = append(values, value[1])
 		}
@@ -138,7 +138,7 @@ type series struct {
 }
 
 // last returns the latest value.
-func (l series) last() float64 { return l.values[len(l.values)-1] }
+func (s series) last() float64 { return s.values[len(s.values)-1] }
 
 // queryInstant sends an instant query.
 func (g *grafana) queryInstant(expression, instance string) []series {

@@ -660,14 +660,27 @@ func TestKubernetesArguments(t *testing.T) {
 
 // The command in kustomization.yml makes objects from the rules that the Prometheus Operator accepts, with all rules.
 func TestKubernetesRules(t *testing.T) {
-	shell := lab.Program(t, "sh", "dash")
-	lab.Program(t, "sed", "sed")
 	comment := regexp.MustCompile(`(?s)\n#   (for rules in .*?done) \| kubectl apply`).
 		FindStringSubmatch(manifests(t)[kustomizationFile])
 	if comment == nil {
 		t.Fatalf("%s has no command for the rules", kustomizationFile)
 	}
 	command := strings.ReplaceAll(comment[1], "\n#", "\n")
+	// The command lists the files that most users need. Here it gets all files.
+	files := lab.Files(t, "rules/*.yml")
+	var names []string
+	for _, file := range files {
+		names = append(names, strings.TrimSuffix(filepath.Base(file), ".yml"))
+	}
+	list := regexp.MustCompile(`for rules in (.*?); do`).FindStringSubmatch(command)
+	for _, name := range strings.Fields(list[1]) {
+		if !slices.Contains(names, name) {
+			t.Errorf("the command uses rules/%s.yml, which does not exist", name)
+		}
+	}
+
+	shell := lab.Program(t, "sh", "dash")
+	lab.Program(t, "sed", "sed")
 	apply := func(command string) (rules map[string]*monitoringv1.PrometheusRule, err error) {
 		cmd := exec.Command(shell, "-e", "-c", command)
 		cmd.Dir = ".."
@@ -688,18 +701,6 @@ func TestKubernetesRules(t *testing.T) {
 			rules[rule.Name] = &rule
 		}
 		return rules, nil
-	}
-	// The command lists the files that most users need. Here it gets all files.
-	files := lab.Files(t, "rules/*.yml")
-	var names []string
-	for _, file := range files {
-		names = append(names, strings.TrimSuffix(filepath.Base(file), ".yml"))
-	}
-	list := regexp.MustCompile(`for rules in (.*?); do`).FindStringSubmatch(command)
-	for _, name := range strings.Fields(list[1]) {
-		if !slices.Contains(names, name) {
-			t.Errorf("the command uses rules/%s.yml, which does not exist", name)
-		}
 	}
 	all := strings.Replace(command, list[1], strings.Join(names, " "), 1)
 	rules, err := apply(all)
