@@ -482,7 +482,7 @@ func panelIndex(t *testing.T, source, title string) int {
 	t.Helper()
 	d, err := readDashboard(source)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("read the dashboard with panel %q: %v", title, err)
 	}
 	i := slices.IndexFunc(d.Panels, func(p dashboard.PanelOrRowPanel) bool {
 		return p.Panel != nil && orEmpty(p.Panel.Title) == title
@@ -592,13 +592,10 @@ func TestResultsHaveNames(t *testing.T) {
 		"dns_not_found", "dns_timeout", "dns_error", "error"}
 	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?\(?` +
 		`probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
+	boards := readBoards(t)
 	found := 0
 	for _, file := range []string{fleetFile, targetFile} {
-		d, err := readDashboard(lab.Read(t, file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range panelsOf(d) {
+		for _, p := range panelsOf(boards[file]) {
 			if len(p.FieldConfig.Defaults.Mappings) == 0 {
 				continue
 			}
@@ -635,13 +632,10 @@ func TestResultsHaveNames(t *testing.T) {
 func TestCentralServerGetsWhatDashboardsShow(t *testing.T) {
 	omitted := regexp.MustCompile(`^probe_(path_hop_(info|rtt_seconds)|duration_seconds|dns_lookup_time_seconds)$`)
 	metric := regexp.MustCompile(`\b(?:up|(?:probe|shaker)_\w+)\b`)
+	boards := readBoards(t)
 	shown := make(map[string]bool)
 	for _, file := range []string{fleetFile, targetFile} {
-		d, err := readDashboard(lab.Read(t, file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range panelsOf(d) {
+		for _, p := range panelsOf(boards[file]) {
 			for _, query := range queriesOf(p) {
 				for _, name := range metric.FindAllString(query.Expr, -1) {
 					shown[name] = !omitted.MatchString(name)

@@ -470,14 +470,14 @@ func testOutage(t *testing.T, server *process.Prometheus, port int) {
 	}
 }
 
-// readBoards reads the dashboards.
+// readBoards returns the dashboards by file.
 func readBoards(t *testing.T) map[string]*board {
 	t.Helper()
 	boards := make(map[string]*board)
 	for _, file := range []string{fleetFile, targetFile} {
 		var err error
 		if boards[file], err = readDashboard(lab.Read(t, file)); err != nil {
-			t.Fatal(err)
+			t.Fatalf("read %s: %v", file, err)
 		}
 	}
 	return boards

@@ -705,7 +705,7 @@ func TestKubernetesRules(t *testing.T) {
 	all := strings.Replace(command, list[1], strings.Join(names, " "), 1)
 	rules, err := apply(all)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("the objects that the command makes are not accepted: %v", err)
 	}
 	for i, file := range files {
 		var want monitoringv1.PrometheusRuleSpec

@@ -450,17 +450,17 @@ func TestStatefulSet(t *testing.T) {
 			Ports       []struct{ Port int }
 		}
 	}
-	parse := func(text string) (o object) {
+	parse := func(file, text string) (o object) {
 		t.Helper()
 		if err := yaml.Unmarshal([]byte(text), &o); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", file, err)
 		}
 		return o
 	}
 	first, second, _ := strings.Cut(lab.Read(t, "statefulset.yml"), "\n---\n")
-	service, set := parse(first), parse(second)
+	service, set := parse("statefulset.yml", first), parse("statefulset.yml", second)
 	// The key is for rollouts of a Deployment, which may have more pods than replicas.
-	deployment := parse(replace(t, lab.Read(t, "../kubernetes/deployment.yml"),
+	deployment := parse("deployment.yml", replace(t, lab.Read(t, "../kubernetes/deployment.yml"),
 		"          matchLabelKeys: [pod-template-hash]\n", ""))
 	if !reflect.DeepEqual(set.Spec.Template, deployment.Spec.Template) {
 		t.Errorf("the pods of statefulset.yml are\n%v\nwant those of deployment.yml\n%v",
