@@ -1,3 +1,3 @@
-// Package documents compares README.md and the pages in docs with the exporter: it runs their transcripts,
-// loads their configuration, asks their queries, and compares their tables with what happens.
+// Package documents tests README.md and the pages in docs: it runs their transcripts, loads their
+// configurations, evaluates their queries, and compares their tables with the exporter.
 package documents

@@ -2,20 +2,14 @@ package documents
 
 import (
 	"encoding/json"
-	"errors"
-	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
-	"unicode"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -23,246 +17,86 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// The pages whose every snippet these tests try.
-const (
-	blackboxPage = "docs/from-blackbox_exporter.md"
-	libraryPage  = "docs/from-tcp-shaker.md"
-	synackPage   = "docs/what-a-syn-ack-proves.md"
-	halfOpenPage = "docs/half-open.md"
-	faqPage      = "docs/faq.md"
-)
-
-var docsPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, faqPage}
-
-// A snippet is a block of a page that is set off by ```.
-type snippet struct{ page, text string }
-
-var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
-
-// snippets returns the blocks of the pages in one of the languages, in their order.
-func snippets(t *testing.T, language string, pages ...string) []snippet {
-	t.Helper()
-	var found []snippet
-	for _, page := range pages {
-		for _, block := range fence.FindAllStringSubmatch(lab.Read(t, page), -1) {
-			if block[1] == language {
-				found = append(found, snippet{page, block[2]})
-			}
-		}
-	}
-	return found
-}
-
-// snippetWith returns the first block of a page in a language that has a text in it.
-func snippetWith(t *testing.T, page, language, with string) string {
-	t.Helper()
-	for _, s := range snippets(t, language, page) {
-		if strings.Contains(s.text, with) {
-			return s.text
-		}
-	}
-	t.Fatalf("%s has no %s block with %q", page, language, with)
-	return ""
-}
-
-// rows returns the rows of the table of a page whose first column has that head: the other
-// cells of each, without their backquotes, by the first one.
-func rows(t *testing.T, page, head string) map[string][]string {
-	t.Helper()
-	_, table, found := strings.Cut(lab.Read(t, page), "\n| "+head+" |")
-	if !found {
-		t.Fatalf("%s has no table of %q", page, head)
-	}
-	table, _, _ = strings.Cut(table, "\n\n")
-	rows := make(map[string][]string)
-	for _, line := range strings.Split(table, "\n")[2:] { // without the rest of the head, and the line below it
-		cells := strings.Split(strings.ReplaceAll(strings.Trim(line, "|"), "`", ""), "|")
-		for i := range cells {
-			cells[i] = strings.TrimSpace(cells[i])
-		}
-		rows[cells[0]] = cells[1:]
-	}
-	return rows
-}
-
-// compareRows compares a page's table with what was measured.
-func compareRows(t *testing.T, page, head string, measured map[string][]string) {
-	t.Helper()
-	table := rows(t, page, head)
-	for name, got := range measured {
-		if want, ok := table[name]; !ok {
-			t.Errorf("%s has no row | %s | %s |", page, name, strings.Join(got, " | "))
-		} else if !slices.Equal(got, want) {
-			t.Errorf("%s: %s: measured %q, the page has %q", page, name, got, want)
-		}
-	}
-	if os.Getenv("SHAKER_TEST_ALL") != "1" || strings.Contains(flag.Lookup("test.run").Value.String(), "/") {
-		return // some were skipped, or are not wanted
-	}
-	for name := range table {
-		if _, ok := measured[name]; !ok {
-			t.Errorf("%s: the row %q was not measured", page, name)
-		}
-	}
-}
-
-// Links from README.md and the pages to files and headings lead there.
-func TestDocsLinks(t *testing.T) {
-	links := 0
-	for _, page := range allPages(t) {
-		broken, n := brokenLinks(os.DirFS("."), page)
-		links += n
-		for _, link := range broken {
-			t.Errorf("%s: %s", page, link)
-		}
-	}
-	if links < 20 {
-		t.Errorf("only %d links were found", links)
-	}
-}
-
-// allPages returns README.md and all that is in docs, whoever tries the snippets.
-func allPages(t *testing.T) []string {
-	t.Helper()
-	pages, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return append(pages, "README.md")
-}
-
-// The control: a broken link is found, and a good one is not taken for one.
-func TestDocsBrokenLinks(t *testing.T) {
-	files := fstest.MapFS{
-		"a.go": {Data: []byte("package a")},
-		"docs/page.md": {Data: []byte("# The page\n## `code`, and: more_of-it?\n## Twice\n## Twice\n" +
-			"[](../a.go) [](https://example.com/b) [](#the-page) [](#code-and-more_of-it) [](#twice-1) [](page.md#twice)\n" +
-			"`[](b)`\n```text\n[](c)\n# No heading\n```\n" +
-			"[](b.go) [](#no-heading) [](#twice-2) [](../a.go#the-page) [](../../a.go) ![](b.png)\n")},
-	}
-	want := []string{"b.go", "#no-heading", "#twice-2", "../a.go#the-page", "../../a.go", "b.png"}
-	if got, n := brokenLinks(files, "docs/page.md"); !slices.Equal(got, want) || n != 11 {
-		t.Errorf("of %d links %q are broken, want %q of 11", n, got, want)
-	}
-}
-
-var (
-	code    = regexp.MustCompile("`[^`\n]*`")
-	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	heading = regexp.MustCompile(`(?m)^#{1,6} (.*)$`)
-)
-
-// brokenLinks returns the links of a page that lead to no file, or to no heading of it, and
-// how many it looked at. It does not look at other hosts.
-func brokenLinks(files fs.FS, page string) (broken []string, n int) {
-	text, err := fs.ReadFile(files, page)
-	if err != nil {
-		return []string{err.Error()}, 0
-	}
-	prose := code.ReplaceAllString(fence.ReplaceAllString(string(text), ""), "")
-	for _, found := range link.FindAllStringSubmatch(prose, -1) {
-		if strings.Contains(found[1], "://") {
-			continue
-		}
-		n++
-		name, anchor, hasAnchor := strings.Cut(found[1], "#")
-		target := page
-		if name != "" {
-			target = path.Join(path.Dir(page), name)
-		}
-		info, err := fs.Stat(files, target)
-		if err != nil || hasAnchor && (info.IsDir() || !slices.Contains(anchors(files, target), anchor)) {
-			broken = append(broken, found[1])
-		}
-	}
-	return broken, n
-}
-
-// anchors returns the anchors that GitHub gives to the headings of a page.
-func anchors(files fs.FS, page string) []string {
-	text, err := fs.ReadFile(files, page)
-	if err != nil || path.Ext(page) != ".md" {
-		return nil
-	}
-	var anchors []string
-	times := make(map[string]int)
-	for _, found := range heading.FindAllStringSubmatch(fence.ReplaceAllString(string(text), ""), -1) {
-		anchor := strings.Map(func(c rune) rune {
-			switch {
-			case c == ' ':
-				return '-'
-			case unicode.IsLetter(c), unicode.IsDigit(c), c == '-', c == '_':
-				return unicode.ToLower(c)
-			}
-			return -1
-		}, found[1])
-		if n := times[anchor]; n > 0 {
-			anchors = append(anchors, fmt.Sprintf("%s-%d", anchor, n))
-		} else {
-			anchors = append(anchors, anchor)
-		}
-		times[anchor]++
-	}
-	return anchors
-}
-
-// The YAML of the pages is what it is for: this exporter takes its configurations, and
-// Prometheus its own and its rules. What a page shows as wrong is a transcript instead.
+// The YAML of the pages is valid: the exporter accepts its configurations, and promtool accepts the
+// configurations and rules of Prometheus. An invalid file is shown in a transcript instead.
 func TestDocsYAML(t *testing.T) {
-	lab.Need(t)
-	kinds := make(map[string]int)
-	for _, s := range snippets(t, "yaml", docsPages...) {
-		kind, err := tryYAML(t, s.text)
-		kinds[kind]++
-		if err != nil {
-			t.Errorf("%s: %s: %v\n%s", s.page, kind, err, s.text)
+	byKind := make(map[string][]snippet)
+	for _, s := range snippets(t, "yaml", triedPages...) {
+		kind := kindOf(s.text)
+		if tryYAML[kind] == nil {
+			t.Errorf("%s has YAML of an unknown kind:\n%s", s.page, s.text)
 		}
+		byKind[kind] = append(byKind[kind], s)
 	}
-	for _, kind := range []string{"exporter", "prometheus", "rules"} {
-		if kinds[kind] == 0 {
-			t.Errorf("no YAML of the kind %s was tried, only %v", kind, kinds)
-		}
+	for kind, try := range tryYAML {
+		t.Run(kind, func(t *testing.T) {
+			if byKind[kind] == nil {
+				t.Errorf("the pages have no YAML of the kind %s, want at least one block", kind)
+			}
+			for _, s := range byKind[kind] {
+				if err := try(t, s.text); err != nil {
+					t.Errorf("%s: %s: %v, want valid YAML\n%s", s.page, kind, err, s.text)
+				}
+			}
+		})
 	}
 }
 
-// The control: YAML that is wrong is refused, whatever it is for.
+// The control case of TestDocsYAML: invalid YAML of each kind is rejected.
 func TestDocsWrongYAML(t *testing.T) {
-	for wrong, want := range map[string]string{
-		"modules: {a: {prober: http}}":                                       "exporter",
-		"scrape_configs: [{job_name: a, scrape_interval: soon}]":             "prometheus",
-		"groups: [{name: a, rules: [{alert: A, expr: 'probe_success =='}]}]": "rules",
-		"something: else": "",
+	for kind, text := range map[string]string{
+		"exporter":   "modules: {a: {prober: http}}",
+		"prometheus": "scrape_configs: [{job_name: a, scrape_interval: soon}]",
+		"rules":      "groups: [{name: a, rules: [{alert: A, expr: 'probe_success =='}]}]",
 	} {
-		if kind, err := tryYAML(t, wrong); kind != want || err == nil {
-			t.Errorf("%s: %q, %v", wrong, kind, err)
-		}
+		t.Run(kind, func(t *testing.T) {
+			if got := kindOf(text); got != kind {
+				t.Fatalf("kindOf(%q) = %q, want %q", text, got, kind)
+			}
+			if err := tryYAML[kind](t, text); err == nil {
+				t.Errorf("the invalid text %q was accepted as %s", text, kind)
+			}
+		})
+	}
+	if got := kindOf("something: else"); got != "" {
+		t.Errorf("kindOf(%q) = %q, want none", "something: else", got)
 	}
 }
 
-// tryYAML says what a text in YAML is for, and what is wrong with it.
-func tryYAML(t *testing.T, text string) (kind string, err error) {
-	t.Helper()
+// kindOf returns what a text in YAML configures, a key of tryYAML, or "" if it is none of them.
+func kindOf(text string) string {
 	has := func(key string) bool { return regexp.MustCompile(`(?m)^` + key + `:`).MatchString(text) }
 	switch {
 	case has("modules"), has("targets"):
-		_, warnings, err := config.Parse("page.yml", []byte(text))
-		if err == nil && warnings != nil { // an address or an interface that this host has not
-			t.Log(warnings)
-		}
-		return "exporter", err
+		return "exporter"
 	case has("scrape_configs"):
-		return "prometheus", checkText(t, "config", text)
+		return "prometheus"
 	case has("groups"):
-		return "rules", checkText(t, "rules", text)
+		return "rules"
 	}
-	return "", errors.New("it is not known what this is for")
+	return ""
 }
 
-// checkText has promtool check a text as what it is.
+// tryYAML maps each kind of YAML to the function that checks a text.
+var tryYAML = map[string]func(t *testing.T, text string) error{
+	"exporter": func(t *testing.T, text string) error {
+		t.Helper()
+		lab.Need(t) // Parse tries the options in this network namespace, which has the kernel's default settings
+		_, warnings, err := config.Parse("page.yml", []byte(text))
+		if err == nil && warnings != nil { // an address or an interface that this host does not have
+			t.Log(warnings)
+		}
+		return err
+	},
+	"prometheus": func(t *testing.T, text string) error { return checkText(t, "config", text) },
+	"rules":      func(t *testing.T, text string) error { return checkText(t, "rules", text) },
+}
+
+// checkText checks a text with promtool, as "config" or "rules".
 func checkText(t *testing.T, as, text string) error {
 	t.Helper()
 	if out, err := process.Promtool(t, "check", as, lab.Write(t, t.TempDir(), "page.yml", text)); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+		return fmt.Errorf("promtool check %s: %w: %s", as, err, out)
 	}
 	return nil
 }
@@ -270,7 +104,7 @@ func checkText(t *testing.T, as, text string) error {
 // Prometheus can parse the PromQL of the pages.
 func TestDocsPromQL(t *testing.T) {
 	queries := 0
-	for _, s := range snippets(t, "promql", docsPages...) {
+	for _, s := range snippets(t, "promql", triedPages...) {
 		for expression := range strings.SplitSeq(s.text, "\n\n") {
 			queries++
 			if err := tryPromQL(t, expression); err != nil {
@@ -279,10 +113,11 @@ func TestDocsPromQL(t *testing.T) {
 		}
 	}
 	if queries < 5 {
-		t.Errorf("only %d expressions were found", queries)
+		t.Errorf("found %d expressions, want at least 5", queries)
 	}
-	if err := tryPromQL(t, "# The control\nrate(probe_success)"); err == nil {
-		t.Error("promtool takes anything")
+	const invalid = "# The control case\nrate(probe_success)"
+	if err := tryPromQL(t, invalid); err == nil {
+		t.Errorf("promtool accepts the invalid expression %q", invalid)
 	}
 }
 
@@ -296,32 +131,34 @@ func tryPromQL(t *testing.T, expression string) error {
 	return checkText(t, "rules", string(text))
 }
 
-// The pages name no metric that is not in the tables of docs/metrics.md, which are compared with what is
-// exported.
+// The pages name only metrics that are in the tables of docs/metrics.md. TestMetricsTables compares these
+// tables with the exporter.
 func TestDocsMetrics(t *testing.T) {
 	known := []string{
 		"shaker_exporter",                                             // this program
 		"shaker_handshake_seconds_bucket",                             // of a histogram
-		"probe_failed_due_to_regex", "probe_ssl_earliest_cert_expiry", // blackbox_exporter's
+		"probe_failed_due_to_regex", "probe_ssl_earliest_cert_expiry", // of blackbox_exporter
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)").FindAllStringSubmatch(lab.Read(t, "docs/metrics.md"), -1) {
-		known = append(known, row[1])
+	row := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)")
+	for _, found := range row.FindAllStringSubmatch(lab.Read(t, metricsPage), -1) {
+		known = append(known, found[1])
 	}
 	named := 0
-	for _, page := range docsPages {
-		for _, name := range regexp.MustCompile(`\b(?:probe|shaker)_[a-z_]+`).FindAllString(lab.Read(t, page), -1) {
+	metric := regexp.MustCompile(`\b(?:probe|shaker)_[a-z_]+`)
+	for _, page := range triedPages {
+		for _, name := range metric.FindAllString(lab.Read(t, page), -1) {
 			named++
 			if !slices.Contains(known, name) {
-				t.Errorf("%s: there is no %s", page, name)
+				t.Errorf("%s names %s, which is not in the tables of %s", page, name, metricsPage)
 			}
 		}
 	}
 	if named < 50 {
-		t.Errorf("only %d metrics are named", named)
+		t.Errorf("found %d names of metrics, want at least 50", named)
 	}
 }
 
-// The tests and benchmarks that the pages tell one to run are there.
+// Each test, benchmark and fuzz test in the pages' go test commands exists.
 func TestDocsGoTest(t *testing.T) {
 	commands := regexp.MustCompile("go (-C test )?test[^\n`|)]*")
 	selected := regexp.MustCompile(` -(run|bench|fuzz) '?([A-Z]\w*)`)
@@ -331,25 +168,26 @@ func TestDocsGoTest(t *testing.T) {
 			for _, found := range selected.FindAllStringSubmatch(command, -1) {
 				named++
 				if !hasTest(t, found[1], found[2], strings.Fields(command)) {
-					t.Errorf("%s: nothing is selected by %s", page, command)
+					t.Errorf("%s: `%s` selects nothing", page, command)
 				}
 			}
 		}
 	}
 	if named < 10 {
-		t.Errorf("only %d were found", named)
+		t.Errorf("found %d names of tests and benchmarks, want at least 10", named)
 	}
-	if hasTest(t, "run", "DocsGoTestThatIsNotThere", []string{"."}) { // the control
-		t.Error("everything is there")
+	const absent = "DocsGoTestThatIsNotThere" // the control case
+	if hasTest(t, "run", absent, []string{"."}) {
+		t.Errorf("hasTest(%q) = true, want false", absent)
 	}
 }
 
-// hasTest tells whether a package among the arguments has a test, or whatever the flag
-// selects, with that in its name.
+// hasTest reports whether one of the packages among the arguments of go test has a function that the flag
+// selects with the name.
 func hasTest(t *testing.T, flag, name string, arguments []string) bool {
 	t.Helper()
 	kind := map[string]string{"run": "Test", "bench": "Benchmark", "fuzz": "Fuzz"}[flag]
-	there := regexp.MustCompile(`(?m)^func ` + kind + `\w*` + strings.TrimPrefix(name, kind))
+	function := regexp.MustCompile(`(?m)^func ` + kind + `\w*` + strings.TrimPrefix(name, kind))
 	module := "."
 	if slices.Contains(arguments, "-C") {
 		module = "test"
@@ -362,78 +200,64 @@ func hasTest(t *testing.T, flag, name string, arguments []string) bool {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if slices.ContainsFunc(files, func(file string) bool { return there.MatchString(lab.Read(t, file)) }) {
+		if slices.ContainsFunc(files, func(file string) bool { return function.MatchString(lab.Read(t, file)) }) {
 			return true
 		}
 	}
 	return false
 }
 
-// The transcripts of a migration are what is said.
+// The commands in the transcripts of these pages print what the pages show.
 func TestDocsTranscripts(t *testing.T) {
-	exporter.Start(t)
-	tried := 0
-	for _, s := range snippets(t, "console", blackboxPage, faqPage) {
-		tried += tryTranscript(t, s)
-	}
-	if tried < 2 {
-		t.Errorf("only %d commands were tried", tried)
+	for _, page := range []string{blackboxPage, faqPage} {
+		t.Run(filepath.Base(page), func(t *testing.T) {
+			tried := 0
+			exporter.Start(t)
+			for _, s := range snippets(t, "console", page) {
+				for _, c := range commands(s.text) {
+					if c.tried() {
+						tried++
+					}
+				}
+				tryTranscript(t, s, exporter.Steady)
+			}
+			if tried == 0 {
+				t.Errorf("%s has no command to try, want at least one", page)
+			}
+		})
 	}
 }
 
-// tryTranscript runs the commands of a transcript and compares what they print. A file that
-// is shown by cat is written instead. Tests are left to TestDocsGoTest.
-func tryTranscript(t *testing.T, s snippet) (tried int) {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.Symlink(exporter.Command(t).Path, filepath.Join(dir, "shaker_exporter")); err != nil {
-		t.Fatal(err)
-	}
-	for _, part := range strings.Split("\n"+s.text, "\n$ ")[1:] {
-		command, want, _ := strings.Cut(part, "\n")
-		want = strings.TrimSuffix(want, "\n")
-		if file, ok := strings.CutPrefix(command, "cat "); ok {
-			lab.Write(t, dir, file, want+"\n")
-			continue
-		}
-		if strings.HasPrefix(command, "go test ") || strings.HasPrefix(command, "go -C test test ") {
-			continue
-		}
-		tried++
-		cmd := exec.Command("sh", "-c", command)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
-		out, _ := cmd.CombinedOutput()
-		if got := strings.TrimSuffix(string(out), "\n"); exporter.Steady(got) != exporter.Steady(want) {
-			t.Errorf("%s: %s\nprints\n%s\nthe page has\n%s", s.page, command, got, want)
-		}
-	}
-	return tried
-}
-
-// What a page shows in place of tcp-shaker compiles, and prints what is said.
+// The page's program compiles and prints what the page shows, and each name of package shaker on the page
+// exists.
 func TestDocsLibrary(t *testing.T) {
-	lab.Need(t)
-	program := snippetWith(t, libraryPage, "go", "shaker.New(")
-	want := snippetWith(t, libraryPage, "text", "127.0.0.1")
-	if got := runGo(t, program); got != want {
-		t.Errorf("%s: it prints\n%s\nthe page has\n%s", libraryPage, got, want)
-	}
-	// The names that the prose and the tables have are there, too.
-	names := 0
-	for _, found := range regexp.MustCompile("`shaker\\.([A-Z]\\w*(?:\\.[A-Z]\\w*)?)").FindAllStringSubmatch(lab.Read(t, libraryPage), -1) {
-		names++
-		if out, err := exec.Command("go", "doc", "./shaker", found[1]).CombinedOutput(); err != nil {
-			t.Errorf("%s: shaker.%s: %s", libraryPage, found[1], out)
+	t.Run("program", func(t *testing.T) {
+		lab.Need(t)
+		program := snippetWith(t, libraryPage, "go", "shaker.New(")
+		want := snippetWith(t, libraryPage, "text", "127.0.0.1")
+		if got := runGo(t, program); got != want {
+			t.Errorf("%s: the program prints\n%s\nthe page has\n%s", libraryPage, got, want)
 		}
-	}
-	if names < 5 {
-		t.Errorf("only %d names were found", names)
-	}
+	})
+	t.Run("names", func(t *testing.T) {
+		goTool := lab.Program(t, "go", "golang-go")
+		name := regexp.MustCompile("`shaker\\.([A-Z]\\w*(?:\\.[A-Z]\\w*)?)")
+		names := name.FindAllStringSubmatch(lab.Read(t, libraryPage), -1)
+		if len(names) < 5 {
+			t.Errorf("%s: found %d names of package shaker, want at least 5", libraryPage, len(names))
+		}
+		for _, found := range names {
+			if out, err := exec.Command(goTool, "doc", "./shaker", found[1]).CombinedOutput(); err != nil {
+				t.Errorf("%s: go doc ./shaker %s: %v: %s", libraryPage, found[1], err, out)
+			}
+		}
+	})
 }
 
-// runGo runs a Go program as one of this module, and returns what it prints.
+// runGo runs a Go program as a program of this module and returns its output.
 func runGo(t *testing.T, source string) string {
 	t.Helper()
+	goTool := lab.Program(t, "go", "golang-go")
 	directory, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -443,10 +267,10 @@ func runGo(t *testing.T, source string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(lab.Program(t, "go", "golang-go"), "run",
-		"-overlay="+lab.Write(t, t.TempDir(), "overlay.json", string(overlay)), "./page").CombinedOutput()
+	overlayFile := lab.Write(t, t.TempDir(), "overlay.json", string(overlay))
+	out, err := exec.Command(goTool, "run", "-overlay="+overlayFile, "./page").CombinedOutput()
 	if err != nil {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("go run: %v: %s", err, out)
 	}
 	return string(out)
 }

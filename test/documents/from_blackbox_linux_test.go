@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,8 +16,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// What the page says of where the exporters differ is what Debian's blackbox_exporter and
-// this one answer to the same requests.
+// The page's table of differences shows what Debian's blackbox_exporter and shaker_exporter answer to the same
+// requests. The page's other differences are tested, too: timeout, default module and number of series.
 func TestDifferencesFromBlackbox(t *testing.T) {
 	const modules = `
 modules:
@@ -28,8 +27,7 @@ modules:
 `
 	file := lab.Write(t, t.TempDir(), "blackbox.yml", modules)
 	exporter.Start(t, "--config.file="+file)
-	blackbox := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
-	process.Start(t, exec.Command(blackbox, "--config.file="+file)).Listening(9115)
+	process.StartBlackbox(t, file)
 	ssh, err := net.Listen("tcp", "127.0.0.1:22")
 	if err != nil {
 		t.Fatal(err)
@@ -59,16 +57,23 @@ modules:
 	}
 	compareRows(t, blackboxPage, "requested", measured)
 
-	// A module without timeout may take 5 s here, and there as long as Prometheus waits.
-	if _, body := exporter.Scrape(t, 10115, "/probe?target=127.0.0.1:10115", "10"); !strings.Contains(body, "probe_timeout_seconds 5\n") {
-		t.Errorf("the timeout is not 5 s in\n%s", body)
-	}
-	if _, body := exporter.Scrape(t, 9115, "/probe?debug=true&module=tcp_connect&target=127.0.0.1:10115", "10"); !strings.Contains(body, "timeout_seconds=9.5") {
-		t.Errorf("blackbox_exporter's timeout is not 9.5 s in\n%s", body)
-	}
-	// Without a module it is tcp_connect here, and another one there.
-	if _, body := exporter.Scrape(t, 9115, "/probe?target=127.0.0.1:10115", ""); !strings.Contains(body, `"http_2xx"`) {
-		t.Errorf("blackbox_exporter's default module is not http_2xx: %s", body)
+	for _, c := range []struct {
+		name          string
+		port          int
+		path, timeout string
+		want          string // in the response
+	}{
+		{name: "shaker_exporter's timeout of a module without timeout",
+			port: 10115, path: "/probe?target=127.0.0.1:10115", timeout: "10", want: "probe_timeout_seconds 5\n"},
+		{name: "blackbox_exporter's timeout of a module without timeout",
+			port: 9115, path: "/probe?debug=true&module=tcp_connect&target=127.0.0.1:10115", timeout: "10",
+			want: "timeout_seconds=9.5"},
+		{name: "blackbox_exporter's default module",
+			port: 9115, path: "/probe?target=127.0.0.1:10115", want: `"http_2xx"`},
+	} {
+		if status, body := exporter.Scrape(t, c.port, c.path, c.timeout); !strings.Contains(body, c.want) {
+			t.Errorf("%s: GET %s = %d, want %q in\n%s", c.name, c.path, status, c.want, body)
+		}
 	}
 	for target, added := range map[string]int{"127.0.0.1:10115": 7, "127.0.0.1:1": 3} {
 		var names [2][]string
@@ -76,28 +81,30 @@ modules:
 			_, body := exporter.Scrape(t, port, "/probe?module=tcp_connect&target="+target, "")
 			names[i] = regexp.MustCompile(`(?m)^probe_[a-z_]+`).FindAllString(body, -1)
 		}
-		without := func(these, those []string) []string {
-			return slices.DeleteFunc(slices.Clone(these), func(name string) bool { return slices.Contains(those, name) })
+		without := func(some, others []string) []string {
+			return slices.DeleteFunc(slices.Clone(some), func(name string) bool {
+				return slices.Contains(others, name)
+			})
 		}
-		if ours := without(names[1], names[0]); len(ours) != added {
-			t.Errorf("%s: %d series are added, want %d: %s", target, len(ours), added, ours)
+		if got := without(names[1], names[0]); len(got) != added {
+			t.Errorf("%s: shaker_exporter adds %d series, %q, want %d", target, len(got), got, added)
 		}
-		if gone := without(names[0], names[1]); !slices.Equal(gone, []string{"probe_failed_due_to_regex"}) {
-			t.Errorf("%s: without a successor are %s", target, gone)
+		want := []string{"probe_failed_due_to_regex"}
+		if got := without(names[0], names[1]); !slices.Equal(got, want) {
+			t.Errorf("%s: only blackbox_exporter has the series %q, want %q", target, got, want)
 		}
 	}
 }
 
-// Both exporters watch the same targets by the page's configuration, and its queries say
-// where they disagree. Then the job moves by the page's change, and back.
+// With the page's configuration both exporters probe the same targets, and the page's queries find the targets
+// for which they disagree. Then the job moves to shaker_exporter with the page's change, and back.
 func TestSideBySide(t *testing.T) {
 	process.StartBlackbox(t, "test/testdata/blackbox.yml")
 	running := exporter.Start(t, "--config.file=test/testdata/blackbox.yml")
-	lab.Program(t, "promtool", "prometheus") // for the pages' own check
 	text := snippetWith(t, blackboxPage, "yaml", "job_name: shaker")
 	targets := regexp.MustCompile(`(?m)targets:\n(?: +- .*\n)+`)
 	if n := len(targets.FindAllString(text, -1)); n < 3 {
-		t.Fatalf("the page's configuration has %d lists of targets", n)
+		t.Fatalf("the page's configuration has %d lists of targets, want at least 3", n)
 	}
 	n := 0
 	text = targets.ReplaceAllStringFunc(text, func(list string) string {
@@ -113,21 +120,21 @@ func TestSideBySide(t *testing.T) {
 		return func() bool { return len(prometheus.Query(expression)) == want }
 	}
 	lab.Eventually(t, "both jobs have been scraped", series(`probe_success`, 4))
-	lab.Eventually(t, "and the exporter itself", series(`shaker_exporter_build_info`, 1))
+	lab.Eventually(t, "the exporter itself has been scraped", series(`shaker_exporter_build_info`, 1))
 
 	queries := strings.Split(strings.TrimSpace(snippetWith(t, blackboxPage, "promql", "on (instance)")), "\n\n")
 	if len(queries) != 2 {
-		t.Fatalf("the page has %d queries about both", len(queries))
+		t.Fatalf("the page has %d queries that compare the exporters, want 2: %q", len(queries), queries)
 	}
 	if got := prometheus.Query(queries[0]); len(got) != 0 {
-		t.Errorf("they disagree: %v", got)
+		t.Errorf("Query(%s) = %v, want no target for which the exporters disagree", queries[0], got)
 	}
 	if got := prometheus.Query(queries[1]); len(got) != 2 {
-		t.Errorf("no comparison of durations: %v", got)
+		t.Errorf("Query(%s) = %v, want the durations of 2 targets", queries[1], got)
 	}
 
-	// The control: to the one the port is open, and to the other it is closed from now on.
-	closed := strings.Replace(text, `targets: ["127.0.0.1:10115", "127.0.0.1:1"]`, `targets: ["127.0.0.1:2", "127.0.0.1:1"]`, 1)
+	// The control case: from now on the port is open for one exporter and closed for the other.
+	closed := strings.Replace(text, `"127.0.0.1:10115", "127.0.0.1:1"`, `"127.0.0.1:2", "127.0.0.1:1"`, 1)
 	closed = strings.Replace(closed, "target_label: instance\n", `target_label: instance
       - {source_labels: [__param_target], regex: "127.0.0.1:2", target_label: instance, replacement: "127.0.0.1:10115"}
 `, 1)
@@ -138,34 +145,33 @@ func TestSideBySide(t *testing.T) {
 		prometheus.Signal(syscall.SIGHUP)
 	}
 	reconfigure(closed)
-	lab.Eventually(t, "the query says where they disagree", func() bool {
+	lab.Eventually(t, "the query finds the target for which the exporters disagree", func() bool {
 		got := prometheus.Query(queries[0])
 		return len(got) == 1 && got[0].Labels["instance"] == "127.0.0.1:10115"
 	})
 
-	// The job moves, and back. What says who answers is the one thing that blackbox_exporter
-	// does not export.
+	// The job moves, and back. Only shaker_exporter exports probe_result_info.
 	old, changed := changeOf(t, snippetWith(t, blackboxPage, "diff", "replacement"))
 	at := strings.Index(text, old)
 	if at < 0 {
-		t.Fatalf("the page's configuration has no %q", old)
+		t.Fatalf("the page's configuration does not contain the line that the page changes, %q", old)
 	}
 	moved := text[:at] + changed + text[at+len(old):]
 	reconfigure(moved)
 	lab.Eventually(t, "the job has moved", series(`probe_result_info{job="tcp"}`, 2))
-	running.Stop() // which is no target that is down
+	running.Stop() // a stopped exporter is not a target that is down
 	lab.Eventually(t, "the job is not up", series(`up{job="tcp"} == 0`, 2))
 	if got := prometheus.Query(`probe_success{job="tcp"}`); len(got) != 0 {
-		t.Errorf("without an exporter: %v", got)
+		t.Errorf("without an exporter, Query(probe_success) = %v, want no series", got)
 	}
 	reconfigure(text)
-	lab.Eventually(t, "the job has moved back, and goes on", series(`probe_success{job="tcp"}`, 2))
+	lab.Eventually(t, "the job has moved back, and its series continue", series(`probe_success{job="tcp"}`, 2))
 	if got := prometheus.Query(`probe_result_info{job="tcp"}`); len(got) != 0 {
-		t.Errorf("it has not moved back: %v", got)
+		t.Errorf("after the job moved back, Query(probe_result_info) = %v, want no series", got)
 	}
 }
 
-// changeOf returns the lines that a diff takes away, and those that it puts there.
+// changeOf returns the line that a diff removes, and the line that it adds.
 func changeOf(t *testing.T, diff string) (old, changed string) {
 	t.Helper()
 	for line := range strings.Lines(diff) {
@@ -177,7 +183,7 @@ func changeOf(t *testing.T, diff string) (old, changed string) {
 		}
 	}
 	if strings.Count(old, "\n") != 1 || strings.Count(changed, "\n") != 1 {
-		t.Fatalf("the change is not one line: %s", diff)
+		t.Fatalf("the diff removes %q and adds %q, want one line each", old, changed)
 	}
 	return old, changed
 }

@@ -3,8 +3,6 @@ package documents
 import (
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,15 +19,15 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// entry is a connection that a host tracks, as conntrack(8) lists it.
+// entry matches an entry of connection tracking, as conntrack(8) lists it.
 var entry = regexp.MustCompile(`(?m)^tcp +6 (\d+) (\w+) src=\S+ dst=\S+ sport=\d+ dport=\d+ .*$`)
 
-// What a probe leaves behind, on a router that tracks connections and on both ends, is what
-// the page says, beside what a connection leaves that is completed and closed.
+// The page's table shows what a probe leaves behind on a router that tracks connections, at the target's host
+// and at the prober, compared with a connection that is completed and closed.
 func TestConntrack(t *testing.T) {
 	const port, probes = 8080, 5
 	chain := kernel.NewChain(t)
-	prober, router, host := place{chain, 0}, place{chain, 2}, place{chain, 4}
+	prober, router, host := node{chain, 0}, node{chain, 2}, node{chain, 4}
 	list := lab.Program(t, "conntrack", "conntrack")
 	kernel.ServeUntilEOF(t, host.listen(t, port, net.ListenConfig{}))
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
@@ -39,44 +37,53 @@ modules:
   fin: {prober: tcp, tcp: {close: fin}}
 `))
 	process.StartBlackbox(t, "test/testdata/blackbox.yml")
-	router.rules(t, "table inet page { chain forward { type filter hook forward priority filter; ct state new accept; }; }")
-	place{chain, 3}.rules(t, `table inet page { chain forward { type filter hook forward priority filter;
-		tcp dport 82 drop; tcp dport 83 reject with icmp type admin-prohibited; }; }`)
+	router.rules(t, filterForward("ct state new accept;"))
+	node{chain, 3}.rules(t, filterForward("tcp dport 82 drop; tcp dport 83 reject with icmp type admin-prohibited;"))
 
 	measured := make(map[string][]string)
 	for _, c := range []struct {
 		name     string
-		exporter int
+		exporter int // its port
 		module   string
 		port     int
 		state    string // of the router's entries, "" if there are none
 	}{
-		{"an open port", 10115, "tcp_connect", port, "CLOSE"},
-		{"the same, with `path: always`", 10115, "path", port, "CLOSE"},
-		{"a closed port", 10115, "tcp_connect", 81, ""},
-		{"a silent target", 10115, "tcp_connect", 82, "SYN_SENT"},
-		{"a target that a later router prohibits", 10115, "tcp_connect", 83, "SYN_SENT"},
-		{"an open port, with `close: fin`", 10115, "fin", port, "TIME_WAIT, assured"},
-		{"an open port, with blackbox_exporter", 9115, "tcp_connect", port, "TIME_WAIT, assured"},
-		{"a silent target, with blackbox_exporter", 9115, "tcp_connect", 82, "SYN_SENT"},
+		{name: "an open port", exporter: 10115, module: "tcp_connect", port: port, state: "CLOSE"},
+		{name: "the same, with `path: always`", exporter: 10115, module: "path", port: port, state: "CLOSE"},
+		{name: "a closed port", exporter: 10115, module: "tcp_connect", port: 81, state: ""},
+		{name: "a silent target", exporter: 10115, module: "tcp_connect", port: 82, state: "SYN_SENT"},
+		{name: "a target that a later router prohibits",
+			exporter: 10115, module: "tcp_connect", port: 83, state: "SYN_SENT"},
+		{name: "an open port, with `close: fin`",
+			exporter: 10115, module: "fin", port: port, state: "TIME_WAIT, assured"},
+		{name: "an open port, with blackbox_exporter",
+			exporter: 9115, module: "tcp_connect", port: port, state: "TIME_WAIT, assured"},
+		{name: "a silent target, with blackbox_exporter",
+			exporter: 9115, module: "tcp_connect", port: 82, state: "SYN_SENT"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			router.Run(router.n, list, "--flush")
-			resets, waiting := host.counter(t, "TcpExtEmbryonicRsts"), prober.sockets(unix.BPF_TCP_TIME_WAIT, c.port)
+			resets := host.counter(t, "TcpExtEmbryonicRsts")
+			waiting := prober.sockets(unix.BPF_TCP_TIME_WAIT, c.port)
 			began := time.Now()
+			path := fmt.Sprintf("/probe?module=%s&target=10.77.4.2:%d", c.module, c.port)
 			var probing sync.WaitGroup
 			for range probes {
-				probing.Go(func() {
-					exporter.Scrape(t, c.exporter, fmt.Sprintf("/probe?module=%s&target=10.77.4.2:%d", c.module, c.port), "2.5")
-				})
+				probing.Go(func() { exporter.Scrape(t, c.exporter, path, "2.5") })
 			}
 			probing.Wait()
 
-			var left time.Duration
-			isThere := func() bool {
+			var listing string     // of the router's entries
+			var left time.Duration // until the router forgets the newest of them
+			defer func() {
+				if t.Failed() {
+					t.Logf("the router's entries:\n%s", listing)
+				}
+			}()
+			asExpected := func() bool {
 				var states []string
-				left = 0
-				for _, found := range entry.FindAllStringSubmatch(router.output(t, list, "-L", "-p", "tcp"), -1) {
+				left, listing = 0, router.output(t, list, "-L", "-p", "tcp")
+				for _, found := range entry.FindAllStringSubmatch(listing, -1) {
 					state := found[2]
 					if strings.Contains(found[0], "[ASSURED]") {
 						state += ", assured"
@@ -88,24 +95,33 @@ modules:
 					}
 					left = max(left, time.Duration(seconds)*time.Second)
 				}
-				distinct := slices.Compact(slices.Clone(states))
-				return c.state == "" && len(states) == 0 || len(states) == probes && slices.Equal(distinct, []string{c.state})
+				if c.state == "" {
+					return len(states) == 0
+				}
+				return len(states) == probes && slices.Equal(slices.Compact(states), []string{c.state})
 			}
 			if c.state != "" {
-				lab.Eventually(t, "the router's entries are in the state "+c.state, isThere)
-			} else if !isThere() { // later they might have been forgotten
-				t.Error("the router has entries")
+				lab.Eventually(t, fmt.Sprintf("the router has %d entries in the state %s", probes, c.state), asExpected)
+			} else if !asExpected() { // later the router might have forgotten them
+				t.Errorf("after %d probes of port %d the router has entries, want none", probes, c.port)
 			}
-			lab.Eventually(t, "no handshake is half open at the host", func() bool { return host.sockets(unix.BPF_TCP_SYN_RECV, c.port) == 0 })
+			lab.Eventually(t, "no handshake is half open at the host", func() bool {
+				return host.sockets(unix.BPF_TCP_SYN_RECV, c.port) == 0
+			})
 
 			cells := []string{"none", "", "0"}
 			if c.state != "" {
-				// What is left now is what it was less what has passed since, in whole seconds.
+				// The time left is the timeout minus the time since the last packet, in whole seconds.
 				timeout := router.timeout(t, c.state)
 				if passed := time.Since(began); left > timeout || left < timeout-passed-time.Second {
-					t.Errorf("of %v %v are left after %v", timeout, left, passed)
+					t.Errorf("%v after the first probe the router keeps its entries for another %v, "+
+						"want the timeout of %v minus that time", passed, left, timeout)
 				}
-				cells = []string{c.state, fmt.Sprintf("%.0f s", timeout.Seconds()), fmt.Sprintf("%.0f", 1000./15*timeout.Seconds())}
+				cells = []string{
+					c.state,
+					fmt.Sprintf("%.0f s", timeout.Seconds()),
+					fmt.Sprintf("%.0f", 1000./15*timeout.Seconds()),
+				}
 			}
 			each := func(n int) string { return fmt.Sprintf("%g", float64(n)/probes) }
 			measured[strings.ReplaceAll(c.name, "`", "")] = append(cells,
@@ -117,66 +133,43 @@ modules:
 	compareRows(t, halfOpenPage, "probe of", measured)
 }
 
-// output returns what a program prints there.
-func (p place) output(t *testing.T, program string, args ...string) string {
-	t.Helper()
-	var out []byte
-	p.In(p.n, func() (err error) {
-		out, err = exec.Command(program, args...).Output()
-		return err
-	})
-	return string(out)
-}
-
-// timeout returns after how long a place forgets a connection in a state.
-func (p place) timeout(t *testing.T, state string) time.Duration {
-	t.Helper()
-	state, _, _ = strings.Cut(state, ",")
-	var text []byte
-	p.In(p.n, func() (err error) {
-		text, err = os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_" + strings.ToLower(state))
-		return err
-	})
-	seconds, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(seconds) * time.Second
-}
-
-// An RST that is lost leaves the server half open until it repeats its SYN-ACK: the
-// prober's kernel, which knows of no such connection, answers that with another RST.
+// A lost RST leaves the server half open until the server repeats its SYN-ACK: the prober's kernel, which has
+// no such connection, answers the SYN-ACK with another RST.
 func TestLostRST(t *testing.T) {
 	chain := kernel.NewChain(t)
-	host, router := place{chain, 4}, place{chain, 2}
+	host, router := node{chain, 4}, node{chain, 2}
 	exporter.Start(t)
 	var resets int
-	t.Run("lost", func(t *testing.T) {
-		router.rules(t, "table inet page { chain forward { type filter hook forward priority filter; tcp flags rst drop; }; }")
-		if _, body := exporter.Get(t, "/probe?target=10.77.4.2:80"); !strings.Contains(body, "probe_success 1\n") {
-			t.Fatal(body)
+	runFirst(t, "lost", func(t *testing.T) {
+		router.rules(t, filterForward("tcp flags rst drop;"))
+		const path = "/probe?target=10.77.4.2:80"
+		if status, body := exporter.Get(t, path); !strings.Contains(body, "probe_success 1\n") {
+			t.Fatalf("GET %s = %d, want probe_success 1 in\n%s", path, status, body)
 		}
 		if n := host.sockets(unix.BPF_TCP_SYN_RECV, 80); n != 1 {
-			t.Errorf("%d handshakes are half open", n)
+			t.Errorf("while the router drops RSTs, %d handshakes are half open at the host, want 1", n)
 		}
 		resets = host.counter(t, "TcpExtEmbryonicRsts")
 	})
-	lab.Eventually(t, "the second RST has ended it", func() bool { return host.sockets(unix.BPF_TCP_SYN_RECV, 80) == 0 })
+	lab.Eventually(t, "the second RST has ended the handshake", func() bool {
+		return host.sockets(unix.BPF_TCP_SYN_RECV, 80) == 0
+	})
 	if got := host.counter(t, "TcpExtEmbryonicRsts") - resets; got != 1 {
-		t.Errorf("%d RSTs ended it", got)
+		t.Errorf("TcpExtEmbryonicRsts grew by %d until the handshake ended, want 1", got)
 	}
 }
 
-// The page's rules do what it says of them: those against tracking leave no entry, and those
-// against a flood let the prober through.
+// The page's rules do what the page says: without connection tracking there are no entries, and the exception
+// from the SYN limit lets the prober through.
 func TestHalfOpenRules(t *testing.T) {
 	chain := kernel.NewChain(t)
-	router := place{chain, 2}
+	router := node{chain, 2}
 	list := lab.Program(t, "conntrack", "conntrack")
+	nft := lab.Program(t, "nft", "nftables")
 	exporter.Start(t)
 	const probes = 200
-	// probe returns how many targets are open, and how many SYNs were sent again.
-	probe := func(t *testing.T) (open, again int) {
+	// probe returns how many targets are open, and how many probes sent a SYN more than once.
+	probe := func(t *testing.T) (open, retransmitted int) {
 		t.Helper()
 		var probing sync.WaitGroup
 		bodies := make([]string, probes)
@@ -189,26 +182,27 @@ func TestHalfOpenRules(t *testing.T) {
 				open++
 			}
 			if !strings.Contains(body, "probe_tcp_syn_retransmits 0\n") {
-				again++
+				retransmitted++
 			}
 		}
-		return open, again
+		return open, retransmitted
 	}
-	kernel.ServeUntilEOF(t, place{chain, 4}.listen(t, 443, net.ListenConfig{}))
-	// rule returns a block of the page for this network.
-	rule := func(with string, prober string) string {
+	kernel.ServeUntilEOF(t, node{chain, 4}.listen(t, 443, net.ListenConfig{}))
+	// rule returns a block of rules of the page, adapted to this network.
+	rule := func(with, prober string) string {
 		text := strings.ReplaceAll(snippetWith(t, halfOpenPage, "nft", with), "192.0.2.7", prober)
 		text = regexp.MustCompile(`#.*`).ReplaceAllString(text, "")
 		return strings.NewReplacer("table inet filter", "table inet page", "table inet probes", "table ip page",
 			"hook input", "hook forward", "packets drop", "packets counter drop").Replace(text)
 	}
-	// dropped returns how many SYNs the limit has dropped. A busy machine sends SYNs again, too.
+	// dropped returns how many SYNs the limit dropped. On a busy machine SYNs are also retransmitted for other
+	// reasons.
 	dropped := func(t *testing.T) int {
 		t.Helper()
-		rules := router.output(t, lab.Program(t, "nft", "nftables"), "list", "table", "inet", "page")
+		rules := router.output(t, nft, "list", "table", "inet", "page")
 		counted := regexp.MustCompile(`limit rate .* counter packets (\d+)`).FindStringSubmatch(rules)
 		if counted == nil {
-			t.Fatal(rules)
+			t.Fatalf("the rule with the limit has no counter in\n%s", rules)
 		}
 		n, err := strconv.Atoi(counted[1])
 		if err != nil {
@@ -219,30 +213,33 @@ func TestHalfOpenRules(t *testing.T) {
 	tracked := func() int { return len(entry.FindAllString(router.output(t, list, "-L", "-p", "tcp"), -1)) }
 
 	t.Run("notrack", func(t *testing.T) {
-		const track = "table inet page { chain forward { type filter hook forward priority filter; ct state new accept; ct state invalid drop; }; }\n"
-		t.Run("control", func(t *testing.T) {
+		track := filterForward("ct state new accept; ct state invalid drop;") + "\n"
+		runFirst(t, "control", func(t *testing.T) {
 			router.rules(t, track)
 			probe(t)
 			if tracked() == 0 {
-				t.Error("nothing is tracked")
+				t.Errorf("without the page's rules the router has no entries after %d probes, want some", probes)
 			}
 		})
 		router.Run(router.n, list, "--flush")
 		router.rules(t, track+rule("notrack", "10.77.1.1"))
 		if open, _ := probe(t); open != probes || tracked() != 0 {
-			t.Errorf("%d of %d open, %d entries", open, probes, tracked())
+			t.Errorf("with the page's rules %d of %d targets are open and the router has %d entries, want all and none",
+				open, probes, tracked())
 		}
 	})
 	t.Run("limit", func(t *testing.T) {
-		t.Run("control", func(t *testing.T) {
+		runFirst(t, "control", func(t *testing.T) {
 			router.rules(t, rule("limit rate", "10.77.1.77"))
-			if _, again := probe(t); again == 0 || dropped(t) == 0 {
-				t.Errorf("%d SYNs are dropped, and those of %d are sent again", dropped(t), again)
+			if _, retransmitted := probe(t); retransmitted == 0 || dropped(t) == 0 {
+				t.Errorf("with an exception for another prober the limit dropped %d SYNs, and %d of %d probes "+
+					"retransmitted a SYN, want some of both", dropped(t), retransmitted, probes)
 			}
 		})
 		router.rules(t, rule("limit rate", "10.77.1.1"))
 		if open, _ := probe(t); open != probes || dropped(t) != 0 {
-			t.Errorf("%d of %d open, and %d SYNs were dropped", open, probes, dropped(t))
+			t.Errorf("with the page's rules %d of %d targets are open and the limit dropped %d SYNs, want all and none",
+				open, probes, dropped(t))
 		}
 	})
 }

@@ -10,60 +10,72 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// A real Prometheus with the example's configuration scrapes an open, a refused and a
-// silent target.
+// With the example's configuration, Prometheus scrapes an open, a refused and a silent target, and stores the right
+// result for each. README's queries are valid, and the first one finds the targets that are down.
 func TestPrometheus(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	exporter.Start(t)
 	prometheus := process.StartPrometheus(t, 9090, "examples/prometheus.yml")
 
-	lab.Eventually(t, "each target has been scraped", func() bool { return len(prometheus.Query("probe_success")) == 3 })
-	for instance, want := range map[string]struct {
+	lab.Eventually(t, "each target has been scraped", func() bool {
+		return len(prometheus.Query("probe_success")) == 3
+	})
+	for _, c := range []struct {
+		instance      string
 		success       float64
 		result, errno string
 	}{
-		"localhost:10115": {1, "open", ""},
-		"localhost:1":     {0, "refused", "ECONNREFUSED"},
-		"192.0.2.1:443":   {0, "timeout", "ETIMEDOUT"},
+		{instance: "localhost:10115", success: 1, result: "open", errno: ""},
+		{instance: "localhost:1", success: 0, result: "refused", errno: "ECONNREFUSED"},
+		{instance: "192.0.2.1:443", success: 0, result: "timeout", errno: "ETIMEDOUT"},
 	} {
-		series := `{job="shaker",instance="` + instance + `"}`
+		series := `{job="shaker",instance="` + c.instance + `"}`
 		if got := prometheus.Query("up" + series); len(got) != 1 || got[0].Value != 1 {
-			t.Errorf("up%s: %v", series, got)
+			t.Errorf("Query(up%s) = %v, want one series with the value 1", series, got)
 		}
-		if got := prometheus.Query("probe_success" + series); len(got) != 1 || got[0].Value != want.success {
-			t.Errorf("probe_success%s: %v", series, got)
+		if got := prometheus.Query("probe_success" + series); len(got) != 1 || got[0].Value != c.success {
+			t.Errorf("Query(probe_success%s) = %v, want one series with the value %v", series, got, c.success)
 		}
 		if got := prometheus.Query("probe_result_info" + series); len(got) != 1 || got[0].Value != 1 ||
-			got[0].Labels["result"] != want.result || got[0].Labels["errno"] != want.errno {
-			t.Errorf("probe_result_info%s: %v", series, got)
+			got[0].Labels["result"] != c.result || got[0].Labels["errno"] != c.errno {
+			t.Errorf("Query(probe_result_info%s) = %v, want one series with the value 1, result %q and errno %q",
+				series, got, c.result, c.errno)
 		}
-		got := prometheus.Query("probe_tcp_rtt_seconds" + series)
-		if open := want.result == "open"; len(got) == 1 != open || open && !(got[0].Value > 0 && got[0].Value < 1) {
-			t.Errorf("probe_tcp_rtt_seconds%s: %v", series, got)
+		switch got := prometheus.Query("probe_tcp_rtt_seconds" + series); c.result {
+		case "open":
+			if len(got) != 1 || !(got[0].Value > 0 && got[0].Value < 1) {
+				t.Errorf("Query(probe_tcp_rtt_seconds%s) = %v, want one series with a value between 0 and 1",
+					series, got)
+			}
+		default:
+			if len(got) != 0 {
+				t.Errorf("Query(probe_tcp_rtt_seconds%s) = %v, want no series", series, got)
+			}
 		}
 	}
 	lab.Eventually(t, "the exporter itself has been scraped", func() bool {
 		return len(prometheus.Query(`shaker_exporter_build_info{job="shaker_exporter"}`)) == 1
 	})
-	for _, expression := range readmeQueries(t) {
-		prometheus.Query(expression) // is understood
+	queries := readmeQueries(t)
+	for _, expression := range queries {
+		prometheus.Query(expression) // fails the test if the expression is invalid
 	}
-	if down := prometheus.Query(readmeQueries(t)[0]); len(down) != 2 {
-		t.Errorf("README's first query finds %v, want the two targets that are down", down)
+	if down := prometheus.Query(queries[0]); len(down) != 2 {
+		t.Errorf("Query(%s) = %v, want the 2 targets that are down", queries[0], down)
 	}
 }
 
-// PromQL of the README, a line each.
+// readmeQueries returns README's queries, each of one line.
 func readmeQueries(t *testing.T) []string {
 	t.Helper()
 	var queries []string
-	for line := range strings.Lines(snippetWith(t, "README.md", "promql", "")) {
+	for line := range strings.Lines(snippetWith(t, readme, "promql", "")) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
 			queries = append(queries, line)
 		}
 	}
 	if len(queries) < 5 {
-		t.Fatalf("only %q", queries)
+		t.Fatalf("%s has %d queries, want at least 5: %q", readme, len(queries), queries)
 	}
 	return queries
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
@@ -15,19 +17,70 @@ import (
 func TestOperationFlags(t *testing.T) {
 	help, err := exporter.Command(t, "--help").CombinedOutput()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("shaker_exporter --help: %v: %s", err, help)
 	}
 	_, want, _ := strings.Cut(string(help), "Flags:\n")
 	want = regexp.MustCompile(`(?m) +$`).ReplaceAllString(strings.Trim(want, "\n"), "")
-	if !strings.Contains(lab.Read(t, "docs/operation.md"), "```text\n"+want+"\n```") {
-		t.Errorf("docs/operation.md lacks\n%s", want)
+	if !strings.Contains(lab.Read(t, operationPage), "```text\n"+want+"\n```") {
+		t.Errorf("%s lacks the flags that --help prints:\n%s", operationPage, want)
 	}
 }
 
-// docs/metrics.md has a row for each metric, with its labels, and no row for others. Each row of README.md is one of
+// docs/configuration.md has a row for each key below tcp, with its default, and no row for any other key. The keys
+// are those of examples/shaker.yml, which a test in internal/config compares with the exporter.
+func TestConfigurationKeys(t *testing.T) {
+	example := lab.Read(t, "examples/shaker.yml")
+	defaults := tcpKeys(t, example)
+	keys := tcpKeys(t, regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAllString(example, "$1$2"))
+	if len(keys) < 10 || len(defaults) < 5 || len(defaults) >= len(keys) {
+		t.Fatalf("examples/shaker.yml has %d keys below tcp, %d of them with a default, want more of both",
+			len(keys), len(defaults))
+	}
+	table := rows(t, configurationPage, "key")
+	for key := range keys {
+		cells, ok := table[key]
+		if !ok {
+			t.Errorf("%s has no row for the key %s", configurationPage, key)
+			continue
+		}
+		want, ok := defaults[key]
+		if ok && cells[0] != want {
+			t.Errorf("%s: row %s has the default %q, want %q", configurationPage, key, cells[0], want)
+		}
+	}
+	for key := range table {
+		if _, ok := keys[key]; !ok {
+			t.Errorf("%s has a row for %s, which is not a key below tcp", configurationPage, key)
+		}
+	}
+}
+
+// tcpKeys returns the keys below tcp of the module tcp_connect in a configuration, with their values as the file has
 // them.
+func tcpKeys(t *testing.T, configuration string) map[string]string {
+	t.Helper()
+	var file struct {
+		Modules map[string]struct{ TCP map[string]yaml.Node }
+	}
+	if err := yaml.Unmarshal([]byte(configuration), &file); err != nil {
+		t.Fatalf("%v in\n%s", err, configuration)
+	}
+	keys := make(map[string]string)
+	for key, value := range file.Modules["tcp_connect"].TCP {
+		text, err := yaml.Marshal(&value)
+		if err != nil {
+			t.Fatalf("tcp.%s: %v", key, err)
+		}
+		keys[key] = strings.TrimSpace(string(text))
+	}
+	return keys
+}
+
+// docs/metrics.md has a row for each metric, with its labels, and no row for any other metric. Each row of README.md
+// is one of these rows.
 func TestMetricsTables(t *testing.T) {
-	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}}"))
+	const module = "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}}"
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", module))
 	exported := make(map[string]bool)
 	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}
@@ -39,7 +92,7 @@ func TestMetricsTables(t *testing.T) {
 		}
 	}
 	if len(exported) < 20 {
-		t.Fatalf("only %v", exported)
+		t.Fatalf("the exporter exports %d metrics, want at least 20: %v", len(exported), exported)
 	}
 	rows := func(page string) (rows []string) {
 		row := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)(?:\\{([a-z_,]+)\\})?`")
@@ -50,29 +103,29 @@ func TestMetricsTables(t *testing.T) {
 		}
 		return rows
 	}
-	documented := rows("docs/metrics.md")
+	documented := rows(metricsPage)
 	for _, row := range documented {
 		if !exported[row] {
-			t.Errorf("docs/metrics.md has a row for %s, which is not exported", row)
+			t.Errorf("%s has a row for %s, which is not exported", metricsPage, row)
 		}
 		delete(exported, row)
 	}
-	readme := rows("README.md")
-	if len(readme) < 10 {
-		t.Errorf("README.md has rows for %v only", readme)
+	inREADME := rows(readme)
+	if len(inREADME) < 10 {
+		t.Errorf("%s has rows for %d metrics, want at least 10: %q", readme, len(inREADME), inREADME)
 	}
-	for _, row := range readme {
+	for _, row := range inREADME {
 		if !slices.Contains(documented, row) {
-			t.Errorf("README.md has a row for %s, docs/metrics.md has none", row)
+			t.Errorf("%s has a row for %s, %s has none", readme, row, metricsPage)
 		}
 	}
 	for name := range exported {
-		t.Errorf("docs/metrics.md has no row for %s", name)
+		t.Errorf("%s has no row for %s, which is exported", metricsPage, name)
 	}
 }
 
-// labelsOf returns a space and the names of a metric's labels, in order, but for the bounds
-// of histograms and what a build is described by.
+// labelsOf returns a space and the sorted names of a metric's labels, without the bounds of histograms and the labels
+// of the build information.
 func labelsOf(exposition, name string) string {
 	series := regexp.MustCompile(`(?m)^` + name + `(?:_sum)?\{(.*)\} `).FindStringSubmatch(exposition)
 	if series == nil || name == "shaker_exporter_build_info" {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -23,111 +22,37 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// A place is one of the namespaces of a chain, in which a test runs programs and looks at
-// sockets.
-type place struct {
-	*kernel.Chain
-	n int
-}
-
-// sockets counts those in a state that have the port at one of their ends.
-func (p place) sockets(state, port int) (n int) {
-	for _, s := range p.Sockets(p.n) {
-		if s.State == state && (s.Near == port || s.Far == port) {
-			n++
-		}
-	}
-	return n
-}
-
-// counter returns one of the network counters.
-func (p place) counter(t *testing.T, name string) int {
-	t.Helper()
-	value, ok := p.Counters(p.n)[name]
-	if !ok {
-		t.Fatalf("there is no counter %s", name)
-	}
-	return value
-}
-
-// start starts a program there, and waits until it listens on the port.
-func (p place) start(t *testing.T, port int, program string, args ...string) *process.Process {
-	t.Helper()
-	nsenter := lab.Program(t, "nsenter", "util-linux")
-	var namespace *os.File
-	p.In(p.n, func() (err error) {
-		namespace, err = os.Open("/proc/thread-self/ns/net")
-		return err
-	})
-	defer namespace.Close()
-	cmd := exec.Command(nsenter, append([]string{"--net=/proc/self/fd/3", program}, args...)...)
-	cmd.ExtraFiles = []*os.File{namespace}
-	process := process.Start(t, cmd)
-	p.awaitListener(t, port)
-	return process
-}
-
-func (p place) awaitListener(t *testing.T, port int) {
-	t.Helper()
-	lab.Eventually(t, fmt.Sprintf("somebody listens on port %d", port), func() bool { return p.sockets(unix.BPF_TCP_LISTEN, port) > 0 })
-}
-
-// listen listens there for the rest of the test. Nobody is accepted.
-func (p place) listen(t *testing.T, port int, config net.ListenConfig) net.Listener {
-	t.Helper()
-	var l net.Listener
-	p.In(p.n, func() (err error) {
-		l, err = config.Listen(t.Context(), "tcp4", fmt.Sprintf(":%d", port))
-		return err
-	})
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-// rules puts rules in force there for the rest of the test. A kernel that knows them by their
-// syntax only makes it skip.
-func (p place) rules(t *testing.T, rules string) {
-	t.Helper()
-	nft := lab.Program(t, "nft", "nftables")
-	file := lab.Write(t, t.TempDir(), "rules.nft", "add table inet page; add table ip page\n"+rules+"\n")
-	var out []byte
-	var err error
-	p.In(p.n, func() error {
-		out, err = exec.Command(nft, "-f", file).CombinedOutput()
-		return nil
-	})
-	switch {
-	case err != nil && strings.Contains(string(out), "syntax error"):
-		t.Fatalf("%v: %s", err, out)
-	case err != nil:
-		lab.Skip(t, "needs rules that this kernel has not: %s", out)
-	}
-	t.Cleanup(func() { p.Run(p.n, nft, "delete table inet page; delete table ip page") })
-}
-
-// Whoever answers a SYN, and whatever is behind it, is told of as the page says, and a
-// completed handshake would have told no more.
+// The page's table shows the result and the hops for each thing that may be at a port, and whether the
+// completed handshake of blackbox_exporter succeeds.
 func TestWhatASYNACKProves(t *testing.T) {
 	chain := kernel.NewChain(t)
-	host, router := place{chain, 4}, place{chain, 2}
-	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml",
-		"modules: {tcp_connect: {prober: tcp, timeout: 3s}, path: {prober: tcp, timeout: 3s, tcp: {path: always}}}"))
+	host, router := node{chain, 4}, node{chain, 2}
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
+modules:
+  tcp_connect: {prober: tcp, timeout: 3s}
+  path: {prober: tcp, timeout: 3s, tcp: {path: always}}
+`))
 	process.StartBlackbox(t, "test/testdata/blackbox.yml")
 
-	// probe returns what the exporter says of a target, and what a connect comes to.
+	// probe returns the result of a target and, with the module path, the hop at which the target answered.
 	probe := func(t *testing.T, module, target string) (cells []string, body string) {
 		t.Helper()
-		_, body = exporter.Scrape(t, 10115, "/probe?module="+module+"&target="+target, "")
+		path := "/probe?module=" + module + "&target=" + target
+		status, body := exporter.Scrape(t, 10115, path, "")
 		result := regexp.MustCompile(`(?m)^probe_result_info\{result="(\w+)"`).FindStringSubmatch(body)
-		hops := regexp.MustCompile(`(?m)^probe_path_hops (\d+)$`).FindStringSubmatch(body)
-		if result == nil || !strings.Contains(body, "\nprobe_success ") || strings.Contains(body, "\nprobe_tcp_ack_sent 1\n") {
-			t.Fatal(body)
+		if result == nil || !strings.Contains(body, "\nprobe_success ") {
+			t.Fatalf("GET %s = %d, want a result in\n%s", path, status, body)
 		}
+		if strings.Contains(body, "\nprobe_tcp_ack_sent 1\n") {
+			t.Fatalf("GET %s: the final ACK was sent, want it withheld:\n%s", path, body)
+		}
+		hops := regexp.MustCompile(`(?m)^probe_path_hops (\d+)$`).FindStringSubmatch(body)
 		if hops == nil {
 			hops = []string{"", ""}
 		}
 		return []string{result[1], hops[1]}, body
 	}
+	// connects returns whether blackbox_exporter connects to a target, "yes" or "no".
 	connects := func(t *testing.T, target string) string {
 		t.Helper()
 		_, body := exporter.Scrape(t, 9115, "/probe?module=tcp_connect&target="+target, "2.5")
@@ -137,7 +62,8 @@ func TestWhatASYNACKProves(t *testing.T) {
 		return "no"
 	}
 	measured := make(map[string][]string)
-	// measure does both, for the row of that name, and returns what the exporter says.
+	// measure probes a target with both exporters for the row with the subtest's name, and returns the
+	// response of shaker_exporter.
 	measure := func(t *testing.T, target string) string {
 		t.Helper()
 		cells, body := probe(t, "path", target)
@@ -151,17 +77,20 @@ func TestWhatASYNACKProves(t *testing.T) {
 	t.Run("a program that hangs", func(t *testing.T) {
 		nginx := host.start(t, 8080, lab.Program(t, "nginx", "nginx"), nginxArgs(t, "listen 8080; return 204;")...)
 		nginx.Signal(syscall.SIGSTOP)
-		lab.Eventually(t, "nginx hangs", nginx.Stopped)
+		lab.Eventually(t, "nginx is stopped", nginx.Stopped)
 		measure(t, "10.77.4.2:8080")
 
-		// The control: it does not answer a request before it goes on.
+		// The control case: nginx answers a request only after it continues.
+		const url = "http://10.77.4.2:8080/"
 		answered := make(chan string, 1)
-		go func() { answered <- statusOf("http://10.77.4.2:8080/") }()
-		lab.Eventually(t, "the request is there", func() bool { return host.sockets(unix.BPF_TCP_ESTABLISHED, 8080) > 0 })
+		go func() { answered <- statusOf(url) }()
+		lab.Eventually(t, "the request's connection is established at the host", func() bool {
+			return host.sockets(unix.BPF_TCP_ESTABLISHED, 8080) > 0
+		})
 		status := ""
 		select {
 		case status = <-answered:
-			t.Errorf("nginx hangs and answers %s", status)
+			t.Errorf("GET %s = %s while nginx is stopped, want no answer", url, status)
 		default:
 		}
 		nginx.Signal(syscall.SIGCONT)
@@ -169,76 +98,85 @@ func TestWhatASYNACKProves(t *testing.T) {
 			status = <-answered
 		}
 		if status != "204 No Content" {
-			t.Errorf("nginx goes on and answers %s", status)
+			t.Errorf("GET %s = %s after nginx continued, want 204 No Content", url, status)
 		}
 	})
 	t.Run("a program that hangs, with a full accept queue", func(t *testing.T) {
 		redis := host.start(t, 6379, lab.Program(t, "redis-server", "redis-server"),
 			"--port", "6379", "--protected-mode", "no", "--tcp-backlog", "1", "--save", "", "--dir", t.TempDir())
 		redis.Signal(syscall.SIGSTOP)
-		lab.Eventually(t, "Redis hangs", redis.Stopped)
-		for range 10 { // which takes no place in the queue
+		lab.Eventually(t, "Redis is stopped", redis.Stopped)
+		for range 10 { // a probe takes no slot in the queue
 			if cells, body := probe(t, "tcp_connect", "10.77.4.2:6379"); cells[0] != "open" {
-				t.Fatalf("the queue is empty: %s", body)
+				t.Fatalf("with an empty accept queue the result is %s, want open:\n%s", cells[0], body)
 			}
 		}
 		fill(t, host, "10.77.4.2:6379")
-		if body := measure(t, "10.77.4.2:6379"); !regexp.MustCompile(`(?m)^probe_tcp_syn_retransmits [1-9]`).MatchString(body) {
-			t.Errorf("the SYN was not sent again: %s", body)
+		retransmits := regexp.MustCompile(`(?m)^probe_tcp_syn_retransmits [1-9]`)
+		if body := measure(t, "10.77.4.2:6379"); !retransmits.MatchString(body) {
+			t.Errorf("with a full accept queue the SYN was not retransmitted, "+
+				"want probe_tcp_syn_retransmits above 0 in\n%s", body)
 		}
 		withCookies(t, host)
 		if cells, body := probe(t, "tcp_connect", "10.77.4.2:6379"); cells[0] != "timeout" {
-			t.Errorf("with SYN cookies: %s", body)
+			t.Errorf("with a full accept queue and SYN cookies the result is %s, want timeout:\n%s", cells[0], body)
 		}
 		redis.Signal(syscall.SIGCONT)
-		lab.Eventually(t, "Redis has accepted them, and is open", func() bool {
+		lab.Eventually(t, "Redis has accepted the connections, and the port is open", func() bool {
 			cells, _ := probe(t, "tcp_connect", "10.77.4.2:6379")
 			return cells[0] == "open"
 		})
 	})
 	t.Run("a program that systemd has not started yet", func(t *testing.T) {
+		shell := lab.Program(t, "sh", "dash")
 		mark := filepath.Join(t.TempDir(), "started")
 		host.start(t, 8081, lab.Program(t, "systemd-socket-activate", "systemd"), "--listen=8081",
-			"/bin/sh", "-c", "echo started >"+mark+"; exec sleep 600")
-		// systemd starts it for whoever is in the accept queue, and into that goes what the kernel
-		// counts as opened.
+			shell, "-c", "echo started >"+mark+"; exec sleep 600")
+		// systemd starts the program for a connection in the accept queue, and the kernel counts every
+		// connection that enters the queue.
 		const opened = "TcpPassiveOpens"
 		before := host.counter(t, opened)
 		cells, body := probe(t, "path", "10.77.4.2:8081")
-		lab.Eventually(t, "no handshake is half open", func() bool { return host.sockets(unix.BPF_TCP_SYN_RECV, 8081) == 0 })
-		if host.counter(t, opened) != before {
-			t.Errorf("the probe starts it: %s", body)
+		lab.Eventually(t, "no handshake is half open at the host", func() bool {
+			return host.sockets(unix.BPF_TCP_SYN_RECV, 8081) == 0
+		})
+		if after := host.counter(t, opened); after != before {
+			t.Errorf("the probe raised %s from %d to %d, want no connection in the accept queue:\n%s",
+				opened, before, after, body)
 		}
 		measured["a program that systemd has not started yet"] = append(cells, connects(t, "10.77.4.2:8081"))
-		lab.Eventually(t, "a connection starts it", func() bool { _, err := os.Stat(mark); return err == nil }) // the control
+		// The control case.
+		lab.Eventually(t, "a connection starts the program", func() bool { _, err := os.Stat(mark); return err == nil })
 		if host.counter(t, opened) == before {
-			t.Errorf("the connection is not in %s", opened)
+			t.Errorf("the connection did not raise %s, want more than %d", opened, before)
 		}
 	})
 	t.Run("a proxy whose backend is down", func(t *testing.T) {
-		host.start(t, 8082, lab.Program(t, "nginx", "nginx"), nginxArgs(t, "listen 8082; location / { proxy_pass http://127.0.0.1:81; }")...)
+		host.start(t, 8082, lab.Program(t, "nginx", "nginx"),
+			nginxArgs(t, "listen 8082; location / { proxy_pass http://127.0.0.1:81; }")...)
 		measure(t, "10.77.4.2:8082")
-		if status := statusOf("http://10.77.4.2:8082/"); status != "502 Bad Gateway" {
-			t.Errorf("its backend is not down: %s", status)
+		const url = "http://10.77.4.2:8082/"
+		if status := statusOf(url); status != "502 Bad Gateway" {
+			t.Errorf("GET %s = %s, want 502 Bad Gateway", url, status)
 		}
 	})
 	t.Run("a sidecar that takes over the port", func(t *testing.T) {
-		host.rules(t, "table ip page { chain prerouting { type nat hook prerouting priority dstnat; tcp dport 81 redirect to :80; }; }")
+		host.rules(t, natPrerouting("tcp dport 81 redirect to :80;"))
 		measure(t, "10.77.4.2:81")
 	})
 	t.Run("a forwarded port", func(t *testing.T) {
-		router.rules(t, "table ip page { chain prerouting { type nat hook prerouting priority dstnat; ip daddr 10.77.2.2 tcp dport 8083 dnat to 10.77.4.2:80; }; }")
+		router.rules(t, natPrerouting("ip daddr 10.77.2.2 tcp dport 8083 dnat to 10.77.4.2:80;"))
 		measure(t, "10.77.2.2:8083")
 	})
 	t.Run("a port that is forwarded to a closed port", func(t *testing.T) {
-		router.rules(t, "table ip page { chain prerouting { type nat hook prerouting priority dstnat; ip daddr 10.77.2.2 tcp dport 8083 dnat to 10.77.4.2:81; }; }")
+		router.rules(t, natPrerouting("ip daddr 10.77.2.2 tcp dport 8083 dnat to 10.77.4.2:81;"))
 		measure(t, "10.77.2.2:8083")
 	})
 	t.Run("a virtual address with two backends, one of them down", func(t *testing.T) {
-		router.rules(t, `table ip page { chain prerouting { type nat hook prerouting priority dstnat;
-			ip daddr 10.77.2.2 tcp dport 8083 dnat to 10.77.4.2:numgen inc mod 2 map { 0 : 80, 1 : 81 }; }; }`)
+		router.rules(t, natPrerouting(
+			"ip daddr 10.77.2.2 tcp dport 8083 dnat to 10.77.4.2:numgen inc mod 2 map { 0 : 80, 1 : 81 };"))
 		var results, connected []string
-		for range 2 { // a trace would take the next backend
+		for range 2 { // without the path: its trace would reach the next backend
 			cells, _ := probe(t, "tcp_connect", "10.77.2.2:8083")
 			results = append(results, cells[0])
 		}
@@ -251,31 +189,33 @@ func TestWhatASYNACKProves(t *testing.T) {
 		measured["a virtual address with two backends, one of them down"] = []string{
 			strings.Join(results, ", "), "", strings.Join(connected, ", ")}
 	})
-	t.Run("a Service without endpoints", func(t *testing.T) { // by kube-proxy's rule
-		router.rules(t, "table inet page { chain forward { type filter hook forward priority filter; ip daddr 10.77.4.2 tcp dport 80 reject; }; }")
-		if body := measure(t, "10.77.4.2:80"); !strings.Contains(body, `probe_icmp_info{from="10.77.2.2",icmp_type="3",icmp_code="3",icmp="port_unreachable"} 1`) {
-			t.Errorf("the node does not say so: %s", body)
+	t.Run("a Service without endpoints", func(t *testing.T) { // the rule is kube-proxy's
+		router.rules(t, filterForward("ip daddr 10.77.4.2 tcp dport 80 reject;"))
+		const icmp = `probe_icmp_info{from="10.77.2.2",icmp_type="3",icmp_code="3",icmp="port_unreachable"} 1`
+		if body := measure(t, "10.77.4.2:80"); !strings.Contains(body, icmp) {
+			t.Errorf("the response lacks %s:\n%s", icmp, body)
 		}
 	})
 	t.Run("a firewall that drops", func(t *testing.T) {
-		router.rules(t, "table inet page { chain forward { type filter hook forward priority filter; tcp dport 80 drop; }; }")
+		router.rules(t, filterForward("tcp dport 80 drop;"))
 		measure(t, "10.77.4.2:80")
 	})
 	t.Run("a transparent proxy on the path", func(t *testing.T) {
 		router.listen(t, 3128, net.ListenConfig{})
-		router.rules(t, "table ip page { chain prerouting { type nat hook prerouting priority dstnat; tcp dport 81 redirect to :3128; }; }")
+		router.rules(t, natPrerouting("tcp dport 81 redirect to :3128;"))
 		measure(t, "10.77.4.2:81")
-		tryTranscript(t, snippet{synackPage, snippetWith(t, synackPage, "console", "probe --path")})
+		tryTranscript(t, snippet{synackPage, snippetWith(t, synackPage, "console", "probe --path")}, exporter.Steady)
 	})
 	t.Run("a SYN proxy in front of a silent host", func(t *testing.T) {
-		place{chain, 3}.rules(t, "table inet page { chain forward { type filter hook forward priority filter; tcp dport 81 drop; }; }")
+		node{chain, 3}.rules(t, filterForward("tcp dport 81 drop;"))
 		router.rules(t, `table inet page {
 			chain prerouting { type filter hook prerouting priority raw; tcp dport 81 tcp flags syn notrack; };
-			chain forward { type filter hook forward priority filter; tcp dport 81 ct state invalid,untracked synproxy mss 1200 wscale 7 timestamp sack-perm; };
+			chain forward { type filter hook forward priority filter;
+				tcp dport 81 ct state invalid,untracked synproxy mss 1200 wscale 7 timestamp sack-perm; };
 		}`)
-		body := measure(t, "10.77.4.2:81")
-		if mss := regexp.MustCompile(`(?m)^probe_tcp_mss_bytes (\d+)$`).FindStringSubmatch(body); mss == nil || mss[1] != "1188" { // less its timestamps
-			t.Errorf("the MSS is not the proxy's: %s", body)
+		const mss = "\nprobe_tcp_mss_bytes 1188\n" // the proxy's MSS minus the timestamps
+		if body := measure(t, "10.77.4.2:81"); !strings.Contains(body, mss) {
+			t.Errorf("the response lacks the proxy's MSS, want %q in\n%s", mss, body)
 		}
 	})
 	t.Run("SYN cookies", func(t *testing.T) {
@@ -283,12 +223,14 @@ func TestWhatASYNACKProves(t *testing.T) {
 		before := host.counter(t, "TcpExtSyncookiesSent")
 		measure(t, "10.77.4.2:80")
 		if host.counter(t, "TcpExtSyncookiesSent") == before {
-			t.Error("no cookie was sent")
+			t.Errorf("TcpExtSyncookiesSent is still %d after the probe, want more", before)
 		}
 	})
 	t.Run("TCP Fast Open", func(t *testing.T) {
 		host.listen(t, 8084, net.ListenConfig{Control: func(_, _ string, conn syscall.RawConn) (err error) {
-			controlErr := conn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 16) })
+			controlErr := conn.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 16)
+			})
 			return errors.Join(err, controlErr)
 		}})
 		measure(t, "10.77.4.2:8084")
@@ -302,8 +244,8 @@ func TestWhatASYNACKProves(t *testing.T) {
 	compareRows(t, synackPage, "what is at the port", measured)
 }
 
-// withCookies lets a host answer every SYN with a cookie, for the rest of the test.
-func withCookies(t *testing.T, host place) {
+// withCookies makes a host answer every SYN with a SYN cookie for the rest of the test.
+func withCookies(t *testing.T, host node) {
 	t.Helper()
 	set := func(value string) {
 		host.In(host.n, func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_syncookies", []byte(value), 0) })
@@ -312,7 +254,7 @@ func withCookies(t *testing.T, host place) {
 	t.Cleanup(func() { set("1") })
 }
 
-// statusOf returns the status of the answer to a GET, or what went wrong.
+// statusOf returns the status of the response to a GET request, or the error.
 func statusOf(url string) string {
 	response, err := lab.Client.Get(url)
 	if err != nil {
@@ -322,7 +264,7 @@ func statusOf(url string) string {
 	return response.Status
 }
 
-// nginxArgs returns the arguments for an nginx with one server.
+// nginxArgs returns the arguments of nginx for one server.
 func nginxArgs(t *testing.T, server string) []string {
 	t.Helper()
 	directory := t.TempDir()
@@ -341,9 +283,9 @@ func nginxArgs(t *testing.T, server string) []string {
 		}`, directory, server))}
 }
 
-// fill connects to a program that hangs, for the rest of the test, until its host drops SYNs
-// because its accept queue is full.
-func fill(t *testing.T, host place, target string) {
+// fill connects to a program that hangs until the host drops SYNs because the program's accept queue is full.
+// The connections stay open for the rest of the test.
+func fill(t *testing.T, host node, target string) {
 	t.Helper()
 	before := host.counter(t, "TcpExtListenOverflows")
 	dialer := net.Dialer{Timeout: time.Minute}
@@ -363,5 +305,7 @@ func fill(t *testing.T, host place, target string) {
 			conn.Close()
 		}
 	})
-	lab.Eventually(t, "the accept queue is full", func() bool { return host.counter(t, "TcpExtListenOverflows") > before })
+	lab.Eventually(t, "the accept queue is full", func() bool {
+		return host.counter(t, "TcpExtListenOverflows") > before
+	})
 }
