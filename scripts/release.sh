@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes the archives of a release. `make release` calls it, and the Makefile says with what.
+# Builds the archives of a release. `make release` calls this script, and the Makefile documents the variables.
 #
-# Nothing gets into them that depends on who makes them, where or when: no file that git ignores,
-# no path, no user, no clock, no time zone, no umask, no order of a directory, and of the
-# environment none of these:
+# The archives do not depend on who builds them, where or when. They contain no file that git ignores, and do not
+# depend on paths, users, the clock, the time zone, the umask, the order of directory entries, or these variables
+# of the environment:
 set -eu
 unset GOEXPERIMENT GOFIPS140 GO386 GOMIPS GOMIPS64 GOPPC64 GORISCV64 GZIP TAR_OPTIONS
 
@@ -12,28 +12,29 @@ fail() {
   exit 1
 }
 
-# git does not look at a clone that is someone else's, for fear of what that one has configured.
-# Who runs this script trusts the clone already.
+# git refuses to read a clone of another user, because the clone's configuration can run programs. Running this
+# script runs the clone's programs anyway.
 git() { command git -c safe.directory='*' "$@"; }
 
-if ! top=$(git rev-parse --show-toplevel) || ! revision=$(git rev-parse --verify HEAD) || [ "$top" != "$(pwd -P)" ]; then
-  fail 'there is no commit here to release: it takes git, and a clone of the repository'
+if ! top=$(git rev-parse --show-toplevel) || ! revision=$(git rev-parse --verify HEAD) ||
+  [ "$top" != "$(pwd -P)" ]; then
+  fail 'no commit to release, want the root directory of a git clone of the repository'
 fi
 
 # shellcheck disable=SC2086 # a list of words
 set -- $PLATFORMS
-[ $# -gt 0 ] || fail 'PLATFORMS names none'
+[ $# -gt 0 ] || fail 'PLATFORMS is empty, want at least one platform, such as linux/amd64'
 
 dirty=$(git status --porcelain --untracked-files=all)
 if [ -n "$dirty" ]; then
-  [ "${ALLOW_DIRTY:-}" = 1 ] || fail "nobody could make this release again, for these are not committed:
+  [ "${ALLOW_DIRTY:-}" = 1 ] || fail "uncommitted changes, the release would not be reproducible:
 $dirty"
   revision=$revision-modified
 fi
 
 version=${VERSION:-$(git describe --tags --always --abbrev=12)${dirty:+-dirty}}
 case $version in
-  *[!0-9A-Za-z.+_-]*) fail "the version is $version, want letters, digits and .+_- only" ;;
+  *[!0-9A-Za-z.+_-]*) fail "invalid version $version, want only letters, digits and .+_-" ;;
 esac
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --no-show-signature --format=%ct)}
 date=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
@@ -57,11 +58,11 @@ for platform; do
   os=${platform%/*} arch=${platform#*/} binary=shaker_exporter
   [ "$os" != windows ] || binary=shaker_exporter.exe
   name=shaker_exporter-$version.$os-$arch
-  [ "$arch" != arm ] || name=${name}v7 # which those with an older ARM should know
+  [ "$arch" != arm ] || name=${name}v7 # older ARM processors cannot run the binary
   printf '%-14s ' "$platform"
-  # Go's VCS stamp depends on how much of the history a clone has, and is left out. Its build
-  # ID does not, and stays: macOS keeps a binary without one off the local network (Go issue
-  # 68678). The environment could have other values for the rest.
+  # Go's VCS stamp depends on how much of the history the clone has, so the binary has none. Go's build ID does not
+  # depend on the clone, and stays: macOS denies a binary without a build ID access to the local network (Go issue
+  # 68678). The other variables are set because the environment could have other values.
   (
     cd "$work/source"
     export GOOS="$os" GOARCH="$arch" GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off GOFLAGS=-trimpath
@@ -77,7 +78,7 @@ for platform; do
   echo "$name.tar.gz"
 done
 
-# The sums come last: without them a release is not complete.
+# The checksums come last: without them a release is incomplete.
 mkdir -p "$OUT"
 rm -f "$OUT/shaker_exporter-$version".*.tar.gz "$OUT/sha256sums.txt"
 mv "$work/out"/* "$OUT"

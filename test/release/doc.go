@@ -1,2 +1,2 @@
-// Package release tests what scripts/release.sh makes.
+// Package release tests `make release`: what the archives of a release contain, and that they are reproducible.
 package release

@@ -3,13 +3,13 @@ package release
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"debug/elf"
 	"debug/pe"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,21 +25,28 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// committed is when the clones of these tests were committed, and committedUTC what that
-// is where the exporter says it.
+// committed is the time of the commit in the clones of these tests, and committedUTC the same time as the exporter
+// prints it.
 const (
 	committed    = "2026-01-02T03:04:05+05:30"
 	committedUTC = "2026-01-01T21:34:05Z"
 )
 
-// releaseEnv gives the test an environment in which git and make do what they do anywhere.
+// needMake skips the test if git, make or one of the other programs is not installed.
+func needMake(t *testing.T, programs ...string) {
+	t.Helper()
+	debianPackage := map[string]string{"sh": "dash", "find": "findutils", "go": "golang-go"}
+	for _, program := range append([]string{"git", "make", "sh"}, programs...) {
+		lab.Program(t, program, cmp.Or(debianPackage[program], program))
+	}
+}
+
+// releaseEnv gives the test an environment in which git and make work in the same way on every machine.
 func releaseEnv(t *testing.T) {
 	t.Helper()
-	for _, program := range []string{"git", "make", "tar", "gzip"} {
-		lab.Program(t, program, program)
-	}
-	// Of a hook, a surrounding make, or the build of a package.
-	for _, name := range []string{"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "MAKEFLAGS", "SOURCE_DATE_EPOCH", "VERSION", "PLATFORMS", "OUT", "ALLOW_DIRTY"} {
+	// A git hook, a make around the tests, or the build of a package may have set these variables.
+	for _, name := range []string{"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE",
+		"MAKEFLAGS", "SOURCE_DATE_EPOCH", "VERSION", "PLATFORMS", "OUT", "ALLOW_DIRTY"} {
 		t.Setenv(name, "")
 		os.Unsetenv(name)
 	}
@@ -52,26 +59,32 @@ func releaseEnv(t *testing.T) {
 	}
 }
 
-// run runs a shell command, whose $1 and so on are the arguments, in a directory, and
-// returns what it prints.
-func run(t *testing.T, dir, command string, args ...string) string {
+// run runs a shell script in a directory and returns its output. The arguments are its $1, $2 and so on.
+func run(t *testing.T, dir, script string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("sh", append([]string{"-ec", command, "sh"}, args...)...)
+	return output(t, dir, "sh", append([]string{"-ec", script, "sh"}, args...)...)
+}
+
+// output runs a program in a directory and returns its output.
+func output(t *testing.T, dir, program string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(program, args...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
 	}
 	return string(out)
 }
 
-// clone returns a repository of one commit, v1.2.3, which has the files that are here, all of
-// them or those that are named, committed or not; and the commit's hash.
+// clone makes a repository of one commit with the tag v1.2.3 and returns its directory and the commit's hash. The
+// commit has all files of this working tree that git does not ignore, committed or not, or only those with the names.
 func clone(t *testing.T, names ...string) (dir, revision string) {
 	t.Helper()
+	lab.Program(t, "git", "git")
 	dir = t.TempDir()
-	// The working tree may be someone else's.
-	list := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
+	list := exec.Command("git", "-c", "safe.directory=*", // the working tree may belong to another user
+		"ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
 	list.Args = append(list.Args, names...)
 	files, err := list.Output()
 	if err != nil {
@@ -80,7 +93,7 @@ func clone(t *testing.T, names ...string) (dir, revision string) {
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(files), "\x00"), "\x00") {
 		content, err := os.ReadFile(name)
 		if os.IsNotExist(err) {
-			continue // it is to be removed by the next commit
+			continue // deleted, but not yet committed
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -90,18 +103,24 @@ func clone(t *testing.T, names ...string) (dir, revision string) {
 		}
 		lab.Write(t, dir, name, string(content))
 	}
-	run(t, dir, "git init -q && git add . && git commit -q -m 'The first version' && git tag v1.2.3")
-	return dir, strings.TrimSpace(run(t, dir, "git rev-parse HEAD"))
+	output(t, dir, "git", "init", "-q")
+	output(t, dir, "git", "add", ".")
+	output(t, dir, "git", "commit", "-q", "-m", "First version")
+	output(t, dir, "git", "tag", "v1.2.3")
+	return dir, strings.TrimSpace(output(t, dir, "git", "rev-parse", "HEAD"))
 }
 
-// A packed file is one of an archive.
+// packed is a file or a directory in an archive.
 type packed struct {
 	mode    fs.FileMode
 	content string
 }
 
-// unpack returns what is in an archive, and fails the test if that tells who has made it,
-// on what machine, or another time than the one that it is made for.
+// String describes the file without its content.
+func (p packed) String() string { return fmt.Sprintf("%v, %d bytes", p.mode, len(p.content)) }
+
+// unpack returns the content of an archive by name. It fails the test if the archive depends on the user or the
+// machine that built it, or has another time than made.
 func unpack(t *testing.T, archive []byte, made time.Time) map[string]packed {
 	t.Helper()
 	unzipped, err := gzip.NewReader(bytes.NewReader(archive))
@@ -109,7 +128,7 @@ func unpack(t *testing.T, archive []byte, made time.Time) map[string]packed {
 		t.Fatal(err)
 	}
 	if unzipped.Name != "" || !unzipped.ModTime.IsZero() {
-		t.Errorf("gzip's header has %q, %v", unzipped.Name, unzipped.ModTime)
+		t.Errorf("gzip's header has the name %q and the time %v, want neither", unzipped.Name, unzipped.ModTime)
 	}
 	entries := make(map[string]packed)
 	before := ""
@@ -125,20 +144,25 @@ func unpack(t *testing.T, archive []byte, made time.Time) map[string]packed {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if header.Uid != 0 || header.Gid != 0 || header.Uname != "" || header.Gname != "" || !header.ModTime.Equal(made) {
-			t.Fatalf("%s is of %d %q, %d %q, %v", header.Name, header.Uid, header.Uname, header.Gid, header.Gname, header.ModTime.UTC())
+		if header.Uid != 0 || header.Gid != 0 || header.Uname != "" || header.Gname != "" {
+			t.Fatalf("%s has the owner %d %q and the group %d %q, want 0 and 0 without names",
+				header.Name, header.Uid, header.Uname, header.Gid, header.Gname)
 		}
-		// A directory comes before what is in it, and that before what is beside it.
+		if !header.ModTime.Equal(made) {
+			t.Fatalf("%s has the time %v, want %v", header.Name, header.ModTime.UTC(), made.UTC())
+		}
+		// The entries are sorted: a directory, its content, and then its next sibling.
 		name := strings.ReplaceAll(header.Name, "/", "\x00")
 		if name < before {
-			t.Fatalf("%s is not in its place", header.Name)
+			t.Fatalf("%s comes after %s, want sorted entries", header.Name, strings.ReplaceAll(before, "\x00", "/"))
 		}
 		before = name
 		entries[header.Name] = packed{header.FileInfo().Mode(), string(content)}
 	}
 }
 
-// userFiles returns what a user gets besides the binary, below the directory.
+// userFiles returns the files of a clone that belong in an archive, by their names below the directory. The
+// binary and the licenses are not among them.
 func userFiles(t *testing.T, root, directory string) map[string]packed {
 	t.Helper()
 	want := map[string]packed{directory + "/": {fs.ModeDir | 0o755, ""}}
@@ -163,16 +187,21 @@ func userFiles(t *testing.T, root, directory string) map[string]packed {
 	return want
 }
 
-// The archives of a release have what a user needs and nothing that tells where they were
-// made; the binaries are static and say what they are. Whoever makes them again gets the
-// same bytes. `make release` itself, in .ci/run, makes those of all platforms.
+// The archives of a release contain what a user needs and nothing that depends on who built them; the binaries are
+// static and print their version. A build in another environment, with a cache of its own, gives the same bytes.
+//
+// The first build is for three platforms, one for each way in which the script names archives and binaries, and
+// proves what the archives contain. The other builds are for one platform, because the script treats all platforms
+// in the same way: the second build proves that an archive is reproducible, and the last two prove that the time and
+// uncommitted changes show in the archive. .ci/run builds all platforms.
 func TestRelease(t *testing.T) {
 	if testing.Short() || lab.Race {
-		t.Skip("builds for a minute or more, without the race detector")
+		t.Skip("builds the exporter several times, which the race detector does not affect")
 	}
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
-		lab.Skip(t, "needs amd64 or arm64")
+		lab.Skip(t, "needs an amd64 or arm64 machine, this one is %s", runtime.GOARCH)
 	}
+	needMake(t, "go", "tar", "gzip", "find")
 	releaseEnv(t)
 	root, revision := clone(t)
 	made, err := time.Parse(time.RFC3339, committed)
@@ -180,11 +209,12 @@ func TestRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	here := "linux/" + runtime.GOARCH
-	out := filepath.Join(root, "dist") // by default, and ignored by git
+	out := filepath.Join(root, "dist") // the default, which git ignores
 	t.Logf("%s", run(t, root, `make --no-print-directory release PLATFORMS="$1"`, here+" linux/arm windows/amd64"))
 
+	const armv7, windows = "shaker_exporter-v1.2.3.linux-armv7", "shaker_exporter-v1.2.3.windows-amd64"
 	ours := "shaker_exporter-v1.2.3.linux-" + runtime.GOARCH
-	binaries := map[string]string{ours: "shaker_exporter", "shaker_exporter-v1.2.3.linux-armv7": "shaker_exporter", "shaker_exporter-v1.2.3.windows-amd64": "shaker_exporter.exe"}
+	binaries := map[string]string{ours: "shaker_exporter", armv7: "shaker_exporter", windows: "shaker_exporter.exe"}
 	archives := make(map[string][]byte)
 	built := make(map[string]string)
 	for name, binary := range binaries {
@@ -193,38 +223,24 @@ func TestRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 		archives[name] = archive
-		entries, want := unpack(t, archive, made), userFiles(t, root, name)
+		entries := unpack(t, archive, made)
 		built[name] = entries[name+"/"+binary].content
+		checkLicenses(t, name, entries, built[name])
+		want := userFiles(t, root, name)
 		want[name+"/"+binary] = packed{0o755, built[name]}
-		var licenses []string
-		for file, got := range entries {
-			path, ok := strings.CutPrefix(file, name+"/licenses/")
-			if !ok {
-				continue
-			}
-			delete(entries, file)
-			if !got.mode.IsDir() {
-				licenses = append(licenses, path)
-				want := packed{0o644, got.content}
-				if got != want || got.content == "" {
-					t.Errorf("%s: %v, %d bytes", file, got.mode, len(got.content))
-				}
-			}
-		}
-		for _, wrong := range lab.LicenseComplaints(strings.NewReader(built[name]), licenses) {
-			t.Errorf("%s: %s", name, wrong)
-		}
-		for file := range maps.Keys(want) {
-			if got, ok := entries[file]; !ok || got != want[file] {
-				t.Errorf("%s has %s: %t, with %v and %d bytes, want %v and %d bytes", name, file, ok, got.mode, len(got.content), want[file].mode, len(want[file].content))
+		for file := range want {
+			if got, ok := entries[file]; !ok {
+				t.Errorf("%s lacks %s, want %v", name, file, want[file])
+			} else if got != want[file] {
+				t.Errorf("%s has %s with %v, want the clone's content with %v", name, file, got, want[file])
 			}
 			delete(entries, file)
 		}
 		for file := range entries {
-			t.Errorf("%s has %s", name, file)
+			t.Errorf("%s has %s, which does not belong in the archive", name, file)
 		}
-		if _, ok := want[name+"/examples/prometheus.yml"]; !ok {
-			t.Errorf("%s is not wanted to have examples/prometheus.yml", name)
+		if file := name + "/examples/prometheus.yml"; want[file].content == "" {
+			t.Errorf("userFiles lacks %s, so the check of the archive is incomplete", file)
 		}
 	}
 
@@ -237,56 +253,55 @@ func TestRelease(t *testing.T) {
 		got := strings.Split(strings.TrimSpace(run(t, out, "sha256sum --check --strict sha256sums.txt")), "\n")
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
-			t.Errorf("sha256sum --check says %q, want %q", got, want)
+			t.Errorf("sha256sum --check prints %q, want %q", got, want)
 		}
-		if files, err := os.ReadDir(out); err != nil || len(files) != len(binaries)+1 {
-			t.Errorf("dist has %v, %v", files, err)
-		}
+		wantFiles(t, out, len(binaries)+1) // and the checksums
 	})
 
 	t.Run("binaries", func(t *testing.T) {
-		for name, machine := range map[string]elf.Machine{
-			ours:                                 map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH],
-			"shaker_exporter-v1.2.3.linux-armv7": elf.EM_ARM,
-		} {
+		machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+		for name, machine := range map[string]elf.Machine{ours: machines[runtime.GOARCH], armv7: elf.EM_ARM} {
 			file, err := elf.NewFile(strings.NewReader(built[name]))
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("the binary of %s: %v", name, err)
 			}
 			for _, segment := range file.Progs {
 				if segment.Type == elf.PT_INTERP || segment.Type == elf.PT_DYNAMIC {
-					t.Errorf("%s is not static: it has %v", name, segment.Type)
+					t.Errorf("the binary of %s has a segment %v, want a static binary", name, segment.Type)
 				}
 			}
 			if file.Machine != machine {
-				t.Errorf("%s is for %v", name, file.Machine)
+				t.Errorf("the binary of %s is for %v, want %v", name, file.Machine, machine)
 			}
-			if file.Section(".note.go.buildid") == nil { // from which macOS' LC_UUID is made
-				t.Errorf("%s has no build ID", name)
+			if file.Section(".note.go.buildid") == nil { // macOS' LC_UUID is made from the build ID
+				t.Errorf("the binary of %s has no section .note.go.buildid, want a build ID", name)
 			}
 		}
-		windows, err := pe.NewFile(strings.NewReader(built["shaker_exporter-v1.2.3.windows-amd64"]))
-		if err != nil || windows.Machine != pe.IMAGE_FILE_MACHINE_AMD64 {
-			t.Errorf("windows: %v, %v", windows, err)
+		file, err := pe.NewFile(strings.NewReader(built[windows]))
+		if err != nil {
+			t.Fatalf("the binary of %s: %v", windows, err)
+		}
+		if want := uint16(pe.IMAGE_FILE_MACHINE_AMD64); file.Machine != want {
+			t.Errorf("the binary of %s is for machine %#x, want %#x", windows, file.Machine, want)
 		}
 	})
 
 	t.Run("version", func(t *testing.T) {
-		lab.Need(t)
 		program := released(t, built[ours])
 		wantVersion(t, program, "v1.2.3", revision, committedUTC)
-		process.Start(t, exec.Command(program)).Listening(10115)
+		lab.Need(t)
+		process.Start(t, exec.Command(program)).Listening(exporter.Port)
 		_, metrics := exporter.Get(t, "/metrics")
 		for _, label := range []string{`version="v1.2.3"`, fmt.Sprintf("revision=%q", revision)} {
 			if !regexp.MustCompile(`(?m)^shaker_exporter_build_info\{.*` + label + `.*\} 1$`).MatchString(metrics) {
-				t.Errorf("shaker_exporter_build_info lacks %s", label)
+				t.Errorf("GET /metrics: shaker_exporter_build_info lacks %s:\n%s", label, metrics)
 			}
 		}
 	})
 
-	t.Run("again", func(t *testing.T) {
+	t.Run("in another environment", func(t *testing.T) {
 		elsewhere := filepath.Join(t.TempDir(), "some", "where", "else")
-		t.Setenv("GOCACHE", filepath.Join(t.TempDir(), "cache"))
+		t.Setenv("GOCACHE", otherCache(t))
 		t.Setenv("GOAMD64", "v3")
 		t.Setenv("GOARM64", "v8.1")
 		t.Setenv("TZ", "America/St_Johns")
@@ -296,7 +311,8 @@ func TestRelease(t *testing.T) {
 		t.Setenv("GZIP", "--rsyncable")
 		t.Setenv("TAR_OPTIONS", "--exclude=docs")
 		run(t, root, `umask 077; git clone -q . "$1"; echo other.go >"$1/.git/info/exclude"
-			printf 'package main\nfunc init() { println("other") }\n' >"$1/other.go"; make -C "$1" release PLATFORMS="$2" OUT=../out`, elsewhere, here)
+			printf 'package main\nfunc init() { println("other") }\n' >"$1/other.go"
+			make -C "$1" release PLATFORMS="$2" OUT=../out`, elsewhere, here)
 		again, err := os.ReadFile(filepath.Join(filepath.Dir(elsewhere), "out", ours+".tar.gz"))
 		if err != nil {
 			t.Fatal(err)
@@ -305,14 +321,14 @@ func TestRelease(t *testing.T) {
 			entries := unpack(t, archives[ours], made)
 			for file, got := range unpack(t, again, made) {
 				if got != entries[file] {
-					t.Errorf("%s: %v, %d bytes, was %v, %d bytes", file, got.mode, len(got.content), entries[file].mode, len(entries[file].content))
+					t.Errorf("%s: built elsewhere with %v, built first with %v", file, got, entries[file])
 				}
 			}
-			t.Error("the archive made elsewhere is another one")
+			t.Errorf("%s.tar.gz has other bytes if it is built elsewhere, want the same", ours)
 		}
 	})
 
-	// The control: an archive that is made for another time is another one.
+	// The control case: an archive for another time has other bytes.
 	t.Run("at another time", func(t *testing.T) {
 		run(t, root, `SOURCE_DATE_EPOCH=1 make release PLATFORMS="$1"`, here)
 		other, err := os.ReadFile(filepath.Join(out, ours+".tar.gz"))
@@ -320,21 +336,17 @@ func TestRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 		if bytes.Equal(other, archives[ours]) {
-			t.Error("the archive is the same")
+			t.Errorf("with SOURCE_DATE_EPOCH=1 %s.tar.gz has the same bytes, want others", ours)
 		}
 		binary := unpack(t, other, time.Unix(1, 0))[ours+"/shaker_exporter"].content
 		wantVersion(t, released(t, binary), "v1.2.3", revision, "1970-01-01T00:00:01Z")
-		if files, err := os.ReadDir(out); err != nil || len(files) != 2 {
-			t.Errorf("dist still has what was there before: %v, %v", files, err)
-		}
-		// Of another version it is left alone.
+		wantFiles(t, out, 2) // the previous archives of the version are gone
+		// make release keeps the archives of other versions, and all of them if a build fails.
 		run(t, root, `touch dist/shaker_exporter-v1.2.2.linux-other.tar.gz; ! make -s release PLATFORMS=linux/none`)
-		if files, err := os.ReadDir(out); err != nil || len(files) != 3 {
-			t.Errorf("dist has %v, %v", files, err)
-		}
+		wantFiles(t, out, 3)
 	})
 
-	// One that is made of what is not committed says so.
+	// A release of uncommitted changes contains them, and its version and revision say so.
 	t.Run("dirty", func(t *testing.T) {
 		lab.Write(t, root, "new.go", "package main\n")
 		run(t, root, "rm docs/faq.md; echo new >docs/new.md")
@@ -345,14 +357,63 @@ func TestRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 		entries := unpack(t, archive, made)
-		if _, old := entries[ours+"/docs/faq.md"]; old || entries[ours+"/docs/new.md"].content != "new\n" {
-			t.Errorf("%s has not the docs that are there", ours)
+		if _, ok := entries[ours+"/docs/faq.md"]; ok {
+			t.Errorf("%s has docs/faq.md, which was removed", ours)
 		}
-		wantVersion(t, released(t, entries[ours+"/shaker_exporter"].content), "v1.2.3-dirty", revision+"-modified", committedUTC)
+		if got := entries[ours+"/docs/new.md"].content; got != "new\n" {
+			t.Errorf("%s has docs/new.md with %q, want %q", ours, got, "new\n")
+		}
+		program := released(t, entries[ours+"/shaker_exporter"].content)
+		wantVersion(t, program, "v1.2.3-dirty", revision+"-modified", committedUTC)
 	})
 }
 
-// released returns the path of a binary that can be run.
+// checkLicenses checks the licenses in an archive, and removes them from the entries.
+func checkLicenses(t *testing.T, name string, entries map[string]packed, binary string) {
+	t.Helper()
+	var licenses []string
+	for file, got := range entries {
+		path, ok := strings.CutPrefix(file, name+"/licenses/")
+		if !ok {
+			continue
+		}
+		delete(entries, file)
+		if got.mode.IsDir() {
+			continue
+		}
+		licenses = append(licenses, path)
+		if got.mode != 0o644 || got.content == "" {
+			t.Errorf("%s has %s with %v, want %v and a text", name, file, got, fs.FileMode(0o644))
+		}
+	}
+	for _, complaint := range lab.LicenseComplaints(strings.NewReader(binary), licenses) {
+		t.Errorf("%s: %s", name, complaint)
+	}
+}
+
+// otherCache returns the directory of a Go build cache that only this test uses, so that a build with it shares no
+// compiled package with other builds. The directory is kept: compiling everything again takes most of the test's
+// time, and Go compiles again what has changed and removes what is no longer used.
+func otherCache(t *testing.T) string {
+	t.Helper()
+	if user, err := os.UserCacheDir(); err == nil {
+		cache := filepath.Join(user, "shaker_exporter-test", "go-build")
+		if err := os.MkdirAll(cache, 0o755); err == nil {
+			return cache
+		}
+	}
+	return filepath.Join(t.TempDir(), "cache")
+}
+
+// wantFiles checks how many files a directory has.
+func wantFiles(t *testing.T, dir string, want int) {
+	t.Helper()
+	if files, err := os.ReadDir(dir); err != nil || len(files) != want {
+		t.Errorf("ReadDir(%s) = %v, %v, want %d files", dir, files, err, want)
+	}
+}
+
+// released writes a binary to a file that can be executed, and returns its path.
 func released(t *testing.T, binary string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "shaker_exporter")
@@ -362,72 +423,89 @@ func released(t *testing.T, binary string) string {
 	return path
 }
 
-// wantVersion checks what a binary says of itself.
+// wantVersion checks what a binary prints with --version.
 func wantVersion(t *testing.T, program, version, revision, date string) {
 	t.Helper()
 	out, err := exec.Command(program, "--version").CombinedOutput()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s --version: %v: %s", program, err, out)
 	}
 	first := fmt.Sprintf("shaker_exporter, version %s (branch: , revision: %s)\n", version, revision)
 	if !strings.HasPrefix(string(out), first) || !regexp.MustCompile(`\n  build date: +`+date+"\n").Match(out) {
-		t.Errorf("want %sof %s, it says %s", first, date, out)
+		t.Errorf("--version prints\n%swant the first line\n%sand the build date %s", out, first, date)
 	}
 }
 
-// A binary of `go build` in a clone says what it is as well as that of a release does.
+// A binary that `go build` builds in a clone prints the same version as the binary of a release.
 func TestVersionOfGoBuild(t *testing.T) {
+	lab.Program(t, "go", "golang-go")
 	releaseEnv(t)
 	root, revision := clone(t)
 	program := filepath.Join(t.TempDir(), "shaker_exporter")
-	run(t, root, `go build -buildvcs=true -o "$1" .`, program)
+	output(t, root, "go", "build", "-buildvcs=true", "-o", program, ".")
 	wantVersion(t, program, "v1.2.3", revision, committedUTC)
 }
 
-// Nothing is released that nobody could make again, and the last line says why.
+// make release refuses to build a release that would not be reproducible, or without what it needs, and its last
+// lines say why.
 func TestReleaseRefused(t *testing.T) {
+	needMake(t)
 	releaseEnv(t)
-	for name, c := range map[string]struct {
-		before, args string
-		want         string
+	const dirty = "release: uncommitted changes, the release would not be reproducible:\n"
+	const noCommit = "release: no commit to release, "
+	for _, c := range []struct {
+		name   string
+		before string // a script that changes the clone
+		args   string // of make
+		want   string // in the output
 	}{
-		"new file":      {"touch new.go", "", "release: nobody could make this release again, for these are not committed:\n?? new.go\n"},
-		"changed file":  {"echo >>README.md", "", "release: nobody could make this release again, for these are not committed:\n M README.md\n"},
-		"no clone":      {"rm -rf .git", "", "release: there is no commit here to release: "},
-		"no commit":     {"rm -rf .git && git init -q", "", "release: there is no commit here to release: "},
-		"another clone": {"mkdir x && git mv Makefile scripts x && git commit -q -m x", "-C x", "release: there is no commit here to release: "},
-		"version":       {"", "VERSION=v1/2", "release: the version is v1/2, want letters, digits and .+_- only\n"},
-		"no platform":   {"", "PLATFORMS=", "release: PLATFORMS names none\n"},
+		{name: "new file", before: "touch new.go", want: dirty + "?? new.go\n"},
+		{name: "changed file", before: "echo >>README.md", want: dirty + " M README.md\n"},
+		{name: "no clone", before: "rm -rf .git", want: noCommit},
+		{name: "no commit", before: "rm -rf .git && git init -q", want: noCommit},
+		{name: "another clone", before: "mkdir x && git mv Makefile scripts x && git commit -q -m x", args: "-C x",
+			want: noCommit},
+		{name: "version", args: "VERSION=v1/2",
+			want: "release: invalid version v1/2, want only letters, digits and .+_-\n"},
+		{name: "no platform", args: "PLATFORMS=",
+			want: "release: PLATFORMS is empty, want at least one platform"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			root, _ := clone(t, "Makefile", "scripts/release.sh", "README.md")
-			run(t, root, c.before+"\n! make -s release OUT=../out "+c.args+" >../said 2>&1")
-			said, err := os.ReadFile(filepath.Join(filepath.Dir(root), "said"))
-			if err != nil || !strings.Contains(string(said), c.want) {
-				t.Errorf("%v, it says %q, want %q", err, said, c.want)
+			got := run(t, root, c.before+"\n! make -s release OUT=../out "+c.args+" 2>&1")
+			if !strings.Contains(got, c.want) {
+				t.Errorf("after %q, make release %s prints %q, want %q", c.before, c.args, got, c.want)
 			}
-			if files, err := filepath.Glob(filepath.Join(filepath.Dir(root), "out", "*")); err != nil || len(files) > 0 {
-				t.Errorf("it made %v, %v", files, err)
+			built, err := filepath.Glob(filepath.Join(filepath.Dir(root), "out", "*"))
+			if err != nil || len(built) > 0 {
+				t.Errorf("after %q, make release %s built %q, %v, want nothing", c.before, c.args, built, err)
 			}
 		})
 	}
 }
 
-// A clone may be someone else's: git refuses to look at it, but a container often builds so.
+// make release works in a clone of another user, as many containers have it, although git refuses to read it.
 func TestReleaseOfAnothersClone(t *testing.T) {
 	lab.NeedRoot(t)
+	needMake(t)
 	releaseEnv(t)
 	root, _ := clone(t, "Makefile", "scripts/release.sh", "README.md")
-	run(t, root, "chown -R 1:1 .\n! git status >../said 2>&1\ngrep -q 'dubious ownership' ../said") // the control
-	if got := run(t, root, "! make -s release PLATFORMS= OUT=../out 2>&1"); !strings.Contains(got, "release: PLATFORMS names none\n") {
-		t.Errorf("it says %s", got)
+	// The control case: git refuses.
+	if got := run(t, root, "chown -R 1:1 .; ! git status 2>&1"); !strings.Contains(got, "dubious ownership") {
+		t.Errorf("git status prints %q, want a refusal because of dubious ownership", got)
+	}
+	const want = "release: PLATFORMS is empty" // the clone was read
+	if got := run(t, root, "! make -s release PLATFORMS= OUT=../out 2>&1"); !strings.Contains(got, want) {
+		t.Errorf("make release prints %q, want %q", got, want)
 	}
 }
 
-// `make` alone makes nothing: it says what can be made.
+// make without a target builds nothing and prints the help.
 func TestMakeHelp(t *testing.T) {
+	needMake(t, "sed")
 	releaseEnv(t)
-	if got, want := run(t, ".", "make -s"), run(t, ".", "make -s help"); got != want || !strings.HasPrefix(got, "make release ") {
-		t.Errorf("make says %q", got)
+	got, want := run(t, ".", "make -s"), run(t, ".", "make -s help")
+	if got != want || !regexp.MustCompile(`(?m)^make release `).MatchString(got) {
+		t.Errorf("make prints %q, want the help %q with a line for make release", got, want)
 	}
 }
