@@ -17,9 +17,9 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// BenchmarkBesideBlackbox asks this exporter and Debian's blackbox_exporter, in turns, for
-// probes of the same loopback port over kept-alive HTTP connections. The ratios are of this
-// one to that one: on a shared machine only these mean something.
+// BenchmarkBesideBlackbox compares the cost of a probe with Debian's blackbox_exporter. Both exporters, in turns, probe
+// the same loopback port, requested over kept-alive HTTP connections. Ratios are shaker_exporter divided by
+// blackbox_exporter. On a shared machine only the ratios are meaningful.
 //
 //	go -C test test -run '^$' -bench BesideBlackbox -benchtime 20000x ./benchmarks
 func BenchmarkBesideBlackbox(b *testing.B) {
@@ -35,13 +35,16 @@ func BenchmarkBesideBlackbox(b *testing.B) {
 				here.add(ours.load(b, path, connections, b.N/rounds+1))
 				there.add(theirs.load(b, path, connections, b.N/rounds+1))
 			}
-			b.ReportMetric(0, "ns/op") // of both together: means nothing
+			b.ReportMetric(0, "ns/op") // covers both exporters, so it is meaningless
 			b.ReportMetric(here.cpu/there.cpu, "CPU-ratio")
 			b.ReportMetric(there.wall.Seconds()/here.wall.Seconds(), "rate-ratio")
 			for _, side := range []struct {
 				name string
 				load
-			}{{"ours", here}, {"blackbox", there}} {
+			}{
+				{name: "ours", load: here},
+				{name: "blackbox", load: there},
+			} {
 				b.ReportMetric(side.cpu/side.probes*1000, "CPU-s/1000-"+side.name)
 				b.ReportMetric(side.probes/side.wall.Seconds(), "probes/s-"+side.name)
 				b.ReportMetric(side.allocations/side.probes, "allocs/"+side.name)
@@ -51,10 +54,9 @@ func BenchmarkBesideBlackbox(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory weighs this exporter and Debian's blackbox_exporter, in turns, each after a
-// thousand probes: at rest, and with so many probes of silent targets under way, on kept-alive
-// HTTP connections that have brought some answers before, as those of Prometheus have. The
-// ratio is of this one to that one.
+// BenchmarkMemory compares the resident memory with Debian's blackbox_exporter, each after a thousand probes: at rest,
+// and with probes of silent targets in flight. The probes are requested over kept-alive HTTP connections that have
+// already been used, as Prometheus does. The ratio is shaker_exporter divided by blackbox_exporter.
 //
 //	go -C test test -run '^$' -bench Memory -benchtime 3x ./benchmarks
 func BenchmarkMemory(b *testing.B) {
@@ -62,7 +64,7 @@ func BenchmarkMemory(b *testing.B) {
 	ours.args = []string{"--probe.max-in-flight=100000"}
 	simnet.NewWire(b, nil, "10.0.0.0/8")
 	path := probePath + listen(b)
-	sizes := []int{0, 1000, 9900} // 20,000 descriptors have no room for 10,000
+	sizes := []int{0, 1000, 9900} // 10,000 probes would exceed 20,000 descriptors
 	if testing.Short() {
 		sizes = sizes[:2]
 	}
@@ -71,10 +73,10 @@ func BenchmarkMemory(b *testing.B) {
 			lab.NeedDescriptors(b, 2*probes+100)
 			var here, there float64
 			for range b.N {
-				here += ours.weigh(b, path, probes)
-				there += theirs.weigh(b, path, probes)
+				here += ours.resident(b, path, probes)
+				there += theirs.resident(b, path, probes)
 			}
-			b.ReportMetric(0, "ns/op") // is how long they were left at rest
+			b.ReportMetric(0, "ns/op") // includes the waits, so it is meaningless
 			b.ReportMetric(here/there, "resident-ratio")
 			b.ReportMetric(here/float64(b.N)/(1<<20), "MB-resident/ours")
 			b.ReportMetric(there/float64(b.N)/(1<<20), "MB-resident/blackbox")
@@ -82,7 +84,7 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// listen listens on a loopback port and closes each connection after the peer has.
+// listen listens on a loopback port, closes each connection after the peer has closed it, and returns the address.
 func listen(b *testing.B) string {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -93,7 +95,7 @@ func listen(b *testing.B) string {
 	return l.Addr().String()
 }
 
-// load is what probes took of an exporter.
+// load is what an exporter used for a number of probes.
 type load struct {
 	usage
 	probes float64
@@ -106,7 +108,7 @@ func (l *load) add(m load) {
 	l.wall += m.wall
 }
 
-// load asks for so many probes over so many connections.
+// load requests a number of probes of an open port over a number of connections.
 func (p peer) load(b *testing.B, path string, connections, probes int) load {
 	b.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: connections}
@@ -114,9 +116,9 @@ func (p peer) load(b *testing.B, path string, connections, probes int) load {
 	client := &http.Client{Transport: transport}
 	open := regexp.MustCompile(`(?m)^probe_success 1$`)
 	before, began := p.usage(b), time.Now()
-	var asking sync.WaitGroup
+	var requesting sync.WaitGroup
 	for i := range connections {
-		asking.Go(func() {
+		requesting.Go(func() {
 			for n := i; n < probes; n += connections {
 				response, err := client.Get(p.url(path))
 				if err != nil {
@@ -126,28 +128,28 @@ func (p peer) load(b *testing.B, path string, connections, probes int) load {
 				body, _ := io.ReadAll(response.Body)
 				response.Body.Close()
 				if !open.Match(body) {
-					b.Errorf("%s: %s", p.program, body)
+					b.Errorf("%s: GET %s = %s, want probe_success 1 in\n%s", p.program, path, response.Status, body)
 					return
 				}
 			}
 		})
 	}
-	asking.Wait()
+	requesting.Wait()
 	wall := time.Since(began)
-	return load{p.usage(b).minus(before), float64(probes), wall}
+	return load{usage: p.usage(b).minus(before), probes: float64(probes), wall: wall}
 }
 
-// weigh starts the exporter anew, asks it for a path, and returns how many bytes of it are in
-// memory while so many probes of silent targets are under way.
-func (p peer) weigh(b *testing.B, path string, probes int) float64 {
+// resident starts the exporter, requests a path a thousand times, and returns the exporter's resident memory in bytes
+// while a number of probes of silent targets are in flight.
+func (p peer) resident(b *testing.B, path string, probes int) float64 {
 	b.Helper()
 	process := p.start(b)
 	defer process.Stop()
 	p.load(b, path, 1, 1000)
-	time.Sleep(time.Second) // it comes to rest
+	time.Sleep(time.Second) // until the exporter is at rest
 	conns := make([]net.Conn, probes)
 	for i := range conns {
-		// An address for each, so that local ports suffice.
+		// Each connection has an address of its own, so that the local ports suffice.
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.1.%d.%d:%d", i>>8, i&255, p.port))
 		if err != nil {
 			b.Fatal(err)
@@ -155,13 +157,13 @@ func (p peer) weigh(b *testing.B, path string, probes int) float64 {
 		defer conn.Close()
 		conns[i] = conn
 	}
-	ask := func(header string) {
+	request := func(header string) {
 		for i, conn := range conns {
 			fmt.Fprintf(conn, "GET %s10.0.%d.%d:443 HTTP/1.1\r\nHost: x\r\n%s\r\n", probePath, i>>8, i&255, header)
 		}
 	}
 	for range 3 {
-		ask("X-Prometheus-Scrape-Timeout-Seconds: 2\r\n")
+		request("X-Prometheus-Scrape-Timeout-Seconds: 2\r\n")
 		for _, conn := range conns {
 			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
@@ -170,7 +172,7 @@ func (p peer) weigh(b *testing.B, path string, probes int) float64 {
 			io.Copy(io.Discard, response.Body)
 		}
 	}
-	ask("")
-	lab.Eventually(b, "all probes are under way", func() bool { return exporter.SilentHandshakes(b) == probes })
+	request("")
+	lab.Eventually(b, "all probes are in flight", func() bool { return exporter.SilentHandshakes(b) == probes })
 	return float64(process.Resident())
 }

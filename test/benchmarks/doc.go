@@ -1,2 +1,3 @@
-// Package benchmarks measures the exporter beside blackbox_exporter and beside the bare system calls.
+// Package benchmarks compares the exporter with blackbox_exporter and with bare system calls. It also measures how
+// many targets one exporter can probe.
 package benchmarks

@@ -6,5 +6,5 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
-// The tests run in the directory of the files that they are about.
+// The tests run in the root directory of the repository.
 func TestMain(m *testing.M) { lab.MainIn(m, "../..") }

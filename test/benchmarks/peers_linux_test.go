@@ -14,27 +14,27 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// probePath is what every exporter is asked for, less the target.
+// probePath is the path of every request, without the target.
 const probePath = "/probe?module=tcp_connect&target="
 
-// A peer is an exporter as a program.
+// A peer is an exporter that runs as a program of its own: shaker_exporter or blackbox_exporter.
 type peer struct {
 	program string
 	args    []string
 	port    int
 }
 
-// peers returns this exporter, as it is built for its users, and Debian's blackbox_exporter.
+// peers returns shaker_exporter, built as for its users, and Debian's blackbox_exporter.
 func peers(b *testing.B) (ours, theirs peer) {
 	b.Helper()
 	blackbox := lab.Program(b, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
-	return build(b), peer{blackbox, []string{"--config.file=test/testdata/blackbox.yml"}, 9115}
+	return build(b), peer{program: blackbox, args: []string{"--config.file=test/testdata/blackbox.yml"}, port: 9115}
 }
 
-// build builds this exporter.
+// build builds shaker_exporter.
 func build(b *testing.B) peer {
 	b.Helper()
-	return peer{exporter.Command(b).Path, nil, 10115}
+	return peer{program: exporter.Command(b).Path, port: exporter.Port}
 }
 
 // start starts the exporter for the rest of the benchmark.
@@ -47,8 +47,8 @@ func (p peer) start(b *testing.B) *process.Process {
 
 func (p peer) url(path string) string { return fmt.Sprintf("http://localhost:%d%s", p.port, path) }
 
-// ask asks the exporter for a path.
-func (p peer) ask(b *testing.B, client *http.Client, path string) []byte {
+// get requests a path from the exporter and returns the body.
+func (p peer) get(b *testing.B, client *http.Client, path string) []byte {
 	b.Helper()
 	response, err := client.Get(p.url(path))
 	if err != nil {
@@ -62,7 +62,7 @@ func (p peer) ask(b *testing.B, client *http.Client, path string) []byte {
 	return body
 }
 
-// usage is what an exporter has used so far, according to its own metrics.
+// usage is the CPU time and the memory that an exporter has used, according to its own metrics.
 type usage struct {
 	cpu                float64 // seconds
 	allocations, bytes float64
@@ -70,7 +70,7 @@ type usage struct {
 
 func (p peer) usage(b *testing.B) usage {
 	b.Helper()
-	metrics := p.ask(b, lab.Client, "/metrics")
+	metrics := p.get(b, lab.Client, "/metrics")
 	return usage{
 		cpu:         value(b, metrics, "process_cpu_seconds_total"),
 		allocations: value(b, metrics, "go_memstats_mallocs_total"),
@@ -79,23 +79,23 @@ func (p peer) usage(b *testing.B) usage {
 }
 
 func (u usage) plus(v usage) usage {
-	return usage{u.cpu + v.cpu, u.allocations + v.allocations, u.bytes + v.bytes}
+	return usage{cpu: u.cpu + v.cpu, allocations: u.allocations + v.allocations, bytes: u.bytes + v.bytes}
 }
 
 func (u usage) minus(v usage) usage {
-	return usage{u.cpu - v.cpu, u.allocations - v.allocations, u.bytes - v.bytes}
+	return usage{cpu: u.cpu - v.cpu, allocations: u.allocations - v.allocations, bytes: u.bytes - v.bytes}
 }
 
-// value returns the value of a metric in an exporter's answer.
-func value(b *testing.B, answer []byte, name string) float64 {
+// value returns the value of a metric in an exporter's response.
+func value(b *testing.B, response []byte, name string) float64 {
 	b.Helper()
-	match := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindSubmatch(answer)
+	match := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindSubmatch(response)
 	if match == nil {
-		b.Fatalf("no %s in %s", name, answer)
+		b.Fatalf("the response lacks %s:\n%s", name, response)
 	}
 	value, err := strconv.ParseFloat(string(match[1]), 64)
 	if err != nil {
-		b.Fatal(err)
+		b.Fatalf("%s: %v", name, err)
 	}
 	return value
 }

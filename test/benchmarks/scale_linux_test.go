@@ -17,17 +17,16 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// BenchmarkScale has 10,000, 50,000 and 100,000 targets probed every 15 s, by a client that
-// behaves like Prometheus, and tells what that takes of the exporter, a program of its own.
-// CPU-ratio is the CPU time of a probe to that among the fewest targets. Each target has a
-// round-trip time from 1 to 80 ms, but one in a hundred is silent.
+// BenchmarkScale measures what the exporter uses for 10,000, 50,000 and 100,000 targets. A client that behaves like
+// Prometheus probes each target every 15 s. Targets have round-trip times of 1 to 80 ms, and one in a hundred is
+// silent. CPU-ratio is the CPU time per probe divided by the CPU time per probe with the fewest targets.
 //
-// It fails if a verdict is wrong or missing, or if a probe begins more than 1 s after it is
-// due: then the machine is too slow, or too busy, for the test's own part. That is the client,
-// the network, and what the kernel does with the SYN-ACKs.
+// The benchmark fails if a result is wrong or missing, or if a probe begins more than 1 s late. In the second case the
+// machine is too slow or too busy for the benchmark's own part: the client, the simulated network, and the kernel's
+// processing of the SYN-ACKs.
 //
-// An op is an interval. A third of one comes before, so that silent targets are in flight from
-// the first on. With -short there are fewer targets, every 3 s.
+// An op is an interval. A third of an interval precedes the first one, so that silent targets are in flight from the
+// start. With -short there are fewer targets, which are probed every 3 s.
 //
 //	go -C test test -run '^$' -bench Scale -benchtime 4x ./benchmarks
 func BenchmarkScale(b *testing.B) {
@@ -37,7 +36,7 @@ func BenchmarkScale(b *testing.B) {
 	if testing.Short() {
 		sizes, interval = []int{1000, 2000}, 3*time.Second
 	}
-	var fewest float64 // CPU seconds of a probe among the fewest targets
+	var fewest float64 // CPU seconds per probe with the fewest targets
 	for _, n := range sizes {
 		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {
 			network := simnet.NewNetwork(b)
@@ -48,7 +47,7 @@ func BenchmarkScale(b *testing.B) {
 
 			before, testBefore, start := exporter.usage(b), lab.CPU(), time.Now()
 			for range b.N {
-				network.Forget() // 100,000 targets fill the record with 20 MB in an interval
+				network.Forget() // with 100,000 targets the record grows by 20 MB per interval
 				j.scrape(j.targets)
 			}
 			after, test, wall := exporter.usage(b), lab.CPU()-testBefore, time.Since(start)
@@ -65,7 +64,7 @@ func BenchmarkScale(b *testing.B) {
 			b.ReportMetric(cpu/wall.Seconds(), "cores/exporter")
 			b.ReportMetric(test.Seconds()/wall.Seconds(), "cores/test")
 			b.ReportMetric(cpu/probes*1e6, "CPU-µs/probe")
-			if fewest > 0 { // they have not been filtered out
+			if fewest > 0 { // the run with the fewest targets was selected
 				b.ReportMetric(cpu/probes/fewest, "CPU-ratio")
 			}
 			b.ReportMetric(float64(process.Resident())/(1<<20), "MB-resident")
@@ -74,7 +73,7 @@ func BenchmarkScale(b *testing.B) {
 	}
 }
 
-// A job is what Prometheus scrapes at an interval.
+// A job is a client that probes targets at an interval, like a scrape job of Prometheus.
 type job struct {
 	b        *testing.B
 	interval time.Duration
@@ -84,14 +83,14 @@ type job struct {
 	header   http.Header
 
 	probing     sync.WaitGroup
-	wrong, late atomic.Int64 // wrong or missing verdicts, late probes
+	wrong, late atomic.Int64 // wrong or missing results, late probes
 }
 
 // scraped is a target of a job.
 type scraped struct {
 	offset time.Duration // since the interval began
 	url    string
-	want   string // a part of the answer
+	want   string // in the response
 }
 
 // newJob puts n targets behind the network and spreads them evenly over the interval.
@@ -105,7 +104,10 @@ func newJob(b *testing.B, network *simnet.Network, n int, interval time.Duration
 	j := &job{
 		b:        b,
 		interval: interval,
-		client:   &http.Client{Timeout: timeout, Transport: &http.Transport{MaxIdleConnsPerHost: 1000, DisableCompression: true}},
+		client: &http.Client{
+			Timeout:   timeout,
+			Transport: &http.Transport{MaxIdleConnsPerHost: 1000, DisableCompression: true},
+		},
 		header: http.Header{
 			"Accept": {"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6," +
 				"application/openmetrics-text;version=0.0.1;q=0.5," +
@@ -119,7 +121,7 @@ func newJob(b *testing.B, network *simnet.Network, n int, interval time.Duration
 		random := network.Random(uint64(i))
 		ms, result := 1+random.IntN(slowest), "open"
 		if random.IntN(100) == 0 {
-			ms, result = slowest+1, "timeout" // nobody is there
+			ms, result = slowest+1, "timeout" // the network does not answer for this address
 		}
 		j.targets = append(j.targets, scraped{
 			offset: time.Duration(random.Int64N(int64(interval))),
@@ -132,8 +134,8 @@ func newJob(b *testing.B, network *simnet.Network, n int, interval time.Duration
 	return j
 }
 
-// scrape probes the targets, each at its offset into the next interval, and returns at the
-// interval's end, when silent targets are still in flight.
+// scrape probes the targets, each at its offset in the next interval, and returns at the interval's end. Probes of
+// silent targets are then still in flight.
 func (j *job) scrape(targets []scraped) {
 	for _, t := range targets {
 		due := j.next.Add(t.offset)
@@ -151,17 +153,16 @@ func (j *job) scrape(targets []scraped) {
 	time.Sleep(time.Until(j.next))
 }
 
-// end waits for the probes in flight, and fails the benchmark if not all have been as they
-// should be.
+// end waits for the probes in flight, and fails the benchmark if a result was wrong or missing, or a probe late.
 func (j *job) end() {
 	j.b.Helper()
 	j.probing.Wait()
 	if wrong, late := j.wrong.Load(), j.late.Load(); wrong > 0 || late > 0 {
-		j.b.Errorf("%d verdicts are wrong or missing, %d probes were late", wrong, late)
+		j.b.Errorf("%d results are wrong or missing and %d probes were late, want none", wrong, late)
 	}
 }
 
-// probe probes a target. The error says that there is no verdict, or a wrong one.
+// probe probes a target. It returns an error if the result is wrong or missing.
 func (j *job) probe(t scraped) error {
 	request, err := http.NewRequestWithContext(j.b.Context(), "GET", t.url, nil)
 	if err != nil {
@@ -175,7 +176,7 @@ func (j *job) probe(t scraped) error {
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err == nil && !bytes.Contains(body, []byte(t.want)) {
-		err = fmt.Errorf("%s: %s, want %s\n%s", t.url, response.Status, t.want, body)
+		err = fmt.Errorf("GET %s = %s, want %s in\n%s", t.url, response.Status, t.want, body)
 	}
 	return err
 }

@@ -11,26 +11,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/capture"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-var plotFile = flag.String("plot", "", "SVG file into which BenchmarkTruth draws what it has measured")
+var plotFile = flag.String("plot", "", "SVG file in which BenchmarkTruth plots its measurements")
 
-// BenchmarkTruth compares latencies that are reported with those on the wire: SYN to SYN-ACK
-// as the kernel captures them at the prober's end of a veth pair. Reported are the exporter's
-// RTT and handshake, the probe duration of Debian's blackbox_exporter, and RTT and handshake
-// of a bare loop, a C program of one thread that does the same system calls
-// (shaker/testdata/floor.c). They probe in turns, one handshake at a time, 10 ms apart: first
-// while nothing else runs, then while other programs keep every processor busy. The figures
-// are how far the reports are off, the ratios those of the exporter's 99th percentiles to the
-// bare loop's: on a shared machine only these mean something. What -plot draws is without the
-// bare loop.
+// BenchmarkTruth compares reported latencies with the latencies on the wire: the times from SYN to SYN-ACK, as the
+// kernel captures them at the prober's end of a veth pair. The reports are the RTT and the handshake latency of
+// shaker_exporter, the probe duration of Debian's blackbox_exporter, and the RTT and the handshake latency of a bare
+// loop, a C program of one thread that makes the same system calls (shaker/testdata/floor.c). The programs probe in
+// turns, one handshake at a time, 10 ms apart: first while nothing else runs, then while other programs keep every
+// processor busy.
+//
+// The figures are the differences between the reports and the wire. The ratios are the 99th percentiles of
+// shaker_exporter divided by those of the bare loop: on a shared machine only the ratios are meaningful. The plot of
+// -plot does not show the bare loop.
 //
 //	go -C test test -run '^$' -bench Truth -benchtime 1000x ./benchmarks -plot docs/truth.svg
 func BenchmarkTruth(b *testing.B) {
+	lab.Program(b, "sh", "dash") // for process.KeepBusy
 	floor := process.Compile(b, "shaker/testdata/floor.c")
 	neighbour := kernel.NewNeighbour(b)
 	capture := capture.Interface(b, neighbour.Interface(), neighbour.Target.Addr())
@@ -39,11 +42,14 @@ func BenchmarkTruth(b *testing.B) {
 	theirs.start(b)
 	path := probePath + neighbour.Target.String()
 	probers := []prober{
-		ours.prober(b, path, map[string]string{"rtt": "probe_tcp_rtt_seconds", "handshake": "probe_tcp_handshake_seconds"}),
+		ours.prober(b, path, map[string]string{
+			"rtt":       "probe_tcp_rtt_seconds",
+			"handshake": "probe_tcp_handshake_seconds",
+		}),
 		theirs.prober(b, path, map[string]string{"blackbox": "probe_duration_seconds"}),
 		bareLoop(floor, neighbour),
 	}
-	compare(b, 1, probers, capture) // learns the neighbour's address, opens HTTP connections
+	compare(b, 1, probers, capture) // resolves the neighbour's address, opens HTTP connections
 	var panels []panel
 	for _, state := range []string{"idle", "busy"} {
 		var latencies map[string][]latency
@@ -60,9 +66,11 @@ func BenchmarkTruth(b *testing.B) {
 			}
 			report(b, latencies)
 		})
-		panels = append(panels, panel{state, latencies})
+		if latencies != nil { // the state was selected
+			panels = append(panels, panel{title: state, latencies: latencies})
+		}
 	}
-	if *plotFile == "" || b.Failed() {
+	if *plotFile == "" || b.Failed() || panels == nil {
 		return
 	}
 	if err := writePlot(*plotFile, panels); err != nil {
@@ -70,28 +78,28 @@ func BenchmarkTruth(b *testing.B) {
 	}
 }
 
-// report reports how far off the latencies are.
+// report reports the differences between the reported latencies and the wire.
 func report(b *testing.B, latencies map[string][]latency) {
-	b.ReportMetric(0, "ns/op") // of all together: means nothing
+	b.ReportMetric(0, "ns/op") // covers all probers, so it is meaningless
 	p99 := make(map[string]float64)
 	for name := range latencies {
-		off := off(latencies[name])
-		p99[name] = off[int(0.99*float64(len(off)-1))]
-		b.ReportMetric(off[len(off)/2], name+"-p50-µs")
+		differences := differences(latencies[name])
+		p99[name] = differences[int(0.99*float64(len(differences)-1))]
+		b.ReportMetric(differences[len(differences)/2], name+"-p50-µs")
 		b.ReportMetric(p99[name], name+"-p99-µs")
 	}
 	b.ReportMetric(p99["rtt"]/p99["bare-rtt"], "rtt-ratio")
 	b.ReportMetric(p99["handshake"]/p99["bare-handshake"], "handshake-ratio")
 }
 
-// A latency is what is reported of a handshake, and what the wire shows of it.
+// A latency is the latency of a handshake as it is reported, and as it is on the wire.
 type latency struct{ reported, wire time.Duration }
 
-// A prober makes n handshakes, one after the other, and returns what it reports of each
-// under one or more names.
+// A prober makes n handshakes, one after the other, and returns the reported latencies of each, under one or more
+// names.
 type prober func(b *testing.B, n int) map[string][]time.Duration
 
-// compare lets each prober make n handshakes.
+// compare makes n handshakes with each prober and returns their latencies.
 func compare(b *testing.B, n int, probers []prober, capture *capture.Capture) map[string][]latency {
 	b.Helper()
 	latencies := make(map[string][]latency)
@@ -100,17 +108,18 @@ func compare(b *testing.B, n int, probers []prober, capture *capture.Capture) ma
 		wire := handshakes(capture.Segments())
 		for name, reported := range reports {
 			if len(reported) != len(wire) {
-				b.Fatalf("%s: %d reports, %d handshakes on the wire", name, len(reported), len(wire))
+				b.Fatalf("%s: %d reports and %d handshakes on the wire, want the same number",
+					name, len(reported), len(wire))
 			}
 			for i := range wire {
-				latencies[name] = append(latencies[name], latency{reported[i], wire[i]})
+				latencies[name] = append(latencies[name], latency{reported: reported[i], wire: wire[i]})
 			}
 		}
 	}
 	return latencies
 }
 
-// handshakes returns the times from SYN to SYN-ACK of handshakes that are one after the other.
+// handshakes returns the times from SYN to SYN-ACK of handshakes that do not overlap.
 func handshakes(segments []simnet.Segment) (times []time.Duration) {
 	var sent time.Time
 	for _, s := range segments {
@@ -124,19 +133,20 @@ func handshakes(segments []simnet.Segment) (times []time.Duration) {
 	return times
 }
 
-// off returns by how many microseconds the reports are off, the best first.
-func off(latencies []latency) []float64 {
-	var off []float64
+// differences returns the sorted differences between report and wire in microseconds.
+func differences(latencies []latency) []float64 {
+	var differences []float64
 	for _, l := range latencies {
-		off = append(off, microseconds((l.reported - l.wire).Abs()))
+		differences = append(differences, microseconds((l.reported - l.wire).Abs()))
 	}
-	slices.Sort(off)
-	return off
+	slices.Sort(differences)
+	return differences
 }
 
 func microseconds(d time.Duration) float64 { return d.Seconds() * 1e6 }
 
-// prober reports metrics of the exporter's answers, which have other names there.
+// prober returns a prober that reports metrics of the exporter's responses. It maps its own names to the names of the
+// metrics.
 func (p peer) prober(b *testing.B, path string, metrics map[string]string) prober {
 	client := &http.Client{Transport: &http.Transport{}}
 	b.Cleanup(client.CloseIdleConnections)
@@ -144,9 +154,9 @@ func (p peer) prober(b *testing.B, path string, metrics map[string]string) probe
 		reports := make(map[string][]time.Duration)
 		for range n {
 			time.Sleep(10 * time.Millisecond)
-			answer := p.ask(b, client, path)
+			response := p.get(b, client, path)
 			for name, metric := range metrics {
-				seconds := value(b, answer, metric)
+				seconds := value(b, response, metric)
 				reports[name] = append(reports[name], time.Duration(seconds*float64(time.Second)))
 			}
 		}
@@ -154,7 +164,7 @@ func (p peer) prober(b *testing.B, path string, metrics map[string]string) probe
 	}
 }
 
-// bareLoop reports what the C program prints.
+// bareLoop returns a prober that reports what the C program prints.
 func bareLoop(program string, neighbour *kernel.Neighbour) prober {
 	address, port := neighbour.Target.Addr().String(), strconv.Itoa(int(neighbour.Target.Port()))
 	return func(b *testing.B, n int) map[string][]time.Duration {
@@ -166,7 +176,7 @@ func bareLoop(program string, neighbour *kernel.Neighbour) prober {
 		for line := range bytes.Lines(out) {
 			var rtt, handshake time.Duration
 			if _, err := fmt.Sscan(string(line), &rtt, &handshake); err != nil {
-				b.Fatalf("%s: %v", line, err)
+				b.Fatalf("%s prints %q: %v, want two durations", program, line, err)
 			}
 			reports["bare-rtt"] = append(reports["bare-rtt"], rtt)
 			reports["bare-handshake"] = append(reports["bare-handshake"], handshake)
