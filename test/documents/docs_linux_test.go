@@ -211,8 +211,9 @@ func hasTest(t *testing.T, flag, name string, arguments []string) bool {
 func TestDocsTranscripts(t *testing.T) {
 	for _, page := range []string{blackboxPage, faqPage} {
 		t.Run(filepath.Base(page), func(t *testing.T) {
-			tried := 0
+			lab.Program(t, "sh", "dash")
 			exporter.Start(t)
+			tried := 0
 			for _, s := range snippets(t, "console", page) {
 				for _, c := range commands(s.text) {
 					if c.tried() {

@@ -99,6 +99,7 @@ modules:
 // With the page's configuration both exporters probe the same targets, and the page's queries find the targets
 // for which they disagree. Then the job moves to shaker_exporter with the page's change, and back.
 func TestSideBySide(t *testing.T) {
+	lab.Need(t)
 	process.StartBlackbox(t, "test/testdata/blackbox.yml")
 	running := exporter.Start(t, "--config.file=test/testdata/blackbox.yml")
 	text := snippetWith(t, blackboxPage, "yaml", "job_name: shaker")

@@ -15,7 +15,9 @@ import (
 // The commands of README's quick start print what README shows: the same lines and the same series in the same
 // order. Latencies and the MSS, which depend on the machine, may have other values.
 func TestREADMEQuickStart(t *testing.T) {
-	lab.Need(t)
+	for program, debianPackage := range map[string]string{"sh": "dash", "curl": "curl", "grep": "grep"} {
+		lab.Program(t, program, debianPackage)
+	}
 	hosts := lab.Write(t, t.TempDir(), "hosts", "127.0.0.1 localhost\n") // some machines also have ::1
 	exporter.Run(t, process.WithFiles(t, exporter.Command(t), map[string]string{"/etc/hosts": hosts}))
 	tried := 0
