@@ -2,6 +2,7 @@ package documents
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"regexp"
 	"slices"
@@ -64,25 +65,31 @@ modules:
 		t.Run(c.name, func(t *testing.T) {
 			router.Run(router.n, list, "--flush")
 			resets := host.counter(t, "TcpExtEmbryonicRsts")
-			waiting := prober.sockets(unix.BPF_TCP_TIME_WAIT, c.port)
+			waiting := prober.localPorts(unix.BPF_TCP_TIME_WAIT, c.port) // of earlier connections
 			began := time.Now()
 			path := fmt.Sprintf("/probe?module=%s&target=10.77.4.2:%d", c.module, c.port)
 			var probing sync.WaitGroup
 			for range probes {
-				probing.Go(func() { exporter.Scrape(t, c.exporter, path, "2.5") })
+				probing.Go(func() {
+					if status, body := exporter.Scrape(t, c.exporter, path, "2.5"); status != 200 {
+						t.Errorf("port %d: GET %s = %d, want 200:\n%s", c.exporter, path, status, body)
+					}
+				})
 			}
 			probing.Wait()
 
-			var listing string     // of the router's entries
+			var listings []string  // of the router's entries, each time their states have changed
+			var seen []string      // their states in the last listing
 			var left time.Duration // until the router forgets the newest of them
 			defer func() {
 				if t.Failed() {
-					t.Logf("the router's entries:\n%s", listing)
+					t.Logf("the router's entries, each time their states changed:\n%s", strings.Join(listings, "\n"))
 				}
 			}()
 			asExpected := func() bool {
 				var states []string
-				left, listing = 0, router.output(t, list, "-L", "-p", "tcp")
+				left = 0
+				listing := router.output(t, list, "-L", "-p", "tcp")
 				for _, found := range entry.FindAllStringSubmatch(listing, -1) {
 					state := found[2]
 					if strings.Contains(found[0], "[ASSURED]") {
@@ -94,6 +101,9 @@ modules:
 						t.Fatal(err)
 					}
 					left = max(left, time.Duration(seconds)*time.Second)
+				}
+				if !slices.Equal(states, seen) || listings == nil {
+					seen, listings = slices.Clone(states), append(listings, listing)
 				}
 				if c.state == "" {
 					return len(states) == 0
@@ -123,11 +133,13 @@ modules:
 					fmt.Sprintf("%.0f", 1000./15*timeout.Seconds()),
 				}
 			}
+			inTimeWait := prober.localPorts(unix.BPF_TCP_TIME_WAIT, c.port)
+			maps.DeleteFunc(inTimeWait, func(port int, _ bool) bool { return waiting[port] })
 			each := func(n int) string { return fmt.Sprintf("%g", float64(n)/probes) }
 			measured[strings.ReplaceAll(c.name, "`", "")] = append(cells,
 				each(host.counter(t, "TcpExtEmbryonicRsts")-resets),
 				each(host.sockets(unix.BPF_TCP_TIME_WAIT, c.port)),
-				each(prober.sockets(unix.BPF_TCP_TIME_WAIT, c.port)-waiting))
+				each(len(inTimeWait)))
 		})
 	}
 	compareRows(t, halfOpenPage, "probe of", measured)

@@ -33,6 +33,17 @@ func (n node) sockets(state, port int) (count int) {
 	return count
 }
 
+// localPorts returns the local ports of the sockets in a state that are connected to the port.
+func (n node) localPorts(state, port int) map[int]bool {
+	ports := make(map[int]bool)
+	for _, s := range n.Sockets(n.n) {
+		if s.State == state && s.Far == port {
+			ports[s.Near] = true
+		}
+	}
+	return ports
+}
+
 // counter returns one of the node's network counters.
 func (n node) counter(t *testing.T, name string) int {
 	t.Helper()
