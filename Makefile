@@ -36,7 +36,7 @@ build:
 	go build -o shaker_exporter .
 
 test:
-	go test ./... && go -C test test ./...
+	go test ./... && go -C test test -count=1 ./...
 
 lint:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted with gofmt:" $$unformatted; exit 1; }

@@ -301,7 +301,7 @@ func TestRelease(t *testing.T) {
 
 	t.Run("in another environment", func(t *testing.T) {
 		elsewhere := filepath.Join(t.TempDir(), "some", "where", "else")
-		t.Setenv("GOCACHE", otherCache(t))
+		t.Setenv("GOCACHE", filepath.Join(t.TempDir(), "cache"))
 		t.Setenv("GOAMD64", "v3")
 		t.Setenv("GOARM64", "v8.1")
 		t.Setenv("TZ", "America/St_Johns")
@@ -389,20 +389,6 @@ func checkLicenses(t *testing.T, name string, entries map[string]packed, binary 
 	for _, complaint := range lab.LicenseComplaints(strings.NewReader(binary), licenses) {
 		t.Errorf("%s: %s", name, complaint)
 	}
-}
-
-// otherCache returns the directory of a Go build cache that only this test uses, so that a build with it shares no
-// compiled package with other builds. The directory is kept: compiling everything again takes most of the test's
-// time, and Go compiles again what has changed and removes what is no longer used.
-func otherCache(t *testing.T) string {
-	t.Helper()
-	if user, err := os.UserCacheDir(); err == nil {
-		cache := filepath.Join(user, "shaker_exporter-test", "go-build")
-		if err := os.MkdirAll(cache, 0o755); err == nil {
-			return cache
-		}
-	}
-	return filepath.Join(t.TempDir(), "cache")
 }
 
 // wantFiles checks how many files a directory has.
