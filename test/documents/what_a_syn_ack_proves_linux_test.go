@@ -3,8 +3,10 @@ package documents
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -218,12 +220,25 @@ modules:
 			t.Errorf("the response lacks the proxy's MSS, want %q in\n%s", mss, body)
 		}
 	})
+	t.Run("nftables' synproxy in front of a program", func(t *testing.T) {
+		router.rules(t, synproxyRules(t, 80, "forward", withoutRemedy))
+		router.withStrictTracking(t)
+		measure(t, "10.77.4.2:80")
+	})
 	t.Run("SYN cookies", func(t *testing.T) {
 		withCookies(t, host)
 		before := host.counter(t, "TcpExtSyncookiesSent")
+		received := host.counter(t, "TcpExtSyncookiesRecv")
 		measure(t, "10.77.4.2:80")
 		if host.counter(t, "TcpExtSyncookiesSent") == before {
 			t.Errorf("TcpExtSyncookiesSent is still %d after the probe, want more", before)
+		}
+		// The host takes only the ACK of blackbox_exporter for a final ACK, and not the RST of the probe.
+		lab.Eventually(t, "the connection of blackbox_exporter returned its cookie", func() bool {
+			return host.counter(t, "TcpExtSyncookiesRecv") > received
+		})
+		if n := host.counter(t, "TcpExtSyncookiesRecv") - received; n != 1 {
+			t.Errorf("%d SYN cookies came back, want 1, of the connection and not of the probe", n)
 		}
 	})
 	t.Run("TCP Fast Open", func(t *testing.T) {
@@ -242,6 +257,197 @@ modules:
 		measure(t, "10.77.4.2:8085")
 	})
 	compareRows(t, synackPage, "what is at the port", measured)
+}
+
+// What synproxyRules does with the rule that keeps the RST of a probe from the proxy.
+const (
+	withRemedy    = true
+	withoutRemedy = false
+)
+
+// synproxyRules returns the rules of the page's SYN proxy for a port and a hook, with or without the remedy. The
+// proxy has an MSS by which its SYN-ACKs can be told from those of the host.
+func synproxyRules(t *testing.T, port int, hook string, remedy bool) string {
+	t.Helper()
+	rules := snippetWith(t, synackPage, "nft", "synproxy")
+	if !remedy {
+		lines := regexp.MustCompile(`(?m)^.*# before synproxy\n`)
+		if n := len(lines.FindAllString(rules, -1)); n != 1 {
+			t.Fatalf("%s: %d lines end with the comment that marks the remedy, want 1:\n%s", synackPage, n, rules)
+		}
+		rules = lines.ReplaceAllString(rules, "")
+	}
+	return strings.NewReplacer("table inet filter", "table inet page", "hook forward", "hook "+hook,
+		"dport 443", fmt.Sprintf("dport %d", port), "mss 1460", "mss 1200").Replace(rules)
+}
+
+// nftables' synproxy takes the RST of a probe for the final ACK, so that the application sees a connection. With
+// the page's remedy the application sees only the connections of clients, and so it does with iptables' SYNPROXY.
+func TestSynproxy(t *testing.T) {
+	chain := kernel.NewChain(t)
+	router, host := node{chain, 2}, node{chain, 4}
+	exporter.Start(t)
+	accepted := host.accept(t, 443)
+	const probes = 20
+
+	// probe probes the target. The MSS shows that the proxy answers.
+	probe := func(t *testing.T, target string, mss int) {
+		t.Helper()
+		_, body := exporter.Get(t, "/probe?target="+target)
+		for _, want := range []string{
+			"\nprobe_success 1\n", "\nprobe_tcp_ack_sent 0\n", fmt.Sprintf("\nprobe_tcp_mss_bytes %d\n", mss),
+		} {
+			if !strings.Contains("\n"+body, want) {
+				t.Fatalf("the probe of %s through the proxy lacks %q:\n%s", target, want, body)
+			}
+		}
+	}
+	// next returns the next connection that the application accepts.
+	next := func(t *testing.T, after string) net.Conn {
+		t.Helper()
+		select {
+		case conn := <-accepted:
+			t.Cleanup(func() { conn.Close() })
+			conn.SetDeadline(time.Now().Add(time.Minute))
+			return conn
+		case <-time.After(time.Minute):
+			t.Fatalf("the application has accepted no connection within a minute after %s", after)
+			return nil
+		}
+	}
+	// unseen probes the target, and connects to it through the proxy as an ordinary client does. The application
+	// accepts connections in the order of their handshakes: if it saw a probe, it would accept the probe first.
+	unseen := func(t *testing.T, target string) {
+		t.Helper()
+		for range probes {
+			probe(t, target, 1200)
+		}
+		client, err := net.DialTimeout("tcp", target, time.Minute)
+		if err != nil {
+			t.Fatalf("an ordinary connection through the proxy: %v", err)
+		}
+		defer client.Close()
+		client.SetDeadline(time.Now().Add(time.Minute))
+		conn := next(t, "a client connected")
+		if got, want := conn.RemoteAddr().String(), client.LocalAddr().String(); got != want {
+			t.Fatalf("after %d probes the application has accepted %s, want only the client %s", probes, got, want)
+		}
+		const greeting = "hello"
+		got := make([]byte, len(greeting))
+		_, writeErr := io.WriteString(conn, greeting)
+		_, readErr := io.ReadFull(client, got)
+		if err := errors.Join(writeErr, readErr); err != nil || string(got) != greeting {
+			t.Errorf("the client received %q through the proxy, error %v, want %q", got, err, greeting)
+		}
+	}
+
+	for _, c := range []struct {
+		node node
+		hook string
+	}{
+		{node: router, hook: "forward"},
+		{node: host, hook: "input"},
+	} {
+		for _, target := range []string{"10.77.4.2:443", "[fd77:4::2]:443"} {
+			t.Run(c.hook+" "+target, func(t *testing.T) {
+				t.Run("without the remedy", func(t *testing.T) {
+					c.node.rules(t, synproxyRules(t, 443, c.hook, withoutRemedy))
+					c.node.withStrictTracking(t)
+					for range probes {
+						probe(t, target, 1200)
+						conn := next(t, "a probe")
+						if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+							t.Errorf("the application reads from the probe's connection: %v, want ECONNRESET", err)
+						}
+					}
+				})
+				t.Run("without the remedy, with timestamps", func(t *testing.T) {
+					const rejected = "TcpExtTSEcrRejected"
+					before, ok := host.Counters(host.n)[rejected]
+					if !ok {
+						t.Skipf("needs a kernel that has the counter %s", rejected)
+					}
+					rules := synproxyRules(t, 443, c.hook, withoutRemedy)
+					c.node.rules(t, strings.Replace(rules, " sack-perm", " timestamp sack-perm", 1))
+					c.node.withStrictTracking(t)
+					probe(t, target, 1188) // minus the timestamps
+					lab.Eventually(t, "the host has rejected the ACK of the proxy", func() bool {
+						return host.counter(t, rejected) > before
+					})
+				})
+				t.Run("with the remedy", func(t *testing.T) {
+					c.node.rules(t, synproxyRules(t, 443, c.hook, withRemedy))
+					c.node.withStrictTracking(t)
+					unseen(t, target)
+				})
+				t.Run("iptables", func(t *testing.T) {
+					iptables := lab.Program(t, "iptables", "iptables")
+					if strings.HasPrefix(target, "[") {
+						iptables = lab.Program(t, "ip6tables", "iptables")
+					}
+					c.node.iptables(t, iptables, "raw", "PREROUTING", "-p tcp --dport 443 --syn -j CT --notrack")
+					c.node.iptables(t, iptables, "filter", strings.ToUpper(c.hook), "-p tcp --dport 443 "+
+						"-m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --mss 1200 --wscale 7 --sack-perm")
+					c.node.withStrictTracking(t)
+					unseen(t, target)
+				})
+			})
+		}
+	}
+}
+
+// accept accepts connections of both IP versions to a port of the node for the rest of the test.
+func (n node) accept(t *testing.T, port int) <-chan net.Conn {
+	t.Helper()
+	var l net.Listener
+	n.In(n.n, func() (err error) {
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		return err
+	})
+	conns := make(chan net.Conn, 1000)
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			conns <- conn
+		}
+	})
+	t.Cleanup(func() { l.Close(); accepting.Wait() })
+	return conns
+}
+
+// iptables appends a rule, without quotes, to a chain of the node for the rest of the test. It skips the test if
+// the kernel does not support the rule.
+func (n node) iptables(t *testing.T, program, table, chain, rule string) {
+	t.Helper()
+	run := func(command string) (out []byte, err error) {
+		args := append([]string{"-t", table, command, chain}, strings.Fields(rule)...)
+		n.In(n.n, func() error {
+			out, err = exec.Command(program, args...).CombinedOutput()
+			return nil
+		})
+		return out, err
+	}
+	if out, err := run("-A"); err != nil {
+		lab.Skip(t, "needs a kernel that supports the iptables rule %q: %v: %s", rule, err, out)
+	}
+	t.Cleanup(func() { run("-D") })
+}
+
+// withStrictTracking makes the node's connection tracking regard a final ACK without a SYN as invalid for the
+// rest of the test, as synproxy requires.
+func (n node) withStrictTracking(t *testing.T) {
+	t.Helper()
+	set := func(value string) {
+		n.In(n.n, func() error {
+			return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", []byte(value), 0)
+		})
+	}
+	set("0")
+	t.Cleanup(func() { set("1") })
 }
 
 // withCookies makes a host answer every SYN with a SYN cookie for the rest of the test.
