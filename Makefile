@@ -1,6 +1,7 @@
 # make build      builds shaker_exporter in this directory
 # make test       runs all tests; a test that needs more than the machine has is skipped and says why
-# make lint       runs gofmt, go vet, staticcheck and, if it is installed, shellcheck
+# make lint       runs gofmt, go vet and staticcheck, checks the length of lines, and runs shellcheck if it is
+#                 installed
 # make release    builds the release archives in dist, one for each platform, and sha256sums.txt;
 #                 an archive holds a static binary, licenses, README.md, CHANGELOG.md, docs and examples
 # make help       prints this
@@ -40,6 +41,8 @@ test:
 
 lint:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted with gofmt:" $$unformatted; exit 1; }
+	@long=$$(git ls-files '*.go' | xargs awk '{ gsub("\t", "    ") } length > 120 { print FILENAME ":" FNR }'); \
+		[ -z "$$long" ] || { printf 'longer than 120 columns:\n%s\n' "$$long"; exit 1; }
 	go vet ./... && go -C test vet ./...
 	$(STATICCHECK) ./... && cd test && $(STATICCHECK) ./...
 	@! command -v shellcheck >/dev/null || shellcheck .ci/run scripts/*.sh
