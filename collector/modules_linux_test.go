@@ -67,8 +67,6 @@ modules:
 			want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
 		{query: "[::ffff:192.0.2.66]:80",
 			want: "target 192.0.2.66:80 may not be probed: targets.deny 192.0.2.66/32:* forbids it\n"},
-		{query: "0.0.0.0:80", want: "target 0.0.0.0:80 may not be probed: " +
-			"0.0.0.0 stands for an address of this host, want that address\n"},
 		{query: "[2001:db8:6::1]:80", to: []string{"[2001:db8:6::1]:80"}},
 		{query: "[2001:db8:6::1]:443", want: "target [2001:db8:6::1]:443 may not be probed: " +
 			"targets.deny [2001:db8:6::/48]:443 forbids it\n"},
@@ -122,13 +120,15 @@ modules:
   closed: {prober: tcp, timeout: 500ms, tcp: {addresses: all, valid_results: [refused, timeout]}}
 `),
 		dialDNS: simnet.NewDNS(t, simnet.Names{
-			"open.example":   {"192.0.2.4", "192.0.2.1", "192.0.2.1", "2001:db8::1"},
-			"partly.example": {"192.0.2.1", "192.0.2.3", "192.0.2.2", "192.0.2.9", "2001:db8::1"},
-			"closed.example": {"192.0.2.2", "192.0.2.9"},
-			"opened.example": {"192.0.2.3", "192.0.2.1", "192.0.2.2"},
-			"link.example":   {"fe80::1", "192.0.2.1"},
-			"local.example":  {"fe80::1"},
-			"many.example":   manyAddresses(probe.MaxAddresses + 1),
+			"open.example":        {"192.0.2.4", "192.0.2.1", "192.0.2.1", "2001:db8::1"},
+			"partly.example":      {"192.0.2.1", "192.0.2.3", "192.0.2.2", "192.0.2.9", "2001:db8::1"},
+			"closed.example":      {"192.0.2.2", "192.0.2.9"},
+			"opened.example":      {"192.0.2.3", "192.0.2.1", "192.0.2.2"},
+			"link.example":        {"fe80::1", "192.0.2.1"},
+			"local.example":       {"fe80::1"},
+			"this.example":        {"0.0.0.0", "::"},
+			"unspecified.example": {"192.0.2.1", "::", "0.0.0.0"},
+			"many.example":        manyAddresses(probe.MaxAddresses + 1),
 		}),
 	})
 	for _, c := range []struct{ golden, query string }{
@@ -139,8 +139,10 @@ modules:
 		{golden: "all_one_open_unwanted", query: "target=opened.example:80&module=closed"},
 		{golden: "all_one_address", query: "target=192.0.2.2:80&module=all"},
 		{golden: "all_no_address", query: "target=absent.example:80&module=all"},
-		{golden: "all_but_link_local", query: "target=link.example:80&module=all"},
-		{golden: "only_link_local", query: "target=local.example:80&module=all"},
+		{golden: "all_but_unusable", query: "target=link.example:80&module=all"},
+		{golden: "all_but_unusable", query: "target=unspecified.example:80&module=all"},
+		{golden: "only_unusable", query: "target=local.example:80&module=all"},
+		{golden: "only_unusable", query: "target=this.example:80&module=all"},
 		{golden: "all_too_many", query: "target=many.example:80&module=all4"},
 	} {
 		t.Run(c.golden, func(t *testing.T) {

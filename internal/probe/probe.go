@@ -3,7 +3,6 @@ package probe
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -74,14 +73,16 @@ func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]n
 	if r.Result != "" {
 		return nil, nil
 	}
-	// Without its zone, a link-local address does not determine a link.
+	var unusable error
 	addrs := slices.DeleteFunc(slices.Clone(r.Resolution.Addrs), func(addr netip.Addr) bool {
-		return addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == ""
+		err := checkAddr(addr)
+		unusable = cmp.Or(unusable, err)
+		return err != nil
 	})
 	if len(addrs) == 0 {
 		r.Result = config.DNSError
 		r.Resolution.Result = config.DNSError
-		r.Resolution.Err = errors.New("only link-local addresses, which are ambiguous without their zone")
+		r.Resolution.Err = fmt.Errorf("no usable address: %w", unusable)
 		return nil, nil
 	}
 	var denied error

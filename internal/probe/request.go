@@ -74,11 +74,11 @@ func parseTarget(text string) (Target, error) {
 		if addr.Is4() == strings.HasPrefix(text, "[") {
 			return wrong(want)
 		}
-		if addr.IsLinkLocalUnicast() && addr.Is6() && !addr.Is4In6() && addr.Zone() == "" {
-			return wrong(fmt.Sprintf("a link-local address needs a zone, as in [%v%%eth0]:%d", addr, number))
-		}
 		if strings.ContainsFunc(addr.Zone(), func(c rune) bool { return c <= ' ' || c > '~' }) {
 			return wrong("the zone is not an interface name")
+		}
+		if err := checkAddr(addr.Unmap()); err != nil {
+			return wrong(err.Error())
 		}
 		t.Addr = addr.Unmap()
 		return t, nil
@@ -88,6 +88,10 @@ func parseTarget(text string) (Target, error) {
 	}
 	if err := checkName(host); err != nil {
 		return wrong(err.Error())
+	}
+	if endsInNumber(host) {
+		return wrong(fmt.Sprintf("host %q is not a valid IPv4 address, "+
+			"want four decimal numbers from 0 to 255, as in 192.0.2.1", host))
 	}
 	t.Name = host
 	return t, nil
@@ -112,6 +116,32 @@ func checkName(name string) error {
 				return fmt.Errorf("host %q: invalid character %q", name, c)
 			}
 		}
+	}
+	return nil
+}
+
+// endsInNumber reports whether the last label of a host name is a number, decimal or hexadecimal. Such a name is
+// not a name but a mistyped IPv4 address, because the last label of a name is not a number (RFC 1123, section 2.1,
+// and the URL Standard, "ends in a number"). Without this check, the target would seem to be a name that does not
+// exist, or the resolver would add a search domain and find another host.
+func endsInNumber(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
+	digits := "0123456789"
+	if hex, ok := strings.CutPrefix(last, "0x"); ok {
+		last, digits = hex, digits+"abcdef"
+	}
+	return strings.Trim(last, digits) == ""
+}
+
+// checkAddr returns an error if a SYN to the address would not reach one particular host. The address of a target
+// is then a mistake, and the address of a name is not probed.
+func checkAddr(addr netip.Addr) error {
+	switch {
+	case addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "":
+		return fmt.Errorf("the link-local address %v needs a zone, as in %v%%eth0", addr, addr)
+	case addr.WithZone("").IsUnspecified(): // connect(2) on Linux would reach the prober itself
+		return fmt.Errorf("%v stands for this host, want an address such as 127.0.0.1 or ::1", addr)
 	}
 	return nil
 }

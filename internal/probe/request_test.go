@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -18,7 +19,11 @@ func TestParseTarget(t *testing.T) {
 		"[2001:db8::1]:80":     {Addr: netip.MustParseAddr("2001:db8::1"), Port: 80},
 		"[::ffff:192.0.2.1]:1": {Addr: netip.MustParseAddr("192.0.2.1"), Port: 1},
 		"[fe80::1%eth0]:22":    {Addr: netip.MustParseAddr("fe80::1%eth0"), Port: 22},
-		"1.2.3:80":             {Name: "1.2.3", Port: 80},
+		"1.2.3.example:80":     {Name: "1.2.3.example", Port: 80},
+		"10.0.0.256a:80":       {Name: "10.0.0.256a", Port: 80},
+		"db-1:80":              {Name: "db-1", Port: 80},
+		"0xyz:80":              {Name: "0xyz", Port: 80},
+		"x0:80":                {Name: "x0", Port: 80},
 	} {
 		want.Text = text
 		if got, err := parseTarget(text); err != nil || got != want {
@@ -51,13 +56,32 @@ func TestParseTargetMistakes(t *testing.T) {
 		"<script>:80":          `target "<script>:80": host "<script>": invalid character '<'`,
 		"bücher.de:80":         `target "bücher.de:80": host "bücher.de": invalid character 'ü'`,
 		"[example.com]:80":     `target "[example.com]:80": brackets must contain an IPv6 address`,
-		"[fe80::1]:80":         `target "[fe80::1]:80": a link-local address needs a zone, as in [fe80::1%eth0]:80`,
+		"[fe80::1]:80":         `target "[fe80::1]:80": the link-local address fe80::1 needs a zone, as in fe80::1%eth0`,
 		"[fe80::1%a\nb]:80":    `target "[fe80::1%a\nb]:80": the zone is not an interface name`,
 		long + ".com:1": `target "` + long + `.com:1": label "` + long +
 			`" of the host name is longer than 63 characters`,
 	} {
 		if got, err := parseTarget(text); err == nil || err.Error() != message || got != (Target{}) {
 			t.Errorf("parseTarget(%q) = %+v, %v\nwant the error %s", text, got, err, message)
+		}
+	}
+	for _, host := range []string{
+		"10.0.0.256", "192.168.1.300", "10.0.0", "1.2.3", "1.2.3.4.5", "10.0.0.1.", "010.0.0.1", "1", "4294967296",
+		"0x7f.1", "0x7f000001", "0X7F", "127.0x", "0x", "example.1", "example.0xf",
+	} {
+		want := fmt.Sprintf("target %[1]q: host %[2]q is not a valid IPv4 address, "+
+			"want four decimal numbers from 0 to 255, as in 192.0.2.1", host+":80", host)
+		if got, err := parseTarget(host + ":80"); err == nil || err.Error() != want || got != (Target{}) {
+			t.Errorf("parseTarget(%q) = %+v, %v\nwant the error %s", host+":80", got, err, want)
+		}
+	}
+	for host, addr := range map[string]string{
+		"0.0.0.0": "0.0.0.0", "[::]": "::", "[::ffff:0.0.0.0]": "0.0.0.0", "[::%lo]": "::%lo",
+	} {
+		want := fmt.Sprintf("target %q: %s stands for this host, want an address such as 127.0.0.1 or ::1",
+			host+":80", addr)
+		if got, err := parseTarget(host + ":80"); err == nil || err.Error() != want || got != (Target{}) {
+			t.Errorf("parseTarget(%q) = %+v, %v\nwant the error %s", host+":80", got, err, want)
 		}
 	}
 	got, err := parseTarget(strings.Repeat("x.", 128) + ":80")

@@ -43,6 +43,8 @@ modules:
 		"an unknown module":          "module=absent&target=127.0.0.1:10115",
 		"localhost:ssh: an open port, by its name":        "module=tcp_connect&target=localhost:ssh",
 		"localhost: no port":                              "module=tcp_connect&target=localhost",
+		"10.0.0.256:80: no IPv4 address":                  "module=tcp_connect&target=10.0.0.256:80",
+		"0.0.0.0:10115: the prober itself":                "module=tcp_connect&target=0.0.0.0:10115",
 		"an IPv6 address, with a module for IPv4 only":    "module=ip4_only&target=" + url.QueryEscape("[::1]:10115"),
 		"a source_ip_address that the host no longer has": "module=from_elsewhere&target=127.0.0.1:10115",
 	} {
