@@ -28,6 +28,9 @@ func writeDebug(w io.Writer, r *probe.Report) {
 		if v.Handshake.Peer.IsValid() {
 			writeHandshake(at, r, &v)
 		}
+		if v.Err != nil {
+			at(v.At, "%s: %v", r.Name, v.Err)
+		}
 	}
 	writePath(at, r)
 	result := strings.TrimSpace(r.Result + " " + r.Errno)
@@ -64,13 +67,8 @@ func writeResolution(at logLine, r *probe.Report) {
 		}
 		at(took, "%s is %s; probing %s", r.Name, strings.Join(addrs, ", "), probing)
 	}
-	for _, addr := range r.Resolution.Addrs {
-		if err := r.Check(addr); err != nil {
-			at(took, "%v", err)
-		}
-	}
-	if r.Resolution.Err != nil {
-		at(took, "%s: %v", r.Name, r.Resolution.Err)
+	for _, err := range r.Resolution.LeftOut {
+		at(took, "left out: %v", err)
 	}
 }
 

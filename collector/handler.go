@@ -106,8 +106,8 @@ func (h *Handler) logFailure(ctx context.Context, r *probe.Report) {
 	}
 	attributes := []any{"target", r.Text, "module", r.ModuleName, "result", r.Result, "errno", r.Errno,
 		"duration_seconds", r.Duration.Seconds()}
-	if r.Resolution.Err != nil {
-		attributes = append(attributes, "err", r.Resolution.Err)
+	if r.Err != nil {
+		attributes = append(attributes, "err", r.Err)
 	}
 	if addr := r.Handshake.Peer.Addr(); addr.IsValid() {
 		attributes = append(attributes, "address", addr)

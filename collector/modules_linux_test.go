@@ -116,6 +116,7 @@ func TestAllAddresses(t *testing.T) {
 		config: parse(t, `
 modules:
   all: {prober: tcp, timeout: 500ms, tcp: {addresses: all}}
+  patient: {prober: tcp, timeout: 2s, tcp: {addresses: all}}
   all4: {prober: tcp, timeout: 500ms, tcp: {addresses: all, preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
   closed: {prober: tcp, timeout: 500ms, tcp: {addresses: all, valid_results: [refused, timeout]}}
 `),
@@ -128,6 +129,8 @@ modules:
 			"local.example":       {"fe80::1"},
 			"this.example":        {"0.0.0.0", "::"},
 			"unspecified.example": {"192.0.2.1", "::", "0.0.0.0"},
+			"broken6.example":     {"192.0.2.1", "2001:db8::1"},
+			"silent4.example":     {"192.0.2.2", "2001:db8::1"},
 			"many.example":        manyAddresses(probe.MaxAddresses + 1),
 		}),
 	})
@@ -143,6 +146,8 @@ modules:
 		{golden: "all_but_unusable", query: "target=unspecified.example:80&module=all"},
 		{golden: "only_unusable", query: "target=local.example:80&module=all"},
 		{golden: "only_unusable", query: "target=this.example:80&module=all"},
+		{golden: "all_half_dns_error", query: "target=broken6.example:80&module=all"},
+		{golden: "all_half_dns_timeout", query: "target=silent4.example.:80&module=patient"},
 		{golden: "all_too_many", query: "target=many.example:80&module=all4"},
 	} {
 		t.Run(c.golden, func(t *testing.T) {

@@ -75,7 +75,7 @@ func TestDNS(t *testing.T) {
 				c.dial = server
 			}
 			p := newProber(t, Options{DialDNS: c.dial})
-			check := func(a answer) {
+			check := func(a outcome) {
 				t.Helper()
 				if a.Report == nil || a.result != c.result || a.Success() != (c.result == "open") {
 					t.Fatalf("Probe(%s) has the result %s, want %s", c.name, a.result, c.result)
@@ -88,7 +88,7 @@ func TestDNS(t *testing.T) {
 			}
 			target := c.name + ".:7004" // because of the final dot, the resolver adds no search domain
 			if c.result == config.DNSTimeout {
-				probeUntilDeadline(t, p, target, 200*time.Millisecond, func(a answer) bool { check(a); return true })
+				probeUntilDeadline(t, p, target, 200*time.Millisecond, func(a outcome) bool { check(a); return true })
 				return
 			}
 			check(probeName(t, p, target, 0)) // a probe that lasts the 5 s of the module would have dns_timeout
@@ -105,13 +105,13 @@ func TestDeadlineSpansLookupAndHandshake(t *testing.T) {
 		"999ms.example": {"192.0.2.1"},
 	})})
 	t.Run("most", func(t *testing.T) {
-		probeUntilDeadline(t, p, "600ms.example.:80", time.Second, func(a answer) bool {
+		probeUntilDeadline(t, p, "600ms.example.:80", time.Second, func(a outcome) bool {
 			// On a busy machine even this lookup can take all of the time.
 			return a.result == "timeout" && a.Resolution.Took >= 600*time.Millisecond
 		})
 	})
 	t.Run("all", func(t *testing.T) {
-		probeUntilDeadline(t, p, "999ms.example.:80", time.Second, func(a answer) bool {
+		probeUntilDeadline(t, p, "999ms.example.:80", time.Second, func(a outcome) bool {
 			// The time that is left may or may not be enough for a SYN.
 			if want := []string{"timeout", config.DNSTimeout, tooLate}; !slices.Contains(want, a.result) {
 				t.Errorf("Probe(999ms.example) with a timeout of 1 s has the result %s, want one of %q", a.result, want)
@@ -124,8 +124,8 @@ func TestDeadlineSpansLookupAndHandshake(t *testing.T) {
 // tooLate is the result of a probe without a verdict, because the deadline passed before a SYN was sent.
 const tooLate = "too late"
 
-// An answer is the outcome of a probe of a name.
-type answer struct {
+// An outcome is what became of a probe of a name.
+type outcome struct {
 	*Report // nil if the result is tooLate
 	result  string
 	took    time.Duration // time until Probe returned
@@ -133,7 +133,7 @@ type answer struct {
 
 // probeName probes a target by name. A timeout of 0 means the timeout of the module. It checks that the sockets
 // of the probe are closed afterwards, and not only after the 5 s for which the resolver would keep them open.
-func probeName(t *testing.T, p *Prober, target string, timeout time.Duration) answer {
+func probeName(t *testing.T, p *Prober, target string, timeout time.Duration) outcome {
 	t.Helper()
 	req := request(t, p, target, config.DefaultModule)
 	if timeout > 0 {
@@ -147,7 +147,7 @@ func probeName(t *testing.T, p *Prober, target string, timeout time.Duration) an
 	if took := time.Since(ended); took > 4*time.Second {
 		t.Errorf("after Probe(%s), sockets were open for another %v, want at most 4 s", target, took)
 	}
-	a := answer{Report: report, took: ended.Sub(began)}
+	a := outcome{Report: report, took: ended.Sub(began)}
 	switch {
 	case err == nil:
 		a.result = report.Result
@@ -162,7 +162,7 @@ func probeName(t *testing.T, p *Prober, target string, timeout time.Duration) an
 // probeUntilDeadline makes up to five probes, each of which must wait for its deadline. No probe may end before
 // its deadline, and one of them must end less than 50 ms after it. Five attempts are for a busy machine: a
 // prober that ignores the deadline fails all of them. An attempt counts only if ok returns true.
-func probeUntilDeadline(t *testing.T, p *Prober, target string, timeout time.Duration, ok func(answer) bool) {
+func probeUntilDeadline(t *testing.T, p *Prober, target string, timeout time.Duration, ok func(outcome) bool) {
 	t.Helper()
 	var took []time.Duration
 	for range 5 {

@@ -3,6 +3,7 @@ package probe
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -29,79 +30,164 @@ func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
 		return nil, ErrInFlight
 	}
 	defer p.release(1)
-	report := &Report{Request: req, Start: start}
-	deadline := start.Add(req.Timeout)
-	if err := report.run(ctx, p, deadline.Add(-req.traceTime())); err != nil {
+	r := &running{Report: &Report{Request: req, Start: start}, prober: p}
+	if err := r.run(ctx); err != nil {
 		return nil, err
 	}
-	if report.wantsPath() {
-		report.trace(ctx, p, deadline)
+	if r.wantsPath() {
+		r.trace(ctx, p, start.Add(req.Timeout))
 	}
-	report.Duration = time.Since(start)
-	return report, nil
+	r.Duration = time.Since(start)
+	return r.Report, nil
+}
+
+// A running is a probe that has not ended.
+type running struct {
+	*Report
+	prober *Prober
+	lookup *lookup      // nil if the target is an address
+	addrs  []netip.Addr // addresses to probe, as far as they are known
+	denied error        // why the policy does not permit the first one of the other addresses
 }
 
 // run resolves the name and performs the handshakes.
-func (r *Report) run(ctx context.Context, p *Prober, deadline time.Time) error {
-	addr := r.Addr
-	if !addr.IsValid() {
-		addrs, err := r.lookup(ctx, p, deadline)
-		if err != nil || addrs == nil {
+func (r *running) run(ctx context.Context) error {
+	if r.Addr.IsValid() {
+		r.addrs = []netip.Addr{r.Addr}
+	} else {
+		r.lookup = newLookup(ctx, r.prober.options.DialDNS, r.Name, r.networks())
+		defer r.lookup.end()
+		if err := r.resolve(ctx); err != nil {
 			return err
 		}
-		if r.Module.TCP.Addresses == config.All {
-			return r.shakeAll(ctx, p, addrs, deadline)
-		}
-		addr = choose(addrs, r.Module.TCP.PreferredIPProtocol)
-	} else if r.Module.TCP.Addresses == config.All {
-		return r.shakeAll(ctx, p, []netip.Addr{addr}, deadline)
+	}
+	switch {
+	case len(r.addrs) == 0:
+		return r.noAddress()
+	case r.Module.TCP.Addresses == config.All:
+		return r.shakeAll(ctx)
 	}
 	var err error
-	r.Verdict, err = r.shake(ctx, p, addr, deadline)
+	r.Verdict, err = r.shake(ctx, r.choose())
 	return err
 }
 
-// lookup resolves the name and returns the addresses that the policy permits. If it returns neither an
-// address nor an error, the report has a verdict about the name.
-func (r *Report) lookup(ctx context.Context, p *Prober, deadline time.Time) ([]netip.Addr, error) {
-	var err error
-	tcp := &r.Module.TCP
-	if r.Resolution, err = resolve(ctx, p.options.DialDNS, r.Name, tcp.Network(), deadline); err != nil {
-		return nil, err
+// networks returns the networks of the addresses to probe, "ip4", "ip6" or both.
+func (r *Request) networks() []string {
+	if network := r.Module.TCP.Network(); network != "ip" {
+		return []string{network}
 	}
-	r.Result, r.At = r.Resolution.Result, r.Resolution.Took
-	if r.Result != "" {
-		return nil, nil
+	return []string{config.IP4, config.IP6}
+}
+
+// deadline returns when the handshakes end. The rest of the timeout is for the trace of the path.
+func (r *Report) deadline() time.Time { return r.Start.Add(r.budget()) }
+
+// budget returns how long name resolution and handshakes may take together.
+func (r *Report) budget() time.Duration { return r.Timeout - r.traceTime() }
+
+// resolve waits for the addresses of the name, as long as [running.patience] says.
+func (r *running) resolve(ctx context.Context) error {
+	for {
+		until, ok := r.patience()
+		if !ok {
+			break
+		}
+		answer, ok := r.lookup.next(until)
+		if !ok {
+			break
+		}
+		if answer.fault != nil {
+			return answer.fault
+		}
+		r.sort(answer.addrs)
 	}
-	var unusable error
-	addrs := slices.DeleteFunc(slices.Clone(r.Resolution.Addrs), func(addr netip.Addr) bool {
+	r.Resolution.Took = time.Since(r.Start)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// patience returns until when the probe waits for an answer of the resolver, given the addresses that it knows. ok
+// is false if the known addresses are enough.
+//
+// The address of the preferred protocol is waited for as long as the handshake with another address would still have
+// the time that it needs: for half of what it does not need, because the probe may wake up late. With addresses: all
+// there is nothing to choose: the probe needs all addresses, and waits until the handshakes have only the time left
+// that usually is enough for an answer.
+func (r *running) patience() (until time.Time, ok bool) {
+	preferred := r.Module.TCP.PreferredIPProtocol
+	switch {
+	case len(r.addrs) == 0:
+		return r.deadline(), true
+	case r.Module.TCP.Addresses == config.All:
+		return r.Start.Add(needed(r.budget())), true
+	case protocol(r.choose()) == preferred, !r.lookup.isWaiting(preferred):
+		return time.Time{}, false
+	}
+	return r.Start.Add((r.budget() - needed(r.budget())) / 2), true
+}
+
+// needed returns how much of a time the handshake must have, so that silence is a verdict about the target: three
+// quarters.
+func needed(d time.Duration) time.Duration { return d / 4 * 3 }
+
+// sort adds addresses of the name to those to probe, except the ones that must not be probed.
+func (r *running) sort(addrs []netip.Addr) {
+	r.Resolution.Addrs = append(r.Resolution.Addrs, addrs...)
+	for _, addr := range addrs {
 		err := checkAddr(addr)
-		unusable = cmp.Or(unusable, err)
-		return err != nil
-	})
-	if len(addrs) == 0 {
-		r.Result = config.DNSError
-		r.Resolution.Result = config.DNSError
-		r.Resolution.Err = fmt.Errorf("no usable address: %w", unusable)
-		return nil, nil
+		if err == nil {
+			err = r.Check(addr)
+			r.denied = cmp.Or(r.denied, err)
+		}
+		if err != nil {
+			r.Resolution.LeftOut = append(r.Resolution.LeftOut, err)
+			continue
+		}
+		r.addrs = append(r.addrs, addr)
 	}
-	var denied error
-	addrs = slices.DeleteFunc(addrs, func(addr netip.Addr) bool {
-		err := r.Check(addr)
-		denied = cmp.Or(denied, err)
-		return err != nil
-	})
-	if len(addrs) == 0 {
-		return nil, denied
+}
+
+// choose returns the first address of the preferred protocol, or the first address if there is none.
+func (r *running) choose() netip.Addr {
+	for _, addr := range r.addrs {
+		if protocol(addr) == r.Module.TCP.PreferredIPProtocol {
+			return addr
+		}
 	}
-	return addrs, nil
+	return r.addrs[0]
+}
+
+// noAddress sets the verdict about a name without an address to probe. If the policy is the reason, it returns an
+// error instead.
+func (r *running) noAddress() error {
+	if r.denied != nil {
+		return r.denied
+	}
+	reason := r.lookup.failure()
+	switch {
+	case reason != nil:
+	case len(r.Resolution.LeftOut) > 0:
+		reason = &nameError{result: config.DNSError, err: fmt.Errorf("no usable address: %w", r.Resolution.LeftOut[0])}
+	default:
+		reason = r.lookup.absent
+	}
+	r.Verdict = r.aboutName(reason)
+	return nil
+}
+
+// aboutName returns the verdict that is about the name, and not about an address of it.
+func (r *running) aboutName(reason *nameError) Verdict {
+	return Verdict{Result: reason.result, Err: reason.err, At: time.Since(r.Start)}
 }
 
 // shake performs a handshake with an address.
-func (r *Report) shake(ctx context.Context, p *Prober, addr netip.Addr, deadline time.Time) (v Verdict, err error) {
+func (r *running) shake(ctx context.Context, addr netip.Addr) (v Verdict, err error) {
 	options := r.Module.Options()
-	options.Timeout = max(1, time.Until(deadline))
-	v.Handshake, err = p.options.Shaker.Shake(ctx, netip.AddrPortFrom(addr, r.Port), &options)
+	options.Timeout = max(1, time.Until(r.deadline()))
+	v.Handshake, err = r.prober.options.Shaker.Shake(ctx, netip.AddrPortFrom(addr, r.Port), &options)
 	v.At = time.Since(r.Start)
 	v.Result = v.Handshake.Outcome.String()
 	v.Errno = shaker.ErrnoName(v.Handshake.Errno)
@@ -109,21 +195,20 @@ func (r *Report) shake(ctx context.Context, p *Prober, addr netip.Addr, deadline
 }
 
 // shakeAll performs handshakes with all addresses at the same time. If this host could not probe one of
-// them, there is no verdict about the name.
-func (r *Report) shakeAll(ctx context.Context, p *Prober, addrs []netip.Addr, deadline time.Time) error {
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	addrs = slices.Compact(addrs)
+// them, there is no verdict about the name. If some addresses of the name are not known, that is one more verdict.
+func (r *running) shakeAll(ctx context.Context) error {
+	slices.SortFunc(r.addrs, netip.Addr.Compare)
+	addrs := slices.Compact(r.addrs)
 	if len(addrs) > MaxAddresses {
-		r.Result, r.At = config.DNSError, time.Since(r.Start)
-		r.Resolution.Result = config.DNSError
-		r.Resolution.Err = fmt.Errorf("%d addresses, at most %d can be probed", len(addrs), MaxAddresses)
+		r.Verdict = r.aboutName(&nameError{result: config.DNSError,
+			err: fmt.Errorf("%d addresses, at most %d can be probed", len(addrs), MaxAddresses)})
 		return nil
 	}
 	others := int64(len(addrs) - 1) // Probe has admitted one already
-	if !p.admit(others) {
+	if !r.prober.admit(others) {
 		return ErrInFlight
 	}
-	defer p.release(others)
+	defer r.prober.release(others)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -132,12 +217,17 @@ func (r *Report) shakeAll(ctx context.Context, p *Prober, addrs []netip.Addr, de
 	for i, addr := range addrs {
 		shaking.Go(func() {
 			var err error
-			if r.Verdicts[i], err = r.shake(ctx, p, addr, deadline); err != nil {
+			if r.Verdicts[i], err = r.shake(ctx, addr); err != nil {
 				cancel(err) // the first one is the cause
 			}
 		})
 	}
 	shaking.Wait()
-	r.Verdict = slices.MaxFunc(r.Verdicts, r.worse)
+	if r.lookup != nil {
+		if reason := r.lookup.failure(); reason != nil {
+			r.Unknown = new(r.aboutName(reason))
+		}
+	}
+	r.Verdict = slices.MaxFunc(r.Each(), r.worse)
 	return context.Cause(ctx)
 }

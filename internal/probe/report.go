@@ -2,9 +2,12 @@ package probe
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
 	"time"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -15,11 +18,13 @@ type Report struct {
 	Start      time.Time
 	Duration   time.Duration
 	Resolution Resolution // zero if the target was an address
-	Verdict               // the worst one if there are several addresses
+	Verdict               // the worst one if there are several
 
 	// Verdicts are the verdicts about all addresses, in the order of the addresses, if the
-	// module probes all of them.
+	// module probes all of them. Unknown is one more verdict, about the addresses that are not known because
+	// name resolution failed for one IP version; nil if it did not.
 	Verdicts []Verdict
+	Unknown  *Verdict
 
 	// Path is the path to the target, nil if it was not traced. PathErr is the error if the path should
 	// have been traced and was not.
@@ -27,9 +32,18 @@ type Report struct {
 	PathErr error
 }
 
+// A Resolution is what the probe found out about the addresses of a name. If its first addresses were enough, the
+// probe did not wait for the rest.
+type Resolution struct {
+	Addrs   []netip.Addr
+	Took    time.Duration
+	LeftOut []error // one for each address that was not probed, although it is one of the addresses to choose from
+}
+
 // A Verdict is the result for one address, or for a name without an address.
 type Verdict struct {
 	Result, Errno string        // values of the labels
+	Err           error         // why the result is about name resolution, nil if it is about an address
 	Handshake     shaker.Result // zero if there was no address
 	At            time.Duration // from the start of the probe to the verdict
 }
@@ -37,12 +51,16 @@ type Verdict struct {
 // Success reports whether the result is valid for the module, for every address that was probed.
 func (r *Report) Success() bool { return r.Valid(r.Result) } // r.Result is the worst one
 
-// Each returns the verdicts about all addresses that were probed, or the only verdict.
+// Each returns the verdicts about all addresses, followed by the one about unknown addresses if there is one, or the
+// only verdict.
 func (r *Report) Each() []Verdict {
-	if r.Verdicts != nil {
-		return r.Verdicts
+	switch {
+	case r.Verdicts == nil:
+		return []Verdict{r.Verdict}
+	case r.Unknown != nil:
+		return append(slices.Clone(r.Verdicts), *r.Unknown)
 	}
-	return []Verdict{r.Verdict}
+	return r.Verdicts
 }
 
 // worse orders verdicts. An invalid result is worse than a valid one. Of two valid results, the one without a
@@ -70,7 +88,7 @@ func compare(a, b bool) int {
 	return 1
 }
 
-// Records returns one record for each address that was probed, or one for a name without an address.
+// Records returns one record for each verdict.
 func (r *Report) Records() []history.Record {
 	var records []history.Record
 	for _, v := range r.Each() {
@@ -91,8 +109,8 @@ func (r *Report) record(v *Verdict) history.Record {
 		h = &shaker.Result{Peer: h.Peer, ICMP: h.ICMP, SYNRetransmits: -1}
 	}
 	var reason string
-	if r.Resolution.Err != nil && r.Result != config.DNSTimeout { // dns_timeout is the reason itself
-		reason = r.Resolution.Err.Error()
+	if v.Err != nil && !errors.Is(v.Err, context.DeadlineExceeded) { // then dns_timeout is the reason itself
+		reason = v.Err.Error()
 	}
 	return history.Record{
 		Reason:         reason,

@@ -56,8 +56,9 @@ func TestParseTargetMistakes(t *testing.T) {
 		"<script>:80":          `target "<script>:80": host "<script>": invalid character '<'`,
 		"bücher.de:80":         `target "bücher.de:80": host "bücher.de": invalid character 'ü'`,
 		"[example.com]:80":     `target "[example.com]:80": brackets must contain an IPv6 address`,
-		"[fe80::1]:80":         `target "[fe80::1]:80": the link-local address fe80::1 needs a zone, as in fe80::1%eth0`,
-		"[fe80::1%a\nb]:80":    `target "[fe80::1%a\nb]:80": the zone is not an interface name`,
+		"[fe80::1]:80": `target "[fe80::1]:80": the link-local address fe80::1 needs a zone, ` +
+			`as in fe80::1%eth0`,
+		"[fe80::1%a\nb]:80": `target "[fe80::1%a\nb]:80": the zone is not an interface name`,
 		long + ".com:1": `target "` + long + `.com:1": label "` + long +
 			`" of the host name is longer than 63 characters`,
 	} {

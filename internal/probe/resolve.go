@@ -1,28 +1,23 @@
 package probe
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 )
-
-// A Resolution is the result of resolving a name.
-type Resolution struct {
-	Addrs []netip.Addr // in the resolver's order (RFC 6724)
-	Took  time.Duration
-
-	Result string // why there is no address; "" if there is one
-	Err    error  // what the resolver reported, if there is no address
-}
 
 // A dialer opens connections to DNS servers, as net.Dialer.DialContext does.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
@@ -52,18 +47,65 @@ func newResolver(dial dialer) *net.Resolver {
 // readNameFiles makes the net package read resolv.conf(5), hosts(5) and nsswitch.conf(5).
 // From then on it opens them only if they have changed. If it cannot open them because descriptors are
 // exhausted, it queries a server on this host instead, for 5 s.
-func readNameFiles() {
-	newResolver(func(context.Context, string, string) (net.Conn, error) {
-		return nil, errors.ErrUnsupported // the lookup of "localhost" needs no query
-	}).LookupNetIP(context.Background(), "ip", "localhost")
+func readNameFiles() { searchList(context.Background(), "localhost") }
+
+// searchList returns the full names for which the resolver would query DNS servers to look up a name, in their
+// order: usually the name itself, or with each search domain of resolv.conf(5). If there are none, it returns the
+// addresses that hosts(5) has for the name, or the resolver's error.
+//
+// The resolver looks up the search list for both IP versions at once and reports neither which full name an
+// address belongs to, nor that one IP version failed. Package net does not export the list, so searchList lets the
+// resolver query a server that denies every name, and notes the names. No packet is sent.
+func searchList(ctx context.Context, name string) (names []string, addrs []netip.Addr, err error) {
+	if runtime.GOOS != "linux" {
+		return []string{name}, nil, nil // the system's resolver has its own rules
+	}
+	var mu sync.Mutex
+	resolver := newResolver(func(context.Context, string, string) (net.Conn, error) {
+		return &denial{asked: func(name string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Contains(names, name) { // it is asked for each IP version
+				names = append(names, name)
+			}
+		}}, nil
+	})
+	addrs, err = resolver.LookupNetIP(ctx, "ip", name)
+	mu.Lock()
+	defer mu.Unlock()
+	return slices.Clone(names), addrs, err
 }
 
-// resolve looks up the addresses of a name, on "ip4", "ip6", or "ip" for both, before the deadline. An
-// error is a fault, or means that the caller is gone.
-func resolve(ctx context.Context, dial dialer, name, network string, deadline time.Time) (Resolution, error) {
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	start := time.Now()
+// A denial is a connection to a DNS server that does not exist, which denies that any name exists. It is a TCP
+// connection to the resolver: two bytes with the length precede each message (RFC 1035, section 4.2.2).
+type denial struct {
+	net.Conn // nil: the resolver uses no other method
+	asked    func(name string)
+	answer   bytes.Buffer
+}
+
+func (d *denial) Write(query []byte) (int, error) {
+	const flags, question = 2 + 2, 2 + 12 // offsets of the header's flags and of the name
+	answer := slices.Clone(query)
+	answer[flags] |= 0x80  // a response
+	answer[flags+1] |= 0x3 // NXDOMAIN
+	d.answer.Write(answer)
+	var name strings.Builder
+	for at := question; query[at] > 0; at += 1 + int(query[at]) {
+		name.Write(query[at+1 : at+1+int(query[at])])
+		name.WriteByte('.')
+	}
+	d.asked(name.String())
+	return len(query), nil
+}
+
+func (d *denial) Read(b []byte) (int, error)  { return d.answer.Read(b) }
+func (d *denial) SetDeadline(time.Time) error { return nil }
+func (d *denial) Close() error                { return nil }
+
+// resolve looks up the addresses of a full name in one network, "ip4" or "ip6", until the context ends. The name is
+// for messages: it is what the target contains.
+func resolve(ctx context.Context, dial dialer, name, full, network string) answer {
 	var unsent atomic.Uintptr // the errno for which this host could not send a query
 	addrs, err := newResolver(func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -72,45 +114,43 @@ func resolve(ctx context.Context, dial dialer, name, network string, deadline ti
 			unsent.CompareAndSwap(0, uintptr(errno))
 		}
 		return conn, err
-	}).LookupNetIP(ctx, network, name)
-	for i := range addrs {
-		addrs[i] = addrs[i].Unmap()
+	}).LookupNetIP(ctx, network, full)
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		dns.Name = name
 	}
-	r := Resolution{Addrs: addrs, Took: time.Since(start), Err: err}
 	fault := faultOf(err)
 	if errno := syscall.Errno(unsent.Load()); errno != 0 {
-		// The resolver may report that there is no address although it could query only for
-		// IPv4, not for IPv6, or return an address that is not the preferred one.
-		fault = errno
+		fault = errno // even if the resolver got an answer from another server
+	}
+	if fault != 0 {
+		return answer{network: network, fault: fmt.Errorf("resolve %s: %w", name, fault)}
+	}
+	return newAnswer(network, addrs, err)
+}
+
+var errNoAddress = errors.New("no address of this IP version")
+
+// newAnswer returns the answer of a network, given addresses of any network and the resolver's error.
+func newAnswer(network string, addrs []netip.Addr, err error) answer {
+	a := answer{network: network}
+	for _, addr := range addrs {
+		if protocol(addr) == network {
+			a.addrs = append(a.addrs, addr.Unmap())
+		}
 	}
 	var dns *net.DNSError
 	var addrError *net.AddrError
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return Resolution{}, ctx.Err()
-	case fault != 0:
-		return Resolution{}, fmt.Errorf("resolve %s: %w", name, fault)
-	case ctx.Err() != nil:
-		r.Result, r.Err = config.DNSTimeout, ctx.Err()
-	case err == nil:
-	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &addrError):
-		r.Result = config.DNSNotFound
+	case len(a.addrs) > 0:
+	case err == nil, errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &addrError):
+		a.err = &nameError{result: config.DNSNotFound, err: cmp.Or(err, errNoAddress)}
 	case errors.As(err, &dns) && dns.IsTimeout:
-		r.Result = config.DNSTimeout
+		a.err = &nameError{result: config.DNSTimeout, err: err}
 	default:
-		r.Result = config.DNSError
+		a.err = &nameError{result: config.DNSError, err: err}
 	}
-	return r, nil
-}
-
-// choose returns the first address of the preferred protocol, or the first address if there is none.
-func choose(addrs []netip.Addr, preferred string) netip.Addr {
-	for _, addr := range addrs {
-		if protocol(addr) == preferred {
-			return addr
-		}
-	}
-	return addrs[0]
+	return a
 }
 
 // faultOf returns the errno if a lookup failed because a local resource is exhausted, otherwise 0. The

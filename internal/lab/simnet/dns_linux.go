@@ -32,6 +32,9 @@ type Names map[string][]string
 //	stray      send the answer with the ID of another query, then continue
 //	other      send the answer to another question, then continue
 //	80ms       wait for this time, then continue; any duration is possible
+//
+// A label with a final 4 or 6 applies only to queries for IPv4 or IPv6 addresses: "silent6.example" has no answer
+// about its IPv6 addresses.
 func NewDNS(t testing.TB, names Names) func(ctx context.Context, network, address string) (net.Conn, error) {
 	t.Helper()
 	return DialDNS(ServeDNS(t, "127.0.0.1:0", names))
@@ -120,8 +123,15 @@ func (n Names) answer(ctx context.Context, network string, query []byte, send fu
 	}
 	withAddrs := m
 	withAddrs.Answers = resources(m.Questions[0], addrs)
+	other := "4"
+	if m.Questions[0].Type == dnsmessage.TypeA {
+		other = "6"
+	}
 	for label := range strings.SplitSeq(name, ".") {
-		switch label {
+		if strings.HasSuffix(label, other) {
+			continue
+		}
+		switch label = strings.TrimRight(label, "46"); label {
 		case "silent":
 			return
 		case "refused":
@@ -149,10 +159,10 @@ func (n Names) answer(ctx context.Context, network string, query []byte, send fu
 			stray.ID++
 			send(pack(stray))
 		case "other":
-			other := withAddrs
-			other.Questions = []dnsmessage.Question{m.Questions[0]}
-			other.Questions[0].Name = dnsmessage.MustNewName("another.example.")
-			send(pack(other))
+			another := withAddrs
+			another.Questions = []dnsmessage.Question{m.Questions[0]}
+			another.Questions[0].Name = dnsmessage.MustNewName("another.example.")
+			send(pack(another))
 		default:
 			delay, err := time.ParseDuration(label)
 			if err != nil {

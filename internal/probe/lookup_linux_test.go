@@ -1,0 +1,218 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+)
+
+// The DNS servers may fail for one IP version only. With addresses: first, the probe then uses the addresses of the
+// other one, if the module permits it. With addresses: all, the addresses that are known are probed, but the result
+// is the failure: half of the name is unknown. Without an address, the failure is the result, too, because the name
+// may have an address.
+func TestOneIPVersionFails(t *testing.T) {
+	listen(t, "127.0.0.1:7004")
+	listen(t, "[::1]:7004")
+	both, four, six := []string{"127.0.0.1", "::1"}, []string{"127.0.0.1"}, []string{"::1"}
+	names := simnet.Names{}
+	for name, addrs := range map[string][]string{
+		"both": both, "four": four, "six": six, "none": nil, "denied": {"127.0.0.66"},
+	} {
+		for _, label := range []string{"ok", "silent4", "silent6", "broken4", "broken6"} {
+			names[name+"."+label+".example"] = addrs
+		}
+	}
+	p := newProber(t, Options{
+		Config: parse(t, `
+targets: {deny: ["127.0.0.66:*"]}
+modules:
+  first: {prober: tcp, timeout: 1s}
+  first4: {prober: tcp, timeout: 1s, tcp: {preferred_ip_protocol: ip4}}
+  only6: {prober: tcp, timeout: 1s, tcp: {ip_protocol_fallback: false}}
+  all: {prober: tcp, timeout: 1s, tcp: {addresses: all}}
+  all4: {prober: tcp, timeout: 1s, tcp: {addresses: all, preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
+  all_but_refused: {prober: tcp, timeout: 1s, tcp: {addresses: all, valid_results: [open, dns_error]}}
+`),
+		DialDNS: simnet.NewDNS(t, names),
+	})
+	const open, refused = "open", "refused"
+	for _, c := range []struct {
+		module, name string
+		port         int
+		result       string
+		probed       []string // addresses
+	}{
+		{module: "first", name: "both.ok", port: 7004, result: open, probed: six},
+		{module: "first", name: "both.silent6", port: 7004, result: open, probed: four},
+		{module: "first", name: "both.broken6", port: 7004, result: open, probed: four},
+		{module: "first", name: "both.silent4", port: 7004, result: open, probed: six},
+		{module: "first", name: "both.broken4", port: 7004, result: open, probed: six},
+		{module: "first4", name: "both.silent4", port: 7004, result: open, probed: six},
+		{module: "first4", name: "both.silent6", port: 7004, result: open, probed: four},
+		{module: "first", name: "four.silent6", port: 1, result: refused, probed: four},
+		{module: "first", name: "four.silent4", result: config.DNSTimeout},
+		{module: "first", name: "four.broken4", result: config.DNSError},
+		{module: "first", name: "none.ok", result: config.DNSNotFound},
+		{module: "first", name: "none.silent4", result: config.DNSTimeout},
+		{module: "first", name: "none.broken6", result: config.DNSError},
+		{module: "first", name: "denied.silent6", result: "denied"},
+		{module: "only6", name: "both.silent6", result: config.DNSTimeout},
+		{module: "only6", name: "both.broken6", result: config.DNSError},
+		{module: "only6", name: "both.silent4", port: 7004, result: open, probed: six},
+
+		{module: "all", name: "both.ok", port: 7004, result: open, probed: both},
+		{module: "all", name: "four.ok", port: 7004, result: open, probed: four},
+		{module: "all", name: "both.silent6", port: 7004, result: config.DNSTimeout, probed: four},
+		{module: "all", name: "both.silent4", port: 7004, result: config.DNSTimeout, probed: six},
+		{module: "all", name: "both.broken6", port: 7004, result: config.DNSError, probed: four},
+		{module: "all", name: "both.broken4", port: 7004, result: config.DNSError, probed: six},
+		{module: "all", name: "both.broken6", port: 1, result: refused, probed: four},
+		{module: "all", name: "four.broken4", result: config.DNSError},
+		{module: "all4", name: "both.broken6", port: 7004, result: open, probed: four},
+		{module: "all_but_refused", name: "both.broken6", port: 7004, result: config.DNSError, probed: four},
+		{module: "all_but_refused", name: "both.broken6", port: 1, result: refused, probed: four},
+	} {
+		t.Run(c.module+" "+c.name, func(t *testing.T) {
+			target := fmt.Sprintf("%s.example.:%d", c.name, max(1, c.port))
+			req := request(t, p, target, c.module)
+			report, err := p.Probe(t.Context(), req)
+			if errors.Is(err, ErrDenied) {
+				report, err = &Report{Request: req, Verdict: Verdict{Result: "denied"}}, nil
+			}
+			if err != nil {
+				t.Fatalf("Probe(%s) with module %s = %v, want a report", target, c.module, err)
+			}
+			var probed []string
+			for _, v := range report.Each() {
+				if addr := v.Handshake.Peer.Addr(); addr.IsValid() {
+					probed = append(probed, addr.String())
+				}
+			}
+			success := report.Valid(c.result)
+			if report.Result != c.result || report.Success() != success || !slices.Equal(probed, c.probed) {
+				t.Errorf("Probe(%s) with module %s = %s, success %t, addresses %q, want %s, success %t, addresses %q",
+					target, c.module, report.Result, report.Success(), probed, c.result, success, c.probed)
+			}
+			records := report.Records()
+			if !slices.ContainsFunc(records, func(r history.Record) bool { return r.Result == c.result }) {
+				t.Errorf("Probe(%s) with module %s has the records %+v, want one with %s",
+					target, c.module, records, c.result)
+			}
+		})
+	}
+}
+
+// As soon as there is an address of the preferred IP version, the probe waits for nothing else.
+func TestPreferredAddressIsEnough(t *testing.T) {
+	listen(t, "[::1]:7004")
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{"silent4.example": {"127.0.0.1", "::1"}})})
+	req := request(t, p, "silent4.example.:7004", config.DefaultModule)
+	req.Timeout = config.MaxTimeout
+	report, err := p.Probe(t.Context(), req)
+	if most := req.Timeout / 16; err != nil || report.Result != "open" || report.Resolution.Took > most {
+		t.Errorf("Probe(silent4.example) = %+v, %v, want open after at most %v", report, err, most)
+	}
+}
+
+// The search list is that of resolv.conf(5), and the whole probe is about one of its names: if db.a.example has only
+// an IPv4 address, the IPv6 address of db.b.example is another host's. A name in hosts(5) is not searched. The test
+// runs again in a process with files of its own.
+func TestSearchList(t *testing.T) {
+	const inside = "SHAKER_TEST_SEARCH"
+	if os.Getenv(inside) == "" {
+		dir := t.TempDir()
+		program, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := process.WithFiles(t, exec.Command(program, "-test.run=^TestSearchList$"),
+			map[string]string{
+				"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "search a.example b.example\noptions ndots:2\n"),
+				"/etc/hosts":       lab.Write(t, dir, "hosts", "127.0.0.1 localhost here\n::1 localhost h.example\n127.0.0.2 here\n"),
+			})
+		cmd.Env = append(os.Environ(), inside+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("the test in a process with files of its own: %v\n%s", err, out)
+		}
+		return
+	}
+	for name, want := range map[string]struct {
+		names []string
+		addrs string
+	}{
+		"db":         {names: []string{"db.a.example.", "db.b.example.", "db."}},
+		"db.x":       {names: []string{"db.x.a.example.", "db.x.b.example.", "db.x."}},
+		"db.x.y":     {names: []string{"db.x.y.", "db.x.y.a.example.", "db.x.y.b.example."}},
+		"db.":        {names: []string{"db."}},
+		"x.onion":    {names: []string{"x.onion.a.example.", "x.onion.b.example."}},
+		"x.onion.":   {},
+		"here":       {addrs: "127.0.0.1 127.0.0.2"},
+		"localhost":  {addrs: "127.0.0.1 ::1"},
+		"h.example.": {addrs: "::1"},
+	} {
+		names, addrs, _ := searchList(t.Context(), name)
+		for i := range addrs {
+			addrs[i] = addrs[i].Unmap()
+		}
+		slices.SortFunc(addrs, netip.Addr.Compare)
+		if got := joined(addrs); !slices.Equal(names, want.names) || got != want.addrs {
+			t.Errorf("searchList(%s) = %q, %q, want %q, %q", name, names, got, want.names, want.addrs)
+		}
+	}
+
+	p := newProber(t, Options{
+		Config: parse(t, `
+modules:
+  tcp_connect: {prober: tcp, timeout: 1s}
+  all: {prober: tcp, timeout: 1s, tcp: {addresses: all}}
+`),
+		DialDNS: simnet.NewDNS(t, simnet.Names{
+			"db.a.example":      {"127.0.0.1"},
+			"db.b.example":      {"127.0.0.2", "::1"},
+			"only-b.b.example":  {"127.0.0.2"},
+			"broken6.a.example": {"127.0.0.1"},
+			"broken4.b.example": {"127.0.0.1", "::1"},
+		}),
+	})
+	for _, c := range []struct{ module, host, result, probed string }{
+		{module: config.DefaultModule, host: "db", result: "refused", probed: "127.0.0.1"},
+		{module: "all", host: "db", result: "refused", probed: "127.0.0.1"},
+		{module: "all", host: "only-b", result: "refused", probed: "127.0.0.2"},
+		{module: "all", host: "here", result: "refused", probed: "127.0.0.1 127.0.0.2"},
+		{module: config.DefaultModule, host: "broken6", result: "refused", probed: "127.0.0.1"},
+		{module: "all", host: "absent", result: config.DNSNotFound},
+		{module: config.DefaultModule, host: "absent.broken6", result: config.DNSError},
+	} {
+		report, err := p.Probe(t.Context(), request(t, p, c.host+":1", c.module))
+		if err != nil {
+			t.Errorf("Probe(%s:1) with module %s = %v, want a report", c.host, c.module, err)
+			continue
+		}
+		var probed []netip.Addr
+		for _, v := range report.Each() {
+			if addr := v.Handshake.Peer.Addr(); addr.IsValid() {
+				probed = append(probed, addr)
+			}
+		}
+		if got := joined(probed); report.Result != c.result || got != c.probed {
+			t.Errorf("Probe(%s:1) with module %s = %s, addresses %q, want %s, %q",
+				c.host, c.module, report.Result, got, c.result, c.probed)
+		}
+	}
+}
+
+// joined returns addresses in one text.
+func joined(addrs []netip.Addr) string {
+	return strings.Trim(fmt.Sprint(addrs), "[]")
+}
