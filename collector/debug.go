@@ -84,7 +84,9 @@ func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 		at(sent, "no SYN could be sent to %v", h.Peer)
 	}
 	if h.Outcome != shaker.Open {
-		at(v.At, "%v", h.Err())
+		if h.Outcome != 0 {
+			at(v.At, "%v", h.Err())
+		}
 		return
 	}
 	at(sent+h.Handshake, "SYN-ACK from %v after %v (kernel: %v), MSS %d bytes", h.Peer, h.Handshake, h.RTT, h.MSS)

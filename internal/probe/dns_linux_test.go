@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
-	"slices"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,21 +105,127 @@ func TestDeadlineSpansLookupAndHandshake(t *testing.T) {
 		"600ms.example": {"192.0.2.1"},
 		"999ms.example": {"192.0.2.1"},
 	})})
-	t.Run("most", func(t *testing.T) {
-		probeUntilDeadline(t, p, "600ms.example.:80", time.Second, func(a outcome) bool {
-			// On a busy machine even this lookup can take all of the time.
-			return a.result == "timeout" && a.Resolution.Took >= 600*time.Millisecond
-		})
-	})
-	t.Run("all", func(t *testing.T) {
-		probeUntilDeadline(t, p, "999ms.example.:80", time.Second, func(a outcome) bool {
-			// The time that is left may or may not be enough for a SYN.
-			if want := []string{"timeout", config.DNSTimeout, tooLate}; !slices.Contains(want, a.result) {
-				t.Errorf("Probe(999ms.example) with a timeout of 1 s has the result %s, want one of %q", a.result, want)
+	for _, target := range []string{"600ms.example.:80", "999ms.example.:80"} {
+		probeUntilDeadline(t, p, target, time.Second, func(a outcome) bool {
+			if a.result != config.DNSTimeout {
+				t.Errorf("Probe(%s) with a timeout of 1 s has the result %s, want %s", target, a.result, config.DNSTimeout)
 			}
 			return true
 		})
+	}
+}
+
+// Silence is the verdict timeout only if name resolution has left the handshake three quarters of the time that the
+// two have together. If it has left less, the verdict is about the DNS servers. A target that answers is open in
+// both cases. The time that is reserved for the path belongs to neither of the two.
+func TestSlowLookupIsNoVerdictAboutTheTarget(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	network.At("192.0.2.2")
+	names := simnet.Names{}
+	for _, delay := range []string{"0ms", "250ms", "700ms"} {
+		names["open."+delay+".example"], names["silent-host."+delay+".example"] = []string{"192.0.2.1"}, []string{"192.0.2.2"}
+	}
+	p := newProber(t, Options{
+		Config: parse(t, `
+modules:
+  first: {prober: tcp, timeout: 1200ms}
+  all: {prober: tcp, timeout: 1200ms, tcp: {addresses: all}}
+  path: {prober: tcp, timeout: 1200ms, tcp: {path: always}}
+`),
+		DialDNS: simnet.NewDNS(t, names),
 	})
+	for _, c := range []struct {
+		module, name string
+		budget       time.Duration
+		want         string
+	}{
+		{module: "first", name: "open.0ms", budget: 1200 * time.Millisecond, want: "open"},
+		{module: "first", name: "open.700ms", budget: 1200 * time.Millisecond, want: "open"},
+		{module: "first", name: "silent-host.0ms", budget: 1200 * time.Millisecond, want: "timeout"},
+		{module: "first", name: "silent-host.250ms", budget: 1200 * time.Millisecond, want: "timeout"},
+		{module: "first", name: "silent-host.700ms", budget: 1200 * time.Millisecond, want: config.DNSTimeout},
+		{module: "all", name: "open.700ms", budget: 1200 * time.Millisecond, want: "open"},
+		{module: "all", name: "silent-host.0ms", budget: 1200 * time.Millisecond, want: "timeout"},
+		{module: "all", name: "silent-host.700ms", budget: 1200 * time.Millisecond, want: config.DNSTimeout},
+		{module: "path", name: "silent-host.0ms", budget: 800 * time.Millisecond, want: "timeout"},
+		{module: "path", name: "silent-host.250ms", budget: 800 * time.Millisecond, want: config.DNSTimeout},
+	} {
+		t.Run(c.module+" "+c.name, func(t *testing.T) {
+			target := c.name + ".example.:80"
+			var took []time.Duration
+			for range 5 { // on a busy machine even a quick lookup can take long
+				report, err := p.Probe(t.Context(), request(t, p, target, c.module))
+				if err != nil {
+					took = append(took, 0)
+					continue // this host was late
+				}
+				lookup := report.Resolution.Took
+				if late := lookup > c.budget/4; late != (c.want == config.DNSTimeout) && c.want != "open" {
+					took = append(took, lookup)
+					continue
+				}
+				if report.Result != c.want {
+					t.Errorf("Probe(%s) with module %s, whose lookup took %v of %v, has the result %s, want %s",
+						target, c.module, lookup, c.budget, report.Result, c.want)
+				}
+				checkSlowLookup(t, report)
+				return
+			}
+			t.Errorf("the lookups of five probes of %s with module %s took %v of %v, want one for which the result is %s",
+				target, c.module, took, c.budget, c.want)
+		})
+	}
+}
+
+// checkSlowLookup checks that a report with the result dns_timeout gives the reason and names the address, and that
+// another report gives no reason.
+func checkSlowLookup(t *testing.T, report *Report) {
+	t.Helper()
+	record := report.Records()[0]
+	slow := strings.HasPrefix(record.Reason, "name resolution took ")
+	if late := report.Result == config.DNSTimeout; slow != late || !record.Address.IsValid() || late && record.Errno != "" {
+		t.Errorf("the record of %s with the result %s is %+v, want the address, and for %s the reason and no errno",
+			report.Text, report.Result, record, config.DNSTimeout)
+	}
+}
+
+// If this host itself was late, and not name resolution, there is no verdict about a silent target. A target that
+// answers is open.
+func TestLateHostIsNoVerdict(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	network.At("192.0.2.2")
+	p := newProber(t, Options{})
+	for _, c := range []struct {
+		addr     string
+		late     time.Duration // of 1.2 s
+		resolved time.Duration
+		want     string
+	}{
+		{addr: "192.0.2.1", late: 700 * time.Millisecond, want: "open"},
+		{addr: "192.0.2.2", late: 700 * time.Millisecond, want: tooLate},
+		{addr: "192.0.2.2", late: 1100 * time.Millisecond, want: tooLate},
+		{addr: "192.0.2.2", late: 1200 * time.Millisecond, want: tooLate},
+		{addr: "192.0.2.2", late: 1100 * time.Millisecond, resolved: 300 * time.Millisecond, want: tooLate},
+		{addr: "192.0.2.2", late: 1100 * time.Millisecond, resolved: time.Second, want: config.DNSTimeout},
+		{addr: "192.0.2.2", late: 1200 * time.Millisecond, resolved: 400 * time.Millisecond, want: tooLate},
+		{addr: "192.0.2.2", late: 1200 * time.Millisecond, resolved: time.Second, want: config.DNSTimeout},
+	} {
+		req := request(t, p, "name.example:80", config.DefaultModule)
+		req.Timeout = 1200 * time.Millisecond
+		r := &running{Report: &Report{Request: req, Start: time.Now().Add(-c.late)}, prober: p}
+		r.Resolution.Took = c.resolved
+		v, err := r.shake(t.Context(), netip.MustParseAddr(c.addr))
+		got := v.Result
+		if errors.Is(err, shaker.ErrUnsent) {
+			got, err = tooLate, nil
+		}
+		if got != c.want || err != nil {
+			t.Errorf("a handshake with %s, %v of 1.2 s late, %v of it by name resolution = %s, %v, want %s",
+				c.addr, c.late, c.resolved, got, err, c.want)
+		}
+	}
 }
 
 // tooLate is the result of a probe without a verdict, because the deadline passed before a SYN was sent.

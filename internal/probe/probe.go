@@ -184,14 +184,35 @@ func (r *running) aboutName(reason *nameError) Verdict {
 }
 
 // shake performs a handshake with an address.
+//
+// Silence is a verdict about the target only if the handshake had the time that it needs. If it had less, or
+// nothing at all, the verdict is about the DNS servers, provided that name resolution took most of the missing time.
+// Otherwise this host was late, and there is no verdict.
 func (r *running) shake(ctx context.Context, addr netip.Addr) (v Verdict, err error) {
+	target := netip.AddrPortFrom(addr, r.Port)
+	left := time.Until(r.deadline())
 	options := r.Module.Options()
-	options.Timeout = max(1, time.Until(r.deadline()))
-	v.Handshake, err = r.prober.options.Shaker.Shake(ctx, netip.AddrPortFrom(addr, r.Port), &options)
+	options.Timeout = max(1, left)
+	v.Handshake, err = r.prober.options.Shaker.Shake(ctx, target, &options)
 	v.At = time.Since(r.Start)
+	missing := r.budget() // no SYN was sent
+	if v.Handshake.Outcome == shaker.Timeout && left < needed(r.budget()) {
+		err = fmt.Errorf("shake %v: %w", target, shaker.ErrUnsent)
+		missing -= left
+	}
+	switch {
+	case errors.Is(err, shaker.ErrUnsent) && r.Resolution.Took > missing/2:
+		v.Handshake.Peer = target
+		v.Result = config.DNSTimeout
+		v.Err = fmt.Errorf("name resolution took %v of %v, which left the target too little time to answer",
+			r.Resolution.Took.Round(time.Millisecond), r.budget())
+		return v, nil
+	case err != nil:
+		return Verdict{}, err
+	}
 	v.Result = v.Handshake.Outcome.String()
 	v.Errno = shaker.ErrnoName(v.Handshake.Errno)
-	return v, err
+	return v, nil
 }
 
 // shakeAll performs handshakes with all addresses at the same time. If this host could not probe one of
