@@ -126,6 +126,8 @@ func (h *Handler) fail(w http.ResponseWriter, req *probe.Request, err error) {
 	case errors.Is(err, probe.ErrInFlight):
 		w.Header().Set("Retry-After", "1")
 		h.reject(w, http.StatusServiceUnavailable, inFlightLimit, err)
+	case errors.Is(err, probe.ErrAddresses): // without Retry-After: a later probe has the same result
+		h.reject(w, http.StatusServiceUnavailable, tooManyAddrs, err)
 	case errors.Is(err, shaker.ErrClosed):
 		h.reject(w, http.StatusServiceUnavailable, shuttingDown, err)
 	case errors.Is(err, shaker.ErrUnsent):

@@ -15,6 +15,7 @@ const (
 	badRequest    = "bad_request"   // a mistake of the caller
 	denied        = "denied"        // the policy for targets does not permit the target
 	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
+	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once
 	shuttingDown  = "shutting_down" // the exporter is shutting down
 	tooLate       = "too_late"      // the timeout ended before a SYN could be sent
 	callerGone    = "caller_gone"   // the caller closed the connection during the probe
@@ -71,7 +72,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 	}
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.
-	for _, reason := range []string{badRequest, denied, inFlightLimit, shuttingDown, tooLate, callerGone} {
+	for _, reason := range []string{badRequest, denied, inFlightLimit, tooManyAddrs, shuttingDown, tooLate, callerGone} {
 		m.rejected.WithLabelValues(reason)
 	}
 	for _, errno := range []string{"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRNOTAVAIL"} {

@@ -131,7 +131,6 @@ modules:
 			"unspecified.example": {"192.0.2.1", "::", "0.0.0.0"},
 			"broken6.example":     {"192.0.2.1", "2001:db8::1"},
 			"silent4.example":     {"192.0.2.2", "2001:db8::1"},
-			"many.example":        manyAddresses(probe.MaxAddresses + 1),
 		}),
 	})
 	for _, c := range []struct{ golden, query string }{
@@ -148,7 +147,6 @@ modules:
 		{golden: "only_unusable", query: "target=this.example:80&module=all"},
 		{golden: "all_half_dns_error", query: "target=broken6.example:80&module=all"},
 		{golden: "all_half_dns_timeout", query: "target=silent4.example.:80&module=patient"},
-		{golden: "all_too_many", query: "target=many.example:80&module=all4"},
 	} {
 		t.Run(c.golden, func(t *testing.T) {
 			path := "/probe?" + c.query
@@ -165,6 +163,52 @@ modules:
 					path, got)
 			}
 		})
+	}
+}
+
+// A name with more addresses than can ever be probed at once is a fault, which says which limit it is. A later probe
+// would have the same result, so there is no Retry-After. A name with as many addresses as permitted is probed.
+func TestTooManyAddresses(t *testing.T) {
+	simnet.NewNetwork(t).At("192.0.0.0/16", simnet.SYNACK())
+	names := simnet.Names{}
+	for _, n := range []int{5, 6, probe.MaxAddresses, probe.MaxAddresses + 1} {
+		names[fmt.Sprintf("n%d.example", n)] = manyAddresses(n)
+	}
+	config := parse(t, `modules: {all: {prober: tcp, tcp: {addresses: all}}, first: {prober: tcp}}`)
+	const many = "too many addresses to probe at once: "
+	for _, c := range []struct {
+		maxInFlight  int
+		module, name string
+		want         string // body of the response; "" if the name is probed
+	}{
+		{module: "all", name: "n64"},
+		{module: "all", name: "n65",
+			want: many + "n65.example has 65, the limit is 64 (the maximum for addresses: all)\n"},
+		{module: "first", name: "n65"},
+		{maxInFlight: 1000, module: "all", name: "n65",
+			want: many + "n65.example has 65, the limit is 64 (the maximum for addresses: all)\n"},
+		{maxInFlight: 5, module: "all", name: "n5"},
+		{maxInFlight: 5, module: "all", name: "n6",
+			want: many + "n6.example has 6, the limit is 5 (set by --probe.max-in-flight)\n"},
+		{maxInFlight: 5, module: "first", name: "n6"},
+	} {
+		h := newHandler(t, settings{config: config, dialDNS: simnet.NewDNS(t, names), maxInFlight: c.maxInFlight})
+		path := fmt.Sprintf("/probe?module=%s&target=%s.example:80", c.module, c.name)
+		w := get(h, path)
+		rejected := h.metrics.rejected.WithLabelValues(tooManyAddrs)
+		if c.want == "" {
+			if got := values(t, w)("probe_success"); w.Code != 200 || got != 1 {
+				t.Errorf("GET %s with a limit of %d = %d, probe_success %v, want 200, 1", path, c.maxInFlight, w.Code, got)
+			}
+			checkValue(t, "rejected by addresses", rejected, 0)
+			continue
+		}
+		checkResponse(t, path, w, 503, c.want)
+		if got := w.Header().Get("Retry-After"); got != "" {
+			t.Errorf("GET %s has Retry-After %q, want none", path, got)
+		}
+		checkValue(t, "rejected by addresses", rejected, 1)
+		checkInFlight(t, h, "after a rejected probe", 0)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -15,6 +16,7 @@ modules:
   never: {prober: tcp, timeout: 600ms}
   on_failure: {prober: tcp, timeout: 600ms, tcp: {path: on_failure, max_hops: 9}}
   always: {prober: tcp, timeout: 600ms, tcp: {path: always}}
+  slow: {prober: tcp, timeout: 2m}
 `
 
 // newPathNetwork returns a network with paths to an open port, to a closed port, to a silent target, and to a
@@ -83,21 +85,37 @@ func TestPathInLogAndHistory(t *testing.T) {
 	}
 }
 
-// If the limit of handshakes in flight leaves no room for a trace, the probe has a verdict, and no path.
+// If the limit of handshakes in flight leaves no room for a trace, the probe has a verdict, and no path. The log says
+// whether there may be room later.
 func TestPathWithoutRoom(t *testing.T) {
 	newPathNetwork(t)
-	h := newHandler(t, settings{config: parse(t, pathConfig), maxInFlight: shaker.HopsAtOnce - 1})
-	const path = "/probe?debug=true&module=always&target=192.0.2.1:80"
-	w := get(h, path)
-	checkStatus(t, path, w, 200)
-	body := w.Body.String()
-	for _, want := range []string{"probe_success 1\n", "path: not traced: too many handshakes are in flight\n"} {
-		if !strings.Contains(body, want) {
-			t.Errorf("GET %s =\n%s\nwant %q in it", path, body, want)
+	for _, c := range []struct {
+		maxInFlight int
+		running     int64 // other probes
+		want        string
+	}{
+		{maxInFlight: shaker.HopsAtOnce - 1,
+			want: "path: not traced: --probe.max-in-flight is less than the 8 handshakes of a trace\n"},
+		{maxInFlight: shaker.HopsAtOnce, running: 1, want: "path: not traced: too many handshakes are in flight\n"},
+	} {
+		h := newHandler(t, settings{config: parse(t, pathConfig), maxInFlight: c.maxInFlight})
+		for range c.running {
+			end := probeInBackground(h, "192.0.2.3:80&module=slow")
+			defer end()
 		}
+		lab.Eventually(t, "the other probes run", func() bool { return h.prober.InFlight() == c.running })
+		const path = "/probe?debug=true&module=always&target=192.0.2.1:80"
+		w := get(h, path)
+		checkStatus(t, path, w, 200)
+		body := w.Body.String()
+		for _, want := range []string{"probe_success 1\n", c.want} {
+			if !strings.Contains(body, want) {
+				t.Errorf("GET %s with a limit of %d =\n%s\nwant %q in it", path, c.maxInFlight, body, want)
+			}
+		}
+		if strings.Contains(body, "probe_path_hop") {
+			t.Errorf("GET %s with a limit of %d =\n%s\nwant no probe_path_hop in it", path, c.maxInFlight, body)
+		}
+		checkInFlight(t, h, "after the probe", c.running)
 	}
-	if strings.Contains(body, "probe_path_hop") {
-		t.Errorf("GET %s =\n%s\nwant no probe_path_hop in it", path, body)
-	}
-	checkInFlight(t, h, "after the probe", 0)
 }

@@ -40,13 +40,22 @@ func (r *Report) wantsPath() bool {
 	return false
 }
 
-// errTooManyForTrace means that a trace would have exceeded the limit of handshakes in flight.
-var errTooManyForTrace = errors.New("not traced: too many handshakes are in flight")
+// errTooManyForTrace means that a trace would have exceeded the limit of handshakes in flight. errNeverTraced means
+// that the limit permits no trace at all.
+var (
+	errTooManyForTrace = errors.New("not traced: too many handshakes are in flight")
+	errNeverTraced     = fmt.Errorf("not traced: --probe.max-in-flight is less than the %d handshakes of a trace",
+		shaker.HopsAtOnce)
+)
 
 // trace traces the path to the probed address, or to the worst of several addresses. The verdict does not
 // depend on the result.
 func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	const others = shaker.HopsAtOnce - 1 // Probe has admitted one already
+	if most := p.options.MaxInFlight; 0 < most && most < shaker.HopsAtOnce {
+		r.PathErr = errNeverTraced
+		return
+	}
 	if !p.admit(others) {
 		r.PathErr = errTooManyForTrace
 		return

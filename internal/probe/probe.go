@@ -17,8 +17,8 @@ import (
 // MaxAddresses is the maximum number of addresses of a name that are probed. Each address has series of its own.
 const MaxAddresses = 64
 
-// Probe makes a probe. An error means that there is no verdict: it is [ErrDenied], [ErrInFlight], an
-// error of [shaker.Shaker.Shake], or an error of the resolver because a local resource is exhausted.
+// Probe makes a probe. An error means that there is no verdict: it is [ErrDenied], [ErrInFlight],
+// [ErrAddresses], an error of [shaker.Shaker.Shake], or an error of the resolver because a local resource is exhausted.
 func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
 	start := time.Now()
 	if req.Addr.IsValid() {
@@ -220,10 +220,12 @@ func (r *running) shake(ctx context.Context, addr netip.Addr) (v Verdict, err er
 func (r *running) shakeAll(ctx context.Context) error {
 	slices.SortFunc(r.addrs, netip.Addr.Compare)
 	addrs := slices.Compact(r.addrs)
-	if len(addrs) > MaxAddresses {
-		r.Verdict = r.aboutName(&nameError{result: config.DNSError,
-			err: fmt.Errorf("%d addresses, at most %d can be probed", len(addrs), MaxAddresses)})
-		return nil
+	limit, by := MaxAddresses, "the maximum for addresses: all"
+	if most := r.prober.options.MaxInFlight; 0 < most && most < limit {
+		limit, by = most, "set by --probe.max-in-flight"
+	}
+	if len(addrs) > limit {
+		return fmt.Errorf("%w: %s has %d, the limit is %d (%s)", ErrAddresses, r.Name, len(addrs), limit, by)
 	}
 	others := int64(len(addrs) - 1) // Probe has admitted one already
 	if !r.prober.admit(others) {

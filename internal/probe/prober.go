@@ -17,6 +17,10 @@ var (
 
 	// ErrInFlight means that the limit of handshakes in flight is reached.
 	ErrInFlight = errors.New("too many probes in flight (limit set by --probe.max-in-flight)")
+
+	// ErrAddresses means that a name has more addresses than can be probed at once, now or later:
+	// more than [MaxAddresses], or than [Options.MaxInFlight].
+	ErrAddresses = errors.New("too many addresses to probe at once")
 )
 
 // Options configure a [Prober]. Shaker and Config are required.
