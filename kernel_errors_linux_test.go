@@ -17,6 +17,8 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -150,6 +152,58 @@ func TestKernelErrors(t *testing.T) {
 	}
 }
 
+// noIPv6 is the name of the kernelError of a kernel without IPv6 (ipv6.disable=1). It is not one of [kernelErrors],
+// because it is not an exhausted resource.
+const noIPv6 = "no IPv6"
+
+// On a host that has no IPv6, the first look of the README works: localhost has the addresses ::1 and 127.0.0.1, and
+// the exporter probes the second one. It is the same whether the kernel has no IPv6 or the interfaces have no address.
+// There, the IPv6 address itself is unreachable.
+func TestKernelWithoutIPv6(t *testing.T) {
+	lab.Need(t)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	filtered := exec.Command(program)
+	filtered.Env = append(os.Environ(), failEnv+"="+noIPv6)
+	for _, c := range []struct {
+		name, errno string
+		command     *exec.Cmd
+		disable     bool // the addresses
+	}{
+		{name: "no family", errno: "EAFNOSUPPORT", command: filtered},
+		{name: "no address", errno: "EADDRNOTAVAIL", command: exporter.Command(t), disable: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.disable {
+				kernel.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
+			} else if auditArch == 0 {
+				lab.Skip(t, "needs amd64 or arm64, but this is %s", runtime.GOARCH)
+			}
+			hosts := lab.Write(t, t.TempDir(), "hosts", "127.0.0.1 localhost\n::1 localhost\n")
+			exporter.Run(t, process.WithFiles(t, c.command, map[string]string{"/etc/hosts": hosts}))
+			for query, want := range map[string][]string{
+				"target=localhost:10115": {"probe_success 1", "probe_ip_protocol 4",
+					`probe_result_info{result="open",errno=""} 1`},
+				"target=localhost:10115&debug=true": {
+					"left out: target [::1]:10115: this host has no IPv6 (" + c.errno + ")"},
+				"target=[::1]:10115": {"probe_success 0", "probe_ip_protocol 6",
+					`probe_result_info{result="unreachable",errno="` + c.errno + `"} 1`},
+				"target=localhost:10115&module=tcp_connect_ip6": {"probe_success 0",
+					`probe_result_info{result="unreachable",errno="` + c.errno + `"} 1`},
+			} {
+				got := exporter.Call(t, 0).Get(t, "/probe?"+query)
+				for _, line := range want {
+					if got.Status != 200 || !strings.Contains(got.Body, line+"\n") {
+						t.Errorf("GET /probe?%s = %d\n%s\nwant 200 and the line %s", query, got.Status, got.Body, line)
+					}
+				}
+			}
+		})
+	}
+}
+
 // auditArch is the architecture of the machine in a seccomp filter, 0 if the test does not support it.
 var auditArch = map[string]uint32{
 	"amd64": unix.AUDIT_ARCH_X86_64,
@@ -170,6 +224,12 @@ func fail(name string) error {
 		return err
 	}
 	e := kernelErrors(epoll)[name]
+	if name == noIPv6 {
+		e = kernelError{call: unix.SYS_SOCKET, errno: unix.EAFNOSUPPORT, conditions: []condition{
+			{argument: 0, test: bpf.JumpEqual, value: unix.AF_INET6},
+			{argument: 2, test: bpf.JumpEqual, value: unix.IPPROTO_TCP}, // Go listens with protocol 0
+		}}
+	}
 
 	// These are offsets in struct seccomp_data, the input of the filter (seccomp(2)).
 	const call, arch, arguments = 0, 4, 16

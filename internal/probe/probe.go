@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
@@ -68,8 +69,13 @@ func (r *running) run(ctx context.Context) error {
 		return r.shakeAll(ctx)
 	}
 	var err error
-	r.Verdict, err = r.shake(ctx, r.choose())
-	return err
+	if r.Verdict, err = r.shake(ctx, r.choose()); err != nil {
+		return err
+	}
+	if r.mayFallBack() && lacksFamily(&r.Verdict) {
+		return r.fallBack(ctx)
+	}
+	return nil
 }
 
 // networks returns the networks of the addresses to probe, "ip4", "ip6" or both.
@@ -201,6 +207,9 @@ func (r *running) shake(ctx context.Context, addr netip.Addr) (v Verdict, err er
 		missing -= left
 	}
 	switch {
+	case errors.Is(err, syscall.EAFNOSUPPORT):
+		// This kernel lacks the IP version, which is no other verdict than that of a kernel that has it disabled.
+		v.Handshake = shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EAFNOSUPPORT, Peer: target}
 	case errors.Is(err, shaker.ErrUnsent) && r.Resolution.Took > missing/2:
 		v.Handshake.Peer = target
 		v.Result = config.DNSTimeout
@@ -246,11 +255,17 @@ func (r *running) shakeAll(ctx context.Context) error {
 		})
 	}
 	shaking.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
 	if r.lookup != nil {
 		if reason := r.lookup.failure(); reason != nil {
 			r.Unknown = new(r.aboutName(reason))
 		}
 	}
+	if r.mayFallBack() {
+		r.leaveOutLacking()
+	}
 	r.Verdict = slices.MaxFunc(r.Each(), r.worse)
-	return context.Cause(ctx)
+	return nil
 }

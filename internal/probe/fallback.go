@@ -1,0 +1,96 @@
+package probe
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// mayFallBack reports whether the probe may use addresses of the name that are not of the preferred IP version.
+func (r *running) mayFallBack() bool { return r.lookup != nil && len(r.lookup.networks) > 1 }
+
+// fallBack probes an address of the other IP version, because this host lacks the one of the first address. If there
+// is none, the first verdict stands.
+func (r *running) fallBack(ctx context.Context) error {
+	first := r.Verdict
+	lacking := protocol(first.Handshake.Peer.Addr())
+	r.addrs = slices.DeleteFunc(r.addrs, func(addr netip.Addr) bool { return protocol(addr) == lacking })
+	if err := r.resolve(ctx); err != nil {
+		return err
+	}
+	var err error
+	if len(r.addrs) > 0 {
+		r.leaveOut(&first)
+		r.Verdict, err = r.shake(ctx, r.choose())
+	} else if reason := r.lookup.failure(); reason != nil {
+		r.leaveOut(&first)
+		r.Verdict = r.aboutName(reason)
+	}
+	return err
+}
+
+// leaveOut notes that an address does not count, because this host lacks its IP version.
+func (r *running) leaveOut(v *Verdict) {
+	peer, version := v.Handshake.Peer, "IPv6"
+	if peer.Addr().Is4() {
+		version = "IPv4"
+	}
+	r.Resolution.LeftOut = append(r.Resolution.LeftOut,
+		fmt.Errorf("target %v: this host has no %s (%s)", peer, version, v.Errno))
+}
+
+// lacksFamily reports whether the verdict about an address only means that this host lacks its IP version: the kernel
+// does not have it, there is no address to send from, or there is no route and the host has no other address than
+// those of the loopback interface and the links. A host that has an address and no route is not without the IP
+// version, but has lost its route.
+func lacksFamily(v *Verdict) bool {
+	h := &v.Handshake
+	if h.Outcome != shaker.Unreachable || h.ICMP.From.IsValid() {
+		return false
+	}
+	switch h.Errno {
+	case syscall.EAFNOSUPPORT, syscall.EADDRNOTAVAIL:
+		return true
+	case syscall.ENETUNREACH:
+		return !hasGlobalAddress(protocol(h.Peer.Addr()))
+	}
+	return false
+}
+
+// hasGlobalAddress reports whether this host has an address of the network, "ip4" or "ip6", with which it can reach
+// more than itself and its links. It reports true if that cannot be found out.
+func hasGlobalAddress(network string) bool {
+	addrs, err := net.InterfaceAddrs()
+	return err != nil || slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		prefix, err := netip.ParsePrefix(a.String())
+		addr := prefix.Addr()
+		return err == nil && protocol(addr) == network && !addr.IsLoopback() && !addr.IsLinkLocalUnicast()
+	})
+}
+
+// leaveOutLacking leaves out the addresses whose IP version this host lacks, unless nothing else is known of the name.
+func (r *running) leaveOutLacking() {
+	lacking := make([]bool, len(r.Verdicts))
+	others := r.Unknown != nil
+	for i := range r.Verdicts {
+		lacking[i] = lacksFamily(&r.Verdicts[i])
+		others = others || !lacking[i]
+	}
+	if !others {
+		return
+	}
+	kept := r.Verdicts[:0]
+	for i, v := range r.Verdicts {
+		if lacking[i] {
+			r.leaveOut(&v)
+		} else {
+			kept = append(kept, v)
+		}
+	}
+	r.Verdicts = kept
+}
