@@ -1,6 +1,8 @@
 package collector
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"net"
 	"net/http/httptest"
@@ -18,6 +20,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
@@ -170,7 +173,10 @@ func TestOpenMetrics(t *testing.T) {
 
 // With debug=true, the response is the log of the probe, the module, and the metrics.
 func TestDebug(t *testing.T) {
-	h := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"both.example": {"127.0.0.1", "::1"}})})
+	h := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{
+		"both.example": {"127.0.0.1", "::1"},
+		"this.example": {"127.0.0.1", "0.0.0.0"},
+	})})
 	listen(t, "[::1]:7006")
 	for query, want := range map[string]string{
 		"target=both.example:7006": `^# Log
@@ -211,6 +217,9 @@ probe_success 1
 		"target=203.0.113.1:80": `no SYN could be sent to 203\.0\.113\.1:80
  +[0-9.]+[mµ]s  shake 203\.0\.113\.1:80: unreachable: ENETUNREACH
 `,
+		"target=this.example:1&module=tcp_connect_ip4": `this\.example is 127\.0\.0\.1, 0\.0\.0\.0; probing 127\.0\.0\.1
+ +[0-9.]+[mµ]s  left out: 0\.0\.0\.0 stands for this host, want an address such as 127\.0\.0\.1 or ::1
+`,
 		"target=absent.example:80": `absent\.example: lookup absent\.example on .*: no such host
  +[0-9.]+[mµ]s  result: dns_not_found; valid results: open: failure
 `,
@@ -222,6 +231,35 @@ probe_success 1
 		if !regexp.MustCompile(want).MatchString(w.Body.String()) {
 			t.Errorf("GET /probe?debug=true&%s =\n%s\nwant a match of\n%s", query, w.Body, want)
 		}
+	}
+}
+
+// If name resolution was so slow that no SYN could be sent, the log says that, and nothing about the target.
+func TestDebugOfSlowLookup(t *testing.T) {
+	req, err := probe.NewRequest(config.Default(), "name.example:80", config.DefaultModule)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddr("192.0.2.1")
+	var log bytes.Buffer
+	writeDebug(&log, &probe.Report{
+		Request:    req,
+		Duration:   5 * time.Second,
+		Resolution: probe.Resolution{Addrs: []netip.Addr{addr}, Took: 4999 * time.Millisecond},
+		Verdict: probe.Verdict{
+			Result:    config.DNSTimeout,
+			Err:       errors.New("name resolution took 4.999s"),
+			Handshake: shaker.Result{Peer: netip.AddrPortFrom(addr, 80)},
+			At:        5 * time.Second,
+		},
+	})
+	const want = `      4.999s  name.example is 192.0.2.1; probing 192.0.2.1
+      4.999s  no SYN could be sent to 192.0.2.1:80
+          5s  name.example: name resolution took 4.999s
+          5s  result: dns_timeout; valid results: open: failure
+`
+	if !strings.Contains(log.String(), want) {
+		t.Errorf("the log is\n%s\nwant in it\n%s", &log, want)
 	}
 }
 

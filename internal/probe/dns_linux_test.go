@@ -81,6 +81,9 @@ func TestDNS(t *testing.T) {
 				if a.Report == nil || a.result != c.result || a.Success() != (c.result == "open") {
 					t.Fatalf("Probe(%s) has the result %s, want %s", c.name, a.result, c.result)
 				}
+				if reason := a.Record().Reason; c.result == config.DNSTimeout && reason != "" {
+					t.Errorf("Probe(%s) has the reason %q, want none: %s says it", c.name, reason, c.result)
+				}
 				if lookup := a.Resolution.Took; !(0 < lookup && lookup <= a.Duration && a.Duration <= a.took) {
 					t.Errorf("Probe(%s) took %v and reports the duration %v and the lookup time %v, "+
 						"want 0 < lookup time <= duration <= time until Probe returned",
@@ -123,7 +126,7 @@ func TestSlowLookupIsNoVerdictAboutTheTarget(t *testing.T) {
 	network.At("192.0.2.1", simnet.SYNACK())
 	network.At("192.0.2.2")
 	names := simnet.Names{}
-	for _, delay := range []string{"0ms", "250ms", "700ms"} {
+	for _, delay := range []string{"0ms", "250ms", "700ms", "silent6"} {
 		names["open."+delay+".example"], names["silent-host."+delay+".example"] = []string{"192.0.2.1"}, []string{"192.0.2.2"}
 	}
 	p := newProber(t, Options{
@@ -145,6 +148,8 @@ modules:
 		{module: "first", name: "silent-host.0ms", budget: 1200 * time.Millisecond, want: "timeout"},
 		{module: "first", name: "silent-host.250ms", budget: 1200 * time.Millisecond, want: "timeout"},
 		{module: "first", name: "silent-host.700ms", budget: 1200 * time.Millisecond, want: config.DNSTimeout},
+		// The probe itself waits only as long as a silent target can still have the verdict timeout.
+		{module: "first", name: "silent-host.silent6", budget: 1200 * time.Millisecond, want: "timeout"},
 		{module: "all", name: "open.700ms", budget: 1200 * time.Millisecond, want: "open"},
 		{module: "all", name: "silent-host.0ms", budget: 1200 * time.Millisecond, want: "timeout"},
 		{module: "all", name: "silent-host.700ms", budget: 1200 * time.Millisecond, want: config.DNSTimeout},
@@ -197,9 +202,12 @@ func TestLateHostIsNoVerdict(t *testing.T) {
 	network.At("192.0.2.1", simnet.SYNACK())
 	network.At("192.0.2.2")
 	p := newProber(t, Options{})
+	expired, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
 	for _, c := range []struct {
 		addr     string
-		late     time.Duration // of 1.2 s
+		ctx      context.Context // t.Context() if nil
+		late     time.Duration   // of 1.2 s
 		resolved time.Duration
 		want     string
 	}{
@@ -207,16 +215,24 @@ func TestLateHostIsNoVerdict(t *testing.T) {
 		{addr: "192.0.2.2", late: 700 * time.Millisecond, want: tooLate},
 		{addr: "192.0.2.2", late: 1100 * time.Millisecond, want: tooLate},
 		{addr: "192.0.2.2", late: 1200 * time.Millisecond, want: tooLate},
+		{addr: "192.0.2.2", late: 700 * time.Millisecond, resolved: 400 * time.Millisecond, want: config.DNSTimeout},
 		{addr: "192.0.2.2", late: 1100 * time.Millisecond, resolved: 300 * time.Millisecond, want: tooLate},
 		{addr: "192.0.2.2", late: 1100 * time.Millisecond, resolved: time.Second, want: config.DNSTimeout},
 		{addr: "192.0.2.2", late: 1200 * time.Millisecond, resolved: 400 * time.Millisecond, want: tooLate},
 		{addr: "192.0.2.2", late: 1200 * time.Millisecond, resolved: time.Second, want: config.DNSTimeout},
+		{addr: "192.0.2.2", ctx: expired, late: 100 * time.Millisecond, resolved: 90 * time.Millisecond, want: tooLate},
 	} {
 		req := request(t, p, "name.example:80", config.DefaultModule)
 		req.Timeout = 1200 * time.Millisecond
 		r := &running{Report: &Report{Request: req, Start: time.Now().Add(-c.late)}, prober: p}
 		r.Resolution.Took = c.resolved
-		v, err := r.shake(t.Context(), netip.MustParseAddr(c.addr))
+		if c.ctx == nil {
+			c.ctx = t.Context()
+		}
+		v, err := r.shake(c.ctx, netip.MustParseAddr(c.addr))
+		if peer := v.Handshake.Peer.String(); err == nil && peer != c.addr+":80" {
+			t.Errorf("a handshake with %s has the peer %s, want %s:80", c.addr, peer, c.addr)
+		}
 		got := v.Result
 		if errors.Is(err, shaker.ErrUnsent) {
 			got, err = tooLate, nil

@@ -11,11 +11,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// mayFallBack reports whether the probe may use addresses of the name that are not of the preferred IP version.
-func (r *running) mayFallBack() bool { return r.lookup != nil && len(r.lookup.networks) > 1 }
-
 // fallBack probes an address of the other IP version, because this host lacks the one of the first address. If there
-// is none, the first verdict stands.
+// is none, or the module does not permit it, the first verdict stands.
 func (r *running) fallBack(ctx context.Context) error {
 	first := r.Verdict
 	lacking := protocol(first.Handshake.Peer.Addr())
@@ -26,7 +23,7 @@ func (r *running) fallBack(ctx context.Context) error {
 	var err error
 	if len(r.addrs) > 0 {
 		r.leaveOut(&first)
-		r.Verdict, err = r.shake(ctx, r.choose())
+		r.Verdict, err = r.shake(ctx, r.choose(r.addrs))
 	} else if reason := r.lookup.failure(); reason != nil {
 		r.leaveOut(&first)
 		r.Verdict = r.aboutName(reason)

@@ -3,11 +3,16 @@ package probe
 import (
 	"errors"
 	"net/netip"
+	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // A host that lacks an IP version probes the addresses of the other one, if the module permits it. Otherwise the
@@ -109,6 +114,23 @@ modules:
 		})
 	})
 
+	// The usual host without IPv6: it has an IPv4 address, and of IPv6 nothing but ::1 and link-local addresses.
+	t.Run("no global address", func(t *testing.T) {
+		wire := simnet.NewWire(t, nil)
+		link, err := netlink.LinkByName(wire.Interface())
+		if err != nil {
+			t.Fatal(err)
+		}
+		global, link6 := address(t, "2001:2::1/128"), address(t, "fe80::7/64")
+		if err := errors.Join(netlink.AddrDel(link, global), netlink.AddrAdd(link, link6)); err != nil {
+			t.Fatal(err)
+		}
+		check(t, []want{
+			{module: "first", target: "both.ok.example.:7004", result: "open", probed: "127.0.0.1",
+				leftOut: "target [2001:db8::1]:7004: this host has no IPv6 (ENETUNREACH)"},
+		})
+	})
+
 	// A control: the host has IPv6, but no route to the target. That is not hidden.
 	t.Run("lost route", func(t *testing.T) {
 		simnet.NewWire(t, nil)
@@ -121,14 +143,37 @@ modules:
 				probed: "192.0.2.1"},
 		})
 	})
+}
 
-	// Another control: a router, and not this host, has no route.
-	t.Run("router without route", func(t *testing.T) {
-		network := simnet.NewNetwork(t)
-		network.At("2001:db8::1", simnet.ICMP("2001:db8:ffff::7", 1, 0))
-		check(t, []want{
-			{module: "first", target: "both.ok.example.:7004", result: "unreachable", errno: "ENETUNREACH",
-				probed: "2001:db8::1"},
-		})
-	})
+// A verdict of the network is not one about this host.
+func TestLacksFamily(t *testing.T) {
+	lab.Need(t) // this host has only ::1
+	peer := netip.MustParseAddrPort("[2001:db8::1]:80")
+	router := shaker.ICMP{From: netip.MustParseAddr("2001:db8:ffff::7"), Type: 1}
+	for _, c := range []struct {
+		result shaker.Result
+		want   bool
+	}{
+		{result: shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.ENETUNREACH, Peer: peer}, want: true},
+		{result: shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EAFNOSUPPORT, Peer: peer}, want: true},
+		{result: shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EADDRNOTAVAIL, Peer: peer}, want: true},
+		{result: shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EHOSTUNREACH, Peer: peer}},
+		{result: shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.ENETUNREACH, Peer: peer, ICMP: router}},
+		{result: shaker.Result{Outcome: shaker.Timeout, Errno: syscall.ETIMEDOUT, Peer: peer}},
+		{result: shaker.Result{Outcome: shaker.Open, Peer: peer}},
+	} {
+		if got := lacksFamily(&Verdict{Handshake: c.result}); got != c.want {
+			t.Errorf("lacksFamily(%+v) = %t, want %t", c.result, got, c.want)
+		}
+	}
+}
+
+// address parses an address with a prefix length.
+func address(t *testing.T, text string) *netlink.Addr {
+	t.Helper()
+	addr, err := netlink.ParseAddr(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
 }

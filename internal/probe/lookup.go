@@ -32,7 +32,7 @@ type lookup struct {
 func newLookup(ctx context.Context, dial dialer, name string, networks []string) *lookup {
 	l := &lookup{dial: dial, name: name, networks: networks, answers: make(chan answer, len(networks))}
 	l.ctx, l.end = context.WithCancel(ctx)
-	names, addrs, err := searchList(ctx, name)
+	names, addrs, err := searchList(name)
 	if len(names) > 0 {
 		l.rest = names
 		l.ask()

@@ -95,8 +95,8 @@ modules:
 			}
 			var probed []string
 			for _, v := range report.Each() {
-				if addr := v.Handshake.Peer.Addr(); addr.IsValid() {
-					probed = append(probed, addr.String())
+				if v.Handshake.Outcome != 0 {
+					probed = append(probed, v.Handshake.Peer.Addr().String())
 				}
 			}
 			success := report.Valid(c.result)
@@ -138,7 +138,7 @@ func TestSearchList(t *testing.T) {
 		}
 		cmd := process.WithFiles(t, exec.Command(program, "-test.run=^TestSearchList$"),
 			map[string]string{
-				"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "search a.example b.example\noptions ndots:2\n"),
+				"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "search a.example broken6.example b.example\noptions ndots:2\n"),
 				"/etc/hosts":       lab.Write(t, dir, "hosts", "127.0.0.1 localhost here\n::1 localhost h.example\n127.0.0.2 here\n"),
 			})
 		cmd.Env = append(os.Environ(), inside+"=1")
@@ -151,17 +151,17 @@ func TestSearchList(t *testing.T) {
 		names []string
 		addrs string
 	}{
-		"db":         {names: []string{"db.a.example.", "db.b.example.", "db."}},
-		"db.x":       {names: []string{"db.x.a.example.", "db.x.b.example.", "db.x."}},
-		"db.x.y":     {names: []string{"db.x.y.", "db.x.y.a.example.", "db.x.y.b.example."}},
+		"db":         {names: searched("db", "a.example", "broken6.example", "b.example", "")},
+		"db.x":       {names: searched("db.x", "a.example", "broken6.example", "b.example", "")},
+		"db.x.y":     {names: searched("db.x.y", "", "a.example", "broken6.example", "b.example")},
 		"db.":        {names: []string{"db."}},
-		"x.onion":    {names: []string{"x.onion.a.example.", "x.onion.b.example."}},
+		"x.onion":    {names: searched("x.onion", "a.example", "broken6.example", "b.example")},
 		"x.onion.":   {},
 		"here":       {addrs: "127.0.0.1 127.0.0.2"},
 		"localhost":  {addrs: "127.0.0.1 ::1"},
 		"h.example.": {addrs: "::1"},
 	} {
-		names, addrs, _ := searchList(t.Context(), name)
+		names, addrs, _ := searchList(name)
 		for i := range addrs {
 			addrs[i] = addrs[i].Unmap()
 		}
@@ -171,6 +171,7 @@ func TestSearchList(t *testing.T) {
 		}
 	}
 
+	listen(t, "127.0.0.2:7005")
 	p := newProber(t, Options{
 		Config: parse(t, `
 modules:
@@ -178,25 +179,22 @@ modules:
   all: {prober: tcp, timeout: 1s, tcp: {addresses: all}}
 `),
 		DialDNS: simnet.NewDNS(t, simnet.Names{
-			"db.a.example":      {"127.0.0.1"},
-			"db.b.example":      {"127.0.0.2", "::1"},
-			"only-b.b.example":  {"127.0.0.2"},
-			"broken6.a.example": {"127.0.0.1"},
-			"broken4.b.example": {"127.0.0.1", "::1"},
+			"db.a.example":     {"127.0.0.1"},
+			"db.b.example":     {"127.0.0.2", "::1"},
+			"only-b.b.example": {"127.0.0.2"},
 		}),
 	})
-	for _, c := range []struct{ module, host, result, probed string }{
-		{module: config.DefaultModule, host: "db", result: "refused", probed: "127.0.0.1"},
-		{module: "all", host: "db", result: "refused", probed: "127.0.0.1"},
-		{module: "all", host: "only-b", result: "refused", probed: "127.0.0.2"},
-		{module: "all", host: "here", result: "refused", probed: "127.0.0.1 127.0.0.2"},
-		{module: config.DefaultModule, host: "broken6", result: "refused", probed: "127.0.0.1"},
-		{module: "all", host: "absent", result: config.DNSNotFound},
-		{module: config.DefaultModule, host: "absent.broken6", result: config.DNSError},
+	for _, c := range []struct{ module, target, result, probed string }{
+		{module: config.DefaultModule, target: "db:1", result: "refused", probed: "127.0.0.1"},
+		{module: "all", target: "db:1", result: "refused", probed: "127.0.0.1"},
+		{module: "all", target: "only-b:7005", result: "open", probed: "127.0.0.2"},
+		{module: "all", target: "here:1", result: "refused", probed: "127.0.0.1 127.0.0.2"},
+		{module: config.DefaultModule, target: "absent:1", result: config.DNSError}, // of absent.broken6.example
+		{module: "all", target: "absent.:1", result: config.DNSNotFound},
 	} {
-		report, err := p.Probe(t.Context(), request(t, p, c.host+":1", c.module))
+		report, err := p.Probe(t.Context(), request(t, p, c.target, c.module))
 		if err != nil {
-			t.Errorf("Probe(%s:1) with module %s = %v, want a report", c.host, c.module, err)
+			t.Errorf("Probe(%s) with module %s = %v, want a report", c.target, c.module, err)
 			continue
 		}
 		var probed []netip.Addr
@@ -206,10 +204,18 @@ modules:
 			}
 		}
 		if got := joined(probed); report.Result != c.result || got != c.probed {
-			t.Errorf("Probe(%s:1) with module %s = %s, addresses %q, want %s, %q",
-				c.host, c.module, report.Result, got, c.result, c.probed)
+			t.Errorf("Probe(%s) with module %s = %s, addresses %q, want %s, %q",
+				c.target, c.module, report.Result, got, c.result, c.probed)
 		}
 	}
+}
+
+// searched returns the full names of a name with domains, where "" stands for none.
+func searched(name string, domains ...string) (names []string) {
+	for _, domain := range domains {
+		names = append(names, strings.TrimSuffix(name+"."+domain, ".")+".")
+	}
+	return names
 }
 
 // joined returns addresses in one text.

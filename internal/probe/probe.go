@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +47,7 @@ type running struct {
 	prober *Prober
 	lookup *lookup      // nil if the target is an address
 	addrs  []netip.Addr // addresses to probe, as far as they are known
-	denied error        // why the policy does not permit the first one of the other addresses
+	denied []netip.Addr // the other addresses of the name that the policy does not permit
 }
 
 // run resolves the name and performs the handshakes.
@@ -69,10 +68,10 @@ func (r *running) run(ctx context.Context) error {
 		return r.shakeAll(ctx)
 	}
 	var err error
-	if r.Verdict, err = r.shake(ctx, r.choose()); err != nil {
+	if r.Verdict, err = r.shake(ctx, r.choose(r.addrs)); err != nil {
 		return err
 	}
-	if r.mayFallBack() && lacksFamily(&r.Verdict) {
+	if r.lookup != nil && lacksFamily(&r.Verdict) {
 		return r.fallBack(ctx)
 	}
 	return nil
@@ -123,13 +122,12 @@ func (r *running) resolve(ctx context.Context) error {
 // there is nothing to choose: the probe needs all addresses, and waits until the handshakes have only the time left
 // that usually is enough for an answer.
 func (r *running) patience() (until time.Time, ok bool) {
-	preferred := r.Module.TCP.PreferredIPProtocol
 	switch {
 	case len(r.addrs) == 0:
 		return r.deadline(), true
 	case r.Module.TCP.Addresses == config.All:
 		return r.Start.Add(needed(r.budget())), true
-	case protocol(r.choose()) == preferred, !r.lookup.isWaiting(preferred):
+	case !r.lookup.isWaiting(r.Module.TCP.PreferredIPProtocol):
 		return time.Time{}, false
 	}
 	return r.Start.Add((r.budget() - needed(r.budget())) / 2), true
@@ -145,8 +143,9 @@ func (r *running) sort(addrs []netip.Addr) {
 	for _, addr := range addrs {
 		err := checkAddr(addr)
 		if err == nil {
-			err = r.Check(addr)
-			r.denied = cmp.Or(r.denied, err)
+			if err = r.Check(addr); err != nil {
+				r.denied = append(r.denied, addr)
+			}
 		}
 		if err != nil {
 			r.Resolution.LeftOut = append(r.Resolution.LeftOut, err)
@@ -157,20 +156,20 @@ func (r *running) sort(addrs []netip.Addr) {
 }
 
 // choose returns the first address of the preferred protocol, or the first address if there is none.
-func (r *running) choose() netip.Addr {
-	for _, addr := range r.addrs {
+func (r *Request) choose(addrs []netip.Addr) netip.Addr {
+	for _, addr := range addrs {
 		if protocol(addr) == r.Module.TCP.PreferredIPProtocol {
 			return addr
 		}
 	}
-	return r.addrs[0]
+	return addrs[0]
 }
 
 // noAddress sets the verdict about a name without an address to probe. If the policy is the reason, it returns an
 // error instead.
 func (r *running) noAddress() error {
-	if r.denied != nil {
-		return r.denied
+	if len(r.denied) > 0 {
+		return r.Check(r.choose(r.denied))
 	}
 	reason := r.lookup.failure()
 	switch {
@@ -262,8 +261,6 @@ func (r *running) shakeAll(ctx context.Context) error {
 		if reason := r.lookup.failure(); reason != nil {
 			r.Unknown = new(r.aboutName(reason))
 		}
-	}
-	if r.mayFallBack() {
 		r.leaveOutLacking()
 	}
 	r.Verdict = slices.MaxFunc(r.Each(), r.worse)

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"errors"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -11,6 +12,29 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
+
+// choose returns the first address of the preferred protocol, or the first address if there is none.
+func TestChoose(t *testing.T) {
+	four, other4 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	six, other6 := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	for _, c := range []struct {
+		addrs     []netip.Addr
+		preferred string
+		want      netip.Addr
+	}{
+		{addrs: []netip.Addr{six, other6, four, other4}, preferred: config.IP6, want: six},
+		{addrs: []netip.Addr{six, other6, four, other4}, preferred: config.IP4, want: four},
+		{addrs: []netip.Addr{four, six}, preferred: config.IP6, want: six},
+		{addrs: []netip.Addr{four, other4}, preferred: config.IP6, want: four},
+		{addrs: []netip.Addr{six, other6}, preferred: config.IP4, want: six},
+	} {
+		var r Request
+		r.Module.TCP.PreferredIPProtocol = c.preferred
+		if got := r.choose(c.addrs); got != c.want {
+			t.Errorf("choose(%v) with preferred_ip_protocol %s = %v, want %v", c.addrs, c.preferred, got, c.want)
+		}
+	}
+}
 
 // Each address has the time of its own verdict, not the time of the slowest address.
 func TestAddressesHaveTheirOwnTimes(t *testing.T) {

@@ -47,7 +47,7 @@ func newResolver(dial dialer) *net.Resolver {
 // readNameFiles makes the net package read resolv.conf(5), hosts(5) and nsswitch.conf(5).
 // From then on it opens them only if they have changed. If it cannot open them because descriptors are
 // exhausted, it queries a server on this host instead, for 5 s.
-func readNameFiles() { searchList(context.Background(), "localhost") }
+func readNameFiles() { searchList("localhost") }
 
 // searchList returns the full names for which the resolver would query DNS servers to look up a name, in their
 // order: usually the name itself, or with each search domain of resolv.conf(5). If there are none, it returns the
@@ -56,7 +56,7 @@ func readNameFiles() { searchList(context.Background(), "localhost") }
 // The resolver looks up the search list for both IP versions at once and reports neither which full name an
 // address belongs to, nor that one IP version failed. Package net does not export the list, so searchList lets the
 // resolver query a server that denies every name, and notes the names. No packet is sent.
-func searchList(ctx context.Context, name string) (names []string, addrs []netip.Addr, err error) {
+func searchList(name string) (names []string, addrs []netip.Addr, err error) {
 	if runtime.GOOS != "linux" {
 		return []string{name}, nil, nil // the system's resolver has its own rules
 	}
@@ -70,10 +70,8 @@ func searchList(ctx context.Context, name string) (names []string, addrs []netip
 			}
 		}}, nil
 	})
-	addrs, err = resolver.LookupNetIP(ctx, "ip", name)
-	mu.Lock()
-	defer mu.Unlock()
-	return slices.Clone(names), addrs, err
+	addrs, err = resolver.LookupNetIP(context.Background(), "ip", name) // nothing there can hang
+	return names, addrs, err
 }
 
 // A denial is a connection to a DNS server that does not exist, which denies that any name exists. It is a TCP
