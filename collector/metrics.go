@@ -72,7 +72,9 @@ func newMetrics(prober *probe.Prober) *metrics {
 	}
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.
-	for _, reason := range []string{badRequest, denied, inFlightLimit, tooManyAddrs, shuttingDown, tooLate, callerGone} {
+	for _, reason := range []string{
+		badRequest, denied, inFlightLimit, tooManyAddrs, shuttingDown, tooLate, callerGone,
+	} {
 		m.rejected.WithLabelValues(reason)
 	}
 	for _, errno := range []string{"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRNOTAVAIL"} {

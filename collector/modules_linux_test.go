@@ -198,7 +198,8 @@ func TestTooManyAddresses(t *testing.T) {
 		rejected := h.metrics.rejected.WithLabelValues(tooManyAddrs)
 		if c.want == "" {
 			if got := values(t, w)("probe_success"); w.Code != 200 || got != 1 {
-				t.Errorf("GET %s with a limit of %d = %d, probe_success %v, want 200, 1", path, c.maxInFlight, w.Code, got)
+				t.Errorf("GET %s with a limit of %d = %d, probe_success %v, want 200, 1",
+					path, c.maxInFlight, w.Code, got)
 			}
 			checkValue(t, "rejected by addresses", rejected, 0)
 			continue

@@ -111,7 +111,8 @@ func TestDeadlineSpansLookupAndHandshake(t *testing.T) {
 	for _, target := range []string{"600ms.example.:80", "999ms.example.:80"} {
 		probeUntilDeadline(t, p, target, time.Second, func(a outcome) bool {
 			if a.result != config.DNSTimeout {
-				t.Errorf("Probe(%s) with a timeout of 1 s has the result %s, want %s", target, a.result, config.DNSTimeout)
+				t.Errorf("Probe(%s) with a timeout of 1 s has the result %s, want %s",
+					target, a.result, config.DNSTimeout)
 			}
 			return true
 		})
@@ -127,7 +128,8 @@ func TestSlowLookupIsNoVerdictAboutTheTarget(t *testing.T) {
 	network.At("192.0.2.2")
 	names := simnet.Names{}
 	for _, delay := range []string{"0ms", "250ms", "700ms", "silent6"} {
-		names["open."+delay+".example"], names["silent-host."+delay+".example"] = []string{"192.0.2.1"}, []string{"192.0.2.2"}
+		names["open."+delay+".example"] = []string{"192.0.2.1"}
+		names["silent-host."+delay+".example"] = []string{"192.0.2.2"}
 	}
 	p := newProber(t, Options{
 		Config: parse(t, `
@@ -177,7 +179,7 @@ modules:
 				checkSlowLookup(t, report)
 				return
 			}
-			t.Errorf("the lookups of five probes of %s with module %s took %v of %v, want one for which the result is %s",
+			t.Errorf("the lookups of five probes of %s with module %s took %v of %v, want one with the result %s",
 				target, c.module, took, c.budget, c.want)
 		})
 	}
@@ -188,8 +190,9 @@ modules:
 func checkSlowLookup(t *testing.T, report *Report) {
 	t.Helper()
 	record := report.Records()[0]
-	slow := strings.HasPrefix(record.Reason, "name resolution took ")
-	if late := report.Result == config.DNSTimeout; slow != late || !record.Address.IsValid() || late && record.Errno != "" {
+	late := report.Result == config.DNSTimeout
+	explained := strings.HasPrefix(record.Reason, "name resolution took ")
+	if explained != late || !record.Address.IsValid() || late && record.Errno != "" {
 		t.Errorf("the record of %s with the result %s is %+v, want the address, and for %s the reason and no errno",
 			report.Text, report.Result, record, config.DNSTimeout)
 	}

@@ -93,7 +93,8 @@ modules:
 					"targets.deny 127.0.0.66/32:* forbids it"},
 			{module: "first", target: "six.ok.example.:7004", result: unreachable, errno: errno, probed: "2001:db8::1"},
 			{module: "all", target: "six.ok.example.:7004", result: unreachable, errno: errno, probed: "2001:db8::1"},
-			{module: "only6", target: "both.ok.example.:7004", result: unreachable, errno: errno, probed: "2001:db8::1"},
+			{module: "only6", target: "both.ok.example.:7004", result: unreachable, errno: errno,
+				probed: "2001:db8::1"},
 			{module: "all6", target: "both.ok.example.:7004", result: unreachable, errno: errno, probed: "2001:db8::1"},
 			{module: "first", target: "[::1]:7004", result: unreachable, errno: errno, probed: "::1"},
 			{module: "all", target: "[::1]:7004", result: unreachable, errno: errno, probed: "::1"},
@@ -104,7 +105,8 @@ modules:
 	t.Run("no route", func(t *testing.T) {
 		const left6 = "target [2001:db8::1]:7004: this host has no IPv6 (ENETUNREACH)"
 		check(t, []want{
-			{module: "first", target: "local.ok.example.:7004", result: "refused", errno: "ECONNREFUSED", probed: "::1"},
+			{module: "first", target: "local.ok.example.:7004", result: "refused", errno: "ECONNREFUSED",
+				probed: "::1"},
 			{module: "first", target: "both.ok.example.:7004", result: "open", probed: "127.0.0.1", leftOut: left6},
 			{module: "all", target: "both.ok.example.:7004", result: "open", probed: "127.0.0.1", leftOut: left6},
 			{module: "only6", target: "both.ok.example.:7004", result: "unreachable", errno: "ENETUNREACH",

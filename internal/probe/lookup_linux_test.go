@@ -138,8 +138,10 @@ func TestSearchList(t *testing.T) {
 		}
 		cmd := process.WithFiles(t, exec.Command(program, "-test.run=^TestSearchList$"),
 			map[string]string{
-				"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "search a.example broken6.example b.example\noptions ndots:2\n"),
-				"/etc/hosts":       lab.Write(t, dir, "hosts", "127.0.0.1 localhost here\n::1 localhost h.example\n127.0.0.2 here\n"),
+				"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf",
+					"search a.example broken6.example b.example\noptions ndots:2\n"),
+				"/etc/hosts": lab.Write(t, dir, "hosts",
+					"127.0.0.1 localhost here\n::1 localhost h.example\n127.0.0.2 here\n"),
 			})
 		cmd.Env = append(os.Environ(), inside+"=1")
 		if out, err := cmd.CombinedOutput(); err != nil {

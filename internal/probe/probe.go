@@ -105,7 +105,7 @@ func (r *running) resolve(ctx context.Context) error {
 		if answer.fault != nil {
 			return answer.fault
 		}
-		r.sort(answer.addrs)
+		r.add(answer.addrs)
 	}
 	r.Resolution.Took = time.Since(r.Start)
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -137,8 +137,8 @@ func (r *running) patience() (until time.Time, ok bool) {
 // quarters.
 func needed(d time.Duration) time.Duration { return d / 4 * 3 }
 
-// sort adds addresses of the name to those to probe, except the ones that must not be probed.
-func (r *running) sort(addrs []netip.Addr) {
+// add adds addresses of the name to those to probe, except the ones that must not be probed.
+func (r *running) add(addrs []netip.Addr) {
 	r.Resolution.Addrs = append(r.Resolution.Addrs, addrs...)
 	for _, addr := range addrs {
 		err := checkAddr(addr)
