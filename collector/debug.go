@@ -77,8 +77,8 @@ func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 	h, sent := &v.Handshake, r.Resolution.Took
 	if h.Local.IsValid() {
 		at(sent, "SYN from %v to %v", h.Local, h.Peer)
-		if h.SYNRetransmits > 0 {
-			at(v.At, "until now %d SYN retransmissions to %v", h.SYNRetransmits, h.Peer)
+		if n := h.SYNs - 1; n > 0 {
+			at(v.At, "until now %d SYN retransmissions to %v", n, h.Peer)
 		}
 	} else {
 		at(sent, "no SYN could be sent to %v", h.Peer)

@@ -109,8 +109,8 @@ func families(r *probe.Report) []*dto.MetricFamily {
 	if h.RTT > 0 {
 		gauge(probeRTT, h.RTT.Seconds())
 	}
-	if h.Local.IsValid() && h.SYNRetransmits >= 0 { // a SYN was sent, and the platform counts retransmissions
-		gauge(probeSYNRetransmits, float64(h.SYNRetransmits))
+	if h.SYNs > 0 {
+		gauge(probeSYNRetransmits, float64(h.SYNs-1))
 	}
 	if h.Outcome == shaker.Open || h.Outcome == shaker.Reset { // a SYN-ACK came
 		if h.MSS > 0 {

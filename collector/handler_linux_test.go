@@ -401,11 +401,10 @@ func TestOwnMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.metrics.count(&probe.Report{Request: req, Verdict: probe.Verdict{Result: "open", Handshake: shaker.Result{
-		Outcome: shaker.Open, Handshake: time.Second, ResetLag: 100 * time.Millisecond,
-		SYNRetransmits: 2, ACKSent: true}}})
-	// On platforms other than Linux, retransmissions are not counted.
+		Outcome: shaker.Open, Handshake: time.Second, ResetLag: 100 * time.Millisecond, SYNs: 3, ACKSent: true}}})
+	// On platforms other than Linux, SYNs are not counted.
 	h.metrics.count(&probe.Report{Request: req, Verdict: probe.Verdict{Result: "open", Handshake: shaker.Result{
-		Outcome: shaker.Open, Handshake: time.Second, SYNRetransmits: -1, ACKSent: true}}})
+		Outcome: shaker.Open, Handshake: time.Second, ACKSent: true}}})
 	const want = `
 # HELP shaker_acks_sent_total Total number of handshakes whose final ACK was sent despite the withholding, ` +
 		`so that the target's application may have seen a connection.

@@ -111,7 +111,7 @@ func (m *metrics) count(r *probe.Report) {
 		if h.ResetLag > 0 {
 			m.resetLag.Observe(h.ResetLag.Seconds())
 		}
-		m.synRetransmits.Add(float64(max(0, h.SYNRetransmits)))
+		m.synRetransmits.Add(float64(max(0, h.SYNs-1)))
 		if h.ACKSent && r.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
 			m.acksSent.Inc()
 		}

@@ -8,7 +8,6 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
-	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 const pathConfig = `
@@ -94,9 +93,9 @@ func TestPathWithoutRoom(t *testing.T) {
 		running     int64 // other probes
 		want        string
 	}{
-		{maxInFlight: shaker.HopsAtOnce - 1,
+		{maxInFlight: 7,
 			want: "path: not traced: --probe.max-in-flight is less than the 8 handshakes of a trace\n"},
-		{maxInFlight: shaker.HopsAtOnce, running: 1, want: "path: not traced: too many handshakes are in flight\n"},
+		{maxInFlight: 8, running: 1, want: "path: not traced: too many handshakes are in flight\n"},
 	} {
 		h := newHandler(t, settings{config: parse(t, pathConfig), maxInFlight: c.maxInFlight})
 		for range c.running {

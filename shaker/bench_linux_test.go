@@ -212,7 +212,7 @@ func BenchmarkOneDestination(b *testing.B) {
 // of the verdict.
 func shaking(b *testing.B, target netip.AddrPort) func() error {
 	b.Helper()
-	s, err := New(&Config{Timeout: 5 * time.Second})
+	s, err := New(&Config{Options: Options{Timeout: 5 * time.Second}})
 	if err != nil {
 		b.Fatal(err)
 	}

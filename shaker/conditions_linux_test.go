@@ -68,8 +68,8 @@ func checkCondition(network *simnet.Network, condition simnet.Condition, r Resul
 		return fmt.Errorf("the peer is %v, want %v", r.Peer, condition.Target)
 	case (r.Outcome == Open) != (r.Err() == nil) || r.Errno != 0 && !errors.Is(r.Err(), r.Errno):
 		return fmt.Errorf("Err() is %w, want nil if Open, and otherwise an error that wraps %v", r.Err(), r.Errno)
-	case r.SYNRetransmits != syns-1:
-		return fmt.Errorf("%d retransmissions, want %d: %d SYNs were sent", r.SYNRetransmits, syns-1, syns)
+	case r.SYNs != syns:
+		return fmt.Errorf("SYNs is %d, want %d as on the wire", r.SYNs, syns)
 	case r.Outcome == Open &&
 		(r.Handshake < condition.Delay || r.Handshake > condition.Timeout || r.RTT > r.Handshake):
 		return fmt.Errorf("the handshake took %v with an RTT of %v, want %v to %v and at least the RTT",
@@ -89,8 +89,8 @@ func finding(r Result) simnet.Finding {
 	if r.ICMP.From.IsValid() {
 		f.ICMP = fmt.Sprintf("%d/%d %v from %v", r.ICMP.Type, r.ICMP.Code, r.ICMP, r.ICMP.From)
 	}
-	if r.Local.IsValid() {
-		f.SYNRetransmits = strconv.Itoa(r.SYNRetransmits)
+	if r.SYNs > 0 {
+		f.SYNRetransmits = strconv.Itoa(r.SYNs - 1)
 	}
 	measured := func(d time.Duration) string {
 		if d > 0 {

@@ -151,7 +151,7 @@ func (c *crowd) probe() *wrongError {
 		r.Outcome != Timeout && (r.Outcome != k.outcome || took < soonest),
 		r.Outcome == Unreachable && r.ICMP.String() != "host_unreachable",
 		r.Outcome == Open && (r.Errno != 0 || r.Handshake < soonest || r.RTT > r.Handshake),
-		r.Outcome == Open && k.lossy && r.SYNRetransmits == 0:
+		r.Outcome == Open && k.lossy && r.SYNs < 2:
 		return &wrongError{
 			target:  target,
 			want:    k.outcome,

@@ -6,7 +6,10 @@
 //	s, err := shaker.New(nil)
 //	…
 //	defer s.Close()
-//	result, err := s.Shake(ctx, netip.MustParseAddrPort("192.0.2.1:443"), nil)
+//	err = s.Check(ctx, "example.com:443") // nil if the port is open
+//
+// [Shaker.Check] takes the place of a dial in a health check. [Shaker.Shake] returns more than an
+// error, and takes an address and options.
 //
 // # Verdict and error
 //
@@ -16,9 +19,18 @@
 // it, and what was measured. A deadline that passes after the SYN was sent is the verdict
 // [Timeout].
 //
-// An error means that there is no verdict: the target or the options are invalid, a local
-// resource is exhausted or missing, the context was cancelled, or the Shaker was closed. An error
-// says nothing about the state of the target.
+// An error means that there is no verdict: this host could not measure ([ErrLocal]), the target or
+// the options are invalid ([os.ErrInvalid]), or the context was cancelled. An error says nothing
+// about the state of the target.
+//
+// Check returns the error of a verdict that is not Open as well. [errors.Is] tells the two apart:
+//
+//	switch err := s.Check(ctx, "192.0.2.1:443"); {
+//	case err == nil: // open
+//	case errors.Is(err, shaker.ErrLocal): // state unknown
+//	case errors.Is(err, os.ErrDeadlineExceeded): // no reply: the verdict Timeout
+//	case errors.Is(err, syscall.ECONNREFUSED): // no process listens
+//	}
 //
 // # Guarantees on Linux
 //
@@ -77,8 +89,8 @@
 // Systems other than Linux cannot withhold the final ACK. There, Shake completes the handshake with
 // the standard [net.Dialer] and then resets the connection: the application sees a connection, and
 // ACKSent is true whenever the port is open. Only Timeout, Source and FIN are supported; any other
-// option is an [errors.ErrUnsupported]. The kernel's measurements (RTT, MSS, SYNRetransmits,
-// ResetLag and the ICMP error) are not available, and neither is Trace.
+// option is an [errors.ErrUnsupported]. The kernel's measurements (RTT, MSS, SYNs, ResetLag and the
+// ICMP error) are not available, and neither is Trace.
 //
 // # Concurrency
 //

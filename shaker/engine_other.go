@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -67,7 +66,7 @@ func (e *engine) shake(
 	defer cancel()
 	defer context.AfterFunc(e.closing, cancel)()
 
-	r := Result{Peer: target, SYNRetransmits: -1}
+	r := Result{Peer: target}
 	dialer := net.Dialer{Deadline: deadline}
 	dialer.SetMultipathTCP(false)
 	if source := options.Source.Unmap(); source.IsValid() {
@@ -86,20 +85,13 @@ func (e *engine) shake(
 		conn.Close()
 		return r, nil
 	}
-	var errno syscall.Errno
-	var timeout net.Error
+	errno := dialErrno(err)
 	switch {
 	case e.closing.Err() != nil:
 		return Result{}, ErrClosed
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return Result{}, ctx.Err()
-	case beforeConnect(err):
-		return Result{}, err
-	case errors.As(err, &errno): // before Timeout, which is also true of EAGAIN
-		errno = portable(errno)
-	case errors.As(err, &timeout) && timeout.Timeout():
-		errno = syscall.ETIMEDOUT
-	default:
+	case beforeConnect(err), errno == 0:
 		return Result{}, err
 	}
 	outcome, ok := verdict(errno, ICMP{})
@@ -144,11 +136,15 @@ func (o *Options) try() error {
 	}
 	source := o.Source.Unmap()
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0)))
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return fmt.Errorf("source %v: %w", source, portable(errno))
-	}
 	if err != nil {
+		if errno := dialErrno(err); errno != 0 {
+			err = errno
+		}
 		return fmt.Errorf("source %v: %w", source, err)
 	}
 	return conn.Close()
+}
+
+func (s *Shaker) tracePath(context.Context, Result, TraceOptions) (Path, error) {
+	return Path{}, fmt.Errorf("%w on %s", errors.ErrUnsupported, runtime.GOOS)
 }

@@ -29,9 +29,11 @@ var windowsErrnos = []struct {
 	{windows.WSAETIMEDOUT, syscall.ETIMEDOUT, "ETIMEDOUT"},
 }
 
+const ehostdown = syscall.EHOSTDOWN
+
 // ErrnoName returns the symbolic name of an errno, such as "ECONNREFUSED". It returns "" for 0 and
 // for an error with which a handshake does not end.
-func ErrnoName(errno syscall.Errno) string {
+func ErrnoName(errno Errno) string {
 	for _, e := range windowsErrnos {
 		if errno == e.errno || errno == e.winsock {
 			return e.name
@@ -41,7 +43,7 @@ func ErrnoName(errno syscall.Errno) string {
 }
 
 // portable translates a Winsock error to the errno that package syscall has for it.
-func portable(errno syscall.Errno) syscall.Errno {
+func portable(errno Errno) Errno {
 	for _, e := range windowsErrnos {
 		if errno == e.winsock {
 			return e.errno

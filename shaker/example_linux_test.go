@@ -18,7 +18,7 @@ func ExampleShaker_Trace() {
 	}
 	defer server.Close()
 
-	s, err := shaker.New(&shaker.Config{Timeout: 2 * time.Second})
+	s, err := shaker.New(&shaker.Config{Options: shaker.Options{Timeout: 2 * time.Second}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,3 +1,5 @@
+//go:build !plan9
+
 package shaker_test
 
 import (
@@ -20,25 +22,19 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	address := server.Addr().(*net.TCPAddr).AddrPort()
+	address := server.Addr().String()
 
-	s, err := shaker.New(&shaker.Config{Timeout: 2 * time.Second})
+	s, err := shaker.New(&shaker.Config{Options: shaker.Options{Timeout: 2 * time.Second}})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer s.Close()
 
-	healthy := func(address netip.AddrPort) error {
-		result, err := s.Shake(context.Background(), address, nil)
-		if err != nil {
-			return err // not performed: this says nothing about the server
-		}
-		return result.Err()
-	}
-
-	fmt.Println("listening:", healthy(address))
+	fmt.Println("listening:", s.Check(context.Background(), address))
 	server.Close()
-	switch err := healthy(address); {
+	switch err := s.Check(context.Background(), address); {
+	case errors.Is(err, shaker.ErrLocal):
+		fmt.Println("unknown: this host could not measure")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		fmt.Println("closed: no process listens")
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -186,11 +186,11 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 		// process could listen on it.
 		setLinger(h.fd, unix.Linger{Onoff: 1, Linger: 0})
 		*r = Result{
-			Outcome:        Refused,
-			Errno:          unix.ECONNREFUSED,
-			SYNRetransmits: r.SYNRetransmits,
-			Local:          r.Local,
-			Peer:           r.Peer,
+			Outcome: Refused,
+			Errno:   unix.ECONNREFUSED,
+			SYNs:    r.SYNs,
+			Local:   r.Local,
+			Peer:    r.Peer,
 		}
 		h.finish(l)
 		return
@@ -264,7 +264,7 @@ func (h *handshake) readInfo(seen time.Duration) {
 		return // no SYN was sent: no route, or forbidden by this host
 	}
 	h.result.answered = seen - h.sent
-	h.result.SYNRetransmits = int(h.info.Total_retrans)
+	h.result.SYNs = int(1 + h.info.Total_retrans)
 	h.result.Local = getsockname(h.fd).addrPort(h.result.Peer.Addr().Zone())
 }
 

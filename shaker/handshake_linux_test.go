@@ -2,6 +2,7 @@ package shaker
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -18,7 +19,7 @@ import (
 
 // withoutTimes returns the result without the fields that differ from run to run.
 func withoutTimes(r Result) Result {
-	r.Handshake, r.RTT, r.ResetLag, r.answered, r.Local = 0, 0, 0, 0, netip.AddrPort{}
+	r.Handshake, r.RTT, r.ResetLag, r.answered, r.Local, r.options = 0, 0, 0, 0, netip.AddrPort{}, Options{}
 	return r
 }
 
@@ -38,8 +39,8 @@ func TestOpen(t *testing.T) {
 				t.Errorf("Shake(%v): ResetLag %v and Handshake %v, want both in the %v that it took",
 					target, r.ResetLag, r.Handshake, took)
 			}
-			if r.Handshake <= 0 || r.RTT <= 0 || r.RTT > r.Handshake || r.MSS < 536 || r.SYNRetransmits != 0 {
-				t.Errorf("Shake(%v) = %+v, want 0 < RTT <= Handshake, MSS >= 536 and no retransmission", target, r)
+			if r.Handshake <= 0 || r.RTT <= 0 || r.RTT > r.Handshake || r.MSS < 536 || r.SYNs != 1 {
+				t.Errorf("Shake(%v) = %+v, want 0 < RTT <= Handshake, MSS >= 536 and one SYN", target, r)
 			}
 			if r.Local.Addr() != target.Addr() || r.Local.Port() == 0 || r.Local.Port() == target.Port() {
 				t.Errorf("Shake(%v): Local %v, want the address of the target with another port", target, r.Local)
@@ -66,7 +67,7 @@ func TestRefusedByRST(t *testing.T) {
 		if !r.Local.IsValid() {
 			t.Errorf("Shake(%v): Local %v, want a valid one: a SYN was sent", target, r.Local)
 		}
-		want := Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}
+		want := Result{Outcome: Refused, Errno: unix.ECONNREFUSED, SYNs: 1, Peer: target}
 		if got := withoutTimes(r); got != want {
 			t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 		}
@@ -83,12 +84,13 @@ func TestDeadlines(t *testing.T) {
 		"options":                  {options: short},
 		"context":                  {context: short},
 		"options before config":    {config: long, options: short},
+		"context before config":    {config: long, context: short},
 		"context before options":   {options: long, context: short},
 		"options before context":   {options: short, context: long},
 		"config is only a default": {config: 1, options: short},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := New(&Config{Timeout: c.config})
+			s, err := New(&Config{Options: Options{Timeout: c.config}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +102,11 @@ func TestDeadlines(t *testing.T) {
 				ctx = limited
 			}
 			began := time.Now()
-			r, err := s.Shake(ctx, target, &Options{Timeout: c.options})
+			var options *Options
+			if c.options > 0 {
+				options = &Options{Timeout: c.options}
+			}
+			r, err := s.Shake(ctx, target, options)
 			if err != nil || r.Outcome != Timeout {
 				t.Errorf("Shake of a silent target = %+v, error %v, want Timeout", r, err)
 			}
@@ -143,7 +149,7 @@ func TestResetAfterSYNACK(t *testing.T) {
 	if got.RTT <= 0 {
 		t.Errorf("Shake(%v): RTT %v, want more than 0: a SYN-ACK arrived", target, got.RTT)
 	}
-	want := Result{Outcome: Reset, Errno: unix.ECONNRESET, MSS: 1400, Peer: target}
+	want := Result{Outcome: Reset, Errno: unix.ECONNRESET, SYNs: 1, MSS: 1400, Peer: target}
 	if got := withoutTimes(got); got != want {
 		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
@@ -168,7 +174,7 @@ func TestResetAfterFIN(t *testing.T) {
 		return nil
 	}, "192.0.2.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
-	want := Result{Outcome: Reset, Errno: unix.EPIPE, MSS: 1400, ACKSent: true, Peer: target}
+	want := Result{Outcome: Reset, Errno: unix.EPIPE, SYNs: 1, MSS: 1400, ACKSent: true, Peer: target}
 	if got := withoutTimes(mustShake(t, s, target)); got != want {
 		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
@@ -216,7 +222,7 @@ func TestRefusedWithoutSocketError(t *testing.T) {
 		return nil
 	}, "192.0.2.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
-	want := Result{Outcome: Failed, Errno: unix.ECONNABORTED, Peer: target}
+	want := Result{Outcome: Failed, Errno: unix.ECONNABORTED, SYNs: 1, Peer: target}
 	if got := withoutTimes(mustShake(t, s, target)); got != want {
 		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
@@ -248,7 +254,7 @@ func TestICMPErrorWithoutSocketError(t *testing.T) {
 		return nil
 	}, "192.0.2.0/24", "198.51.100.0/24")
 	target := netip.MustParseAddrPort("192.0.2.1:80")
-	want := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, Peer: target,
+	want := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNs: 1, Peer: target,
 		ICMP: ICMP{From: router, Type: 3, Code: 1}}
 	if got := withoutTimes(mustShake(t, s, target)); got != want {
 		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
@@ -266,19 +272,19 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 	ownProhibited := ICMP{From: localhost, Type: 3, Code: 13, Own: true}
 	for rule, want := range map[string]Result{
 		"limit rate 1/hour burst 1 packets reject with icmp type host-unreachable": {
-			Outcome: Open, SYNRetransmits: 1, MSS: 32741,
+			Outcome: Open, SYNs: 2, MSS: 32741,
 		},
 		"reject with icmp type host-unreachable": {
-			Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNRetransmits: 1, ICMP: ownUnreachable,
+			Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNs: 2, ICMP: ownUnreachable,
 		},
 		"limit rate 1/hour burst 1 packets reject with icmp type admin-prohibited": {
-			Outcome: Prohibited, Errno: unix.EHOSTUNREACH, ICMP: ownProhibited,
+			Outcome: Prohibited, Errno: unix.EHOSTUNREACH, SYNs: 1, ICMP: ownProhibited,
 		},
 		"reject with icmp type admin-prohibited": {
-			Outcome: Prohibited, Errno: unix.EHOSTUNREACH, ICMP: ownProhibited,
+			Outcome: Prohibited, Errno: unix.EHOSTUNREACH, SYNs: 1, ICMP: ownProhibited,
 		},
 		"reject with tcp reset": {
-			Outcome: Refused, Errno: unix.ECONNREFUSED,
+			Outcome: Refused, Errno: unix.ECONNREFUSED, SYNs: 1,
 		},
 	} {
 		t.Run(rule, func(t *testing.T) {
@@ -299,7 +305,7 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 			}
 			// If the deadline is sooner than the next SYN, the ICMP error is the verdict.
 			got, err := s.Shake(t.Context(), target, &Options{Timeout: 100 * time.Millisecond})
-			if want.SYNRetransmits = 0; err != nil || withoutTimes(got) != want {
+			if want.SYNs = 1; err != nil || withoutTimes(got) != want {
 				t.Errorf("Shake(%v) within 100 ms =\n     %+v, error %v\nwant %+v",
 					target, withoutTimes(got), err, want)
 			}
@@ -364,8 +370,8 @@ func TestWithoutSourceAddress(t *testing.T) {
 		if target.Addr() != netip.IPv6Loopback() && r.Errno == unix.ENETUNREACH {
 			want.Errno = unix.ENETUNREACH // there is no route, either
 		}
-		if r != want {
-			t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, r, want)
+		if r != want || errors.Is(r.Err(), ErrLocal) {
+			t.Errorf("Shake(%v) =\n     %+v\nwant %+v, and no ErrLocal", target, r, want)
 		}
 	}
 }

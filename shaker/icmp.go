@@ -19,9 +19,13 @@ type ICMP struct {
 }
 
 // String returns the name of the error, such as "host_unreachable", or "other" for a type and code
-// without a name here. A host unreachable that this host generated is "neighbor_unreachable": the
-// target, or the router on the way to it, did not answer on the link.
+// without a name here. It returns "" if there was no error. A host unreachable that this host
+// generated is "neighbor_unreachable": the target, or the router on the way to it, did not answer on
+// the link.
 func (i ICMP) String() string {
+	if !i.From.IsValid() {
+		return ""
+	}
 	if i.Own && (i.From.Is4() && i.Type == 3 && i.Code == 1 || i.From.Is6() && i.Type == 1 && i.Code == 3) {
 		return "neighbor_unreachable"
 	}

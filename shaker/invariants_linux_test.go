@@ -667,7 +667,7 @@ func TestSelfConnectIsRefused(t *testing.T) {
 		if r.Local.Port() != 40000 {
 			t.Fatalf("the test did not provoke its case: Shake(%v) has Local %v, want port 40000", target, r.Local)
 		}
-		want := Result{Outcome: Refused, Errno: unix.ECONNREFUSED, Peer: target}
+		want := Result{Outcome: Refused, Errno: unix.ECONNREFUSED, SYNs: 1, Peer: target}
 		if withoutTimes(r) != want || r.Handshake != 0 || r.RTT != 0 {
 			t.Errorf("Shake(%v) =\n     %+v\nwant %+v with that Local", target, r, want)
 		}
@@ -792,7 +792,7 @@ func TestDeadlineBeforeSYN(t *testing.T) {
 	}()
 	awaitLoop(t, l, "the handshake is queued", func() bool { return len(l.arrivals) == 1 })
 	close(h.release)
-	if err := <-done; !errors.Is(err, ErrUnsent) || !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := <-done; !errors.Is(err, ErrUnsent) || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("Shake: error %v, want %v", err, ErrUnsent)
 	}
 	if sent := kernel.Counters(t)["TcpActiveOpens"] - before["TcpActiveOpens"]; sent != 0 {
@@ -809,7 +809,8 @@ func TestLocalErrorsAreNotVerdicts(t *testing.T) {
 		lab.WithDescriptors(t, 0, func() {
 			for _, target := range []netip.AddrPort{target, netip.MustParseAddrPort("[fe80::1%lo]:80")} {
 				r, err := s.Shake(context.Background(), target, nil)
-				if !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrTarget) || r != (Result{}) {
+				if !errors.Is(err, unix.EMFILE) || !errors.Is(err, ErrLocal) || errors.Is(err, ErrTarget) ||
+					r != (Result{}) {
 					t.Errorf("Shake(%v) without descriptors = %+v, error %v, want EMFILE", target, r, err)
 				}
 			}
@@ -828,7 +829,7 @@ func TestLocalErrorsAreNotVerdicts(t *testing.T) {
 		group.Go(func() { s.Shake(ctx, target, nil) })
 		wire.Await(1) // the only port is taken
 		r, err := s.Shake(context.Background(), target, &Options{Timeout: 5 * time.Second})
-		if !errors.Is(err, unix.EADDRNOTAVAIL) || r != (Result{}) {
+		if !errors.Is(err, unix.EADDRNOTAVAIL) || !errors.Is(err, ErrLocal) || r != (Result{}) {
 			t.Errorf("Shake(%v) without a free port = %+v, error %v, want EADDRNOTAVAIL", target, r, err)
 		}
 		cancel()

@@ -55,8 +55,8 @@ func (k *keyed) handle(fd int) {
 	if err != nil {
 		return
 	}
-	// This engine does not count retransmissions: 1 is what the crowd accepts for lossy targets, too.
-	r := Result{Outcome: Open, Errno: errno, SYNRetransmits: 1}
+	// This engine does not count SYNs: 2 is what the crowd accepts for lossy targets, too.
+	r := Result{Outcome: Open, Errno: errno, SYNs: 2}
 	if errno != 0 {
 		r.ICMP, _ = readErrorQueue(fd)
 		r.Outcome, _ = verdict(errno, r.ICMP)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
 )
 
@@ -13,7 +14,9 @@ import (
 // [errors.ErrUnsupported] there.
 type Options struct {
 	// Timeout limits the handshake, counted from the call of Shake. The context's deadline
-	// applies if it is sooner. 0 means [Config.Timeout]. A negative Timeout is an error.
+	// applies if it is sooner. If Timeout is 0 and the context has no deadline, the kernel
+	// gives up after about two minutes (tcp_syn_retries in tcp(7)). A negative Timeout is an
+	// error.
 	Timeout time.Duration
 
 	// Source is the address of this host to send from. It must be of the target's family. A
@@ -71,7 +74,7 @@ func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last
 //   - ENOPROTOOPT for source ports on a kernel older than Linux 6.3;
 //   - [errors.ErrUnsupported] for an option that this operating system does not support.
 //
-// An error for a value outside its range wraps nothing.
+// An error for a value outside its range wraps [os.ErrInvalid].
 func (o *Options) Check() error {
 	if err := o.validate(); err != nil {
 		return err
@@ -83,19 +86,41 @@ func (o *Options) Check() error {
 func (o *Options) validate() error {
 	switch source := o.Source.Unmap(); {
 	case o.Timeout < 0:
-		return fmt.Errorf("negative timeout %v", o.Timeout)
+		return invalid("negative timeout %v", o.Timeout)
 	case source.IsMulticast() || source == limitedBroadcast:
-		return fmt.Errorf("source %v: not the address of one host", source)
+		return invalid("source %v: not the address of one host", source)
 	case needsZone(source):
-		return fmt.Errorf("source %v: %w", source, errNoZone)
+		return invalid("source %v: %v", source, errNoZone)
 	case o.Interface != "" && source.Zone() != "" && source.Zone() != o.Interface: // the kernel would use the zone
-		return fmt.Errorf("source %v: zone does not match the interface %q", source, o.Interface)
+		return invalid("source %v: zone does not match the interface %q", source, o.Interface)
 	case o.SourcePorts != PortRange{} && (o.SourcePorts.First == 0 || o.SourcePorts.First > o.SourcePorts.Last):
-		return fmt.Errorf("invalid source port range %v", o.SourcePorts)
+		return invalid("invalid source port range %v", o.SourcePorts)
 	case o.DSCP > 63:
-		return fmt.Errorf("DSCP is %d, want 0 to 63", o.DSCP)
+		return invalid("DSCP is %d, want 0 to 63", o.DSCP)
 	}
 	return nil
+}
+
+// invalid returns an error that wraps [os.ErrInvalid] without its text.
+func invalid(format string, args ...any) error {
+	return &sentinel{text: fmt.Sprintf(format, args...), general: os.ErrInvalid}
+}
+
+// canReach reports whether the source, if there is one, is of the same family as the address.
+func (o *Options) canReach(a netip.Addr) bool {
+	source := o.Source.Unmap()
+	return !source.IsValid() || source.Is4() == a.Unmap().Is4()
+}
+
+// ofRoute returns the options that decide which way packets take.
+func (o *Options) ofRoute() Options {
+	return Options{
+		Source:      o.Source,
+		SourcePorts: o.SourcePorts,
+		Interface:   o.Interface,
+		DSCP:        o.DSCP,
+		Mark:        o.Mark,
+	}
 }
 
 var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})

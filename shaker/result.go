@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -32,27 +31,45 @@ const (
 	Failed
 )
 
+var outcomeNames = [...]string{
+	0:           "unknown",
+	Open:        "open",
+	Refused:     "refused",
+	Reset:       "reset",
+	Timeout:     "timeout",
+	Unreachable: "unreachable",
+	Prohibited:  "prohibited",
+	Failed:      "error",
+}
+
 // String returns the outcome in lower case, as in the exporter's result label: "open", "refused",
-// "reset", "timeout", "unreachable", "prohibited" or "error".
+// "reset", "timeout", "unreachable", "prohibited" or "error". The zero Outcome, which means that
+// there is no verdict, is "unknown".
 func (o Outcome) String() string {
-	switch o {
-	case Open:
-		return "open"
-	case Refused:
-		return "refused"
-	case Reset:
-		return "reset"
-	case Timeout:
-		return "timeout"
-	case Unreachable:
-		return "unreachable"
-	case Prohibited:
-		return "prohibited"
-	case Failed:
-		return "error"
-	default:
-		return fmt.Sprintf("Outcome(%d)", uint8(o))
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
 	}
+	return fmt.Sprintf("Outcome(%d)", uint8(o))
+}
+
+// MarshalText returns the text of String. For an Outcome that is not one of the constants, and not
+// 0, it returns an error.
+func (o Outcome) MarshalText() ([]byte, error) {
+	if int(o) < len(outcomeNames) {
+		return []byte(outcomeNames[o]), nil
+	}
+	return nil, fmt.Errorf("shaker: no outcome has the number %d", uint8(o))
+}
+
+// UnmarshalText accepts what String returns for the constants and for 0.
+func (o *Outcome) UnmarshalText(text []byte) error {
+	for outcome, name := range outcomeNames {
+		if name == string(text) {
+			*o = Outcome(outcome)
+			return nil
+		}
+	}
+	return fmt.Errorf("shaker: unknown outcome %q", text)
 }
 
 // A Result is the verdict about a target, and the measurements of the handshake. A field that was
@@ -62,7 +79,7 @@ type Result struct {
 	Outcome Outcome
 
 	// Errno is the kernel's reason for the verdict: 0 if Open, ETIMEDOUT if Timeout.
-	Errno syscall.Errno
+	Errno Errno
 
 	// Handshake is the time from the SYN to the SYN-ACK on this process's clock. It includes
 	// delays in the scheduling of this process. It is measured only if Open.
@@ -74,9 +91,10 @@ type Result struct {
 	// timestamps. It is measured only on Linux, if Open or Reset.
 	RTT time.Duration
 
-	// SYNRetransmits is the number of SYN retransmissions, whatever the outcome. It is -1 on
-	// systems other than Linux, which do not report it.
-	SYNRetransmits int
+	// SYNs is the number of SYNs that were sent, retransmissions included, whatever the
+	// outcome. It is 0 if no SYN was sent, and on systems other than Linux, which do not report
+	// it.
+	SYNs int
 
 	// MSS is the maximum segment size, in bytes, that the handshake negotiated for data to
 	// the target. It is measured only on Linux, if Open or Reset.
@@ -107,11 +125,14 @@ type Result struct {
 	// answered is the time from the first SYN to the event that ended the handshake, on this
 	// process's clock. It is measured only on Linux.
 	answered time.Duration
+
+	// options are the handshake's options that Trace has to repeat: see ofRoute.
+	options Options
 }
 
 // Err returns nil if the Outcome is Open. Otherwise it returns an error that wraps the Errno and,
 // if the Outcome is Timeout, [os.ErrDeadlineExceeded]. Like the errors of package net, the error
-// has a method Timeout() bool.
+// has a method Timeout() bool. It never wraps [ErrLocal].
 func (r Result) Err() error {
 	if r.Outcome == Open {
 		return nil
@@ -125,8 +146,8 @@ func (e *verdictError) Error() string {
 	r := e.result
 	var text strings.Builder
 	fmt.Fprintf(&text, "shake %v: %v", r.Peer, r.Outcome)
-	if r.Outcome != Refused && r.Outcome != Timeout { // for these two, the errno adds nothing
-		fmt.Fprintf(&text, ": %v", ErrnoName(r.Errno))
+	if name := ErrnoName(r.Errno); name != "" && r.Outcome != Refused && r.Outcome != Timeout { // it adds nothing there
+		fmt.Fprintf(&text, ": %s", name)
 	}
 	if r.ICMP.From.IsValid() {
 		fmt.Fprintf(&text, " (ICMP %v from %v)", r.ICMP, r.ICMP.From)
@@ -140,8 +161,11 @@ func (e *verdictError) Timeout() bool { return e.result.Outcome == Timeout }
 func (e *verdictError) Temporary() bool { return e.Timeout() }
 
 func (e *verdictError) Unwrap() []error {
-	if e.Timeout() {
+	switch {
+	case e.Timeout():
 		return []error{e.result.Errno, os.ErrDeadlineExceeded}
+	case e.result.Errno == 0: // not a result of Shake
+		return nil
 	}
 	return []error{e.result.Errno}
 }

@@ -8,19 +8,26 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"syscall"
 	"time"
 )
 
 var (
-	// ErrClosed is returned by Shake and Trace if the Shaker is closed before the call, or
-	// during it. It wraps [os.ErrClosed].
+	// ErrLocal is wrapped by every error that means that this host could not measure: a local
+	// resource is exhausted or missing, an option is not supported or not permitted, and also
+	// [ErrUnsent] and [ErrClosed]. The error of a verdict ([Result.Err]) never wraps it. The two
+	// can have the same errno: EADDRNOTAVAIL without ErrLocal means that this host has no address
+	// from which it could reach the target, and with ErrLocal that no local port is free.
+	ErrLocal = errors.New("this host could not measure")
+
+	// ErrClosed is returned by all methods of a Shaker that is closed before the call, or during
+	// it. It wraps [os.ErrClosed].
 	ErrClosed error = &sentinel{text: "the shaker is closed", general: os.ErrClosed}
 
 	// ErrUnsent is returned by Shake if the deadline passed before a SYN was sent: either
-	// the deadline was over when Shake was called, or this host is overloaded. It wraps
+	// the deadline was over when Shake was called, or this host is overloaded. It wraps no
+	// error of a deadline, because it is no verdict: only the verdict [Timeout] is an
 	// [os.ErrDeadlineExceeded].
-	ErrUnsent error = &sentinel{text: "the deadline passed before a SYN was sent", general: os.ErrDeadlineExceeded}
+	ErrUnsent = errors.New("the deadline passed before a SYN was sent")
 
 	// ErrTarget is returned by Shake if no SYN can be addressed to the target: port 0, the
 	// zero Addr, an IPv6 zone that does not exist on this host, or a link-local IPv6 address
@@ -29,6 +36,9 @@ var (
 	// [os.ErrInvalid].
 	ErrTarget error = &sentinel{text: "invalid target", general: os.ErrInvalid}
 )
+
+// errZero is the error of the zero Shaker.
+var errZero = fmt.Errorf("%w: it was not started by New", ErrClosed)
 
 // A sentinel is an error of this package that wraps a more general one of package os.
 type sentinel struct {
@@ -41,75 +51,84 @@ func (e *sentinel) Unwrap() error { return e.general }
 
 // Config configures a [Shaker]. Its zero value holds the defaults.
 type Config struct {
-	// Timeout applies to handshakes whose [Options.Timeout] is 0. If both are 0, only the
-	// context's deadline limits a handshake. If the context has no deadline either, the
-	// kernel gives up after about two minutes (tcp_syn_retries in tcp(7)). A negative
-	// Timeout is an error.
-	Timeout time.Duration
+	// Options apply to every handshake for which the caller gives no options.
+	Options Options
 }
 
-// A Shaker performs TCP handshakes. It is safe for concurrent use by any number of goroutines.
+// A Shaker performs TCP handshakes. It is safe for concurrent use by any number of goroutines. The
+// zero Shaker is closed: [New] returns a Shaker that works.
 type Shaker struct {
 	engine  *engine
-	timeout time.Duration
+	options Options
 }
 
 // New starts a Shaker. A nil config means the defaults. The caller must call [Shaker.Close] when
 // it no longer needs the Shaker.
 //
 // On Linux a Shaker holds one descriptor and one goroutine for each processor that Go may use
-// (GOMAXPROCS). If New cannot get a descriptor, the error wraps the errno, such as EMFILE.
+// (GOMAXPROCS). If New cannot get a descriptor, the error wraps [ErrLocal] and the errno, such as
+// EMFILE. If an option has a value outside its range, the error wraps [os.ErrInvalid]. New does not
+// call [Options.Check].
 func New(config *Config) (*Shaker, error) {
 	if config == nil {
 		config = &Config{}
 	}
-	if config.Timeout < 0 {
-		return nil, fmt.Errorf("shaker: negative timeout %v", config.Timeout)
+	if err := config.Options.validate(); err != nil {
+		return nil, fmt.Errorf("shaker: %w", err)
 	}
 	engine, err := newEngine()
 	if err != nil {
-		return nil, fmt.Errorf("shaker: %w", err)
+		return nil, &opError{what: "shaker", err: err, local: true}
 	}
-	return &Shaker{engine: engine, timeout: config.Timeout}, nil
+	return &Shaker{engine: engine, options: config.Options}, nil
 }
 
-// Shake performs one handshake with the target: SYN, SYN-ACK, RST. Nil options mean the defaults.
+// Shake performs one handshake with the target: SYN, SYN-ACK, RST. Nil options mean
+// [Config.Options].
 //
 // The Result is a verdict about the target, whether the target is open or not. A deadline that
 // passes after the SYN was sent is the verdict [Timeout]. When Shake returns, the handshake's
 // socket is closed.
 //
-// An error means that there is no verdict. The error wraps
-//   - the context's error, such as [context.Canceled], unless that is a passed deadline;
-//   - [ErrClosed], [ErrUnsent] or [ErrTarget];
-//   - the errno for an exhausted local resource, such as EMFILE, ENOBUFS or EADDRNOTAVAIL (no
-//     local port is free);
-//   - for options that cannot be used, the same errors as [Options.Check].
+// An error means that there is no verdict. The error wraps one of the following:
+//   - [ErrTarget], or [os.ErrInvalid] for an option whose value is outside its range: a mistake of
+//     the caller;
+//   - the context's error and [context.Cause], if the context was cancelled;
+//   - [ErrLocal], if this host could not measure. It then also wraps [ErrUnsent]; or [ErrClosed];
+//     or the errno for an exhausted local resource, such as EMFILE, ENOBUFS or EADDRNOTAVAIL (no
+//     local port is free); or the errno or [errors.ErrUnsupported] for an option that this host
+//     does not support or permit, like the error of [Options.Check].
+//
+// If the context's deadline has passed, ErrUnsent comes with [context.DeadlineExceeded] and
+// context.Cause.
+//
+// Like the errors of package net, every error has a method Timeout() bool. It returns false: only
+// the verdict Timeout is one.
 func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
+	if options == nil {
+		options = &s.options
+	}
 	result, err := s.shake(ctx, target, options)
 	if err != nil {
-		return Result{}, fmt.Errorf("shake %v: %w", target, err)
+		return Result{}, newOpError(ctx, fmt.Sprintf("shake %v", target), err)
 	}
 	return result, nil
 }
 
+// shake is Shake without the description of the error.
 func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
+	if s.engine == nil {
+		return Result{}, errZero
+	}
 	if !target.Addr().IsValid() || target.Port() == 0 {
 		return Result{}, ErrTarget
-	}
-	if options == nil {
-		options = &Options{}
 	}
 	if err := options.validate(); err != nil {
 		return Result{}, err
 	}
-	timeout := s.timeout
-	if options.Timeout != 0 {
-		timeout = options.Timeout
-	}
 	deadline, limited := ctx.Deadline()
-	if timeout > 0 {
-		if end := time.Now().Add(timeout); !limited || end.Before(deadline) {
+	if options.Timeout > 0 {
+		if end := time.Now().Add(options.Timeout); !limited || end.Before(deadline) {
 			deadline = end
 		}
 	}
@@ -123,15 +142,60 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	if needsZone(target.Addr()) {
 		return Result{}, fmt.Errorf("%w: %w", ErrTarget, errNoZone)
 	}
-	if source := options.Source.Unmap(); source.IsValid() && source.Is4() != target.Addr().Is4() {
-		return Result{}, fmt.Errorf("%w: not of the same family as the source %v", ErrTarget, source)
+	if !options.canReach(target.Addr()) {
+		return Result{}, fmt.Errorf("%w: not of the same family as the source %v", ErrTarget, options.Source.Unmap())
 	}
 	scope, err := scopeID(target.Addr().Zone(), ErrTarget)
 	if err != nil {
 		return Result{}, err
 	}
-	return s.engine.shake(ctx, target, scope, options, deadline)
+	result, err := s.engine.shake(ctx, target, scope, options, deadline)
+	result.options = options.ofRoute()
+	return result, err
 }
+
+// An opError is an error without a verdict.
+type opError struct {
+	what  string // the operation and its target
+	err   error
+	local bool // whether it is an ErrLocal
+}
+
+// newOpError describes an error of the engine or of the arguments. It adds why the context has ended,
+// if that is the reason.
+func newOpError(ctx context.Context, what string, err error) error {
+	end := ended(ctx)
+	switch {
+	case errors.Is(err, ErrUnsent) && end != nil:
+		return &opError{what: what, err: fmt.Errorf("%w: %w", err, end), local: true}
+	case end != nil && errors.Is(end, err):
+		return &opError{what: what, err: end}
+	}
+	return &opError{what: what, err: err, local: !errors.Is(err, os.ErrInvalid)}
+}
+
+// ended returns why the context has ended, nil if it has not: its error, and its cause if that is
+// another one.
+func ended(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	switch deadline, ok := ctx.Deadline(); {
+	case err == nil && ok && !time.Now().Before(deadline):
+		return context.DeadlineExceeded // the context's timer is late
+	case errors.Is(cause, err):
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
+func (e *opError) Error() string        { return e.what + ": " + e.err.Error() }
+func (e *opError) Unwrap() error        { return e.err }
+func (e *opError) Is(target error) bool { return target == ErrLocal && e.local }
+
+// Timeout and Temporary make it a net.Error, like the error of a verdict. Without them, a caller who
+// looks for a net.Error would find the errno, and EAGAIN calls itself a timeout.
+
+func (e *opError) Timeout() bool   { return false }
+func (e *opError) Temporary() bool { return false }
 
 // scopeID returns the index of the interface that an IPv6 zone names, or 0 for no zone. If there
 // is no such interface, the error wraps missing. Any other error means that the lookup failed.
@@ -143,9 +207,8 @@ func scopeID(zone string, missing error) (uint32, error) {
 	if number, notNumber := strconv.ParseUint(zone, 10, 31); notNumber == nil {
 		iface, err = net.InterfaceByIndex(int(number))
 	}
-	var errno syscall.Errno
-	switch {
-	case errors.As(err, &errno):
+	switch _, failed := errors.AsType[Errno](err); {
+	case failed:
 		return 0, fmt.Errorf("zone %q: %w", zone, err)
 	case err != nil:
 		return 0, fmt.Errorf("%w: zone %q: %w", missing, zone, err)
@@ -156,6 +219,8 @@ func scopeID(zone string, missing error) (uint32, error) {
 // Close ends every running handshake with [ErrClosed] and releases the Shaker's descriptors and
 // goroutines before it returns. A second Close does nothing. The error is always nil.
 func (s *Shaker) Close() error {
-	s.engine.close()
+	if s.engine != nil {
+		s.engine.close()
+	}
 	return nil
 }

@@ -1,8 +1,12 @@
+//go:build !plan9
+
 package shaker_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -75,6 +79,7 @@ func TestInvalidArguments(t *testing.T) {
 			target:  netip.MustParseAddrPort("127.0.0.1:1"),
 			options: &shaker.Options{Timeout: -1},
 			want:    "shake 127.0.0.1:1: negative timeout -1ns",
+			wraps:   os.ErrInvalid,
 		},
 		{
 			target:  netip.MustParseAddrPort("127.0.0.1:1"),
@@ -93,13 +98,15 @@ func TestInvalidArguments(t *testing.T) {
 		if err == nil || err.Error() != c.want || r != (shaker.Result{}) {
 			t.Errorf("Shake(%v, %+v) = %+v, error %v, want error %s", c.target, c.options, r, err, c.want)
 		}
-		if c.wraps != nil && !errors.Is(err, c.wraps) {
-			t.Errorf("Shake(%v, %+v): error %v does not wrap %v", c.target, c.options, err, c.wraps)
+		if !errors.Is(err, c.wraps) || errors.Is(err, shaker.ErrLocal) {
+			t.Errorf("Shake(%v, %+v): error %v, want one that wraps %v and not ErrLocal",
+				c.target, c.options, err, c.wraps)
 		}
 	}
-	const want = "shaker: negative timeout -1s"
-	if _, err := shaker.New(&shaker.Config{Timeout: -time.Second}); err == nil || err.Error() != want {
-		t.Errorf("New with a timeout of -1s: error %v, want %s", err, want)
+	const want = "shaker: DSCP is 64, want 0 to 63"
+	_, err := shaker.New(&shaker.Config{Options: shaker.Options{DSCP: 64}})
+	if !errors.Is(err, os.ErrInvalid) || err.Error() != want {
+		t.Errorf("New with DSCP 64: error %v, want %s", err, want)
 	}
 }
 
@@ -159,7 +166,7 @@ func TestOptionsOutOfRange(t *testing.T) {
 			want:    `source fe80::1%here: zone does not match the interface "there"`,
 		},
 	} {
-		if err := c.options.Check(); err == nil || err.Error() != c.want {
+		if err := c.options.Check(); !errors.Is(err, os.ErrInvalid) || err.Error() != c.want {
 			t.Errorf("Check of %+v: error %v, want %s", c.options, err, c.want)
 		}
 		r, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), &c.options)
@@ -204,25 +211,199 @@ func TestSourceOfAnotherHost(t *testing.T) {
 		t.Errorf("Check of source 192.0.2.99: error %v, want EADDRNOTAVAIL and the source", err)
 	}
 	r, err := newShaker(t).Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), options)
-	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "192.0.2.99") ||
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !errors.Is(err, shaker.ErrLocal) ||
+		!strings.Contains(err.Error(), "192.0.2.99") ||
 		r != (shaker.Result{}) {
 		t.Errorf("Shake from 192.0.2.99 = %+v, error %v, want EADDRNOTAVAIL and the source", r, err)
 	}
 }
 
+// The error of a context that has ended is the context's error and its cause. A deadline that has
+// passed is not the verdict Timeout.
 func TestEndedContext(t *testing.T) {
 	s := newShaker(t)
 	target := netip.MustParseAddrPort("127.0.0.1:1")
-	cancelled, cancel := context.WithCancel(context.Background())
-	cancel()
-	if r, err := s.Shake(cancelled, target, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("Shake with a cancelled context = %+v, error %v, want %v", r, err, context.Canceled)
+	cause := errors.New("the program is too old")
+	for _, c := range []struct {
+		name        string
+		end         func() (context.Context, context.CancelFunc)
+		is, isNot   []error
+		wantMessage string
+	}{
+		{
+			name: "cancelled",
+			end: func() (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(context.Background())
+				cancel()
+				return ctx, cancel
+			},
+			is:          []error{context.Canceled},
+			isNot:       []error{shaker.ErrUnsent, shaker.ErrLocal},
+			wantMessage: "context canceled",
+		},
+		{
+			name: "cancelled with a cause",
+			end: func() (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancelCause(context.Background())
+				cancel(cause)
+				return ctx, func() {}
+			},
+			is:          []error{context.Canceled, cause},
+			isNot:       []error{shaker.ErrUnsent, shaker.ErrLocal},
+			wantMessage: "context canceled: the program is too old",
+		},
+		{
+			name: "expired",
+			end: func() (context.Context, context.CancelFunc) {
+				return context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+			},
+			is:          []error{shaker.ErrUnsent, shaker.ErrLocal, context.DeadlineExceeded},
+			wantMessage: "the deadline passed before a SYN was sent: context deadline exceeded",
+		},
+		{
+			name: "expired with a cause",
+			end: func() (context.Context, context.CancelFunc) {
+				return context.WithDeadlineCause(context.Background(), time.Now().Add(-time.Second), cause)
+			},
+			is: []error{shaker.ErrUnsent, shaker.ErrLocal, context.DeadlineExceeded, cause},
+			wantMessage: "the deadline passed before a SYN was sent: context deadline exceeded: " +
+				"the program is too old",
+		},
+	} {
+		ctx, cancel := c.end()
+		defer cancel()
+		r, err := s.Shake(ctx, target, nil)
+		if want := "shake 127.0.0.1:1: " + c.wantMessage; err == nil || err.Error() != want || r != (shaker.Result{}) {
+			t.Errorf("%s: Shake = %+v, error %v, want error %s", c.name, r, err, want)
+		}
+		for _, want := range c.is {
+			if !errors.Is(err, want) {
+				t.Errorf("%s: Shake: error %v, want one that wraps %q", c.name, err, want)
+			}
+		}
+		for _, not := range append(c.isNot, os.ErrDeadlineExceeded) {
+			if errors.Is(err, not) {
+				t.Errorf("%s: Shake: error %v, want one that does not wrap %q", c.name, err, not)
+			}
+		}
+		if timeout, ok := errors.AsType[net.Error](err); !ok || timeout.Timeout() {
+			t.Errorf("%s: Shake: error %v, want a net.Error that is not a timeout", c.name, err)
+		}
 	}
-	expired, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
-	defer cancel()
-	r, err := s.Shake(expired, target, nil)
-	if !errors.Is(err, shaker.ErrUnsent) || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("Shake with a passed deadline = %+v, error %v, want %v", r, err, shaker.ErrUnsent)
+}
+
+// The methods of a zero Shaker return ErrClosed.
+func TestZeroShaker(t *testing.T) {
+	var s shaker.Shaker
+	const want = "the shaker is closed: it was not started by New"
+	target := netip.MustParseAddrPort("127.0.0.1:1")
+	_, shake := s.Shake(context.Background(), target, nil)
+	_, trace := s.Trace(context.Background(), shaker.Result{Peer: target}, nil)
+	for what, err := range map[string]error{
+		"shake 127.0.0.1:1": shake,
+		"trace 127.0.0.1:1": trace,
+		"check 127.0.0.1:1": s.Check(context.Background(), "127.0.0.1:1"),
+	} {
+		if !errors.Is(err, shaker.ErrClosed) || !errors.Is(err, shaker.ErrLocal) || err.Error() != what+": "+want {
+			t.Errorf("%s by the zero Shaker: error %v, want %s: %s", what, err, what, want)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("Close of the zero Shaker: error %v, want none", err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	_, open := listen(t)
+	server, closed := listen(t)
+	server.Close()
+	s := newShaker(t)
+	dnsError := new(net.DNSError)
+	for _, c := range []struct {
+		address string
+		is      error // nil if open
+		as      any
+		want    string
+	}{
+		{address: open.String()},
+		{address: fmt.Sprintf("[::ffff:127.0.0.1]:%d", open.Port())},
+		{address: closed.String(), is: syscall.ECONNREFUSED, want: fmt.Sprintf("shake %v: refused", closed)},
+		{address: "127.0.0.1", is: shaker.ErrTarget,
+			want: "check 127.0.0.1: invalid target: address 127.0.0.1: missing port in address"},
+		{address: ":80", is: shaker.ErrTarget, want: "check :80: invalid target: missing host"},
+		{address: "127.0.0.1:70000", is: shaker.ErrTarget,
+			want: "check 127.0.0.1:70000: invalid target: address 70000: invalid port"},
+		{address: "127.0.0.1:0", is: shaker.ErrTarget, want: "shake 127.0.0.1:0: invalid target"},
+		{address: "a..b:80", as: &dnsError, want: "check a..b:80: lookup a..b: no such host"},
+	} {
+		err := s.Check(context.Background(), c.address)
+		switch {
+		case c.want == "" && err != nil,
+			c.want != "" && (err == nil || err.Error() != c.want),
+			c.is != nil && !errors.Is(err, c.is),
+			c.as != nil && !errors.As(err, c.as),
+			errors.Is(err, shaker.ErrLocal):
+			t.Errorf("Check(%s): error %v, want %q that wraps %v and not ErrLocal", c.address, err, c.want, c.is)
+		}
+	}
+	limited, err := shaker.New(&shaker.Config{Options: shaker.Options{Source: netip.IPv6Loopback()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer limited.Close()
+	const want = ": invalid target: no address of the same family as the source ::1"
+	err = limited.Check(context.Background(), open.String())
+	if !errors.Is(err, shaker.ErrTarget) || err.Error() != "check "+open.String()+want {
+		t.Errorf("Check(%v) from ::1: error %v, want %s", open, err, want)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cause := errors.New("the program is too old")
+	cancel(cause)
+	for _, address := range []string{open.String(), "shaker.invalid:80"} {
+		err := s.Check(ctx, address)
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || errors.Is(err, shaker.ErrLocal) {
+			t.Errorf("Check(%s) with a cancelled context: error %v, want %v and %v",
+				address, err, context.Canceled, cause)
+		}
+	}
+}
+
+func TestICMPText(t *testing.T) {
+	router4, router6 := netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8:ffff::7")
+	for want, icmp := range map[string]shaker.ICMP{
+		"":                     {},
+		"host_unreachable":     {From: router4, Type: 3, Code: 1},
+		"neighbor_unreachable": {From: router6, Type: 1, Code: 3, Own: true},
+		"other":                {From: router4, Type: 200},
+	} {
+		if got := icmp.String(); got != want {
+			t.Errorf("String of %#v = %q, want %q", icmp, got, want)
+		}
+	}
+}
+
+// Every outcome has a text, from which it can be read again.
+func TestOutcomeText(t *testing.T) {
+	type labelled struct{ Outcome shaker.Outcome }
+	for outcome := range shaker.Failed + 1 {
+		text, err := json.Marshal(labelled{outcome})
+		if want := fmt.Sprintf(`{"Outcome":"%v"}`, outcome); err != nil || string(text) != want {
+			t.Errorf("the outcome %d in JSON is %s, error %v, want %s", uint8(outcome), text, err, want)
+		}
+		got := labelled{shaker.Failed}
+		if err := json.Unmarshal(text, &got); err != nil || got.Outcome != outcome {
+			t.Errorf("%s read as JSON is %v, error %v, want %v", text, got.Outcome, err, outcome)
+		}
+	}
+	if zero := shaker.Outcome(0).String(); zero != "unknown" {
+		t.Errorf("the zero Outcome is %q, want unknown", zero)
+	}
+	if text, err := (shaker.Failed + 1).MarshalText(); err == nil {
+		t.Errorf("MarshalText of %v = %q, want an error", shaker.Failed+1, text)
+	}
+	outcome := shaker.Open
+	if err := outcome.UnmarshalText([]byte("OPEN")); err == nil || outcome != shaker.Open {
+		t.Errorf("UnmarshalText of OPEN = %v, error %v, want an error and no change", outcome, err)
 	}
 }
 
@@ -268,7 +449,7 @@ func TestClose(t *testing.T) {
 		}
 	}
 	r, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), nil)
-	if !errors.Is(err, shaker.ErrClosed) || !errors.Is(err, os.ErrClosed) {
+	if !errors.Is(err, shaker.ErrClosed) || !errors.Is(err, os.ErrClosed) || !errors.Is(err, shaker.ErrLocal) {
 		t.Errorf("Shake after Close = %+v, error %v, want %v", r, err, shaker.ErrClosed)
 	}
 }
@@ -303,8 +484,8 @@ func TestErr(t *testing.T) {
 		if err.Error() != c.text {
 			t.Errorf("Err of %+v = %q, want %q", c.result, err, c.text)
 		}
-		if !errors.Is(err, c.result.Errno) {
-			t.Errorf("Err of %+v = %v, which does not wrap %v", c.result, err, c.result.Errno)
+		if !errors.Is(err, c.result.Errno) || errors.Is(err, shaker.ErrLocal) {
+			t.Errorf("Err of %+v = %v, want one that wraps %v and not ErrLocal", c.result, err, c.result.Errno)
 		}
 		var netError net.Error
 		if !errors.As(err, &netError) {
@@ -316,5 +497,9 @@ func TestErr(t *testing.T) {
 	}
 	if err := (shaker.Result{Outcome: shaker.Open}).Err(); err != nil {
 		t.Errorf("Err of an open target = %v, want nil", err)
+	}
+	const want = "shake invalid AddrPort: unknown"
+	if err := (shaker.Result{}).Err(); err == nil || err.Error() != want {
+		t.Errorf("Err of the zero Result = %v, want %s", err, want)
 	}
 }

@@ -81,7 +81,7 @@ func TestTrace(t *testing.T) {
 			targets: []string{"192.0.2.4"},
 			timeout: 50 * time.Millisecond,
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded; reached 0"},
-			reach:   1 + HopsAtOnce},
+			reach:   1 + hopsAtOnce},
 		{name: "SYNs are dropped behind routers that do not reply",
 			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind("198.51.100.1", "", "198.51.100.3", "", "198.51.100.5")

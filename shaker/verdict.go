@@ -1,3 +1,5 @@
+//go:build !plan9
+
 package shaker
 
 import "syscall"
@@ -36,7 +38,7 @@ func verdict(errno syscall.Errno, icmp ICMP) (outcome Outcome, ok bool) {
 		return Unreachable, true
 	}
 	switch errno {
-	case syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN, syscall.ENOPROTOOPT:
+	case syscall.EHOSTUNREACH, syscall.ENETUNREACH, ehostdown, syscall.ENETDOWN, syscall.ENOPROTOOPT:
 		return Unreachable, true
 	}
 	return Failed, true

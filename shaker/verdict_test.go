@@ -1,3 +1,5 @@
+//go:build !plan9
+
 package shaker
 
 import (
@@ -30,7 +32,7 @@ func TestVerdict(t *testing.T) {
 		{errno: syscall.EPERM, want: Prohibited},
 		{errno: syscall.EHOSTUNREACH, want: Unreachable},
 		{errno: syscall.ENETUNREACH, want: Unreachable},
-		{errno: syscall.EHOSTDOWN, want: Unreachable},
+		{errno: ehostdown, want: Unreachable},
 		{errno: syscall.ENETDOWN, want: Unreachable},
 		{errno: syscall.ENOPROTOOPT, want: Unreachable},
 		{errno: syscall.EHOSTUNREACH, icmp: ICMP{From: router4, Type: 11}, want: Unreachable},

@@ -292,7 +292,7 @@ func TestFilter(t *testing.T) {
 		{filter: ".example -", says: notFound},
 		{filter: "refused forbidden", says: notFound},
 		{filter: "invalid", says: notFound}, // String of an invalid netip.Addr
-		{filter: "other:", says: notFound},  // String of a zero shaker.ICMP
+		{filter: "other:", says: notFound},
 		{filter: " open- ", says: "The filter matches 300 of 303 targets; 100 of them are not shown."},
 	} {
 		body := get(p.Home, url.Values{"filter": {test.filter}}.Encode()).Body.String()

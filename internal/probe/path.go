@@ -11,8 +11,13 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// longestTrace limits how long the trace of a path may take.
-const longestTrace = 2 * time.Second
+const (
+	// longestTrace limits how long the trace of a path may take.
+	longestTrace = 2 * time.Second
+
+	// traceHandshakes is how many handshakes [shaker.Shaker.Trace] makes concurrently at most.
+	traceHandshakes = 8
+)
 
 // traceTime returns how much of the timeout is reserved for the trace of the path: a third, but at
 // most longestTrace, and 0 if the module traces no path.
@@ -45,14 +50,14 @@ func (r *Report) wantsPath() bool {
 var (
 	errTooManyForTrace = errors.New("not traced: too many handshakes are in flight")
 	errNeverTraced     = fmt.Errorf("not traced: --probe.max-in-flight is less than the %d handshakes of a trace",
-		shaker.HopsAtOnce)
+		traceHandshakes)
 )
 
 // trace traces the path to the probed address, or to the worst of several addresses. The verdict does not
 // depend on the result.
 func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
-	const others = shaker.HopsAtOnce - 1 // Probe has admitted one already
-	if most := p.options.MaxInFlight; 0 < most && most < shaker.HopsAtOnce {
+	const others = traceHandshakes - 1 // Probe has admitted one already
+	if most := p.options.MaxInFlight; 0 < most && most < traceHandshakes {
 		r.PathErr = errNeverTraced
 		return
 	}
@@ -61,13 +66,11 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 		return
 	}
 	defer p.release(others)
-	options := &shaker.TraceOptions{
-		Options: r.Module.Options(),
+	path, err := p.options.Shaker.Trace(ctx, r.Handshake, &shaker.TraceOptions{
+		Timeout: max(1, min(longestTrace, time.Until(deadline))),
 		MaxHops: int(r.Module.TCP.MaxHops),
 		OnHop:   r.onHop,
-	}
-	options.Timeout = max(1, min(longestTrace, time.Until(deadline)))
-	path, err := p.options.Shaker.Trace(ctx, r.Handshake, options)
+	})
 	if err != nil {
 		r.PathErr = fmt.Errorf("not traced: %w", err)
 		return

@@ -106,7 +106,7 @@ func (r *Report) record(v *Verdict) history.Record {
 	sent := h.Local.IsValid() || h.Outcome == shaker.Refused || h.Outcome == shaker.Timeout
 	if !sent {
 		// There was no SYN, so nothing was measured.
-		h = &shaker.Result{Peer: h.Peer, ICMP: h.ICMP, SYNRetransmits: -1}
+		h = &shaker.Result{Peer: h.Peer, ICMP: h.ICMP}
 	}
 	var reason string
 	if v.Err != nil && !errors.Is(v.Err, context.DeadlineExceeded) { // then dns_timeout is the reason itself
@@ -122,7 +122,7 @@ func (r *Report) record(v *Verdict) history.Record {
 		Handshake:      h.Handshake,
 		RTT:            h.RTT,
 		Sent:           sent,
-		SYNRetransmits: h.SYNRetransmits,
+		SYNRetransmits: h.SYNs - 1,
 		Address:        h.Peer.Addr(),
 		ICMP:           h.ICMP,
 	}
