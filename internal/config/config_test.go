@@ -55,8 +55,9 @@ func TestOptions(t *testing.T) {
 	}
 	options := reflect.ValueOf(got)
 	for i := range options.NumField() {
-		if name := options.Type().Field(i).Name; options.Field(i).IsZero() != (name == "Timeout") {
-			t.Errorf("Options() of %+v: %s is %v, want only Timeout to be zero", module, name, options.Field(i))
+		field := options.Type().Field(i)
+		if field.IsExported() && options.Field(i).IsZero() != (field.Name == "Timeout") {
+			t.Errorf("Options() of %+v: %s is %v, want only Timeout to be zero", module, field.Name, options.Field(i))
 		}
 	}
 	for name, module := range Default().Modules {
