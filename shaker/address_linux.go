@@ -20,7 +20,7 @@ func newRawAddress(a netip.AddrPort, scope uint32) (raw rawAddress, family int) 
 		family = unix.AF_INET
 	}
 	binary.NativeEndian.PutUint16(raw[0:], uint16(family))
-	binary.BigEndian.PutUint16(raw[2:], a.Port())
+	raw.setPort(a.Port())
 	if family == unix.AF_INET {
 		ip := a.Addr().As4()
 		copy(raw[4:], ip[:])
@@ -31,6 +31,8 @@ func newRawAddress(a netip.AddrPort, scope uint32) (raw rawAddress, family int) 
 	binary.NativeEndian.PutUint32(raw[24:], scope)
 	return raw, family
 }
+
+func (r *rawAddress) setPort(port uint16) { binary.BigEndian.PutUint16(r[2:], port) }
 
 // addrPort returns the address in Go's form, with the given zone if it is an IPv6 address. It
 // returns the zero AddrPort for any other family.

@@ -55,6 +55,11 @@ type Options struct {
 	// host keeps the connection in TIME_WAIT. If the target has already sent data, close(2)
 	// sends an RST nevertheless.
 	FIN bool
+
+	// port is the port of Source to send from, 0 if the kernel chooses it. Unlike SourcePorts it
+	// needs no kernel newer than Linux 5.11, and fails if any other socket of the address, towards
+	// whatever target, has the port. Only Trace sets it.
+	port uint16
 }
 
 // A PortRange is the ports from First to Last, including both. Its zero value means no choice.

@@ -101,6 +101,11 @@ func (h *handshake) setOptions() error {
 	if err := h.setRoute(h.fd); err != nil {
 		return err
 	}
+	if o.port != 0 {
+		if err := h.bindPort(); err != nil {
+			return fmt.Errorf("port %d of the source %v: %w", o.port, o.Source, err)
+		}
+	}
 	if ports := o.SourcePorts; ports != (PortRange{}) {
 		bounds := int32(uint32(ports.Last)<<16 | uint32(ports.First))
 		if err := setInt(h.fd, unix.IPPROTO_IP, unix.IP_LOCAL_PORT_RANGE, bounds); err != nil {
@@ -144,6 +149,17 @@ func (h *handshake) setRoute(fd int) error {
 		}
 	}
 	return nil
+}
+
+// bindPort binds the socket to the source's port of options.port. With SO_REUSEADDR, several traces can
+// send from the same port to different targets.
+func (h *handshake) bindPort() error {
+	if err := setInt(h.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	local := h.source
+	local.setPort(h.options.port)
+	return bind(h.fd, &local)
 }
 
 // setIP sets an option that has one name for IPv4 and another for IPv6.
