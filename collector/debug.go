@@ -111,4 +111,8 @@ func writePath(at logLine, r *probe.Report) {
 	if r.Path.Reached == 0 {
 		at(r.Duration, "path: no reply from here on")
 	}
+	if !r.Path.SameFlow {
+		at(r.Duration, "path: not all SYNs had the source port of the handshake; "+
+			"routers that balance load may have sent them along another path")
+	}
 }

@@ -13,8 +13,8 @@ import (
 const pathConfig = `
 modules:
   never: {prober: tcp, timeout: 600ms}
-  on_failure: {prober: tcp, timeout: 600ms, tcp: {path: on_failure, max_hops: 9}}
-  always: {prober: tcp, timeout: 600ms, tcp: {path: always}}
+  on_failure: {prober: tcp, timeout: 1200ms, tcp: {path: on_failure, max_hops: 9}}
+  always: {prober: tcp, timeout: 1200ms, tcp: {path: always}}
   slow: {prober: tcp, timeout: 2m}
 `
 
@@ -81,6 +81,31 @@ func TestPathInLogAndHistory(t *testing.T) {
 	}
 	if p := track.GoodPath; p == nil || p.Reached != 4 {
 		t.Errorf("the history has the last good path %+v, want the target at hop 4", p)
+	}
+}
+
+// A path whose end was not found has no series: they would look like those of a path that ends there.
+func TestIncompletePath(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	// Each router that does not answer costs 100 ms, and the trace has 1.2 s.
+	network.At("192.0.2.1", simnet.SYNACK()).Behind(append([]string{"198.51.100.1"}, make([]string, 20)...)...)
+	results := history.New(10)
+	h := newHandler(t, settings{config: parse(t, pathConfig), Options: Options{History: results}})
+	const path = "/probe?debug=true&module=always&target=192.0.2.1:80"
+	w := get(h, path)
+	checkStatus(t, path, w, 200)
+	body := w.Body.String()
+	for _, want := range []string{"probe_success 1\n",
+		"path: incomplete, known up to hop 1: trace 192.0.2.1:80: context deadline exceeded\n"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("GET %s =\n%s\nwant %q in it", path, body, want)
+		}
+	}
+	if strings.Contains(body, "probe_path_") {
+		t.Errorf("GET %s =\n%s\nwant no probe_path_ in it", path, body)
+	}
+	if got := results.Tracks("", "")[0].Path; got != nil {
+		t.Errorf("the history has the path %+v, want none", got)
 	}
 }
 

@@ -171,7 +171,9 @@ func newOpError(ctx context.Context, what string, err error) error {
 	case end != nil && errors.Is(end, err):
 		return &opError{what: what, err: end}
 	}
-	return &opError{what: what, err: err, local: !errors.Is(err, os.ErrInvalid)}
+	local := !errors.Is(err, os.ErrInvalid) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	return &opError{what: what, err: err, local: local}
 }
 
 // ended returns why the context has ended, nil if it has not: its error, and its cause if that is

@@ -31,12 +31,20 @@ type Path struct {
 	// Reached is the TTL of the hop that replied with the target's address: the target itself,
 	// or a firewall that answers in its name. It is 0 if there was no such reply.
 	Reached int
+
+	// SameFlow reports whether the SYNs of all Hops had the local address and port of the
+	// handshake. If not, load-balancing routers may have sent some of them along a path that the
+	// handshake did not take.
+	SameFlow bool
 }
 
 // A Hop is one step on the route to a target.
 type Hop struct {
 	// TTL is the distance of the hop, from 1 to 255: it is behind TTL-1 routers.
 	TTL int
+
+	// Local is the address and port from which the SYN was sent.
+	Local netip.AddrPort
 
 	// From is the source address of the reply: a router, the target, or a firewall that
 	// answers in the target's name. It is invalid if there was no reply.
@@ -57,37 +65,42 @@ type Hop struct {
 }
 
 // Trace finds the routers on the path to a target, right after a handshake with that target. It
-// sends SYNs to the target's port with a TTL of 1, 2, 3 and so on. The router at which the TTL of
-// a SYN runs out replies with an ICMP time exceeded, which shows the router's address. Trace needs
-// no privilege on Linux 5.11 or newer. It is not supported on systems other than Linux.
+// sends SYNs to the target's port with a TTL of 1, 2, 3 and so on, and with the options of the
+// handshake. The router at which the TTL of a SYN runs out replies with an ICMP time exceeded, which
+// shows the router's address. Trace needs no privilege on Linux 5.11 or newer. On systems other than
+// Linux, the error is an [errors.ErrUnsupported].
 //
-// The SYNs have the same local port as the handshake, so that load-balancing routers send them
-// along the same path. Trace sends the next SYN when the previous one was answered, so that the
+// The SYNs have the local address and port of the handshake, so that load-balancing routers send
+// them along the same path. Trace sends the next SYN when the previous one was answered, so that the
 // target sees at most one handshake: SYN, SYN-ACK and RST. For a hop that does not answer, Trace
 // waits three times the longest latency so far, at least 100 ms and at most 800 ms.
 //
 // If the handshake was not [Open], no SYN-ACK is expected. From the first hop that does not answer,
-// Trace then probes 8 hops concurrently. The kernel allows only one socket per flow, so
-// these SYNs have other local ports, and load-balancing routers may send them along a different
-// path. Over IPv6 that is true for every SYN where routers balance by the flow label, because the
-// kernel picks a new flow label for each socket.
+// Trace then probes 8 hops concurrently, each of which uses a descriptor. The kernel allows only one
+// socket per flow, so these SYNs have other local ports. The port of the handshake is also taken if
+// another program uses it, and after a handshake with [Options.FIN], which leaves it in TIME_WAIT: the
+// SYNs then share another port. [Path.SameFlow] and [Hop.Local] report that. They do not report the
+// flow label, for which the kernel picks a new value for each IPv6 socket: where routers balance by
+// it, SYNs over IPv6 may take several paths.
 //
-// The path ends at the target, at a router that replies with another ICMP error, at a router that
-// has replied three times (a routing loop), after 8 concurrently probed hops without a
-// reply, at MaxHops, or when the time is up. The path is empty if the handshake sent no SYN, or if
-// it ended with an ICMP error that this host generated.
+// The path ends at the target, at a router that replies with another ICMP error, after 8 concurrently
+// probed hops without a reply, at MaxHops, or in a routing loop: a router has replied three times,
+// and others in between, and the target has not replied to the handshake. Hops with the same address
+// one after the other are no loop, because a NAT may rewrite the senders of all ICMP errors. The path
+// is empty if the handshake sent no SYN, or if it ended with an ICMP error that this host generated.
 //
-// As with [Shaker.Shake], an error means that there is no result: MaxHops is out of range, the
-// options cannot be used, a local resource is exhausted, or the context was cancelled.
+// With an error, the Path has the hops that were found before, but is not complete: from its last hop
+// nothing follows. The error wraps [context.DeadlineExceeded] if the time was up. Otherwise it wraps
+// the same errors as that of [Shaker.Shake].
 func (s *Shaker) Trace(ctx context.Context, after Result, options *TraceOptions) (Path, error) {
 	if options == nil {
 		options = &TraceOptions{}
 	}
 	path, err := s.trace(ctx, after, *options)
 	if err != nil {
-		return Path{}, newOpError(ctx, fmt.Sprintf("trace %v", after.Peer), err)
+		err = newOpError(ctx, fmt.Sprintf("trace %v", after.Peer), err)
 	}
-	return path, nil
+	return path, err
 }
 
 func (s *Shaker) trace(ctx context.Context, after Result, options TraceOptions) (Path, error) {

@@ -3,8 +3,8 @@ package shaker
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -18,38 +18,39 @@ const (
 	longestWait  = 800 * time.Millisecond // shorter than the kernel's retransmission timeout: one SYN per hop
 )
 
-func (s *Shaker) tracePath(ctx context.Context, after Result, options TraceOptions) (Path, error) {
-	t := trace{shaker: s, after: after, options: options}
-	return t.run(ctx)
-}
-
 // A trace is a running Trace.
 type trace struct {
 	shaker  *Shaker
 	options TraceOptions
 	after   Result
+	from    netip.AddrPort // to send from: at first that of the handshake
 	path    Path
 }
 
-func (t *trace) run(ctx context.Context) (Path, error) {
-	ctx, cancel := context.WithTimeout(ctx, t.options.Timeout)
+func (s *Shaker) tracePath(ctx context.Context, after Result, options TraceOptions) (Path, error) {
+	ctx, cancel := context.WithTimeout(ctx, options.Timeout)
 	defer cancel()
+	t := trace{shaker: s, options: options, after: after, from: after.Local}
 	err := t.probeInTurn(ctx)
 	for n := len(t.path.Hops); n > 0 && !t.path.Hops[n-1].From.IsValid(); n-- {
 		t.path.Hops = t.path.Hops[:n-1]
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnsent) {
-		err = nil // the time is up: the hops found so far are the result
+	t.path.SameFlow = true
+	for _, hop := range t.path.Hops {
+		t.path.SameFlow = t.path.SameFlow && hop.Local == after.Local
 	}
 	return t.path, err
 }
 
-// probeInTurn probes one hop after the other.
+// probeInTurn probes one hop after the other, from one local port if possible.
 func (t *trace) probeInTurn(ctx context.Context) error {
 	for ttl := 1; ttl <= t.options.MaxHops; ttl++ {
-		hop, err := t.probe(ctx, ttl, t.after.Local.Port())
+		hop, err := t.probe(ctx, ttl, t.from)
 		if err != nil {
 			return err
+		}
+		if hop.Local.IsValid() {
+			t.from = hop.Local
 		}
 		if done := t.add(hop); done {
 			return nil
@@ -68,6 +69,9 @@ func (t *trace) probeInGroups(ctx context.Context, first int) error {
 		hops, err := t.probeGroup(ctx, first, min(hopsAtOnce, t.options.MaxHops+1-first))
 		silent := true
 		for _, hop := range hops {
+			if hop.TTL == 0 {
+				return err // it was not probed
+			}
 			if done := t.add(hop); done {
 				return nil
 			}
@@ -80,7 +84,7 @@ func (t *trace) probeInGroups(ctx context.Context, first int) error {
 	return nil
 }
 
-// probeGroup probes n hops concurrently.
+// probeGroup probes n hops concurrently. With an error, some of the hops are zero.
 func (t *trace) probeGroup(ctx context.Context, first, n int) ([]Hop, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -89,7 +93,7 @@ func (t *trace) probeGroup(ctx context.Context, first, n int) ([]Hop, error) {
 	for i := range hops {
 		group.Go(func() {
 			var err error
-			if hops[i], err = t.probe(ctx, first+i, 0); err != nil {
+			if hops[i], err = t.probe(ctx, first+i, netip.AddrPort{}); err != nil {
 				cancel(err) // the first error is the cause
 			}
 		})
@@ -100,9 +104,6 @@ func (t *trace) probeGroup(ctx context.Context, first, n int) ([]Hop, error) {
 
 // add adds a hop to the path. done reports whether the path ends there.
 func (t *trace) add(hop Hop) (done bool) {
-	if hop.TTL == 0 {
-		return true // there was no time to probe it
-	}
 	t.path.Hops = append(t.path.Hops, hop)
 	if t.options.OnHop != nil {
 		t.options.OnHop(hop)
@@ -113,43 +114,87 @@ func (t *trace) add(hop Hop) (done bool) {
 	return hop.final() || t.inLoop(hop)
 }
 
-// inLoop reports whether the router of the hop has answered three times, which means a routing loop.
+// final reports whether the path ends at the hop.
+func (h *Hop) final() bool { return h.From.IsValid() && !h.ICMP.ttlExceeded() }
+
+// inLoop reports whether the hop, the last of the path, shows a routing loop: its router has replied
+// three times, and others in between.
 func (t *trace) inLoop(hop Hop) bool {
+	if t.replied() || !hop.From.IsValid() {
+		return false
+	}
 	times := 0
+	var previous netip.Addr
 	for _, other := range t.path.Hops {
-		if hop.From.IsValid() && other.From == hop.From {
+		if other.From == hop.From && other.From != previous {
 			times++
+		}
+		if other.From.IsValid() {
+			previous = other.From
 		}
 	}
 	return times == 3
 }
 
-// probe sends one SYN with the TTL. It uses the local port if that is not 0 and is free.
-func (t *trace) probe(ctx context.Context, ttl int, port uint16) (Hop, error) {
-	options := t.after.options
-	options.TTL = uint8(ttl)
-	options.Timeout = t.wait()
-	if port != 0 {
-		options.SourcePorts = PortRange{port, port}
+// replied reports whether the handshake's SYN got as far as the target, or to a firewall that answers
+// in its name.
+func (t *trace) replied() bool {
+	switch t.after.Outcome {
+	case Open, Reset:
+		return true
+	case Refused:
+		return !t.after.ICMP.From.IsValid()
 	}
-	result, err := t.shaker.shake(ctx, t.after.Peer, &options)
-	if port != 0 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.ENOPROTOOPT)) {
-		// The port is in use by now, or the kernel is too old for IP_LOCAL_PORT_RANGE.
-		return t.probe(ctx, ttl, 0)
+	return false
+}
+
+// probe sends one SYN with the TTL, if possible from the given address and port. A zero AddrPort leaves
+// the port to the kernel.
+func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, error) {
+	var result Result
+	var err error
+	for _, options := range t.waysFrom(from) {
+		options.TTL, options.Timeout = uint8(ttl), t.wait()
+		// Any error but ErrUnsent may be due to the port: it is taken, or below 1024, or the kernel
+		// is too old. If it is not, the last way has the same error.
+		if result, err = t.shaker.shake(ctx, t.after.Peer, &options); err == nil || errors.Is(err, ErrUnsent) {
+			break
+		}
 	}
-	if err != nil {
+	end := ended(ctx)
+	switch {
+	case errors.Is(err, ErrUnsent) && end != nil:
+		return Hop{}, end
+	case err != nil:
 		return Hop{}, err
 	}
-	hop := Hop{TTL: ttl, Outcome: result.Outcome, ICMP: result.ICMP, RTT: result.answered}
+	hop := Hop{TTL: ttl, Local: result.Local, Outcome: result.Outcome, ICMP: result.ICMP, RTT: result.answered}
 	switch {
 	case result.ICMP.From.IsValid():
 		hop.From = result.ICMP.From
 	case result.Outcome == Open, result.Outcome == Refused, result.Outcome == Reset:
 		hop.From = result.Peer.Addr().WithZone("")
+	case end != nil:
+		return Hop{}, end // it had less time than the others to answer
 	default:
 		hop.RTT = 0
 	}
 	return hop, nil
+}
+
+// waysFrom returns the options with which to send from the given address and port, in the order in
+// which to try them. The last ones leave the port to the kernel.
+func (t *trace) waysFrom(from netip.AddrPort) []Options {
+	free := t.after.options
+	if !from.IsValid() {
+		return []Options{free}
+	}
+	bound, shared := free, free
+	bound.Source, bound.port, bound.SourcePorts = from.Addr(), from.Port(), PortRange{}
+	// On Linux 6.3 or newer the socket can share the port with a socket towards another target that
+	// has not set SO_REUSEADDR.
+	shared.SourcePorts = PortRange{First: from.Port(), Last: from.Port()}
+	return []Options{bound, shared, free}
 }
 
 // wait returns how long to wait for a hop's answer.
@@ -163,6 +208,3 @@ func (t *trace) wait() time.Duration {
 	}
 	return min(max(3*longest, shortestWait), longestWait)
 }
-
-// final reports whether the path ends at the hop.
-func (h *Hop) final() bool { return h.From.IsValid() && !h.ICMP.ttlExceeded() }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -148,6 +151,55 @@ func TestTrace(t *testing.T) {
 			want: []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.1 ttl_exceeded, " +
 				"4 198.51.100.2 ttl_exceeded, 5 198.51.100.1 ttl_exceeded; reached 0"},
 			reach: 0},
+		{name: "a routing loop that hides its routers",
+			lay: func(target string) *simnet.Host {
+				return network.At(target).Behind(slices.Repeat([]string{"198.51.100.1"}, 20)...)
+			},
+			targets: []string{"192.0.2.14"},
+			timeout: 50 * time.Millisecond,
+			options: TraceOptions{MaxHops: 7},
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.1 ttl_exceeded, 3 198.51.100.1 ttl_exceeded, " +
+				"4 198.51.100.1 ttl_exceeded, 5 198.51.100.1 ttl_exceeded, 6 198.51.100.1 ttl_exceeded, " +
+				"7 198.51.100.1 ttl_exceeded; reached 0"},
+			reach: 0},
+		{name: "a NAT rewrites the senders of ICMP errors",
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.2",
+					"", "198.51.100.2", "198.51.100.2")
+			},
+			targets: []string{"192.0.2.15"},
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.2 ttl_exceeded, " +
+				"4 *, 5 198.51.100.2 ttl_exceeded, 6 198.51.100.2 ttl_exceeded, 7 192.0.2.15 open; reached 7"},
+			reach: 1},
+		{name: "a NAT rewrites the senders of ICMP errors, and SYNs are dropped behind it",
+			lay: func(target string) *simnet.Host {
+				return network.At(target).Behind(slices.Repeat([]string{"198.51.100.2"}, 4)...)
+			},
+			targets: []string{"192.0.2.16"},
+			timeout: 50 * time.Millisecond,
+			want: []string{"1 198.51.100.2 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.2 ttl_exceeded, " +
+				"4 198.51.100.2 ttl_exceeded; reached 0"},
+			reach: 1 + hopsAtOnce},
+		{name: "a NAT rewrites the senders of some ICMP errors, and SYNs are dropped behind it",
+			lay: func(target string) *simnet.Host {
+				return network.At(target).Behind("198.51.100.2", "", "198.51.100.2", "", "198.51.100.2", "",
+					"198.51.100.2")
+			},
+			targets: []string{"192.0.2.18"},
+			timeout: 50 * time.Millisecond,
+			want: []string{"1 198.51.100.2 ttl_exceeded, 2 *, 3 198.51.100.2 ttl_exceeded, 4 *, " +
+				"5 198.51.100.2 ttl_exceeded, 6 *, 7 198.51.100.2 ttl_exceeded; reached 0"},
+			reach: 11}, // of the hops 3 to 10 and 11 to 18
+		{name: "routers that reply by turns, and an open target behind them",
+			lay: func(target string) *simnet.Host {
+				return network.At(target, simnet.SYNACK()).Behind(
+					slices.Repeat([]string{"198.51.100.1", "198.51.100.2"}, 3)...)
+			},
+			targets: []string{"192.0.2.17"},
+			want: []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.1 ttl_exceeded, " +
+				"4 198.51.100.2 ttl_exceeded, 5 198.51.100.1 ttl_exceeded, 6 198.51.100.2 ttl_exceeded, " +
+				"7 192.0.2.17 open; reached 7"},
+			reach: 1},
 		{name: "MaxHops",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
@@ -161,10 +213,7 @@ func TestTrace(t *testing.T) {
 			target := netip.AddrPortFrom(netip.MustParseAddr(text), 80)
 			t.Run(fmt.Sprintf("%s/%v", c.name, target.Addr()), func(t *testing.T) {
 				host := c.lay(text)
-				r, err := s.Shake(t.Context(), target, &Options{Timeout: c.timeout})
-				if err != nil {
-					t.Fatalf("Shake(%v): error %v, want a verdict", target, err)
-				}
+				r := shakeFor(t, s, target, c.timeout)
 				before := len(slices.Collect(network.SentTo(target)))
 				var hops []Hop
 				c.options.OnHop = func(h Hop) { hops = append(hops, h) }
@@ -181,7 +230,7 @@ func TestTrace(t *testing.T) {
 						t.Errorf("hop %d is %+v, want an RTT of at most 1 s, and 0 only without a reply", n, h)
 					}
 				}
-				reach, port := 0, r.Local.Port()
+				reach, sameFlow := 0, true
 				for _, segment := range slices.Collect(network.SentTo(target))[before:] {
 					switch {
 					case segment.SYN && int(segment.TTL) > host.Distance():
@@ -189,9 +238,18 @@ func TestTrace(t *testing.T) {
 					case !segment.SYN && (!segment.RST || segment.ACK && !segment.RST):
 						t.Errorf("%v was sent, want only SYNs and RSTs", segment)
 					}
-					if segment.Src.Port() != port && c.timeout == 0 {
-						t.Errorf("%v was sent, want the flow of the handshake from port %d", segment, port)
+					if segment.Src != r.Local && c.timeout == 0 {
+						t.Errorf("%v was sent, want it sent from %v, like the handshake", segment, r.Local)
 					}
+					if i := int(segment.TTL) - 1; segment.SYN && i < len(path.Hops) {
+						sameFlow = sameFlow && segment.Src == r.Local
+						if path.Hops[i].Local != segment.Src {
+							t.Errorf("hop %d is %+v, want the Local of %v", i, path.Hops[i], segment)
+						}
+					}
+				}
+				if path.SameFlow != sameFlow {
+					t.Errorf("SameFlow is %t, want %t\n%s", path.SameFlow, sameFlow, network.Trace(target.Addr()))
 				}
 				if reach != c.reach && c.reach >= 0 {
 					t.Errorf("%d SYNs got as far as the target, want %d\n%s",
@@ -231,6 +289,228 @@ func TestTraceAsymmetricReplies(t *testing.T) {
 	}
 	if rtt := path.Hops[1].RTT; rtt < slow {
 		t.Errorf("the RTT of the second hop is %v, want %v or more", rtt, slow)
+	}
+}
+
+// All SYNs of a path have one local port. It is that of the handshake, unless that is in use.
+func TestTraceFromOnePort(t *testing.T) {
+	const routers = 3
+	for _, target := range []netip.AddrPort{
+		netip.MustParseAddrPort("192.0.2.1:80"),
+		netip.MustParseAddrPort("[2001:db8::1]:80"),
+	} {
+		for _, c := range []struct {
+			name      string
+			handshake Options
+			// prepare changes what the trace meets after the handshake.
+			prepare  func(t *testing.T, s *Shaker, network *simnet.Network, r Result)
+			sameFlow bool
+		}{
+			{name: "no obstacle", sameFlow: true},
+			{name: "the kernel ignores IP_LOCAL_PORT_RANGE", sameFlow: true,
+				prepare: func(t *testing.T, _ *Shaker, _ *simnet.Network, _ Result) {
+					// It does so outside of this range, and before Linux 6.3.
+					kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "61001 62000")
+				}},
+			{name: "a socket towards another target has the port", sameFlow: true,
+				prepare: func(t *testing.T, s *Shaker, network *simnet.Network, r Result) {
+					port := r.Local.Port()
+					options := Options{SourcePorts: PortRange{First: port, Last: port}}
+					occupy(t, s, network, netip.AddrPortFrom(r.Peer.Addr(), 81), options)
+				}},
+			{name: "another trace has the port, and the kernel ignores IP_LOCAL_PORT_RANGE", sameFlow: true,
+				prepare: func(t *testing.T, s *Shaker, network *simnet.Network, r Result) {
+					options := Options{Source: r.Local.Addr(), port: r.Local.Port()}
+					occupy(t, s, network, netip.AddrPortFrom(r.Peer.Addr(), 81), options)
+					kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "61001 62000")
+				}},
+			{name: "a socket towards the target has the port", sameFlow: false,
+				prepare: func(t *testing.T, s *Shaker, network *simnet.Network, r Result) {
+					behindRouters(network, r.Peer, routers) // silent from now on
+					port := r.Local.Port()
+					occupy(t, s, network, r.Peer, Options{SourcePorts: PortRange{First: port, Last: port}})
+				}},
+			{name: "the handshake was closed by a FIN", handshake: Options{FIN: true}, sameFlow: false},
+			{name: "the trace has the options of the handshake", sameFlow: true,
+				handshake: Options{DSCP: 46, SourcePorts: PortRange{First: 40100, Last: 40199}}},
+		} {
+			t.Run(fmt.Sprintf("%s/%v", c.name, target.Addr()), func(t *testing.T) {
+				network := simnet.NewNetwork(t)
+				kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 60999")
+				behindRouters(network, target, routers, simnet.SYNACK())
+				s := start(t)
+				c.handshake.Timeout = 5 * time.Second
+				r, err := s.Shake(t.Context(), target, &c.handshake)
+				if err != nil || r.Outcome != Open {
+					t.Fatalf("Shake(%v) = %+v, error %v, want Open", target, r, err)
+				}
+				if c.prepare != nil {
+					c.prepare(t, s, network, r)
+				}
+				before := len(slices.Collect(network.SentTo(target)))
+				path, err := s.Trace(t.Context(), r, &TraceOptions{MaxHops: routers})
+				if err != nil || len(path.Hops) != routers || path.SameFlow != c.sameFlow {
+					t.Fatalf("Trace to %v from %v = %+v, error %v, want %d hops, SameFlow %t",
+						target, r.Local, path, err, routers, c.sameFlow)
+				}
+				for _, segment := range slices.Collect(network.SentTo(target))[before:] {
+					if !segment.SYN || segment.TTL > routers {
+						continue // of the handshake, after its FIN
+					}
+					if from := path.Hops[0].Local; segment.Src != from || (from == r.Local) != c.sameFlow {
+						t.Errorf("%v was sent, want it sent from one port, that of the handshake (%v): %t",
+							segment, r.Local, c.sameFlow)
+					}
+					if segment.TOS != c.handshake.DSCP<<2 {
+						t.Errorf("%v was sent with TOS %#x, want %#x", segment, segment.TOS, c.handshake.DSCP<<2)
+					}
+				}
+			})
+		}
+	}
+}
+
+// shakeFor shakes hands with a target that may be silent, again if this host was too slow to send the SYN.
+func shakeFor(t *testing.T, s *Shaker, target netip.AddrPort, timeout time.Duration) Result {
+	t.Helper()
+	for {
+		r, err := s.Shake(t.Context(), target, &Options{Timeout: timeout})
+		switch {
+		case err == nil:
+			return r
+		case !errors.Is(err, ErrUnsent):
+			t.Fatalf("Shake(%v): error %v, want a verdict", target, err)
+		}
+	}
+}
+
+// behindRouters puts n routers, all with the same address, before a target that gives the answers.
+func behindRouters(network *simnet.Network, target netip.AddrPort, n int, answers ...simnet.Answer) {
+	router := "198.51.100.1"
+	if target.Addr().Is6() {
+		router = "2001:db8:ffff::1"
+	}
+	network.At(target.String(), answers...).Behind(slices.Repeat([]string{router}, n)...)
+}
+
+// occupy sends SYNs to a silent target until the test ends.
+func occupy(t *testing.T, s *Shaker, network *simnet.Network, target netip.AddrPort, options Options) {
+	t.Helper()
+	before := synsTo(network, target)
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	t.Cleanup(group.Wait)
+	t.Cleanup(cancel)
+	group.Go(func() { s.Shake(ctx, target, &options) })
+	lab.Eventually(t, "a SYN to the silent target is sent", func() bool { return synsTo(network, target) > before })
+}
+
+// If a trace cannot go on, it returns the hops that it has found, and the reason.
+func TestIncompleteTrace(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	open, silent := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:80")
+	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4")
+	network.At("192.0.2.2").Behind("198.51.100.1", "198.51.100.2", "", "198.51.100.4", "", "", "", "", "", "", "",
+		"198.51.100.12")
+	cause := errors.New("the program is too old")
+	const hops1, hops2 = "1 198.51.100.1 ttl_exceeded; reached 0",
+		"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded; reached 0"
+	withoutDescriptors := func(s *Shaker, cancel context.CancelCauseFunc) {
+		var limit unix.Rlimit
+		err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+		if limit.Cur = 0; err == nil {
+			err = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		target  netip.AddrPort
+		at      int // the hop after which it cannot go on
+		happens func(s *Shaker, cancel context.CancelCauseFunc)
+		timeout time.Duration // of the trace; the test waits until it has passed
+		want    string
+		is      []error
+		isNot   []error
+	}{
+		{name: "no descriptor", target: open, at: 2, happens: withoutDescriptors,
+			want: hops2, is: []error{unix.EMFILE, ErrLocal}},
+		{name: "no descriptor for a group of hops", target: silent, at: 3, happens: withoutDescriptors,
+			want: hops2, is: []error{unix.EMFILE, ErrLocal}},
+		{name: "cancelled", target: open, at: 2,
+			happens: func(_ *Shaker, cancel context.CancelCauseFunc) { cancel(cause) },
+			want:    hops2, is: []error{context.Canceled, cause}, isNot: []error{ErrLocal}},
+		{name: "cancelled before a group of hops", target: silent, at: 3,
+			happens: func(_ *Shaker, cancel context.CancelCauseFunc) { cancel(cause) },
+			want:    hops2, is: []error{context.Canceled, cause}, isNot: []error{ErrLocal}},
+		{name: "closed", target: open, at: 1,
+			happens: func(s *Shaker, _ context.CancelCauseFunc) { s.Close() },
+			want:    hops1, is: []error{ErrClosed, ErrLocal}},
+		{name: "the time is up", target: open, at: 2, timeout: time.Second,
+			want: hops2, is: []error{context.DeadlineExceeded}, isNot: []error{ErrLocal, os.ErrDeadlineExceeded}},
+		{name: "the time is up before a group of hops", target: silent, at: 3, timeout: time.Second,
+			want: hops2, is: []error{context.DeadlineExceeded}, isNot: []error{ErrLocal, os.ErrDeadlineExceeded}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := New(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			r := shakeFor(t, s, c.target, 50*time.Millisecond)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			over := time.Now().Add(c.timeout)
+			var path Path
+			lab.WithDescriptors(t, 1<<10, func() {
+				path, err = s.Trace(ctx, r, &TraceOptions{
+					Timeout: c.timeout,
+					OnHop: func(hop Hop) {
+						switch {
+						case hop.TTL != c.at:
+						case c.happens != nil:
+							c.happens(s, cancel)
+						default:
+							time.Sleep(time.Until(over))
+						}
+					},
+				})
+			})
+			if got := sketch(path); got != c.want || err == nil {
+				t.Errorf("Trace to %v = %s, error %v, want %s and an error", c.target, got, err, c.want)
+			}
+			for _, want := range c.is {
+				if !errors.Is(err, want) {
+					t.Errorf("Trace to %v: error %v, want one that wraps %v", c.target, err, want)
+				}
+			}
+			for _, not := range c.isNot {
+				if errors.Is(err, not) {
+					t.Errorf("Trace to %v: error %v, want one that does not wrap %v", c.target, err, not)
+				}
+			}
+		})
+	}
+}
+
+// A group of hops that has less time than it takes to be sure of their silence is no end of the path.
+func TestTraceWithoutTimeForSilence(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	network.At("192.0.2.1").Behind("", "", "")
+	s := start(t)
+	r := shakeFor(t, s, target, 50*time.Millisecond)
+	for timeout, want := range map[time.Duration]error{
+		defaultWait / 2:     context.DeadlineExceeded,
+		defaultWait * 3 / 2: context.DeadlineExceeded,
+		time.Hour:           nil,
+	} {
+		path, err := s.Trace(t.Context(), r, &TraceOptions{Timeout: timeout, MaxHops: 3})
+		if !errors.Is(err, want) || len(path.Hops) != 0 {
+			t.Errorf("Trace for %v = %+v, error %v, want no hops and error %v", timeout, path, err, want)
+		}
 	}
 }
 

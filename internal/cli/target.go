@@ -33,7 +33,7 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 		done := out.wait(t.text)
 		report, err := prober.Probe(ctx, t.request)
 		done()
-		t.printSilence(out)
+		t.printEnd(out, report)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -81,9 +81,14 @@ func (t *target) printHop(out *terminal, hop shaker.Hop) {
 	t.silent = nil
 }
 
-// printSilence prints that the last hops of the path did not answer, if there are such hops.
-func (t *target) printSilence(out *terminal) {
-	if t.flags.output == "text" && len(t.silent) > 0 {
+// printEnd prints that no hop answered at the end of the path, or why the end was not found. The report
+// is nil if the probe had no result.
+func (t *target) printEnd(out *terminal, report *probe.Report) {
+	switch {
+	case t.flags.output != "text":
+	case report != nil && report.PathErr != nil:
+		fmt.Fprintf(out, "%s: path: %v\n", t.text, report.PathErr)
+	case len(t.silent) > 0:
 		fmt.Fprintf(out, "%s: %s  (no reply from here on)\n", t.text, probe.DescribeHop(t.silent[0]))
 	}
 	t.silent = nil

@@ -71,8 +71,8 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 		MaxHops: int(r.Module.TCP.MaxHops),
 		OnHop:   r.onHop,
 	})
-	if err != nil {
-		r.PathErr = fmt.Errorf("not traced: %w", err)
+	if err != nil { // a part of the path would look like a path that ends there
+		r.PathErr = fmt.Errorf("incomplete, known up to hop %d: %w", len(path.Hops), err)
 		return
 	}
 	r.Path = &path

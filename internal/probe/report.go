@@ -26,8 +26,8 @@ type Report struct {
 	Verdicts []Verdict
 	Unknown  *Verdict
 
-	// Path is the path to the target, nil if it was not traced. PathErr is the error if the path should
-	// have been traced and was not.
+	// Path is the path to the target, nil if it was not traced, or not to its end. PathErr is the error if
+	// the path should have been traced.
 	Path    *shaker.Path
 	PathErr error
 }
