@@ -84,7 +84,7 @@ func TestPathInLogAndHistory(t *testing.T) {
 	}
 }
 
-// A path whose end was not found has no series: they would look like those of a path that ends there.
+// A path whose end was not found has no series: it would look like a path that ends there.
 func TestIncompletePath(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	// Each router that does not answer costs 100 ms, and the trace has 1.2 s.
