@@ -98,7 +98,11 @@
 // A [Shaker] is safe for concurrent use by any number of goroutines. One Shaker is enough for a
 // program: it shares its descriptors and its goroutines among all callers.
 //
-// On Linux a socket belongs to the network namespace of the thread that opens it, and a Shaker may
-// open one caller's socket on another caller's thread. Do not call Shake or Trace from a thread
-// that has moved to another network namespace (setns(2)).
+// # Network namespaces
+//
+// On Linux a [Shaker] belongs to the network namespace of the thread that called [New]: all of its
+// handshakes and traces take place there, and IPv6 zones and interface names are those of this namespace,
+// whichever thread calls. To probe from another namespace, lock the goroutine to its thread
+// ([runtime.LockOSThread]), enter the namespace (setns(2)), call New, and return to the former namespace.
+// The Shaker then works for callers on any thread. [Options.Check] looks at the namespace of its own caller.
 package shaker

@@ -2,16 +2,20 @@ package shaker
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // An engine is one event loop per processor, and a pool of handshakes for reuse.
 type engine struct {
 	loops []*loop
+	in    *namespace    // in which all handshakes are performed
 	next  atomic.Uint32 // counts handshakes, to distribute them over the loops
 	idle  sync.Pool     // of *handshake
 
@@ -22,9 +26,13 @@ type engine struct {
 func newEngine() (*engine, error) { return newEngineOf(runtime.GOMAXPROCS(0)) }
 
 func newEngineOf(loops int) (*engine, error) {
-	e := &engine{withholdACK: true}
+	in, err := newNamespace()
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{in: in, withholdACK: true}
 	for range loops {
-		l, err := newLoop()
+		l, err := newLoop(in)
 		if err != nil {
 			e.close()
 			return nil, err
@@ -38,6 +46,20 @@ func (e *engine) close() {
 	for _, l := range e.loops {
 		l.close()
 	}
+	e.in.close()
+}
+
+// scopeID is the function scopeID, called in the engine's namespace.
+func (e *engine) scopeID(zone string, missing error) (uint32, error) {
+	if zone == "" {
+		return 0, nil
+	}
+	var scope uint32
+	var err error
+	if cannot := e.in.do(func() { scope, err = scopeID(zone, missing) }); cannot != nil {
+		return 0, cannot
+	}
+	return scope, err
 }
 
 // shake runs one handshake on a loop and waits until it has ended. The scope is the interface index
@@ -45,10 +67,11 @@ func (e *engine) close() {
 func (e *engine) shake(
 	ctx context.Context, target netip.AddrPort, scope uint32, options *Options, deadline time.Time,
 ) (Result, error) {
-	source, _, err := options.rawSource()
+	sourceScope, err := e.scopeID(options.Source.Unmap().Zone(), unix.ENODEV)
 	if err != nil {
-		return Result{}, err
+		return Result{}, fmt.Errorf("source %v: %w", options.Source, err)
 	}
+	source, _ := options.rawSource(sourceScope)
 	h, ok := e.idle.Get().(*handshake)
 	if !ok {
 		h = &handshake{done: make(chan struct{}, 1)}

@@ -49,6 +49,8 @@ func (e *engine) begin() error {
 	return nil
 }
 
+func (*engine) scopeID(zone string, missing error) (uint32, error) { return scopeID(zone, missing) }
+
 func (e *engine) shake(
 	ctx context.Context, target netip.AddrPort, _ uint32, options *Options, deadline time.Time,
 ) (Result, error) {

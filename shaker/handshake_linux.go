@@ -46,7 +46,15 @@ func (h *handshake) wake(*loop) { h.done <- struct{}{} }
 
 // start opens the socket and sends the SYN.
 func (h *handshake) start(l *loop) {
-	if err := h.openSocket(); err != nil {
+	var err error
+	h.fd, err = l.socket(h.family, tcpSocket, unix.IPPROTO_TCP)
+	if err == errElsewhere {
+		return
+	}
+	if err == nil {
+		err = h.configure()
+	}
+	if err != nil {
 		h.fail(l, err)
 		return
 	}
@@ -100,14 +108,13 @@ func (h *handshake) withoutSource() bool {
 	return h.setRoute(fd) == nil && connect(fd, &h.peer) == unix.EADDRNOTAVAIL
 }
 
-// openSocket opens a socket with the handshake's options, which queues ICMP errors together with
-// their sender. Without the option FIN, the socket withholds the final ACK and sends an RST when it
-// is closed.
-func (h *handshake) openSocket() (err error) {
-	h.fd, err = socket(h.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if err != nil {
-		return err
-	}
+// tcpSocket is the kind of a handshake's socket.
+const tcpSocket = unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+
+// configure sets the handshake's options on its socket. It also makes the socket queue ICMP errors
+// together with their sender. Without the option FIN, the socket withholds the final ACK and sends an
+// RST when it is closed.
+func (h *handshake) configure() (err error) {
 	if h.withholdACK && !h.options.FIN {
 		// The kernel then delays the ACK for up to 200 ms (TCP_DELACK_MAX), to send it
 		// together with the first data of the application.

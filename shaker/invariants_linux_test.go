@@ -33,6 +33,8 @@ import (
 //  5. A self-connect is not an open port.
 //  6. Deadlines are kept: none passes early, none passes unnoticed, and none outlives its handshake.
 //  7. A local error is not a verdict.
+//  8. All handshakes take place in the network namespace of the thread that called New: see
+//     netns_linux_test.go.
 
 // The guarantee: a server cannot accept any of 1,000 handshakes. In the control case the ACK is not
 // withheld, and the server accepts all 1,000.

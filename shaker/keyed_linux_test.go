@@ -74,10 +74,14 @@ func (k *keyed) handle(fd int) {
 func (k *keyed) shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
 	h := &handshake{withholdACK: true}
 	h.peer, h.family = newRawAddress(target, 0)
-	if err := h.openSocket(); err != nil {
+	var err error
+	if h.fd, err = socket(h.family, tcpSocket, unix.IPPROTO_TCP); err != nil {
 		return Result{}, err
 	}
 	defer h.closeSocket()
+	if err := h.configure(); err != nil {
+		return Result{}, err
+	}
 	waiter := make(chan Result, 1)
 	k.mu.Lock()
 	k.waiters[h.fd] = waiter

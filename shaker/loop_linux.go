@@ -23,7 +23,8 @@
 // SYN-ACKs again, within the 200 ms for which the kernel withholds the final ACK.
 //
 // A caller that finds the loop undriven takes a turn itself, so that its SYN is sent at once and no
-// thread has to wake up for it. The loop's own goroutine takes all other turns. Between turns it
+// thread has to wake up for it. It opens no socket unless its thread is in the network namespace of
+// the loop (netns_linux.go). The loop's own goroutine takes all other turns. Between turns it
 // sleeps in the Go runtime's poller, because an epoll descriptor can itself be polled. It wakes up
 // when there is an event or when the alarm goes off. The alarm is set to the next deadline, or to
 // now if a caller has left work behind.
@@ -73,7 +74,8 @@ const (
 type task interface {
 	// seat gives the task its slot. The loop calls it first.
 	seat(*slot)
-	// start makes the task's first system calls.
+	// start makes the task's first system calls. If loop.socket returns errElsewhere, start
+	// returns without any effect, and is called again in another turn.
 	start(*loop)
 	// ready handles events of the descriptor that the task has watched.
 	ready(l *loop, events uint32)
@@ -94,6 +96,7 @@ type loop struct {
 	file   *os.File        // the same descriptor, known to the Go runtime's poller
 	events syscall.RawConn // of file, to wait for events
 	epoch  time.Time       // zero of the loop's clock
+	cookie uint64          // of the namespace in which the loop opens sockets; 0 if it is not known
 
 	stopped chan struct{} // closed when run has returned
 
@@ -113,6 +116,8 @@ type loop struct {
 
 	found     [eventsPerTurn]unix.EpollEvent
 	now       time.Duration // when the last epoll_wait returned
+	inside    bool          // the thread of this turn is in the loop's namespace
+	elsewhere bool          // it is in another one: this turn cannot start tasks
 	slots     slots
 	deadlines deadlines
 	queue     []ticket // tasks that have not been started, in order of arrival
@@ -133,8 +138,8 @@ type abort struct {
 	err  error
 }
 
-// newLoop opens a loop and starts its goroutine.
-func newLoop() (*loop, error) {
+// newLoop opens a loop and starts its goroutine. The loop opens its sockets in the namespace.
+func newLoop(in *namespace) (*loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -147,6 +152,7 @@ func newLoop() (*loop, error) {
 		epoll:   epoll,
 		file:    os.NewFile(uintptr(epoll), "epoll"),
 		epoch:   time.Now(),
+		cookie:  in.cookie,
 		stopped: make(chan struct{}),
 		driven:  true, // by run, from the start
 	}
@@ -158,7 +164,17 @@ func newLoop() (*loop, error) {
 		l.file.Close()
 		return nil, err
 	}
-	go l.run()
+	entered := make(chan error)
+	in.start(func(err error) {
+		entered <- err
+		if err == nil {
+			l.run()
+		}
+	})
+	if err := <-entered; err != nil {
+		l.file.Close()
+		return nil, err
+	}
 	return l, nil
 }
 
@@ -214,9 +230,13 @@ func (l *loop) drive() {
 	if l.driven {
 		return
 	}
+	if l.cookie == 0 {
+		l.ring() // there is no way to know whether this thread is in the loop's namespace
+		return
+	}
 	l.driven = true
 	l.mu.Unlock()
-	l.turn()
+	l.turn(false)
 	l.mu.Lock()
 	l.leave()
 }
@@ -267,7 +287,7 @@ func (l *loop) run() {
 	defer close(l.stopped)
 	var err error
 	for err == nil {
-		if err = l.turn(); err == nil {
+		if err = l.turn(true); err == nil {
 			err = l.sleep()
 		}
 	}
@@ -312,9 +332,11 @@ func anyEvent(epoll uintptr) bool {
 	return n > 0 || err != nil
 }
 
-// turn handles all events, and only then ends, wakes and starts tasks. An error means that the loop
-// has to end because of it.
-func (l *loop) turn() error {
+// turn handles all events, and only then ends, wakes and starts tasks. inside reports whether the
+// calling thread is known to be in the loop's namespace. An error means that the loop has to end
+// because of it.
+func (l *loop) turn(inside bool) error {
+	l.inside, l.elsewhere = inside, false
 	n, err := epollLook(l.epoll, l.found[:])
 	if err != nil {
 		return err
@@ -401,12 +423,34 @@ func (l *loop) start() {
 		l.queueHead++
 		if s := l.slots.find(next); s != nil { // nil if it was abandoned or has expired
 			s.task.start(l)
+			if l.elsewhere {
+				l.queueHead-- // the loop's goroutine starts it
+				break
+			}
 		}
 	}
 	// Move the rest to the front once it is shorter than the used part.
 	if rest := l.queue[l.queueHead:]; len(rest) < l.queueHead {
 		l.queue, l.queueHead = l.queue[:copy(l.queue, rest)], 0
 	}
+}
+
+// errElsewhere is returned by loop.socket if the thread is in another network namespace than the loop.
+var errElsewhere = errors.New("the thread is in another network namespace")
+
+// socket opens a socket in the loop's namespace.
+func (l *loop) socket(family, kind, protocol int) (fd int, err error) {
+	fd, err = socket(family, kind, protocol)
+	if err != nil || l.inside {
+		return fd, err
+	}
+	if socketCookie(fd) != l.cookie {
+		closeDescriptor(fd)
+		l.elsewhere = true
+		return -1, errElsewhere
+	}
+	l.inside = true
+	return fd, nil
 }
 
 // watch subscribes to the events of a task's descriptor. Closing the descriptor ends the subscription.

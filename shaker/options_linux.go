@@ -12,10 +12,11 @@ import (
 // try opens sockets with the options, as handshakes do, and closes them.
 func (o *Options) try() error {
 	families := []int{unix.AF_INET, unix.AF_INET6}
-	source, family, err := o.rawSource()
+	scope, err := scopeID(o.Source.Unmap().Zone(), unix.ENODEV)
 	if err != nil {
-		return err
+		return fmt.Errorf("source %v: %w", o.Source, err)
 	}
+	source, family := o.rawSource(scope)
 	if o.Source.IsValid() {
 		families = []int{family}
 	}
@@ -23,7 +24,10 @@ func (o *Options) try() error {
 	tried := false
 	for _, family := range families {
 		h := handshake{withholdACK: true, options: *o, source: source, family: family}
-		err := h.openSocket()
+		h.fd, err = socket(h.family, tcpSocket, unix.IPPROTO_TCP)
+		if err == nil {
+			err = h.configure()
+		}
 		h.closeSocket()
 		switch {
 		case errors.Is(err, unix.EAFNOSUPPORT):
@@ -81,18 +85,13 @@ func (o *Options) checkSourcePorts() error {
 	return nil
 }
 
-// rawSource returns the source in the kernel's form, and its family. Both are zero if there is none.
-func (o *Options) rawSource() (raw rawAddress, family int, err error) {
+// rawSource returns the source in the kernel's form, and its family. Both are zero if there is none. The
+// scope is the interface index of the source's zone, 0 if it has no zone.
+func (o *Options) rawSource(scope uint32) (raw rawAddress, family int) {
 	if !o.Source.IsValid() {
-		return raw, 0, nil
+		return raw, 0
 	}
-	source := o.Source.Unmap()
-	scope, err := scopeID(source.Zone(), unix.ENODEV)
-	if err != nil {
-		return raw, 0, fmt.Errorf("source %v: %w", source, err)
-	}
-	raw, family = newRawAddress(netip.AddrPortFrom(source, 0), scope)
-	return raw, family, nil
+	return newRawAddress(netip.AddrPortFrom(o.Source.Unmap(), 0), scope)
 }
 
 // setOptions sets the handshake's options on its socket.

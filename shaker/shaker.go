@@ -69,6 +69,10 @@ type Shaker struct {
 // (GOMAXPROCS). If New cannot get a descriptor, the error wraps [ErrLocal] and the errno, such as
 // EMFILE. If an option has a value outside its range, the error wraps [os.ErrInvalid]. New does not
 // call [Options.Check].
+//
+// The Shaker belongs to the network namespace of the thread that calls New, see the package's
+// documentation. If ordinary goroutines run in another namespace, it holds one more descriptor, and a
+// locked thread for each of its goroutines. New then needs CAP_SYS_ADMIN: otherwise the error wraps EPERM.
 func New(config *Config) (*Shaker, error) {
 	if config == nil {
 		config = &Config{}
@@ -145,7 +149,7 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	if !options.canReach(target.Addr()) {
 		return Result{}, fmt.Errorf("%w: not of the same family as the source %v", ErrTarget, options.Source.Unmap())
 	}
-	scope, err := scopeID(target.Addr().Zone(), ErrTarget)
+	scope, err := s.engine.scopeID(target.Addr().Zone(), ErrTarget)
 	if err != nil {
 		return Result{}, err
 	}

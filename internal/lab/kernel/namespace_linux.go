@@ -1,0 +1,53 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A Namespace is a network namespace beside the test's own. It has a loopback interface and no other.
+type Namespace struct {
+	t    testing.TB
+	file *os.File
+}
+
+// NewNamespace makes a namespace for the rest of the test.
+func NewNamespace(t testing.TB) *Namespace {
+	t.Helper()
+	return &Namespace{t: t, file: newNamespace(t)}
+}
+
+// In calls f on a thread in the namespace, with f's goroutine locked to the thread.
+func (n *Namespace) In(f func()) {
+	n.t.Helper()
+	enter := func() error {
+		return os.NewSyscallError("setns", unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET))
+	}
+	if err := elsewhere(enter, func(netlink.NsFd) error { f(); return nil }); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// Threads returns how many threads of this process are in the namespace.
+func (n *Namespace) Threads() (threads int) {
+	n.t.Helper()
+	own, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", n.file.Fd()))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	all, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, thread := range all {
+		if its, _ := os.Readlink(thread); its == own { // "" if the thread has just ended
+			threads++
+		}
+	}
+	return threads
+}
