@@ -478,7 +478,7 @@ func TestProbeMetricsLint(t *testing.T) {
 func TestTooLate(t *testing.T) {
 	h := newHandler(t, settings{})
 	w := get(h, "/probe?target="+listen(t, "127.0.0.1:0"), timeoutHeader, "1e-9")
-	const want = "the deadline passed before a SYN was sent\n"
+	const want = "no SYN was sent in time for the deadline\n"
 	if w.Code != 503 || !strings.HasSuffix(w.Body.String(), want) {
 		t.Errorf("a probe with a timeout of 1 ns = %d %q, want 503 and the suffix %q", w.Code, w.Body, want)
 	}

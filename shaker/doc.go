@@ -16,15 +16,15 @@
 // [Shaker.Shake] returns either a verdict or an error, never both.
 //
 // A verdict is a [Result]: the [Outcome] for the target, the errno and the ICMP error that led to
-// it, and what was measured. A deadline that passes after the SYN was sent is the verdict
-// [Timeout].
+// it, and what was measured. If there is no reply by the deadline, that is the verdict
+// [Timeout], provided that the SYN was out for at least three quarters of the time between the call of
+// Shake and the deadline. If this host was too slow for that, it is the error [ErrUnsent].
 //
 // An error means that there is no verdict: this host could not measure ([ErrLocal]), the target or
 // the options are invalid ([os.ErrInvalid]), or the context was cancelled. An error says nothing
 // about the state of the target.
 //
-// Check returns both: such an error, or the error of a verdict other than Open. [errors.Is] tells the
-// two apart:
+// Check returns the error of a verdict that is not Open as well. [errors.Is] tells the two apart:
 //
 //	switch err := s.Check(ctx, "192.0.2.1:443"); {
 //	case err == nil: // open

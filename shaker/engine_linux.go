@@ -63,9 +63,9 @@ func (e *engine) scopeID(zone string, missing error) (uint32, error) {
 }
 
 // shake runs one handshake on a loop and waits until it has ended. The scope is the interface index
-// of the target's IPv6 zone. A zero deadline means none.
+// of the target's IPv6 zone. called is when Shake was called. A zero deadline means none.
 func (e *engine) shake(
-	ctx context.Context, target netip.AddrPort, scope uint32, options *Options, deadline time.Time,
+	ctx context.Context, target netip.AddrPort, scope uint32, options *Options, called, deadline time.Time,
 ) (Result, error) {
 	sourceScope, err := e.scopeID(options.Source.Unmap().Zone(), unix.ENODEV)
 	if err != nil {
@@ -84,9 +84,10 @@ func (e *engine) shake(
 	h.err = nil
 
 	l := e.loops[e.next.Add(1)%uint32(len(e.loops))]
+	h.called = l.onClock(called)
 	var end time.Duration
 	if !deadline.IsZero() {
-		end = l.onClock(deadline)
+		end = max(1, h.called+deadline.Sub(called))
 	}
 	if err := l.submit(h, end); err != nil {
 		return Result{}, err

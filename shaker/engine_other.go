@@ -52,7 +52,7 @@ func (e *engine) begin() error {
 func (*engine) scopeID(zone string, missing error) (uint32, error) { return scopeID(zone, missing) }
 
 func (e *engine) shake(
-	ctx context.Context, target netip.AddrPort, _ uint32, options *Options, deadline time.Time,
+	ctx context.Context, target netip.AddrPort, _ uint32, options *Options, called, deadline time.Time,
 ) (Result, error) {
 	if err := options.supported(); err != nil {
 		return Result{}, err
@@ -79,6 +79,7 @@ func (e *engine) shake(
 	if err == nil {
 		r.Outcome = Open
 		r.Handshake = time.Since(start)
+		r.Waited = r.Handshake
 		r.ACKSent = true
 		r.Local = conn.LocalAddr().(*net.TCPAddr).AddrPort()
 		if !options.FIN {
@@ -99,6 +100,10 @@ func (e *engine) shake(
 	outcome, ok := verdict(errno, ICMP{})
 	if !ok {
 		return Result{}, err
+	}
+	r.Waited = time.Since(start)
+	if outcome == Timeout && !deadline.IsZero() && !isTimeout(r.Waited, deadline.Sub(called)) {
+		return Result{}, ErrUnsent
 	}
 	r.Outcome, r.Errno = outcome, errno
 	return r, nil

@@ -22,13 +22,17 @@ type handshake struct {
 	family      int
 	peer        rawAddress
 	options     Options
-	source      rawAddress // options.Source, zeros if there is none
+	source      rawAddress    // options.Source, zeros if there is none
+	called      time.Duration // when Shake was called, on the loop's clock
 
 	// Only the loop uses these.
-	slot *slot         // nil when the handshake has ended
-	fd   int           // -1 if there is no socket
-	sent time.Duration // when connect(2) was called, on the loop's clock
+	slot *slot // nil when the handshake has ended
+	fd   int   // -1 if there is no socket
 	info unix.TCPInfo
+
+	// When connect(2) was called, and when it had returned, on the loop's clock. The SYN was sent
+	// in between. That may be a long time, if this process had to wait for a processor.
+	sent, out time.Duration
 
 	// The last ICMP error after which the handshake went on, and its errno; zeros if there was none.
 	soft      ICMP
@@ -59,7 +63,13 @@ func (h *handshake) start(l *loop) {
 		return
 	}
 	h.sent = l.clock()
-	switch errno := connect(h.fd, &h.peer); {
+	if deadline := h.slot.deadline; deadline != 0 && h.sent >= deadline {
+		h.fail(l, ErrUnsent)
+		return
+	}
+	errno := connect(h.fd, &h.peer)
+	h.out = l.clock()
+	switch {
 	case errno == unix.EINPROGRESS:
 		h.await(l)
 	case errno == unix.EADDRNOTAVAIL && h.withoutSource():
@@ -245,6 +255,9 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 		errno = pending
 	case errno == unix.ETIMEDOUT && h.softErrno != 0:
 		icmp, errno = h.soft, h.softErrno
+	case errno == unix.ETIMEDOUT && !h.isTimeout(seen):
+		h.fail(l, ErrUnsent)
+		return
 	case errno == 0 && h.info.State == unix.BPF_TCP_CLOSE:
 		errno = unix.ECONNABORTED // like connect(2) in this case
 	case errno == 0:
@@ -265,12 +278,22 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 	h.finish(l)
 }
 
+// isTimeout reports whether the SYN has been out for long enough, now that the deadline has passed. The
+// deadline may be one of the context that the loop does not know.
+func (h *handshake) isTimeout(now time.Duration) bool {
+	end := now
+	if h.slot.deadline != 0 {
+		end = min(end, h.slot.deadline)
+	}
+	return isTimeout(now-h.out, end-h.called)
+}
+
 // readInfo reads the measurements of every handshake that has sent a SYN.
 func (h *handshake) readInfo(seen time.Duration) {
 	if h.info.Segs_out == 0 {
 		return // no SYN was sent: no route, or forbidden by this host
 	}
-	h.result.answered = seen - h.sent
+	h.result.Waited = seen - h.sent
 	h.result.SYNs = int(1 + h.info.Total_retrans)
 	h.result.Local = getsockname(h.fd).addrPort(h.result.Peer.Addr().Zone())
 }

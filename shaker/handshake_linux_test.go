@@ -19,7 +19,7 @@ import (
 
 // withoutTimes returns the result without the fields that differ from run to run.
 func withoutTimes(r Result) Result {
-	r.Handshake, r.RTT, r.ResetLag, r.answered, r.Local, r.options = 0, 0, 0, 0, netip.AddrPort{}, Options{}
+	r.Handshake, r.RTT, r.ResetLag, r.Waited, r.Local, r.options = 0, 0, 0, 0, netip.AddrPort{}, Options{}
 	return r
 }
 
@@ -95,18 +95,21 @@ func TestDeadlines(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			ctx := context.Background()
-			if c.context > 0 {
-				limited, cancel := context.WithTimeout(ctx, c.context)
-				defer cancel()
-				ctx = limited
-			}
-			began := time.Now()
 			var options *Options
 			if c.options > 0 {
 				options = &Options{Timeout: c.options}
 			}
-			r, err := s.Shake(ctx, target, options)
+			var began time.Time
+			r, err := inTime(func() (Result, error) {
+				ctx := context.Background()
+				if c.context > 0 {
+					limited, cancel := context.WithTimeout(ctx, c.context)
+					defer cancel()
+					ctx = limited
+				}
+				began = time.Now()
+				return s.Shake(ctx, target, options)
+			})
 			if err != nil || r.Outcome != Timeout {
 				t.Errorf("Shake of a silent target = %+v, error %v, want Timeout", r, err)
 			}
@@ -124,9 +127,12 @@ func (hiddenDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func TestHiddenDeadline(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	r, err := start(t).Shake(hiddenDeadline{ctx}, netip.MustParseAddrPort("192.0.2.1:80"), nil)
+	s := start(t)
+	r, err := inTime(func() (Result, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		return s.Shake(hiddenDeadline{ctx}, netip.MustParseAddrPort("192.0.2.1:80"), nil)
+	})
 	if err != nil || r.Outcome != Timeout {
 		t.Errorf("Shake of a silent target = %+v, error %v, want Timeout", r, err)
 	}

@@ -35,6 +35,7 @@ import (
 //  7. A local error is not a verdict.
 //  8. All handshakes take place in the network namespace of the thread that called New: see
 //     netns_linux_test.go.
+//  9. A delay of this host is not a verdict: see late_linux_test.go.
 
 // The guarantee: a server cannot accept any of 1,000 handshakes. In the control case the ACK is not
 // withheld, and the server accepts all 1,000.
@@ -412,6 +413,36 @@ func TestEventsAreNotStarved(t *testing.T) {
 	}
 }
 
+// Invariant 3. Starts take long: the kernel searches for a free local port. After each of them the loop
+// looks for events, so that a SYN-ACK does not have to wait for all that may start in a turn.
+func TestSlowStartsAreFewPerTurn(t *testing.T) {
+	_, l := startOne(t)
+	var started, startedBefore int
+	flag := newFlagTask(t)
+	handled := make(chan struct{})
+	flag.onReady = func(l *loop) {
+		startedBefore = started
+		flag.end(l)
+		close(handled)
+	}
+	l.submit(flag, 0)
+	h := hold(l) // when it returns, the flag is watched
+	for range startsPerTurn {
+		l.submit(&startTask{flagTask: flagTask{fd: -1}, started: func() {
+			if started++; started == 1 {
+				flag.set()
+			}
+			for until := l.clock() + startingPerTurn; l.clock() < until; {
+			}
+		}}, 0)
+	}
+	close(h.release)
+	<-handled
+	if startedBefore != 1 {
+		t.Errorf("an event waited for %d starts of %v each, want 1", startedBefore, startingPerTurn)
+	}
+}
+
 // Invariant 3. A thousand callers arrive at the same time. On loopback every SYN is answered before
 // connect(2) returns, so the loop sends the RST for it before the next SYN.
 func TestRSTBeforeTheNextSYN(t *testing.T) {
@@ -738,14 +769,14 @@ func TestDeadlinesAreKept(t *testing.T) {
 // Invariant 6. Each of 10,000 silent targets gets the verdict Timeout, and none before its deadline.
 func TestDeadlinesOfSilentTargets(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
-	const callers = 10_000
+	callers := manyCallers(10_000)
 	lab.NeedDescriptors(t, callers+100)
 	s := start(t)
 	var group sync.WaitGroup
 	for i := range callers {
 		group.Go(func() {
 			target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), uint16(1+i))
-			timeout := time.Second + time.Duration(i)*20*time.Microsecond
+			timeout := 4*time.Second + time.Duration(i)*20*time.Microsecond
 			began := time.Now()
 			r, err := s.Shake(context.Background(), target, &Options{Timeout: timeout})
 			if err != nil || r.Outcome != Timeout || r.Errno != unix.ETIMEDOUT {
@@ -836,7 +867,9 @@ func TestLocalErrorsAreNotVerdicts(t *testing.T) {
 		}
 		cancel()
 		group.Wait()
-		r, err = s.Shake(context.Background(), target, &Options{Timeout: 20 * time.Millisecond})
+		r, err = inTime(func() (Result, error) {
+			return s.Shake(context.Background(), target, &Options{Timeout: 20 * time.Millisecond})
+		})
 		if err != nil || r.Outcome != Timeout {
 			t.Errorf("Shake(%v) afterwards = %+v, error %v, want Timeout", target, r, err)
 		}

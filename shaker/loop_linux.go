@@ -19,8 +19,9 @@
 //  4. wakes callers whose tasks have ended,
 //  5. starts new tasks: this is when a SYN is sent.
 //
-// Steps 3 to 5 do a few dozen tasks at most. So however many there are, the loop soon looks for
-// SYN-ACKs again, within the 200 ms for which the kernel withholds the final ACK.
+// Steps 3 to 5 do a few dozen tasks at most, and step 5 takes 1 ms or one task at most. So however many
+// there are, the loop soon looks for SYN-ACKs again, within the 200 ms for which the kernel withholds
+// the final ACK.
 //
 // A caller that finds the loop undriven takes a turn itself, so that its SYN is sent at once and no
 // thread has to wake up for it. It opens no socket unless its thread is in the network namespace of
@@ -41,7 +42,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -55,6 +55,10 @@ const (
 	// for events again. A start takes some tens of µs, so a SYN-ACK waits for about 1 ms of
 	// the 200 ms for which the kernel withholds the final ACK.
 	startsPerTurn = 32
+
+	// startingPerTurn is the time after which the loop starts no more tasks in a turn. While many
+	// local ports are in use, the kernel searches for a free one for up to 12 ms.
+	startingPerTurn = time.Millisecond
 
 	// endsPerTurn limits how many tasks the loop ends in a turn because their deadlines have
 	// passed, and how many because they were abandoned.
@@ -120,10 +124,9 @@ type loop struct {
 	elsewhere bool          // it is in another one: this turn cannot start tasks
 	slots     slots
 	deadlines deadlines
-	queue     []ticket // tasks that have not been started, in order of arrival
-	queueHead int      // index in queue of the first of them
-	abandoned []abort  // tasks to be ended, in order of arrival
-	finished  []task   // ended tasks whose waiters have not been woken, in order of completion
+	unstarted queue[ticket] // tasks to be started
+	abandoned queue[abort]  // tasks to be ended
+	finished  queue[task]   // ended tasks whose waiters have not been woken
 
 	spareArrivals []arrival // the previous arrivals' memory, for reuse
 }
@@ -245,7 +248,7 @@ func (l *loop) drive() {
 // at the next deadline. Its caller holds mu.
 func (l *loop) leave() {
 	l.driven = false
-	if l.busy() || len(l.finished) > 0 {
+	if l.busy() || l.finished.len() > 0 {
 		l.ring()
 	} else if deadline, ok := l.deadlines.next(); ok && (l.alarm == 0 || deadline < l.alarm) {
 		l.setAlarm(deadline)
@@ -256,8 +259,8 @@ func (l *loop) leave() {
 // busy reports whether there is work for another turn now. Its caller holds mu.
 func (l *loop) busy() bool {
 	return len(l.arrivals) > 0 || len(l.aborts) > 0 || l.ended != nil ||
-		l.queueHead < len(l.queue) || len(l.abandoned) > 0 ||
-		len(l.finished) > 0 && l.ahead.Load() <= wakesAhead/2
+		l.unstarted.len() > 0 || l.abandoned.len() > 0 ||
+		l.finished.len() > 0 && l.ahead.Load() <= wakesAhead/2
 }
 
 // ring wakes the loop's goroutine, unless a goroutine drives the loop. Its caller holds mu.
@@ -301,7 +304,7 @@ func (l *loop) sleep() error {
 	if l.busy() {
 		return nil
 	}
-	if len(l.finished) > 0 {
+	if l.finished.len() > 0 {
 		// The limit of wakesAhead is reached. Let the woken waiters run, and look for
 		// events again. If the loop slept instead, it might have to queue behind all
 		// of them for a processor.
@@ -383,11 +386,11 @@ func (l *loop) expire() {
 
 // abort ends tasks that were abandoned, at most endsPerTurn.
 func (l *loop) abort() {
-	n := min(endsPerTurn, len(l.abandoned))
-	for _, a := range l.abandoned[:n] {
+	for range min(endsPerTurn, l.abandoned.len()) {
+		a := l.abandoned.first()
 		a.task.abandon(l, a.err)
+		l.abandoned.drop()
 	}
-	l.abandoned = slices.Delete(l.abandoned, 0, n)
 }
 
 // receive takes over what callers have handed to the loop. It seats and queues new tasks and
@@ -396,7 +399,7 @@ func (l *loop) receive() error {
 	l.mu.Lock()
 	arrivals := l.arrivals
 	l.arrivals = l.spareArrivals[:0]
-	l.abandoned = append(l.abandoned, l.aborts...)
+	l.abandoned.add(l.aborts...)
 	clear(l.aborts)
 	l.aborts = l.aborts[:0]
 	ended := l.ended
@@ -404,34 +407,34 @@ func (l *loop) receive() error {
 
 	for _, a := range arrivals {
 		s := l.slots.take(a.task)
-		if a.deadline != 0 {
-			s.deadline = a.deadline
+		if s.deadline = a.deadline; s.deadline != 0 {
 			l.deadlines.add(s)
 		}
 		a.task.seat(s)
-		l.queue = append(l.queue, s.ticket)
+		l.unstarted.add(s.ticket)
 	}
 	clear(arrivals)
 	l.spareArrivals = arrivals
 	return ended
 }
 
-// start starts queued tasks, at most startsPerTurn.
+// start starts queued tasks, at most startsPerTurn, until startingPerTurn has passed.
 func (l *loop) start() {
-	for range min(startsPerTurn, len(l.queue)-l.queueHead) {
-		next := l.queue[l.queueHead]
-		l.queueHead++
-		if s := l.slots.find(next); s != nil { // nil if it was abandoned or has expired
+	if l.unstarted.len() == 0 {
+		return
+	}
+	end := l.clock() + startingPerTurn
+	for range min(startsPerTurn, l.unstarted.len()) {
+		if s := l.slots.find(l.unstarted.first()); s != nil { // nil if it was abandoned or has expired
 			s.task.start(l)
 			if l.elsewhere {
-				l.queueHead-- // the loop's goroutine starts it
-				break
+				return // the loop's goroutine starts it
 			}
 		}
-	}
-	// Move the rest to the front once it is shorter than the used part.
-	if rest := l.queue[l.queueHead:]; len(rest) < l.queueHead {
-		l.queue, l.queueHead = l.queue[:copy(l.queue, rest)], 0
+		l.unstarted.drop()
+		if l.clock() >= end {
+			return
+		}
 	}
 }
 
@@ -464,19 +467,17 @@ func (l *loop) finish(s *slot) {
 	if s.position >= 0 {
 		l.deadlines.remove(s)
 	}
-	l.finished = append(l.finished, s.task)
+	l.finished.add(s.task)
 	l.slots.put(s)
 }
 
 // wake wakes waiters of ended tasks until limit of them have been woken and have not run yet.
 func (l *loop) wake(limit int32) {
-	n := 0
-	for n < len(l.finished) && l.ahead.Load() < limit {
+	for l.finished.len() > 0 && l.ahead.Load() < limit {
 		l.ahead.Add(1)
-		l.finished[n].wake(l)
-		n++
+		l.finished.first().wake(l)
+		l.finished.drop()
 	}
-	l.finished = slices.Delete(l.finished, 0, n)
 }
 
 // shut ends every task because of err and closes the loop's own descriptor.

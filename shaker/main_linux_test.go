@@ -48,6 +48,16 @@ func mustShake(tb testing.TB, s *Shaker, target netip.AddrPort) Result {
 	return r
 }
 
+// inTime repeats a handshake with a short timeout while a stall of the machine makes its SYN late.
+func inTime(shake func() (Result, error)) (r Result, err error) {
+	for range 20 {
+		if r, err = shake(); !errors.Is(err, ErrUnsent) {
+			break
+		}
+	}
+	return r, err
+}
+
 // listen listens on address until the test ends. accepted counts how often accept returns: once for
 // each handshake whose final ACK was sent.
 func listen(tb testing.TB, address string) (target netip.AddrPort, accepted *atomic.Int64) {

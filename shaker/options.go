@@ -14,7 +14,9 @@ import (
 // [errors.ErrUnsupported] there.
 type Options struct {
 	// Timeout limits the handshake, counted from the call of Shake. The context's deadline
-	// applies if it is sooner. If Timeout is 0 and the context has no deadline, the kernel
+	// applies if it is sooner. Delays of this host count, too: if the SYN was out for less than
+	// three quarters of the time when the deadline passes, Shake returns [ErrUnsent] instead of
+	// the verdict [Timeout]. If Timeout is 0 and the context has no deadline, the kernel
 	// gives up after about two minutes (tcp_syn_retries in tcp(7)). A negative Timeout is an
 	// error.
 	Timeout time.Duration

@@ -129,7 +129,9 @@ func mustTakeDetour(t *testing.T, wire *simnet.Wire, target netip.AddrPort, opti
 	t.Helper()
 	wire.Forget()
 	options.Timeout = 20 * time.Millisecond
-	if r, err := start(t).Shake(t.Context(), target, &options); err != nil || r.Outcome != Timeout {
+	s := start(t)
+	r, err := inTime(func() (Result, error) { return s.Shake(t.Context(), target, &options) })
+	if err != nil || r.Outcome != Timeout {
 		t.Errorf("Shake(%v, %+v) = %+v, error %v, want Timeout", target, options, r, err)
 	}
 	for segment := range wire.SentTo(target) {
@@ -270,7 +272,7 @@ func TestSourcePortsExhausted(t *testing.T) {
 		if !errors.Is(err, unix.EADDRNOTAVAIL) || r != (Result{}) {
 			t.Errorf("Shake(%v, source %v) = %+v, error %v, want EADDRNOTAVAIL", c.target, c.source, r, err)
 		}
-		r, err = s.Shake(t.Context(), c.other, &limited)
+		r, err = inTime(func() (Result, error) { return s.Shake(t.Context(), c.other, &limited) })
 		if err != nil || r.Outcome != Timeout {
 			t.Errorf("Shake(%v, source %v) = %+v, error %v, want Timeout", c.other, c.source, r, err)
 		}

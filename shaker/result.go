@@ -85,6 +85,11 @@ type Result struct {
 	// delays in the scheduling of this process. It is measured only if Open.
 	Handshake time.Duration
 
+	// Waited is how long the SYN was out, whatever the outcome: the time from the first SYN to the
+	// reply or, if there was none, to the end of the handshake, on this process's clock. It is 0
+	// if no SYN was sent.
+	Waited time.Duration
+
 	// RTT is the time from the SYN to the SYN-ACK on the kernel's clock, in steps of 1 µs
 	// (tcpi_rtt in tcp(7)). It does not include delays in the scheduling of this process. It
 	// is 0 if the kernel took no sample, for example after a retransmission without TCP
@@ -121,10 +126,6 @@ type Result struct {
 	// ICMP is the ICMP error that ended the handshake. Its From is invalid if there was none.
 	// It is available only on Linux.
 	ICMP ICMP
-
-	// answered is the time from the first SYN to the event that ended the handshake, on this
-	// process's clock. It is measured only on Linux.
-	answered time.Duration
 
 	// options are the handshake's options that Trace has to repeat: see ofRoute.
 	options Options

@@ -23,11 +23,12 @@ var (
 	// it. It wraps [os.ErrClosed].
 	ErrClosed error = &sentinel{text: "the shaker is closed", general: os.ErrClosed}
 
-	// ErrUnsent is returned by Shake if the deadline passed before a SYN was sent: either
-	// the deadline was over when Shake was called, or this host is overloaded. It does not
-	// wrap [os.ErrDeadlineExceeded], because it is not a verdict: only the error of the verdict
-	// [Timeout] does.
-	ErrUnsent = errors.New("the deadline passed before a SYN was sent")
+	// ErrUnsent is returned by Shake if the deadline passed without a reply, and no SYN was sent
+	// early enough for the verdict [Timeout]: the deadline was over when Shake was called, or this
+	// host is so overloaded that the SYN was not sent at all, or was out for less than three
+	// quarters of the time between the call of Shake and the deadline. It wraps no error of a
+	// deadline, because it is no verdict: only Timeout is an [os.ErrDeadlineExceeded].
+	ErrUnsent = errors.New("no SYN was sent in time for the deadline")
 
 	// ErrTarget is returned by Shake if no SYN can be addressed to the target: port 0, the
 	// zero Addr, an IPv6 zone that does not exist on this host, or a link-local IPv6 address
@@ -36,6 +37,17 @@ var (
 	// [os.ErrInvalid].
 	ErrTarget error = &sentinel{text: "invalid target", general: os.ErrInvalid}
 )
+
+// timeoutShare is the part of the time between the call of Shake and the deadline for which the SYN
+// must have been out, so that the absence of a reply is the verdict Timeout. The rest is for delays
+// of this host.
+const timeoutShare = 0.75
+
+// isTimeout reports whether the absence of a reply is the verdict Timeout, if the SYN was out for some
+// of the time between the call of Shake and the deadline. If not, it is ErrUnsent.
+func isTimeout(out, allotted time.Duration) bool {
+	return float64(out) >= timeoutShare*float64(allotted)
+}
 
 // errZero is the error of the zero Shaker.
 var errZero = fmt.Errorf("%w: it was not started by New", ErrClosed)
@@ -72,7 +84,8 @@ type Shaker struct {
 //
 // The Shaker belongs to the network namespace of the thread that calls New, see the package's
 // documentation. If ordinary goroutines run in another namespace, it holds one more descriptor, and a
-// locked thread for each of its goroutines. New then needs CAP_SYS_ADMIN: otherwise the error wraps EPERM.
+// locked thread for each of its goroutines. New then needs
+// CAP_SYS_ADMIN: otherwise the error wraps [ErrLocal] and EPERM.
 func New(config *Config) (*Shaker, error) {
 	if config == nil {
 		config = &Config{}
@@ -90,9 +103,10 @@ func New(config *Config) (*Shaker, error) {
 // Shake performs one handshake with the target: SYN, SYN-ACK, RST. Nil options mean
 // [Config.Options].
 //
-// The Result is a verdict about the target, whether the target is open or not. A deadline that
-// passes after the SYN was sent is the verdict [Timeout]. When Shake returns, the handshake's
-// socket is closed.
+// The Result is a verdict about the target, whether the target is open or not. If there is no reply
+// by the deadline, that is the verdict [Timeout], provided that the SYN was out for three quarters of
+// the time since the call of Shake: otherwise the error is [ErrUnsent]. When Shake returns, the
+// handshake's socket is closed.
 //
 // An error means that there is no verdict. The error wraps one of the following:
 //   - [ErrTarget], or [os.ErrInvalid] for an option whose value is outside its range: a mistake of
@@ -106,8 +120,8 @@ func New(config *Config) (*Shaker, error) {
 // If the context's deadline has passed, ErrUnsent comes with [context.DeadlineExceeded] and
 // context.Cause.
 //
-// Like the errors of package net, every error has a method Timeout() bool. It returns false, because
-// only the error of the verdict Timeout is a timeout.
+// Like the errors of package net, every error has a method Timeout() bool. It returns false: only
+// the verdict Timeout is one.
 func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
 	if options == nil {
 		options = &s.options
@@ -121,6 +135,7 @@ func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Opti
 
 // shake is Shake without the description of the error.
 func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
+	called := time.Now()
 	if s.engine == nil {
 		return Result{}, errZero
 	}
@@ -132,7 +147,7 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	}
 	deadline, limited := ctx.Deadline()
 	if options.Timeout > 0 {
-		if end := time.Now().Add(options.Timeout); !limited || end.Before(deadline) {
+		if end := called.Add(options.Timeout); !limited || end.Before(deadline) {
 			deadline = end
 		}
 	}
@@ -153,7 +168,7 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	if err != nil {
 		return Result{}, err
 	}
-	result, err := s.engine.shake(ctx, target, scope, options, deadline)
+	result, err := s.engine.shake(ctx, target, scope, options, called, deadline)
 	result.options = options.ofRoute()
 	return result, err
 }
@@ -165,8 +180,8 @@ type opError struct {
 	local bool // whether it is an ErrLocal
 }
 
-// newOpError describes an error of the engine or of the arguments. If the context has ended and is the
-// reason, the error says why it has ended.
+// newOpError describes an error of the engine or of the arguments. It adds why the context has ended,
+// if that is the reason.
 func newOpError(ctx context.Context, what string, err error) error {
 	end := ended(ctx)
 	switch {

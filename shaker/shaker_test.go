@@ -258,7 +258,7 @@ func TestEndedContext(t *testing.T) {
 				return context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
 			},
 			is:          []error{shaker.ErrUnsent, shaker.ErrLocal, context.DeadlineExceeded},
-			wantMessage: "the deadline passed before a SYN was sent: context deadline exceeded",
+			wantMessage: "no SYN was sent in time for the deadline: context deadline exceeded",
 		},
 		{
 			name: "expired with a cause",
@@ -266,7 +266,7 @@ func TestEndedContext(t *testing.T) {
 				return context.WithDeadlineCause(context.Background(), time.Now().Add(-time.Second), cause)
 			},
 			is: []error{shaker.ErrUnsent, shaker.ErrLocal, context.DeadlineExceeded, cause},
-			wantMessage: "the deadline passed before a SYN was sent: context deadline exceeded: " +
+			wantMessage: "no SYN was sent in time for the deadline: context deadline exceeded: " +
 				"the program is too old",
 		},
 	} {

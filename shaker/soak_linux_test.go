@@ -30,10 +30,10 @@ func footprintOf(t *testing.T, s *Shaker) footprint {
 	runtime.ReadMemStats(&stats)
 	f.heap = stats.HeapAlloc
 	for _, l := range s.engine.loops {
-		h := hold(l)                     // now the loop's own fields may be read
-		f.slots += l.slots.running() - 1 // without the slot of the holdUp
+		h := hold(l) // now the loop's own fields may be read, in which the holdUp counts
+		f.slots += l.slots.running() - 1
 		f.deadlines += len(l.deadlines)
-		f.queued += len(l.queue) - l.queueHead + len(l.arrivals) + len(l.aborts) + len(l.abandoned)
+		f.queued += l.unstarted.len() - 1 + len(l.arrivals) + len(l.aborts) + l.abandoned.len()
 		close(h.release)
 	}
 	return f

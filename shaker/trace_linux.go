@@ -23,7 +23,7 @@ type trace struct {
 	shaker  *Shaker
 	options TraceOptions
 	after   Result
-	from    netip.AddrPort // where the next SYN is sent from; initially the Local of the handshake
+	from    netip.AddrPort // to send from: at first that of the handshake
 	path    Path
 }
 
@@ -155,8 +155,8 @@ func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, e
 	var err error
 	for _, options := range t.waysFrom(from) {
 		options.TTL, options.Timeout = uint8(ttl), t.wait()
-		// Every error except ErrUnsent may be caused by the port: it is taken, or below 1024, or the
-		// kernel is too old to choose it. If the cause is another one, the last way fails, too.
+		// Any error but ErrUnsent may be due to the port: it is taken, or below 1024, or the kernel
+		// is too old. If it is not, the last way has the same error.
 		if result, err = t.shaker.shake(ctx, t.after.Peer, &options); err == nil || errors.Is(err, ErrUnsent) {
 			break
 		}
@@ -165,10 +165,13 @@ func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, e
 	switch {
 	case errors.Is(err, ErrUnsent) && end != nil:
 		return Hop{}, end
+	case errors.Is(err, ErrUnsent):
+		// This host was too slow: it is not known whether there is a reply.
+		return t.probe(ctx, ttl, from)
 	case err != nil:
 		return Hop{}, err
 	}
-	hop := Hop{TTL: ttl, Local: result.Local, Outcome: result.Outcome, ICMP: result.ICMP, RTT: result.answered}
+	hop := Hop{TTL: ttl, Local: result.Local, Outcome: result.Outcome, ICMP: result.ICMP, RTT: result.Waited}
 	switch {
 	case result.ICMP.From.IsValid():
 		hop.From = result.ICMP.From
