@@ -32,7 +32,8 @@ type handshake struct {
 
 	// When connect(2) was called, and when it had returned, on the loop's clock. The SYN was sent
 	// in between. That may be a long time, if this process had to wait for a processor.
-	sent, out time.Duration
+	sent, out  time.Duration
+	connecting bool // connect(2) returned EINPROGRESS: a SYN was sent
 
 	// The last ICMP error after which the handshake went on, and its errno; zeros if there was none.
 	soft      ICMP
@@ -69,6 +70,7 @@ func (h *handshake) start(l *loop) {
 	}
 	errno := connect(h.fd, &h.peer)
 	h.out = l.clock()
+	h.connecting = errno == unix.EINPROGRESS
 	switch {
 	case errno == unix.EINPROGRESS:
 		h.await(l)
@@ -183,12 +185,27 @@ func (h *handshake) settle(l *loop, errno unix.Errno, seen time.Duration) {
 // connection counts first: an ICMP error for one SYN does not undo the SYN-ACK for another one. The
 // socket's error counts next, and errno last.
 func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
-	switch h.info.State { // package unix has only the BPF names of the states
-	case unix.BPF_TCP_CLOSE, unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV:
-		h.settleUnanswered(l, errno, seen)
-	default:
+	switch open, err := isOpen(h.info.State); {
+	case err != nil:
+		h.fail(l, err)
+	case open:
 		h.settleOpen(l, seen)
+	default:
+		h.settleUnanswered(l, errno, seen)
 	}
+}
+
+// isOpen reports whether a connection in the given state of TCP_INFO has got a SYN-ACK, and has not failed
+// since. Only these states are possible for a socket that has called connect(2) and nothing else. Any
+// other state, such as 0 from a kernel that does not fill TCP_INFO, says nothing about the target.
+func isOpen(state uint8) (bool, error) {
+	switch state { // package unix has only the BPF names of the states
+	case unix.BPF_TCP_ESTABLISHED, unix.BPF_TCP_CLOSE_WAIT:
+		return true, nil
+	case unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV, unix.BPF_TCP_CLOSE:
+		return false, nil
+	}
+	return false, fmt.Errorf("TCP_INFO: this kernel does not report the state of the connection: it is %d", state)
 }
 
 // settleOpen ends the handshake after a SYN-ACK, which was seen at the given time: it reads the
@@ -288,13 +305,18 @@ func (h *handshake) isTimeout(now time.Duration) bool {
 	return isTimeout(now-h.out, end-h.called)
 }
 
+// countsSegments reports whether the kernel counts the segments that the socket has sent. Linux does so
+// since 4.2, and gVisor does not.
+func (h *handshake) countsSegments() bool { return h.info.Segs_out > 0 }
+
 // readInfo reads the measurements of every handshake that has sent a SYN.
 func (h *handshake) readInfo(seen time.Duration) {
-	if h.info.Segs_out == 0 {
+	if h.countsSegments() {
+		h.result.SYNs = int(1 + h.info.Total_retrans)
+	} else if !h.connecting {
 		return // no SYN was sent: no route, or forbidden by this host
 	}
 	h.result.Waited = seen - h.sent
-	h.result.SYNs = int(1 + h.info.Total_retrans)
 	h.result.Local = getsockname(h.fd).addrPort(h.result.Peer.Addr().Zone())
 }
 
@@ -303,7 +325,8 @@ func (h *handshake) readAnswer() {
 	h.result.RTT = time.Duration(h.info.Rtt) * time.Microsecond
 	h.result.MSS = int(h.info.Snd_mss)
 	// Every segment sent so far, except the SYNs, was an ACK.
-	h.result.ACKSent = h.info.Segs_out > 1+h.info.Total_retrans
+	h.result.ACKSent = h.info.Segs_out > 1+h.info.Total_retrans || h.options.FIN
+	h.result.ACKWithheld = h.countsSegments() && !h.result.ACKSent
 }
 
 // fail ends the handshake with an error.

@@ -32,7 +32,7 @@ func TestOpen(t *testing.T) {
 			target, _ := listen(t, address)
 			began := time.Now()
 			r := mustShake(t, s, target)
-			if r.Outcome != Open || r.Errno != 0 || r.Err() != nil || r.Peer != target || r.ACKSent {
+			if r.Outcome != Open || r.Errno != 0 || r.Err() != nil || r.Peer != target || r.ACKSent || !r.ACKWithheld {
 				t.Errorf("Shake(%v) = %+v, want Open without errno, error or ACK, and the target as Peer", target, r)
 			}
 			if took := time.Since(began); r.ResetLag <= 0 || r.ResetLag > took || r.Handshake > took {
@@ -155,7 +155,7 @@ func TestResetAfterSYNACK(t *testing.T) {
 	if got.RTT <= 0 {
 		t.Errorf("Shake(%v): RTT %v, want more than 0: a SYN-ACK arrived", target, got.RTT)
 	}
-	want := Result{Outcome: Reset, Errno: unix.ECONNRESET, SYNs: 1, MSS: 1400, Peer: target}
+	want := Result{Outcome: Reset, Errno: unix.ECONNRESET, SYNs: 1, MSS: 1400, ACKWithheld: true, Peer: target}
 	if got := withoutTimes(got); got != want {
 		t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
 	}
@@ -278,7 +278,7 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 	ownProhibited := ICMP{From: localhost, Type: 3, Code: 13, Own: true}
 	for rule, want := range map[string]Result{
 		"limit rate 1/hour burst 1 packets reject with icmp type host-unreachable": {
-			Outcome: Open, SYNs: 2, MSS: 32741,
+			Outcome: Open, SYNs: 2, MSS: 32741, ACKWithheld: true,
 		},
 		"reject with icmp type host-unreachable": {
 			Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNs: 2, ICMP: ownUnreachable,

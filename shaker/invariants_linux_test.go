@@ -36,6 +36,7 @@ import (
 //  8. All handshakes take place in the network namespace of the thread that called New: see
 //     netns_linux_test.go.
 //  9. A delay of this host is not a verdict: see late_linux_test.go.
+//  10. What the kernel does not report is not a verdict and not a zero: see kernels_linux_test.go.
 
 // The guarantee: a server cannot accept any of 1,000 handshakes. In the control case the ACK is not
 // withheld, and the server accepts all 1,000.

@@ -97,18 +97,24 @@ type Result struct {
 	RTT time.Duration
 
 	// SYNs is the number of SYNs that were sent, retransmissions included, whatever the
-	// outcome. It is 0 if no SYN was sent, and on systems other than Linux, which do not report
-	// it.
+	// outcome. It is 0 if no SYN was sent, and if the system does not count them: systems other
+	// than Linux, Linux before 4.2, and gVisor.
 	SYNs int
 
 	// MSS is the maximum segment size, in bytes, that the handshake negotiated for data to
 	// the target. It is measured only on Linux, if Open or Reset.
 	MSS int
 
-	// ACKSent reports whether the final ACK of the handshake was sent, so that the target's
-	// application may have seen a connection. On Linux it is true if this process was delayed
-	// for 200 ms between SYN-ACK and RST, if the target repeated its SYN-ACK, or with
-	// [Options.FIN]. On other systems it is true whenever Open.
+	// ACKWithheld reports whether the final ACK of the handshake was not sent, so that the
+	// target's application has not seen a connection: the kernel has counted no segments but SYNs.
+	// It is never true on systems other than Linux.
+	ACKWithheld bool
+
+	// ACKSent reports whether the final ACK was sent, so that the target's application may have
+	// seen a connection. On Linux it is true if this process was delayed for 200 ms between
+	// SYN-ACK and RST, if the target repeated its SYN-ACK, or with [Options.FIN]. On other systems
+	// it is true whenever Open. ACKWithheld and ACKSent are both false if there was no SYN-ACK, and
+	// if it is not known whether the ACK was sent: SYNs is 0 then.
 	ACKSent bool
 
 	// ResetLag is the time from seeing the SYN-ACK to sending the RST. It is far less than

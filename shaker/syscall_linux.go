@@ -60,9 +60,10 @@ func socketError(fd int) (unix.Errno, error) {
 	return unix.Errno(value), err
 }
 
-// tcpInfo fills info with the kernel's view of the connection (TCP_INFO in tcp(7)). An older kernel
-// has fewer fields and leaves the others in info unchanged.
+// tcpInfo fills info with the kernel's view of the connection (TCP_INFO in tcp(7)). A field that the
+// kernel does not have is zero.
 func tcpInfo(fd int, info *unix.TCPInfo) error {
+	*info = unix.TCPInfo{}
 	return getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(info), unsafe.Sizeof(*info))
 }
 
