@@ -234,7 +234,9 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	h.readAnswer()
 	h.closeSocket()
 	if !h.options.FIN {
-		r.ResetLag = l.clock() - seen
+		r.ResetLag = h.resetLag(seen, l.clock())
+		// The kernel may have sent the ACK after TCP_INFO and before the RST.
+		r.ACKWithheld = r.ACKWithheld && r.ResetLag < ackDelay
 	}
 	h.finish(l)
 }
@@ -327,6 +329,28 @@ func (h *handshake) readAnswer() {
 	// Every segment sent so far, except the SYNs, was an ACK.
 	h.result.ACKSent = h.info.Segs_out > 1+h.info.Total_retrans || h.options.FIN
 	h.result.ACKWithheld = h.countsSegments() && !h.result.ACKSent
+}
+
+const (
+	// ackDelay is the time after the SYN-ACK for which the kernel certainly withholds the ACK: 200 ms
+	// (TCP_DELACK_MAX), which it counts in ticks.
+	ackDelay = 200*time.Millisecond - 2*tick
+
+	// tick is the longest time between two ticks of a kernel (CONFIG_HZ=100).
+	tick = 10 * time.Millisecond
+)
+
+// resetLag returns the time from the arrival of the SYN-ACK to the closing of the socket. The loop may have
+// seen the SYN-ACK later, if this process had to wait for a processor or was stopped. Two clocks of the
+// kernel show by how much at least: the RTT, if the SYN was sent once, and the age of the last ACK, which
+// is counted in ticks and starts again with each further segment of the target.
+func (h *handshake) resetLag(seen, closed time.Duration) time.Duration {
+	lag := closed - seen
+	if h.info.Rtt > 0 && h.info.Total_retrans == 0 {
+		lag = max(lag, closed-h.out-time.Duration(h.info.Rtt)*time.Microsecond)
+	}
+	age := time.Duration(h.info.Last_ack_recv)*time.Millisecond - tick
+	return max(lag, min(age, closed-h.sent))
 }
 
 // fail ends the handshake with an error.

@@ -39,7 +39,7 @@ func TestEmptyTCPInfo(t *testing.T) {
 		l.submit(&decidingTask{handshake: h, errno: errno}, 0)
 		<-h.done
 		if h.err == nil || !strings.HasPrefix(h.err.Error(), "TCP_INFO: ") || h.result != (Result{}) {
-			t.Errorf("a handshake with an empty TCP_INFO and the errno %v = %+v, error %v, want an error about TCP_INFO",
+			t.Errorf("with an empty TCP_INFO and errno %d: %+v, error %v, want an error about TCP_INFO",
 				errno, h.result, h.err)
 		}
 	}

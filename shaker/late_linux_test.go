@@ -62,7 +62,8 @@ func TestLateStart(t *testing.T) {
 			}
 			for segment := range wire.Sent() {
 				if !c.sent {
-					t.Errorf("%v was sent %v after the call, want nothing after %v", segment, started-called, lateTimeout)
+					t.Errorf("%v was sent %v after the call, want nothing after %v",
+						segment, started-called, lateTimeout)
 				}
 			}
 		})

@@ -106,20 +106,23 @@ type Result struct {
 	MSS int
 
 	// ACKWithheld reports whether the final ACK of the handshake was not sent, so that the
-	// target's application has not seen a connection: the kernel has counted no segments but SYNs.
-	// It is never true on systems other than Linux.
+	// target's application has not seen a connection: the kernel has counted no segments but SYNs,
+	// and ResetLag is less than 180 ms. It is never true on systems other than Linux.
 	ACKWithheld bool
 
 	// ACKSent reports whether the final ACK was sent, so that the target's application may have
 	// seen a connection. On Linux it is true if this process was delayed for 200 ms between
 	// SYN-ACK and RST, if the target repeated its SYN-ACK, or with [Options.FIN]. On other systems
 	// it is true whenever Open. ACKWithheld and ACKSent are both false if there was no SYN-ACK, and
-	// if it is not known whether the ACK was sent: SYNs is 0 then.
+	// if it is not known whether the ACK was sent: the kernel does not count segments, or this
+	// process was delayed between asking the kernel and sending the RST.
 	ACKSent bool
 
-	// ResetLag is the time from seeing the SYN-ACK to sending the RST. It is far less than
-	// the 200 ms for which the kernel withholds the ACK, unless this host is overloaded. It is
-	// measured only on Linux, if Open and without [Options.FIN].
+	// ResetLag is the time from the SYN-ACK to the RST. It begins when the SYN-ACK arrived, as far
+	// as the kernel's clock tells, and includes the time for which this process was stopped or
+	// had to wait for a processor. It is far less than the 200 ms for which the kernel withholds
+	// the ACK, unless this host is overloaded. It is measured only on Linux, if Open and without
+	// [Options.FIN].
 	ResetLag time.Duration
 
 	// Local is the address and port from which the SYN was sent. It is invalid if no SYN was
