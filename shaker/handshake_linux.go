@@ -45,7 +45,7 @@ type handshake struct {
 	done   chan struct{} // has room for one value, so that the loop never waits
 }
 
-func (h *handshake) seat(s *slot) { h.slot, h.fd = s, -1 }
+func (h *handshake) seat(s *slot) { h.slot, h.fd, h.connecting = s, -1, false }
 
 func (h *handshake) wake(*loop) { h.done <- struct{}{} }
 
@@ -124,8 +124,8 @@ func (h *handshake) withoutSource() bool {
 const tcpSocket = unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
 
 // configure sets the handshake's options on its socket. It also makes the socket queue ICMP errors
-// together with their sender. Without the option FIN, the socket withholds the final ACK and sends an
-// RST when it is closed.
+// together with their sender. Without the option FIN, the socket withholds the final ACK, and the kernel
+// sends an RST if this process is killed before closeSocket does so.
 func (h *handshake) configure() (err error) {
 	if h.withholdACK && !h.options.FIN {
 		// The kernel then delays the ACK for up to 200 ms (TCP_DELACK_MAX), to send it
@@ -215,10 +215,9 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	h.readInfo(seen)
 	if r.Local.Port() == r.Peer.Port() && getsockname(h.fd) == getpeername(h.fd) {
 		// The target is a closed port of this host, and the kernel chose the same port as
-		// the local one: the SYN reached its own socket (simultaneous open, RFC 9293). Send
-		// an RST even with the option FIN: a FIN would leave the port in TIME_WAIT, and no
-		// process could listen on it.
-		setLinger(h.fd, unix.Linger{Onoff: 1, Linger: 0})
+		// the local one: the SYN reached its own socket (simultaneous open, RFC 9293). An
+		// RST is sent even with the option FIN: a FIN would leave the port in TIME_WAIT,
+		// and no process could listen on it.
 		*r = Result{
 			Outcome: Refused,
 			Errno:   unix.ECONNREFUSED,
@@ -366,9 +365,16 @@ func (h *handshake) finish(l *loop) {
 	h.slot = nil
 }
 
+// closeSocket sends the RST, or the FIN if the handshake is Open and the options say so.
 func (h *handshake) closeSocket() {
-	if h.fd >= 0 {
-		closeDescriptor(h.fd)
-		h.fd = -1
+	if h.fd < 0 {
+		return
 	}
+	if h.connecting && !(h.options.FIN && h.result.Outcome == Open) {
+		// Closing is not enough: a child that this process has just forked holds a copy of the
+		// descriptor until its execve(2).
+		disconnect(h.fd)
+	}
+	closeDescriptor(h.fd)
+	h.fd = -1
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -135,6 +136,27 @@ func TestHiddenDeadline(t *testing.T) {
 	})
 	if err != nil || r.Outcome != Timeout {
 		t.Errorf("Shake of a silent target = %+v, error %v, want Timeout", r, err)
+	}
+}
+
+// A deadline without a monotonic clock reading is a time of the wall clock. It is not affected by how the wall
+// clock was set before the call of Shake, here from an hour ahead.
+func TestDeadlineOfTheWallClock(t *testing.T) {
+	target, _ := listen(t, "127.0.0.1:0")
+	s, l := startOne(t)
+	h := hold(l)
+	const second = 1 << 30 // in the first word of a time.Time with a monotonic clock reading
+	before := l.epoch
+	*(*uint64)(unsafe.Pointer(&l.epoch)) += 3600 * second
+	if wall := l.epoch.Round(0).Sub(before.Round(0)); wall != time.Hour || l.epoch.Sub(before) != 0 {
+		t.Fatalf("the test did not provoke its case: the wall clock was %v ahead, the monotonic one %v",
+			wall, l.epoch.Sub(before))
+	}
+	close(h.release)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(time.Minute).Round(0))
+	defer cancel()
+	if r, err := s.Shake(ctx, target, nil); err != nil || r.Outcome != Open {
+		t.Errorf("Shake(%v) a minute before the deadline = %+v, error %v, want Open", target, r, err)
 	}
 }
 

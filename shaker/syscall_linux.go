@@ -84,6 +84,13 @@ func connect(fd int, peer *rawAddress) unix.Errno {
 	return errno
 }
 
+// disconnect dissolves the connection of a socket, or its attempt to connect (AF_UNSPEC in connect(2)). A
+// connection is reset. Unlike closing the descriptor, this does not wait for other copies of it.
+func disconnect(fd int) {
+	var unspecified rawAddress // AF_UNSPEC is 0
+	connect(fd, &unspecified)
+}
+
 func getsockname(fd int) (local rawAddress) { return getname(unix.SYS_GETSOCKNAME, fd) }
 func getpeername(fd int) (peer rawAddress)  { return getname(unix.SYS_GETPEERNAME, fd) }
 
