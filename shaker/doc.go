@@ -24,7 +24,8 @@
 // the options are invalid ([os.ErrInvalid]), or the context was cancelled. An error says nothing
 // about the state of the target.
 //
-// Check returns the error of a verdict that is not Open as well. [errors.Is] tells the two apart:
+// Check returns both: such an error, or the error of a verdict other than Open. [errors.Is] tells the
+// two apart:
 //
 //	switch err := s.Check(ctx, "192.0.2.1:443"); {
 //	case err == nil: // open

@@ -26,8 +26,8 @@ var (
 	// ErrUnsent is returned by Shake if the deadline passed without a reply, and no SYN was sent
 	// early enough for the verdict [Timeout]: the deadline was over when Shake was called, or this
 	// host is so overloaded that the SYN was not sent at all, or was out for less than three
-	// quarters of the time between the call of Shake and the deadline. It wraps no error of a
-	// deadline, because it is no verdict: only Timeout is an [os.ErrDeadlineExceeded].
+	// quarters of the time between the call of Shake and the deadline. It does not wrap
+	// [os.ErrDeadlineExceeded], because it is not a verdict: only the error of Timeout does.
 	ErrUnsent = errors.New("no SYN was sent in time for the deadline")
 
 	// ErrTarget is returned by Shake if no SYN can be addressed to the target: port 0, the
@@ -120,8 +120,8 @@ func New(config *Config) (*Shaker, error) {
 // If the context's deadline has passed, ErrUnsent comes with [context.DeadlineExceeded] and
 // context.Cause.
 //
-// Like the errors of package net, every error has a method Timeout() bool. It returns false: only
-// the verdict Timeout is one.
+// Like the errors of package net, every error has a method Timeout() bool. It returns false, because
+// only the error of the verdict Timeout is a timeout.
 func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
 	if options == nil {
 		options = &s.options
@@ -180,8 +180,8 @@ type opError struct {
 	local bool // whether it is an ErrLocal
 }
 
-// newOpError describes an error of the engine or of the arguments. It adds why the context has ended,
-// if that is the reason.
+// newOpError describes an error of the engine or of the arguments. If the context has ended and is the
+// reason, the error says why it has ended.
 func newOpError(ctx context.Context, what string, err error) error {
 	end := ended(ctx)
 	switch {

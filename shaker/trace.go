@@ -86,12 +86,12 @@ type Hop struct {
 // The path ends at the target, at a router that replies with another ICMP error, after 8 concurrently
 // probed hops without a reply, at MaxHops, or in a routing loop: a router has replied three times,
 // and others in between, and the target has not replied to the handshake. Hops with the same address
-// one after the other are no loop, because a NAT may rewrite the senders of all ICMP errors. The path
+// one after the other are not a loop: a NAT may rewrite the senders of all ICMP errors. The path
 // is empty if the handshake sent no SYN, or if it ended with an ICMP error that this host generated.
 //
-// With an error, the Path has the hops that were found before, but is not complete: from its last hop
-// nothing follows. The error wraps [context.DeadlineExceeded] if the time was up. Otherwise it wraps
-// the same errors as that of [Shaker.Shake].
+// If there is an error, the Path has the hops that were found before it, and does not show where the
+// path ends. The error wraps [context.DeadlineExceeded] if the time was up. Otherwise it wraps the
+// same errors as the error of [Shaker.Shake].
 func (s *Shaker) Trace(ctx context.Context, after Result, options *TraceOptions) (Path, error) {
 	if options == nil {
 		options = &TraceOptions{}

@@ -23,7 +23,7 @@ type trace struct {
 	shaker  *Shaker
 	options TraceOptions
 	after   Result
-	from    netip.AddrPort // to send from: at first that of the handshake
+	from    netip.AddrPort // where the next SYN is sent from; initially the Local of the handshake
 	path    Path
 }
 
@@ -155,8 +155,8 @@ func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, e
 	var err error
 	for _, options := range t.waysFrom(from) {
 		options.TTL, options.Timeout = uint8(ttl), t.wait()
-		// Any error but ErrUnsent may be due to the port: it is taken, or below 1024, or the kernel
-		// is too old. If it is not, the last way has the same error.
+		// Every error except ErrUnsent may be caused by the port: it is taken, or below 1024, or the
+		// kernel is too old to choose it. If the cause is another one, the last way fails, too.
 		if result, err = t.shaker.shake(ctx, t.after.Peer, &options); err == nil || errors.Is(err, ErrUnsent) {
 			break
 		}

@@ -292,7 +292,7 @@ func TestTraceAsymmetricReplies(t *testing.T) {
 	}
 }
 
-// All SYNs of a path have one local port. It is that of the handshake, unless that is in use.
+// All SYNs of a path have one local port: the port of the handshake, unless it is in use.
 func TestTraceFromOnePort(t *testing.T) {
 	const routers = 3
 	for _, target := range []netip.AddrPort{
@@ -358,7 +358,7 @@ func TestTraceFromOnePort(t *testing.T) {
 						continue // of the handshake, after its FIN
 					}
 					if from := path.Hops[0].Local; segment.Src != from || (from == r.Local) != c.sameFlow {
-						t.Errorf("%v was sent, want it sent from one port, that of the handshake (%v): %t",
+						t.Errorf("%v was sent, want it sent from one port, the port of the handshake (%v): %t",
 							segment, r.Local, c.sameFlow)
 					}
 					if segment.TOS != c.handshake.DSCP<<2 {
@@ -495,7 +495,7 @@ func TestIncompleteTrace(t *testing.T) {
 	}
 }
 
-// A group of hops that has less time than it takes to be sure of their silence is no end of the path.
+// If the time is too short to be sure that hops are silent, the path does not end there.
 func TestTraceWithoutTimeForSilence(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	target := netip.MustParseAddrPort("192.0.2.1:80")
