@@ -3,6 +3,7 @@ package collector
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -65,36 +66,50 @@ func writeResolution(at logLine, r *probe.Report) {
 		} else if addr := r.Handshake.Peer.Addr(); addr.IsValid() {
 			probing = addr.String()
 		}
-		at(took, "%s is %s; probing %s", r.Name, strings.Join(addrs, ", "), probing)
+		at(took, "%s resolves to %s; probing %s", r.Name, strings.Join(addrs, ", "), probing)
 	}
 	for _, err := range r.Resolution.LeftOut {
 		at(took, "left out: %v", err)
 	}
 }
 
-// writeHandshake writes the packets and the result of a handshake.
+// writeHandshake writes the packets and the result of a handshake. What was not measured is left out.
 func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 	h, sent := &v.Handshake, r.Resolution.Took
+	answered := v.At
+	if h.Outcome == shaker.Open {
+		answered = sent + h.Handshake
+	}
 	if h.Local.IsValid() {
 		at(sent, "SYN from %v to %v", h.Local, h.Peer)
-		if n := h.SYNs - 1; n > 0 {
-			at(v.At, "until now %d SYN retransmissions to %v", n, h.Peer)
-		}
 	} else {
 		at(sent, "no SYN could be sent to %v", h.Peer)
 	}
+	if n := h.SYNs - 1; n > 0 {
+		at(answered, "SYN retransmissions so far: %d", n)
+	}
 	if h.Outcome != shaker.Open {
 		if h.Outcome != 0 {
-			at(v.At, "%v", h.Err())
+			at(answered, "%v", h.Err())
 		}
 		return
 	}
-	at(sent+h.Handshake, "SYN-ACK from %v after %v (kernel: %v), MSS %d bytes", h.Peer, h.Handshake, h.RTT, h.MSS)
-	end := "RST"
+	synack := fmt.Sprintf("SYN-ACK from %v after %v", h.Peer, h.Handshake)
+	if h.RTT > 0 {
+		synack += fmt.Sprintf(" (kernel: %v)", h.RTT)
+	}
+	if h.MSS > 0 {
+		synack += fmt.Sprintf(", MSS %d bytes", h.MSS)
+	}
+	at(answered, "%s", synack)
+	end, ack := "RST", "unknown"
 	if r.Module.TCP.Close == config.FIN {
 		end = "FIN"
 	}
-	at(sent+h.Handshake+h.ResetLag, "%s, final ACK sent: %t", end, h.ACKSent)
+	if h.ACKSent || h.ACKWithheld {
+		ack = strconv.FormatBool(h.ACKSent)
+	}
+	at(answered+h.ResetLag, "%s, final ACK sent: %s", end, ack)
 }
 
 // writePath writes the hops of the path.

@@ -116,7 +116,9 @@ func families(r *probe.Report) []*dto.MetricFamily {
 		if h.MSS > 0 {
 			gauge(probeMSS, float64(h.MSS))
 		}
-		gauge(probeACKSent, boolean(h.ACKSent))
+		if h.ACKSent || h.ACKWithheld { // the kernel tells
+			gauge(probeACKSent, boolean(h.ACKSent))
+		}
 	}
 	if icmp := h.ICMP; icmp.From.IsValid() {
 		icmpType, icmpCode := strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code))

@@ -182,7 +182,7 @@ func TestDebug(t *testing.T) {
 		"target=both.example:7006": `^# Log
 
  +0s  probe of both\.example:7006 with module tcp_connect, timeout 5s
- +[0-9.]+[mµ]s  both\.example is (127\.0\.0\.1, )?::1; probing ::1
+ +[0-9.]+[mµ]s  both\.example resolves to (127\.0\.0\.1, )?::1; probing ::1
  +[0-9.]+[mµ]s  SYN from \[::1\]:\d+ to \[::1\]:7006
  +[0-9.]+[mµ]s  SYN-ACK from \[::1\]:7006 after [0-9.]+[mµ]s \(kernel: \d+µs\), MSS \d+ bytes
  +[0-9.]+[mµ]s  RST, final ACK sent: false
@@ -217,7 +217,7 @@ probe_success 1
 		"target=203.0.113.1:80": `no SYN could be sent to 203\.0\.113\.1:80
  +[0-9.]+[mµ]s  shake 203\.0\.113\.1:80: unreachable: ENETUNREACH
 `,
-		"target=this.example:1&module=tcp_connect_ip4": `this\.example is 127\.0\.0\.1, 0\.0\.0\.0; probing 127\.0\.0\.1
+		"target=this.example:1&module=tcp_connect_ip4": `this\.example resolves to 127\.0\.0\.1, 0\.0\.0\.0; probing 127\.0\.0\.1
  +[0-9.]+[mµ]s  left out: 0\.0\.0\.0 stands for this host, want an address such as 127\.0\.0\.1 or ::1
 `,
 		"target=absent.example:80": `absent\.example: lookup absent\.example on .*: no such host
@@ -253,7 +253,7 @@ func TestDebugOfSlowLookup(t *testing.T) {
 			At:        5 * time.Second,
 		},
 	})
-	const want = `      4.999s  name.example is 192.0.2.1; probing 192.0.2.1
+	const want = `      4.999s  name.example resolves to 192.0.2.1; probing 192.0.2.1
       4.999s  no SYN could be sent to 192.0.2.1:80
           5s  name.example: name resolution took 4.999s
           5s  result: dns_timeout; valid results: open: failure
