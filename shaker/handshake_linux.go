@@ -35,9 +35,11 @@ type handshake struct {
 	sent, out  time.Duration
 	connecting bool // connect(2) returned EINPROGRESS: a SYN was sent
 
-	// The last ICMP error after which the handshake went on, and its errno; zeros if there was none.
+	// The last ICMP error after which the handshake went on, its errno, and when it was seen; zeros if
+	// there was none.
 	soft      ICMP
 	softErrno unix.Errno
+	softSeen  time.Duration
 
 	// The caller reads these after receiving from done: a verdict or an error.
 	result Result
@@ -77,13 +79,22 @@ func (h *handshake) start(l *loop) {
 	case errno == unix.EADDRNOTAVAIL && h.withoutSource():
 		// This host has no address to send from, for example because IPv6 is disabled.
 		// That is like a missing route, and not like a missing port.
-		h.result.Outcome, h.result.Errno = Unreachable, errno
-		h.finish(l)
+		h.end(l, Unreachable, errno)
 	case errno == unix.EINVAL && h.bound() && h.result.Peer.Addr().Zone() != "":
 		h.fail(l, fmt.Errorf("%w: zone does not match the interface or the source", ErrTarget))
+	case errno == unix.EINVAL:
+		// The route is a blackhole (ip-route(8)), or no packet can be addressed to the target, as
+		// in 0.0.0.0/8.
+		h.end(l, Unreachable, errno)
 	default:
 		h.settle(l, errno, 0)
 	}
+}
+
+// end ends the handshake with a verdict for which no SYN was sent.
+func (h *handshake) end(l *loop, outcome Outcome, errno unix.Errno) {
+	h.result.Outcome, h.result.Errno = outcome, errno
+	h.finish(l)
 }
 
 // await waits for the reply, unless it has already arrived: a target on this host replies while
@@ -264,7 +275,7 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 			return
 		}
 		if h.info.State == unix.BPF_TCP_SYN_SENT {
-			h.soft, h.softErrno = icmp, pending
+			h.soft, h.softErrno, h.softSeen = icmp, pending, seen
 			return
 		}
 	}
@@ -272,7 +283,10 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 	case pending != 0:
 		errno = pending
 	case errno == unix.ETIMEDOUT && h.softErrno != 0:
-		icmp, errno = h.soft, h.softErrno
+		icmp, errno, seen = h.soft, h.softErrno, h.softSeen
+	case errno == unix.ETIMEDOUT && h.dropped():
+		h.fail(l, errDropped)
+		return
 	case errno == unix.ETIMEDOUT && !h.isTimeout(seen):
 		h.fail(l, ErrUnsent)
 		return
@@ -295,6 +309,15 @@ func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Durati
 	}
 	h.finish(l)
 }
+
+// errDropped is the error of a handshake whose SYNs do not leave this host. connect(2) reports success in this
+// case, and other sockets get EPERM.
+var errDropped = fmt.Errorf("this host drops the SYN: output firewall rule, or full queue: %w", unix.EPERM)
+
+// dropped reports whether the last SYN was dropped on its way out of this host: the kernel counts the attempts
+// to retransmit it (tcpi_total_retrans), and whether the last attempt has succeeded (tcpi_retrans). It does not
+// report what became of the first SYN.
+func (h *handshake) dropped() bool { return h.info.Total_retrans > 0 && h.info.Retrans == 0 }
 
 // isTimeout reports whether the SYN has been out for long enough, now that the deadline has passed. The
 // deadline may be one of the context that the loop does not know.

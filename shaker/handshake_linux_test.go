@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"testing"
 	"time"
@@ -337,7 +338,59 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 				t.Errorf("Shake(%v) within 100 ms =\n     %+v, error %v\nwant %+v",
 					target, withoutTimes(got), err, want)
 			}
+			// The time of the error counts, and not the deadline. A stall of the machine may delay one.
+			const timeout = 400 * time.Millisecond
+			waited := timeout
+			for range 5 {
+				if got, err := s.Shake(t.Context(), target, &Options{Timeout: timeout}); err == nil {
+					waited = min(waited, got.Waited)
+				}
+			}
+			if waited <= 0 || waited > timeout/2 {
+				t.Errorf("Shake(%v) within %v: Waited %v, want the time of the ICMP error, during connect(2)",
+					target, timeout, waited)
+			}
 		})
+	}
+}
+
+// The output firewall of this host drops every SYN. From the first retransmission on, that is a local error.
+// Before, it cannot be told from silence, and SYNs that are lost on the way are silence, too.
+func TestOwnFirewallDrops(t *testing.T) {
+	simnet.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
+	nft := lab.Program(t, "nft", "nftables")
+	const table = "table inet lab { chain output { type filter hook output priority 0; " +
+		"tcp flags syn / syn,ack drop; }; }"
+	const short, long = 100 * time.Millisecond, 1500 * time.Millisecond
+	s := start(t)
+	for _, target := range targets {
+		for _, c := range []struct {
+			drops   bool
+			timeout time.Duration
+			want    error
+		}{
+			{drops: true, timeout: long, want: errDropped},
+			{drops: true, timeout: short, want: os.ErrDeadlineExceeded},
+			{timeout: long, want: os.ErrDeadlineExceeded},
+		} {
+			if c.drops {
+				if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
+					t.Fatalf("nft %q: %v: %s", table, err, out)
+				}
+			}
+			r, err := inTime(func() (Result, error) {
+				return s.Shake(t.Context(), target, &Options{Timeout: c.timeout})
+			})
+			exec.Command(nft, "delete table inet lab").Run()
+			local := c.want == errDropped
+			if err == nil {
+				err = r.Err()
+			}
+			if !errors.Is(err, c.want) || errors.Is(err, ErrLocal) != local || errors.Is(err, unix.EPERM) != local {
+				t.Errorf("Shake(%v, timeout %v), SYNs dropped here: %t: error %v, want %v",
+					target, c.timeout, c.drops, err, c.want)
+			}
+		}
 	}
 }
 
@@ -367,7 +420,7 @@ func TestOwnRoutes(t *testing.T) {
 		{
 			name:  "blackhole",
 			route: unix.RTN_BLACKHOLE,
-			want:  Result{Outcome: Failed, Errno: unix.EINVAL, Peer: target},
+			want:  Result{Outcome: Unreachable, Errno: unix.EINVAL, Peer: target},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

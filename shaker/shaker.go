@@ -114,7 +114,8 @@ func New(config *Config) (*Shaker, error) {
 //   - the context's error and [context.Cause], if the context was cancelled;
 //   - [ErrLocal], if this host could not measure. It then also wraps [ErrUnsent]; or [ErrClosed];
 //     or the errno for an exhausted local resource, such as EMFILE, ENOBUFS or EADDRNOTAVAIL (no
-//     local port is free); or the errno or [errors.ErrUnsupported] for an option that this host
+//     local port is free); or EPERM if this host drops its own SYNs, for example by an output
+//     firewall rule, which the kernel reports from the first retransmission on, after about 1 s; or the errno or [errors.ErrUnsupported] for an option that this host
 //     does not support or permit, like the error of [Options.Check].
 //
 // If the context's deadline has passed, ErrUnsent comes with [context.DeadlineExceeded] and
