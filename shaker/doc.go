@@ -37,11 +37,11 @@
 // # Guarantees on Linux
 //
 //   - The final ACK is withheld (TCP_QUICKACK in tcp(7)), and an RST is sent instead (AF_UNSPEC in
-//     connect(2)) before Shake returns, or when this process is killed (SO_LINGER in socket(7)). The kernel withholds the ACK for at most 200 ms. If this
-//     process is delayed for longer, the kernel sends the ACK, and [Result.ACKSent] reports it.
-//     [Result.ACKWithheld] is the kernel's proof that the ACK was not sent. gVisor gives no such proof:
-//     it always sends the ACK. The RST does not wait for children of this process that hold a copy of
-//     the socket, between fork(2) and execve(2).
+//     connect(2)) before Shake returns, or when this process is killed (SO_LINGER in socket(7)). The
+//     RST does not wait for children of this process that hold a copy of the socket, between fork(2)
+//     and execve(2). The kernel withholds the ACK for at most 200 ms. If this process is delayed for
+//     longer, the kernel sends the ACK, and [Result.ACKSent] reports it. [Result.ACKWithheld] is the
+//     kernel's proof that the ACK was not sent. gVisor gives no such proof: it always sends the ACK.
 //   - A verdict never belongs to another target, even though the kernel soon reuses the number of
 //     a closed descriptor, and events for the old one may still be queued (epoll(7), under
 //     "Questions and answers").

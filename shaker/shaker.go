@@ -82,10 +82,10 @@ type Shaker struct {
 // EMFILE. If an option has a value outside its range, the error wraps [os.ErrInvalid]. New does not
 // call [Options.Check].
 //
-// The Shaker belongs to the network namespace of the thread that calls New, see the package's
-// documentation. If ordinary goroutines run in another namespace, it holds one more descriptor, and a
-// locked thread for each of its goroutines. New then needs
-// CAP_SYS_ADMIN: otherwise the error wraps [ErrLocal] and EPERM.
+// The Shaker belongs to the network namespace of the thread that calls New: see the package's
+// documentation. If ordinary goroutines run in another namespace, it holds one more descriptor, and
+// a locked thread for each of its goroutines. New then needs CAP_SYS_ADMIN: otherwise the error
+// wraps [ErrLocal] and EPERM.
 func New(config *Config) (*Shaker, error) {
 	if config == nil {
 		config = &Config{}
@@ -115,8 +115,9 @@ func New(config *Config) (*Shaker, error) {
 //   - [ErrLocal], if this host could not measure. It then also wraps [ErrUnsent]; or [ErrClosed];
 //     or the errno for an exhausted local resource, such as EMFILE, ENOBUFS or EADDRNOTAVAIL (no
 //     local port is free); or EPERM if this host drops its own SYNs, for example by an output
-//     firewall rule, which the kernel reports from the first retransmission on, after about 1 s; or the errno or [errors.ErrUnsupported] for an option that this host
-//     does not support or permit, like the error of [Options.Check].
+//     firewall rule, which the kernel reports from the first retransmission on, after about 1 s;
+//     or the errno or [errors.ErrUnsupported] for an option that this host does not support or
+//     permit, like the error of [Options.Check].
 //
 // If the context's deadline has passed, ErrUnsent comes with [context.DeadlineExceeded] and
 // context.Cause.
