@@ -62,7 +62,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 			Help: "Total number of handshakes whose final ACK was sent despite the withholding, " +
 				"so that the target's application may have seen a connection."}),
 		resetLag: prometheus.NewHistogram(histogram("shaker_reset_lag_seconds",
-			"Time from seeing a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
+			"Time from the arrival of a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
 			Help: "Handshakes in progress, name resolution included."},
