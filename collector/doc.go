@@ -1,8 +1,9 @@
 // Package collector exports handshakes as Prometheus metrics.
 //
 // A [Handler] serves /probe: it parses the request (request.go), makes the probe with package
-// internal/probe, and responds with the metrics of the probe (exposition.go), preceded by the log of the
-// probe if the request asks for it (debug.go). It also collects the exporter's own metrics about probes (metrics.go).
+// internal/probe, and responds with the metrics of the probe (probe_metrics.go) in the format
+// that the caller prefers (exposition.go), preceded by the log of the probe if the request asks for it (debug.go).
+// It also collects the exporter's own metrics about probes (exporter_metrics.go).
 //
 // A response is exactly one of these three. A verdict, whether the target is open or not, is status 200 with
 // metrics. A fault, which means that this host could not measure, is status 503: Prometheus sets up to 0, and

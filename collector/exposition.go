@@ -1,272 +1,15 @@
 package collector
 
 import (
-	"hash/fnv"
 	"io"
 	"net/http"
-	"net/netip"
 	"slices"
-	"strconv"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
-	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
-
-// metric is a metric of /probe. All metrics of /probe are gauges.
-type metric struct {
-	name, help string
-	labels     []string
-}
-
-// The metrics of /probe, in the order in which they are written.
-var (
-	probeSuccess = &metric{name: "probe_success",
-		help: "1 if the result is one of the module's valid_results (by default open), 0 otherwise."}
-	probeResultInfo = &metric{name: "probe_result_info",
-		help: "Result of the probe (open, refused, reset, timeout, unreachable, prohibited, error, " +
-			"dns_not_found, dns_timeout or dns_error) and the kernel's errno.",
-		labels: []string{"result", "errno"}}
-	probeDuration = &metric{name: "probe_duration_seconds",
-		help: "Duration of the whole probe, name resolution included."}
-	probeTimeout = &metric{name: "probe_timeout_seconds",
-		help: "Timeout that applied to the probe."}
-	probeDNSLookup = &metric{name: "probe_dns_lookup_time_seconds",
-		help: "Duration of name resolution, 0 if the target was an address."}
-	probeIPProtocol = &metric{name: "probe_ip_protocol",
-		help: "IP protocol of the probed address: 4, 6, or 0 if there was no address."}
-	probeIPAddrHash = &metric{name: "probe_ip_addr_hash",
-		help: "FNV-1a hash of the probed address, to detect that the address changed."}
-	probeHandshake = &metric{name: "probe_tcp_handshake_seconds",
-		help: "Time from SYN to SYN-ACK on the exporter's clock, including its scheduling."}
-	probeRTT = &metric{name: "probe_tcp_rtt_seconds",
-		help: "Time from SYN to SYN-ACK on the kernel's clock, absent if the kernel took no sample."}
-	probeSYNRetransmits = &metric{name: "probe_tcp_syn_retransmits",
-		help: "Number of SYN retransmissions."}
-	probeMSS = &metric{name: "probe_tcp_mss_bytes",
-		help: "Maximum segment size for data to the target."}
-	probeACKSent = &metric{name: "probe_tcp_ack_sent",
-		help: "1 if the final ACK was sent despite the withholding, " +
-			"so that the application may have seen a connection, 0 otherwise."}
-	probeICMPInfo = &metric{name: "probe_icmp_info",
-		help:   "ICMP error that ended the probe, and its sender.",
-		labels: []string{"from", "icmp_type", "icmp_code", "icmp"}}
-
-	// With a path
-	probePathHopInfo = &metric{name: "probe_path_hop_info",
-		help:   "Router that answered at each hop and its ICMP error; icmp is empty if the reply was a SYN-ACK or RST.",
-		labels: []string{"hop", "address", "icmp"}}
-	probePathHopRTT = &metric{name: "probe_path_hop_rtt_seconds",
-		help:   "Time from SYN to the reply of each hop, on the exporter's clock.",
-		labels: []string{"hop", "address"}}
-	probePathLastHop = &metric{name: "probe_path_last_hop",
-		help:   "Number of the last hop that answered, and its address: where SYNs end, unless it is the target.",
-		labels: []string{"address"}}
-	probePathHops = &metric{name: "probe_path_hops",
-		help: "Hop at which the target answered, or a device that answered with the target's address."}
-
-	// With addresses: all
-	probeAddresses = &metric{name: "probe_addresses",
-		help: "Number of addresses of the target that were probed."}
-	probeAddressesOpen = &metric{name: "probe_addresses_open",
-		help: "Number of addresses of the target that sent a SYN-ACK."}
-	probeAddressResultInfo = &metric{name: "probe_address_result_info",
-		help:   "Result for each address and the kernel's errno.",
-		labels: []string{"ip", "result", "errno"}}
-	probeAddressHandshake = &metric{name: "probe_address_handshake_seconds",
-		help:   "Time from SYN to SYN-ACK for each address on the exporter's clock, including its scheduling.",
-		labels: []string{"ip"}}
-	probeAddressRTT = &metric{name: "probe_address_rtt_seconds",
-		help:   "Time from SYN to SYN-ACK for each address on the kernel's clock.",
-		labels: []string{"ip"}}
-)
-
-// families returns the metrics of a probe.
-func families(r *probe.Report) []*dto.MetricFamily {
-	all := make([]*dto.MetricFamily, 0, 16) // enough for a probe of one address
-	gauge := func(m *metric, value float64, labelValues ...string) {
-		all = append(all, m.family(value, labelValues))
-	}
-	h := &r.Handshake
-
-	gauge(probeSuccess, boolean(r.Success()))
-	gauge(probeResultInfo, 1, r.Result, r.Errno)
-	gauge(probeDuration, r.Duration.Seconds())
-	gauge(probeTimeout, r.Timeout.Seconds())
-	gauge(probeDNSLookup, r.Resolution.Took.Seconds())
-	if addr := h.Peer.Addr(); addr.IsValid() {
-		gauge(probeIPProtocol, ipVersion(addr))
-		gauge(probeIPAddrHash, addrHash(addr))
-	} else {
-		gauge(probeIPProtocol, 0)
-	}
-	if h.Handshake > 0 {
-		gauge(probeHandshake, h.Handshake.Seconds())
-	}
-	if h.RTT > 0 {
-		gauge(probeRTT, h.RTT.Seconds())
-	}
-	if h.SYNs > 0 {
-		gauge(probeSYNRetransmits, float64(h.SYNs-1))
-	}
-	if h.Outcome == shaker.Open || h.Outcome == shaker.Reset { // a SYN-ACK came
-		if h.MSS > 0 {
-			gauge(probeMSS, float64(h.MSS))
-		}
-		if h.ACKSent || h.ACKWithheld { // the kernel tells
-			gauge(probeACKSent, boolean(h.ACKSent))
-		}
-	}
-	if icmp := h.ICMP; icmp.From.IsValid() {
-		icmpType, icmpCode := strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code))
-		gauge(probeICMPInfo, 1, icmp.From.String(), icmpType, icmpCode, icmp.String())
-	}
-	if r.Path != nil {
-		all = append(all, pathFamilies(r.Path)...)
-	}
-	if r.Module.TCP.Addresses == config.All {
-		all = append(all, addressFamilies(r)...)
-	}
-	return all
-}
-
-// addressFamilies returns the metrics of the addresses of a probe with addresses: all.
-func addressFamilies(r *probe.Report) []*dto.MetricFamily {
-	var open int
-	var infos, handshakes, rtts []*dto.Metric
-	for _, v := range r.Verdicts {
-		h, ip := &v.Handshake, v.Handshake.Peer.Addr().String()
-		infos = append(infos, probeAddressResultInfo.metric(1, ip, v.Result, v.Errno))
-		if h.Outcome == shaker.Open {
-			open++
-		}
-		if h.Handshake > 0 {
-			handshakes = append(handshakes, probeAddressHandshake.metric(h.Handshake.Seconds(), ip))
-		}
-		if h.RTT > 0 {
-			rtts = append(rtts, probeAddressRTT.metric(h.RTT.Seconds(), ip))
-		}
-	}
-	families := []*dto.MetricFamily{
-		probeAddresses.family(float64(len(r.Verdicts)), nil),
-		probeAddressesOpen.family(float64(open), nil),
-	}
-	families = several(families, probeAddressResultInfo, infos)
-	families = several(families, probeAddressHandshake, handshakes)
-	families = several(families, probeAddressRTT, rtts)
-	return families
-}
-
-// pathFamilies returns the metrics of a path. Silent hops have no series.
-func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
-	var infos, rtts []*dto.Metric
-	var last shaker.Hop
-	for _, h := range path.Hops {
-		if !h.From.IsValid() {
-			continue
-		}
-		last = h
-		hop, address, icmp := strconv.Itoa(h.TTL), h.From.String(), ""
-		if h.ICMP.From.IsValid() {
-			icmp = h.ICMP.String()
-		}
-		infos = append(infos, probePathHopInfo.metric(1, hop, address, icmp))
-		rtts = append(rtts, probePathHopRTT.metric(h.RTT.Seconds(), hop, address))
-	}
-	families := several(nil, probePathHopInfo, infos)
-	families = several(families, probePathHopRTT, rtts)
-	if last.From.IsValid() {
-		families = append(families, probePathLastHop.family(float64(last.TTL), []string{last.From.String()}))
-	}
-	if path.Reached > 0 {
-		families = append(families, probePathHops.family(float64(path.Reached), nil))
-	}
-	return families
-}
-
-// several adds a metric with its series. It adds nothing if there are no series.
-func several(families []*dto.MetricFamily, of *metric, series []*dto.Metric) []*dto.MetricFamily {
-	if len(series) == 0 {
-		return families
-	}
-	return append(families, &dto.MetricFamily{Name: &of.name, Help: &of.help, Type: &typeGauge, Metric: series})
-}
-
-// metric returns one series of a metric.
-func (m *metric) metric(value float64, labelValues ...string) *dto.Metric {
-	return m.family(value, labelValues).Metric[0]
-}
-
-var typeGauge = dto.MetricType_GAUGE
-
-// family returns a metric with one series.
-func (m *metric) family(value float64, labelValues []string) *dto.MetricFamily {
-	// One allocation instead of five: a probe has more than a dozen metrics.
-	f := &struct {
-		family  dto.MetricFamily
-		metrics [1]*dto.Metric
-		metric  dto.Metric
-		gauge   dto.Gauge
-		value   float64
-	}{value: value}
-	f.gauge.Value = &f.value
-	f.metric.Gauge = &f.gauge
-	f.metrics[0] = &f.metric
-	f.family.Name, f.family.Help, f.family.Type, f.family.Metric = &m.name, &m.help, &typeGauge, f.metrics[:]
-	for i := range m.labels {
-		f.metric.Label = append(f.metric.Label, &dto.LabelPair{Name: &m.labels[i], Value: &labelValues[i]})
-	}
-	return &f.family
-}
-
-func boolean(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func ipVersion(addr netip.Addr) float64 {
-	if addr.Is4() {
-		return 4
-	}
-	return 6
-}
-
-// addrHash computes the same hash as blackbox_exporter, so that the series continue after a migration.
-func addrHash(addr netip.Addr) float64 {
-	h := fnv.New32a()
-	h.Write(addr.AsSlice())
-	return float64(h.Sum32())
-}
-
-// WriteOpenMetrics writes the metrics of several probes. Each series has the target and the module as labels.
-func WriteOpenMetrics(w io.Writer, reports []*probe.Report) error {
-	targetLabel, moduleLabel := "target", "module"
-	byName := make(map[string]*dto.MetricFamily)
-	var all []*dto.MetricFamily
-	for _, report := range reports {
-		labels := []*dto.LabelPair{
-			{Name: &targetLabel, Value: &report.Text},
-			{Name: &moduleLabel, Value: &report.ModuleName},
-		}
-		for _, family := range families(report) {
-			for _, metric := range family.Metric {
-				metric.Label = append(slices.Clone(labels), metric.Label...)
-			}
-			if first := byName[family.GetName()]; first != nil {
-				first.Metric = append(first.Metric, family.Metric...)
-				continue
-			}
-			byName[family.GetName()] = family
-			all = append(all, family)
-		}
-	}
-	return (&exposition{kind: expfmt.TypeOpenMetrics}).write(w, all)
-}
 
 // An exposition is the format in which a caller accepts metrics.
 type exposition struct {
@@ -319,4 +62,29 @@ func (e *exposition) write(w io.Writer, families []*dto.MetricFamily) error {
 		return closer.Close()
 	}
 	return nil
+}
+
+// WriteOpenMetrics writes the metrics of several probes. Each series has the target and the module as labels.
+func WriteOpenMetrics(w io.Writer, reports []*probe.Report) error {
+	targetLabel, moduleLabel := "target", "module"
+	byName := make(map[string]*dto.MetricFamily)
+	var all []*dto.MetricFamily
+	for _, report := range reports {
+		labels := []*dto.LabelPair{
+			{Name: &targetLabel, Value: &report.Text},
+			{Name: &moduleLabel, Value: &report.ModuleName},
+		}
+		for _, family := range families(report) {
+			for _, metric := range family.Metric {
+				metric.Label = append(slices.Clone(labels), metric.Label...)
+			}
+			if first := byName[family.GetName()]; first != nil {
+				first.Metric = append(first.Metric, family.Metric...)
+				continue
+			}
+			byName[family.GetName()] = family
+			all = append(all, family)
+		}
+	}
+	return (&exposition{kind: expfmt.TypeOpenMetrics}).write(w, all)
 }

@@ -129,72 +129,6 @@ func (n *Network) find(at netip.AddrPort) *Host {
 	return nil
 }
 
-// A Host answers SYNs. Its methods modify the host and return it.
-type Host struct {
-	network *Network
-
-	// The mutex of the network guards the fields below.
-
-	// rounds are the answers to the first SYN of a handshake, to the second, and so on. A nil round means
-	// that the SYN is lost. The last round is for all further SYNs.
-	rounds     [][]Answer
-	lossOut    float64            // share of the SYNs that are lost
-	lossIn     float64            // share of the answers that are lost
-	path       []netip.Addr       // routers before the host; an invalid address is a silent router
-	handshakes map[flow]handshake // empty as long as there is only one round
-}
-
-// A flow is a source and a destination.
-type flow [2]netip.AddrPort
-
-// A handshake counts the SYNs that have the same sequence number.
-type handshake struct {
-	seq   uint32
-	round int // index in Host.rounds for the next SYN
-}
-
-// change calls f with the network's mutex held.
-func (h *Host) change(f func()) *Host {
-	h.network.mu.Lock()
-	defer h.network.mu.Unlock()
-	f()
-	return h
-}
-
-// Then adds a round of answers: the host sends them to the next SYN of a handshake, after the SYNs for
-// which there are answers already, and to all later ones.
-func (h *Host) Then(answers ...Answer) *Host {
-	return h.change(func() { h.rounds = append(h.rounds, append([]Answer{}, answers...)) })
-}
-
-// LosingSYNs makes the network lose the first n SYNs of each handshake.
-func (h *Host) LosingSYNs(n int) *Host {
-	return h.change(func() { h.rounds = append(make([][]Answer, n), h.rounds...) })
-}
-
-// Losing makes the network lose a share, from 0 to 1, of the SYNs and of the answers.
-func (h *Host) Losing(syns, answers float64) *Host {
-	return h.change(func() { h.lossOut, h.lossIn = syns, answers })
-}
-
-// Behind puts routers before the host, the nearest first. If the TTL of a SYN ends at a router, the router
-// sends an ICMP error "time exceeded" from its address. A router with the address "" is silent.
-func (h *Host) Behind(routers ...string) *Host {
-	return h.change(func() {
-		h.path = nil
-		for _, router := range routers {
-			addr, _ := netip.ParseAddr(router) // invalid for ""
-			h.path = append(h.path, addr)
-		}
-	})
-}
-
-// Distance returns the number of routers before the host.
-func (h *Host) Distance() (routers int) {
-	h.change(func() { routers = len(h.path) })
-	return routers
-}
-
 // Forget empties the record of packets and restarts the random sequence.
 func (n *Network) Forget() {
 	n.Wire.Forget()
@@ -228,12 +162,6 @@ func (n *Network) handle(s Segment) {
 	}
 }
 
-// A delivery is an answer to a SYN, and whether the network loses it.
-type delivery struct {
-	Answer
-	lost bool
-}
-
 // meet returns the answers to a SYN, and the source of random numbers for this SYN. The answers are nil if
 // the network loses the SYN, and empty if it arrives and nothing answers.
 func (n *Network) meet(syn Segment) ([]delivery, *rand.Rand) {
@@ -244,42 +172,7 @@ func (n *Network) meet(syn Segment) ([]delivery, *rand.Rand) {
 	if h == nil {
 		return []delivery{}, random
 	}
-	if int(syn.TTL) <= len(h.path) {
-		answers := []delivery{}
-		if router := h.path[syn.TTL-1]; router.IsValid() {
-			timeExceeded := uint8(11)
-			if router.Is6() {
-				timeExceeded = 3
-			}
-			answers = append(answers, delivery{Answer: Answer{from: router, kind: [2]uint8{timeExceeded, 0}}})
-		}
-		return answers, random
-	}
-	round := h.rounds[h.round(syn)]
-	if round == nil || random.Float64() < h.lossOut {
-		return nil, random
-	}
-	answers := make([]delivery, len(round))
-	for i, a := range round {
-		answers[i] = delivery{a, random.Float64() < h.lossIn}
-	}
-	return answers, random
-}
-
-// round returns the index of the round of answers to a SYN, and advances to the next one.
-func (h *Host) round(syn Segment) int {
-	if len(h.rounds) == 1 {
-		return 0
-	}
-	key := flow{syn.Src, syn.Dst}
-	now, known := h.handshakes[key]
-	if !known || now.seq != syn.Seq {
-		now = handshake{seq: syn.Seq}
-	}
-	round := now.round
-	now.round = min(round+1, len(h.rounds)-1)
-	h.handshakes[key] = now
-	return round
+	return h.meet(syn, random), random
 }
 
 // randomFor returns the source of random numbers for the next SYN to an address and port.
