@@ -32,7 +32,7 @@ COPY LICENSE /LICENSE
 COPY --from=build /licenses /licenses
 ARG VERSION REVISION BUILD_DATE
 LABEL org.opencontainers.image.title="shaker_exporter" \
-      org.opencontainers.image.description="A Prometheus exporter that says whether a TCP port answers, how fast, and if not exactly why" \
+      org.opencontainers.image.description="A Prometheus exporter that reports whether a TCP port answers, how fast, and, if it does not, exactly why" \
       org.opencontainers.image.source="https://github.com/shaker-exporter/shaker_exporter" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \

@@ -1,11 +1,14 @@
-// Shaker_exporter is a Prometheus exporter that reports whether a TCP port answers, how fast, and if not
+// Shaker_exporter is a Prometheus exporter that reports whether a TCP port answers, how fast, and, if it does not,
 // exactly why, with a handshake that the server's application never sees.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -19,7 +22,7 @@ import (
 
 const (
 	name        = "shaker_exporter"
-	description = "Reports whether a TCP port answers, how fast, and if not exactly why."
+	description = "Reports whether a TCP port answers, how fast, and, if it does not, exactly why."
 )
 
 func main() {
@@ -31,7 +34,9 @@ func main() {
 	promslogflag.AddFlags(app, &logging)
 	app.Version(version.Print(name))
 	app.HelpFlag.Short('h')
-	app.UsageTemplate(kingpin.LongHelpTemplate) // shows the flags of all commands
+	if !slices.Contains(os.Args[1:], cli.Name) { // the default template shows the flags of one command
+		app.UsageTemplate(kingpin.LongHelpTemplate) // shows the flags of all commands
+	}
 	serve, probe := server.Register(app), cli.Register(app)
 
 	command, err := app.Parse(os.Args[1:])
@@ -60,19 +65,41 @@ func setVersion() {
 	}
 }
 
-// explain adds the name of the flag, or the missing command, to an error of the command line.
+// explain adds to an error of the command line the name of the flag and what its value should be, or the command
+// that is probably meant.
 func explain(app *kingpin.Application, err error) error {
 	line, parseErr := app.ParseContext(os.Args[1:])
-	if word, ok := strings.CutPrefix(err.Error(), "unexpected "); ok && strings.Contains(word, ":") {
-		return fmt.Errorf("%w (did you mean \"%s %s %s\"?)", err, name, cli.Name, word)
+	if word, ok := strings.CutPrefix(err.Error(), "unexpected "); ok {
+		// The word is a target without the command, or a mistyped command before a target.
+		for _, arg := range os.Args[max(0, slices.Index(os.Args, word)):] {
+			if strings.Contains(arg, ":") && arg[0] != '-' {
+				return fmt.Errorf("%w (did you mean \"%s %s %s\"?)", err, name, cli.Name, arg)
+			}
+		}
 	}
 	if parseErr != nil {
 		return err
 	}
 	for _, e := range line.Elements {
 		if f, ok := e.Clause.(*kingpin.FlagClause); ok && e.Value != nil && f.Model().Value.Set(*e.Value) != nil {
-			return fmt.Errorf("--%s is %q: %w", f.Model().Name, *e.Value, err)
+			return fmt.Errorf("--%s is %q%s", f.Model().Name, *e.Value, wanted(err))
 		}
 	}
 	return err
+}
+
+// wanted returns what the value of a flag should be, given kingpin's error about it.
+func wanted(err error) string {
+	var number *strconv.NumError
+	choices, isChoice := strings.CutPrefix(err.Error(), "enum value must be one of ")
+	switch {
+	case errors.As(err, &number):
+		return ", want a number"
+	case isChoice:
+		choices, _, _ = strings.Cut(choices, ", got ")
+		return ", want one of " + strings.ReplaceAll(choices, ",", ", ")
+	case strings.HasPrefix(err.Error(), "time: "):
+		return ", want a duration with a unit, such as 1s or 500ms"
+	}
+	return ": " + err.Error()
 }

@@ -75,7 +75,7 @@ func (f *flags) validate() error {
 		return fmt.Errorf("--interval is %v, want 0 or more", f.interval)
 	}
 	if f.timeout < 0 || f.timeout > config.MaxTimeout {
-		return fmt.Errorf("--timeout is %v, want at most %v", f.timeout, config.MaxTimeout)
+		return fmt.Errorf("--timeout is %v, want 0s to %v", f.timeout, config.MaxTimeout)
 	}
 	for i, target := range f.targets {
 		if slices.Contains(f.targets[:i], target) {
@@ -106,7 +106,7 @@ func (c *Command) Run(configFile string) (status int) {
 	}
 	for _, warning := range warnings {
 		if strings.Contains(warning, ": module "+c.flags.module+": ") {
-			fmt.Fprintf(os.Stderr, "%s: %s\n", c.name, warning)
+			fmt.Fprintf(os.Stderr, "%s: warning: %s\n", c.name, warning)
 		}
 	}
 	if err := c.flags.validate(); err != nil {

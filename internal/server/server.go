@@ -66,7 +66,7 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		return fail(statusFailed, err)
 	}
 	if err := web.Validate(*c.flags.web.WebConfigFile); err != nil {
-		return fail(statusFailed, err)
+		return fail(statusFailed, fmt.Errorf("--web.config.file is %q: %w", *c.flags.web.WebConfigFile, err))
 	}
 	warn(logger, warnings)
 	if c.flags.configCheck {
