@@ -36,7 +36,7 @@ func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration
 	}
 	if value := params.Get("debug"); value != "" {
 		if debug, err = strconv.ParseBool(value); err != nil {
-			return nil, false, fmt.Errorf("debug is %q, want true or false", value)
+			return nil, false, fmt.Errorf("debug is %s, want true or false", probe.Quote(value))
 		}
 	}
 	req.Timeout, err = parseTimeout(r.Header.Get(timeoutHeader), timeoutOffset, req.Timeout)
@@ -52,7 +52,7 @@ func parseTimeout(header string, offset, module time.Duration) (time.Duration, e
 	}
 	seconds, err := strconv.ParseFloat(header, 64)
 	if err != nil || math.IsInf(seconds, 0) || !(seconds > 0) {
-		return 0, fmt.Errorf("%s is %q, want a positive number of seconds", timeoutHeader, header)
+		return 0, fmt.Errorf("%s is %s, want a positive number of seconds", timeoutHeader, probe.Quote(header))
 	}
 	if left := seconds - offset.Seconds(); left > 0 {
 		seconds = left

@@ -44,8 +44,8 @@ func NewRequest(c *config.Config, target, module string) (*Request, error) {
 	}
 	data, ok := c.Modules[module]
 	if !ok {
-		return nil, fmt.Errorf("unknown module %q, the modules are %s",
-			module, strings.Join(slices.Sorted(maps.Keys(c.Modules)), ", "))
+		return nil, fmt.Errorf("unknown module %s, the modules are %s",
+			Quote(module), strings.Join(slices.Sorted(maps.Keys(c.Modules)), ", "))
 	}
 	req := &Request{Target: t, ModuleName: module, Module: data, targets: &c.Targets, Timeout: data.Timeout}
 	return req, req.checkFamily()
@@ -59,7 +59,10 @@ func parseTarget(text string) (Target, error) {
 		return Target{}, errors.New("missing target, " + want)
 	}
 	wrong := func(what string) (Target, error) {
-		return Target{}, fmt.Errorf("target %q: %s", text, what)
+		return Target{}, fmt.Errorf("target %s: %s", Quote(text), what)
+	}
+	if scheme, _, ok := strings.Cut(text, "://"); ok {
+		return wrong("want host:port without " + Quote(scheme+"://") + ", as in example.com:443")
 	}
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {
@@ -67,14 +70,19 @@ func parseTarget(text string) (Target, error) {
 	}
 	number, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || number == 0 || port[0] == '+' {
-		return wrong(fmt.Sprintf("port %q, want a number from 1 to 65535", port))
+		return wrong(fmt.Sprintf("port %s, want a number from 1 to 65535", Quote(port)))
+	}
+	if host == "" {
+		return wrong("no host, " + want)
 	}
 	t := Target{Text: text, Port: uint16(number)}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		if addr.Is4() == strings.HasPrefix(text, "[") {
-			return wrong(want)
-		}
-		if strings.ContainsFunc(addr.Zone(), func(c rune) bool { return c <= ' ' || c > '~' }) {
+	addr, err := netip.ParseAddr(host)
+	if strings.HasPrefix(text, "[") && !addr.Is6() {
+		return wrong("brackets must contain an IPv6 address")
+	}
+	if err == nil {
+		invalid := func(c rune) bool { return c <= ' ' || c > '~' }
+		if zone := addr.Zone(); len(zone) > 15 || strings.ContainsFunc(zone, invalid) {
 			return wrong("the zone is not an interface name")
 		}
 		if err := checkAddr(addr.Unmap()); err != nil {
@@ -83,15 +91,12 @@ func parseTarget(text string) (Target, error) {
 		t.Addr = addr.Unmap()
 		return t, nil
 	}
-	if strings.HasPrefix(text, "[") {
-		return wrong("brackets must contain an IPv6 address")
-	}
 	if err := checkName(host); err != nil {
 		return wrong(err.Error())
 	}
 	if endsInNumber(host) {
-		return wrong(fmt.Sprintf("host %q is not a valid IPv4 address, "+
-			"want four decimal numbers from 0 to 255, as in 192.0.2.1", host))
+		return wrong(fmt.Sprintf("host %s is not a valid IPv4 address, "+
+			"want four decimal numbers from 0 to 255, as in 192.0.2.1", Quote(host)))
 	}
 	t.Name = host
 	return t, nil
@@ -104,16 +109,19 @@ func checkName(name string) error {
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
 		if label == "" {
-			return fmt.Errorf("host %q has an empty label", name)
+			return fmt.Errorf("host %s has an empty label", Quote(name))
 		}
 		if len(label) > 63 {
-			return fmt.Errorf("label %q of the host name is longer than 63 characters", label)
+			return fmt.Errorf("label %s of the host name is longer than 63 characters", Quote(label))
+		}
+		if label[0] == '-' || label[len(label)-1] == '-' { // Go's resolver would not look it up
+			return fmt.Errorf("label %s of the host name begins or ends with a hyphen", Quote(label))
 		}
 		for _, c := range label {
 			switch {
 			case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
 			default:
-				return fmt.Errorf("host %q: invalid character %q", name, c)
+				return fmt.Errorf("host %s: invalid character %q", Quote(name), c)
 			}
 		}
 	}
@@ -152,7 +160,8 @@ func (r *Request) checkFamily() error {
 	if !r.Addr.IsValid() || network == "ip" || network == protocol(r.Addr) {
 		return nil
 	}
-	return fmt.Errorf("target %q is %s, module %s probes only %s", r.Text, protocol(r.Addr), r.ModuleName, network)
+	return fmt.Errorf("target %s is %s, module %s probes only %s",
+		Quote(r.Text), protocol(r.Addr), r.ModuleName, network)
 }
 
 // protocol returns the IP protocol of an address as the configuration names it.

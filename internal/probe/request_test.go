@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 )
 
 // parseTarget accepts a port of a name, of an IPv4 address or of an IPv6 address in brackets.
@@ -22,6 +24,7 @@ func TestParseTarget(t *testing.T) {
 		"1.2.3.example:80":     {Name: "1.2.3.example", Port: 80},
 		"10.0.0.256a:80":       {Name: "10.0.0.256a", Port: 80},
 		"db-1:80":              {Name: "db-1", Port: 80},
+		"a--b.x:80":            {Name: "a--b.x", Port: 80},
 		"0xyz:80":              {Name: "0xyz", Port: 80},
 		"x0:80":                {Name: "x0", Port: 80},
 	} {
@@ -37,28 +40,37 @@ func TestParseTargetMistakes(t *testing.T) {
 	const want = "want host:port, as in example.com:443, 192.0.2.1:443 or [2001:db8::1]:443"
 	long := strings.Repeat("x", 64)
 	for text, message := range map[string]string{
-		"":                     "missing target, " + want,
-		"foo":                  `target "foo": ` + want,
-		"192.0.2.1":            `target "192.0.2.1": ` + want,
-		"::1:80":               `target "::1:80": ` + want,
-		"[::1]":                `target "[::1]": ` + want,
-		"[192.0.2.1]:80":       `target "[192.0.2.1]:80": ` + want,
-		"http://example.com:1": `target "http://example.com:1": ` + want,
-		"example.com:":         `target "example.com:": port "", want a number from 1 to 65535`,
-		"example.com:0":        `target "example.com:0": port "0", want a number from 1 to 65535`,
-		"example.com:65536":    `target "example.com:65536": port "65536", want a number from 1 to 65535`,
-		"example.com:+1":       `target "example.com:+1": port "+1", want a number from 1 to 65535`,
-		"example.com:https":    `target "example.com:https": port "https", want a number from 1 to 65535`,
-		":80":                  `target ":80": host "" has an empty label`,
-		"a..b:80":              `target "a..b:80": host "a..b" has an empty label`,
-		"a b:80":               `target "a b:80": host "a b": invalid character ' '`,
-		"a\n:80":               `target "a\n:80": host "a\n": invalid character '\n'`,
-		"<script>:80":          `target "<script>:80": host "<script>": invalid character '<'`,
-		"bücher.de:80":         `target "bücher.de:80": host "bücher.de": invalid character 'ü'`,
-		"[example.com]:80":     `target "[example.com]:80": brackets must contain an IPv6 address`,
+		"":               "missing target, " + want,
+		"foo":            `target "foo": ` + want,
+		"192.0.2.1":      `target "192.0.2.1": ` + want,
+		"::1:80":         `target "::1:80": ` + want,
+		"[::1]":          `target "[::1]": ` + want,
+		"[192.0.2.1]:80": `target "[192.0.2.1]:80": brackets must contain an IPv6 address`,
+		"[]:80":          `target "[]:80": no host, ` + want,
+		"http://example.com:1": `target "http://example.com:1": ` +
+			`want host:port without "http://", as in example.com:443`,
+		"https://example.com": `target "https://example.com": want host:port without "https://", as in example.com:443`,
+		"https://x.test/a:b":  `target "https://x.test/a:b": want host:port without "https://", as in example.com:443`,
+		"example.com:":        `target "example.com:": port "", want a number from 1 to 65535`,
+		"example.com:0":       `target "example.com:0": port "0", want a number from 1 to 65535`,
+		"example.com:65536":   `target "example.com:65536": port "65536", want a number from 1 to 65535`,
+		"example.com:+1":      `target "example.com:+1": port "+1", want a number from 1 to 65535`,
+		"example.com:https":   `target "example.com:https": port "https", want a number from 1 to 65535`,
+		":80":                 `target ":80": no host, ` + want,
+		".:80":                `target ".:80": host "." has an empty label`,
+		"-x.invalid:80":       `target "-x.invalid:80": label "-x" of the host name begins or ends with a hyphen`,
+		"a.x-.test:80":        `target "a.x-.test:80": label "x-" of the host name begins or ends with a hyphen`,
+		"-:80":                `target "-:80": label "-" of the host name begins or ends with a hyphen`,
+		"a..b:80":             `target "a..b:80": host "a..b" has an empty label`,
+		"a b:80":              `target "a b:80": host "a b": invalid character ' '`,
+		"a\n:80":              `target "a\n:80": host "a\n": invalid character '\n'`,
+		"<script>:80":         `target "<script>:80": host "<script>": invalid character '<'`,
+		"bücher.de:80":        `target "bücher.de:80": host "bücher.de": invalid character 'ü'`,
+		"[example.com]:80":    `target "[example.com]:80": brackets must contain an IPv6 address`,
 		"[fe80::1]:80": `target "[fe80::1]:80": the link-local address fe80::1 needs a zone, ` +
 			`as in fe80::1%eth0`,
-		"[fe80::1%a\nb]:80": `target "[fe80::1%a\nb]:80": the zone is not an interface name`,
+		"[fe80::1%a\nb]:80":             `target "[fe80::1%a\nb]:80": the zone is not an interface name`,
+		"[fe80::1%a234567890123456]:80": `target "[fe80::1%a234567890123456]:80": the zone is not an interface name`,
 		long + ".com:1": `target "` + long + `.com:1": label "` + long +
 			`" of the host name is longer than 63 characters`,
 	} {
@@ -89,6 +101,30 @@ func TestParseTargetMistakes(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), "longer than 253 characters") {
 		t.Errorf("parseTarget of a name of 256 characters = %+v, %v, want an error: longer than 253 characters",
 			got, err)
+	}
+}
+
+// An error has at most 80 characters of what the caller sent, whatever is wrong with it.
+func TestMistakesAreShort(t *testing.T) {
+	long := strings.Repeat("x", 30_000)
+	c := config.Default()
+	for _, request := range [][2]string{
+		{long}, {long + ":80"}, {"a:" + long}, {long + "://a"}, {"[" + long + "]:80"}, {"[::%" + long + "]:80"},
+		{"1." + strings.Repeat("1", 100) + ":80"}, {strings.Repeat("é", 100) + ":80"}, {"a:80", long},
+	} {
+		_, err := NewRequest(c, request[0], request[1])
+		if err == nil || len(err.Error()) > 500 || strings.Contains(err.Error(), strings.Repeat("x", 81)) {
+			t.Errorf("NewRequest(%.20q, %.20q) = error %.600v, want at most 80 characters of each",
+				request[0], request[1], err)
+		}
+	}
+	for text, want := range map[string]string{
+		strings.Repeat("é", 80): `"` + strings.Repeat("é", 80) + `"`,
+		strings.Repeat("é", 81): `"` + strings.Repeat("é", 80) + `…"`,
+	} {
+		if got := Quote(text); got != want {
+			t.Errorf("Quote(%q) = %s, want %s", text, got, want)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -37,3 +38,15 @@ func DescribeHop(h shaker.Hop) string {
 
 // ttlExceeded is the ICMP error of a router on the path.
 const ttlExceeded = "ttl_exceeded"
+
+// Quote quotes a text of a caller for a message, and shortens it to 80 characters.
+func Quote(text string) string {
+	n := 0
+	for i := range text {
+		if n++; n > 80 {
+			text = text[:i] + "…"
+			break
+		}
+	}
+	return strconv.Quote(text)
+}
