@@ -34,12 +34,15 @@ func writeDebug(w io.Writer, r *probe.Report) {
 		}
 	}
 	writePath(at, r)
-	result := strings.TrimSpace(r.Result + " " + r.Errno)
+	result := "failure: the result is "
+	if r.Success() {
+		result = "success: the result is "
+	}
+	result += strings.TrimSpace(r.Result + " " + r.Errno)
 	if n := len(r.Verdicts); n > 1 {
 		result += fmt.Sprintf(", the worst of %d addresses", n)
 	}
-	at(r.Duration, "result: %s; valid results: %s: %s", result, strings.Join(r.Module.TCP.ValidResults, " or "),
-		map[bool]string{true: "success", false: "failure"}[r.Success()])
+	at(r.Duration, "%s; valid results: %s", result, strings.Join(r.Module.TCP.ValidResults, ", "))
 
 	fmt.Fprintf(w, "\n# Module %s\n\n", r.ModuleName)
 	encoder := yaml.NewEncoder(w)

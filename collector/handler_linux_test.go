@@ -186,7 +186,7 @@ func TestDebug(t *testing.T) {
  +[0-9.]+[mµ]s  SYN from \[::1\]:\d+ to \[::1\]:7006
  +[0-9.]+[mµ]s  SYN-ACK from \[::1\]:7006 after [0-9.]+[mµ]s \(kernel: \d+µs\), MSS \d+ bytes
  +[0-9.]+[mµ]s  RST, final ACK sent: false
- +[0-9.]+[mµ]s  result: open; valid results: open: success
+ +[0-9.]+[mµ]s  success: the result is open; valid results: open
 
 # Module tcp_connect
 
@@ -212,16 +212,17 @@ probe_success 1
 `,
 		"target=127.0.0.1:1": `SYN from 127\.0\.0\.1:\d+ to 127\.0\.0\.1:1
  +[0-9.]+[mµ]s  shake 127\.0\.0\.1:1: refused
- +[0-9.]+[mµ]s  result: refused ECONNREFUSED; valid results: open: failure
+ +[0-9.]+[mµ]s  failure: the result is refused ECONNREFUSED; valid results: open
 `,
 		"target=203.0.113.1:80": `no SYN could be sent to 203\.0\.113\.1:80
  +[0-9.]+[mµ]s  shake 203\.0\.113\.1:80: unreachable: ENETUNREACH
 `,
-		"target=this.example:1&module=tcp_connect_ip4": `this\.example resolves to 127\.0\.0\.1, 0\.0\.0\.0; probing 127\.0\.0\.1
+		"target=this.example:1&module=tcp_connect_ip4": `this\.example resolves to 127\.0\.0\.1, 0\.0\.0\.0; ` +
+			`probing 127\.0\.0\.1
  +[0-9.]+[mµ]s  left out: 0\.0\.0\.0 stands for this host, want an address such as 127\.0\.0\.1 or ::1
 `,
 		"target=absent.example:80": `absent\.example: lookup absent\.example on .*: no such host
- +[0-9.]+[mµ]s  result: dns_not_found; valid results: open: failure
+ +[0-9.]+[mµ]s  failure: the result is dns_not_found; valid results: open
 `,
 	} {
 		w := get(h, "/probe?debug=true&"+query)
@@ -256,7 +257,7 @@ func TestDebugOfSlowLookup(t *testing.T) {
 	const want = `      4.999s  name.example resolves to 192.0.2.1; probing 192.0.2.1
       4.999s  no SYN could be sent to 192.0.2.1:80
           5s  name.example: name resolution took 4.999s
-          5s  result: dns_timeout; valid results: open: failure
+          5s  failure: the result is dns_timeout; valid results: open
 `
 	if !strings.Contains(log.String(), want) {
 		t.Errorf("the log is\n%s\nwant in it\n%s", &log, want)
@@ -349,7 +350,7 @@ func TestInFlightLimit(t *testing.T) {
 	checkValue(t, "shaker_probes_in_flight", h.metrics.inFlight, 1)
 	const path = "/probe?target=127.0.0.1:1"
 	w := get(h, path)
-	checkResponse(t, path, w, 503, "too many probes in flight (limit set by --probe.max-in-flight)\n")
+	checkResponse(t, path, w, 503, "too many probes in flight (limit: --probe.max-in-flight)\n")
 	if got := w.Header().Get("Retry-After"); got != "1" {
 		t.Errorf("GET %s has Retry-After %q, want 1", path, got)
 	}

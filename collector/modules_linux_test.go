@@ -189,7 +189,7 @@ func TestTooManyAddresses(t *testing.T) {
 			want: many + "n65.example has 65, the limit is 64 (the maximum for addresses: all)\n"},
 		{maxInFlight: 5, module: "all", name: "n5"},
 		{maxInFlight: 5, module: "all", name: "n6",
-			want: many + "n6.example has 6, the limit is 5 (set by --probe.max-in-flight)\n"},
+			want: many + "n6.example has 6, the limit is 5 (--probe.max-in-flight)\n"},
 		{maxInFlight: 5, module: "first", name: "n6"},
 	} {
 		h := newHandler(t, settings{config: config, dialDNS: simnet.NewDNS(t, names), maxInFlight: c.maxInFlight})

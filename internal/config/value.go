@@ -18,6 +18,7 @@ type value struct {
 	line       int    // of a scalar; of a mapping or a list, the line of its key
 	path       string // such as "module smtp: tcp.dscp"
 	prefix     string // what the paths of its keys begin with, such as "module smtp: tcp."
+	inList     bool   // whether it is an entry of a list
 }
 
 // entry is a key of a mapping and its value.
@@ -53,6 +54,8 @@ func (v value) wrong(want string) {
 		is = "is a list"
 	case isNull(v.Node):
 		is = "has no value"
+	case v.inList: // without quotes, "an entry is closed" would be about the entry
+		is = "is " + strconv.Quote(shorten(v.Value))
 	default:
 		is = "is " + v.quote()
 	}
@@ -167,6 +170,7 @@ func (v value) items(want string) (items []value, ok bool) {
 	}
 	for _, node := range v.Content {
 		item := v.within(node, node.Line, v.path+": an entry", "")
+		item.inList = true
 		if !v.file.visit() {
 			return nil, false
 		}

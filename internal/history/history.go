@@ -60,8 +60,8 @@ const (
 )
 
 // A History holds the latest probe results: up to 60 successes and 60 failures of each target,
-// and no more than its limit over all targets. Successes do not push out failures, so an outage
-// of last night is still there after hours of success.
+// and no more than its limit over all targets. Successes do not push out failures, so last
+// night's outage is still there after hours of success.
 //
 // A full history makes room for a new record as follows. The earlier records of a target are all of
 // its records except the latest one.

@@ -112,7 +112,7 @@ const recently = 10 * time.Minute
 
 // statusOf returns the status of a target. A target is unprobed after ten minutes without a probe,
 // or, if it is probed less often, after three times the interval between its last two probes. The
-// interval is unknown if the history no longer has the second last probe.
+// interval is unknown if the history no longer has the second-to-last probe.
 func statusOf(t *history.Track, now time.Time) status {
 	limit := recently
 	if n := len(t.Records); n-2 >= t.Complete {
@@ -177,7 +177,9 @@ func newRow(t history.Track, now time.Time) row {
 	r.For = span(now.Sub(t.Since))
 	r.SinceText = fmt.Sprintf("%s since %s", words(last.Result), timestamp(t.Since))
 	if !t.Changed {
-		r.For = "over " + r.For
+		if r.For != span(0) {
+			r.For = "over " + r.For
+		}
 		r.SinceText = fmt.Sprintf("%s since the first probe at %s", words(last.Result), timestamp(t.Since))
 	}
 	switch {

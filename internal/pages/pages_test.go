@@ -478,6 +478,11 @@ func TestSince(t *testing.T) {
 			duration: "over 21 s",
 			why:      "refused since the first probe at 2026-03-01T11:59:39.000Z",
 		},
+		{
+			track:    track("a:1", "r", 0),
+			duration: "0 s",
+			why:      "refused since the first probe at 2026-03-01T12:00:00.000Z",
+		},
 	} {
 		if r := newRow(test.track, noon); r.For != test.duration || r.SinceText != test.why {
 			t.Errorf("the row of %+v has For = %q, SinceText = %q; want %q, %q",

@@ -230,7 +230,7 @@ func (r *running) shakeAll(ctx context.Context) error {
 	addrs := slices.Compact(r.addrs)
 	limit, by := MaxAddresses, "the maximum for addresses: all"
 	if most := r.prober.options.MaxInFlight; 0 < most && most < limit {
-		limit, by = most, "set by --probe.max-in-flight"
+		limit, by = most, "--probe.max-in-flight"
 	}
 	if len(addrs) > limit {
 		return fmt.Errorf("%w: %s has %d, the limit is %d (%s)", ErrAddresses, r.Name, len(addrs), limit, by)

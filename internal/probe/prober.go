@@ -16,7 +16,7 @@ var (
 	ErrDenied = errors.New("may not be probed")
 
 	// ErrInFlight means that the limit of handshakes in flight is reached.
-	ErrInFlight = errors.New("too many probes in flight (limit set by --probe.max-in-flight)")
+	ErrInFlight = errors.New("too many probes in flight (limit: --probe.max-in-flight)")
 
 	// ErrAddresses means that a name has more addresses than can be probed at once, now or later:
 	// more than [MaxAddresses], or than [Options.MaxInFlight].

@@ -2,7 +2,6 @@ package probe
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,8 +140,10 @@ func newAnswer(network string, addrs []netip.Addr, err error) answer {
 	var addrError *net.AddrError
 	switch {
 	case len(a.addrs) > 0:
-	case err == nil, errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &addrError):
-		a.err = &nameError{result: config.DNSNotFound, err: cmp.Or(err, errNoAddress)}
+	case err == nil, errors.As(err, &addrError): // the error is about addresses of the other IP version
+		a.err = &nameError{result: config.DNSNotFound, err: errNoAddress}
+	case errors.As(err, &dns) && dns.IsNotFound:
+		a.err = &nameError{result: config.DNSNotFound, err: err}
 	case errors.As(err, &dns) && dns.IsTimeout:
 		a.err = &nameError{result: config.DNSTimeout, err: err}
 	default:

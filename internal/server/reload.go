@@ -56,9 +56,16 @@ func (r *reloader) Collect(ch chan<- prometheus.Metric) {
 	r.when.Collect(ch)
 }
 
-// reload loads the configuration file and makes it the active configuration. If the file is invalid,
-// nothing changes.
+// noFile is the response to a reload without a configuration file.
+const noFile = "Nothing to reload: without --config.file, the built-in modules are active"
+
+// reload loads the configuration file and makes it the active configuration. If the file is invalid, or if there is
+// none, nothing changes.
 func (r *reloader) reload() error {
+	if r.file == "" {
+		r.logger.Info(noFile)
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	conf, warnings, err := config.Load(r.file)
@@ -91,6 +98,10 @@ func (r *reloader) follow(ctx context.Context, signals <-chan os.Signal) {
 func (r *reloader) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	if err := r.reload(); err != nil {
 		http.Error(w, "configuration rejected, keeping the current one:\n"+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if r.file == "" {
+		fmt.Fprintln(w, noFile)
 		return
 	}
 	fmt.Fprintln(w, "configuration reloaded")

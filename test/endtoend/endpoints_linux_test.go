@@ -8,6 +8,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 )
 
+const nothingToReload = "Nothing to reload: without --config.file, the built-in modules are active\n"
+
 // Every endpoint of the exporter, and the status that it responds with.
 func TestEndpoints(t *testing.T) {
 	exporter.Start(t)
@@ -30,6 +32,9 @@ func TestEndpoints(t *testing.T) {
 		if status, body := exporter.Get(t, path); status != want.status || !strings.Contains(body, want.body) {
 			t.Errorf("GET %s = %d %s\nwant %d and %q in it", path, status, body, want.status, want.body)
 		}
+	}
+	if status, body := reload(t, "POST"); status != 200 || body != nothingToReload {
+		t.Errorf("POST /-/reload without --config.file = %d %q, want 200 %q", status, body, nothingToReload)
 	}
 	const path = "/probe?target=localhost:10115"
 	response, err := lab.Client.Do(exporter.NewRequest(t, "POST", exporter.Port, path))

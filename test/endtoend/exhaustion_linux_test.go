@@ -52,7 +52,7 @@ func newGate(t *testing.T) (wire *simnet.Wire, open func()) {
 const (
 	anyNumber     = "--probe.max-in-flight=100000"
 	openTarget    = "/probe?target=192.0.2.1:80" // behind the gate
-	inFlightText  = "too many probes in flight (limit set by --probe.max-in-flight)\n"
+	inFlightText  = "too many probes in flight (limit: --probe.max-in-flight)\n"
 	inFlightCount = `shaker_probes_rejected_total{reason="in_flight"}`
 	faultText     = "probe not performed, target state unknown: shake "
 )

@@ -46,7 +46,7 @@ modules:
 	b.Leave(`document.querySelector("form button").click()`)
 	b.Arrive("/probe")
 	text := b.Eval("document.body.textContent").(string)
-	for _, want := range []string{"probe_success 1\n", "result: open; valid results: open: success\n"} {
+	for _, want := range []string{"probe_success 1\n", "success: the result is open; valid results: open\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the form leads to %s\nwant %q in it", text, want)
 		}
