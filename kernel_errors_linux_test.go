@@ -1,5 +1,8 @@
 package main
 
+// This test is in package main because its binary runs main with a filter of system calls. The process itself must
+// install the filter: only the process knows the descriptor of its runtime's epoll instance.
+
 import (
 	"errors"
 	"fmt"
@@ -98,8 +101,7 @@ func kernelErrors(runtimeEpoll uint32) map[string]kernelError {
 	}
 }
 
-// TestMain makes the test binary the exporter if failEnv is set. The process itself must install the filter of
-// system calls, because only the process knows the descriptor of its runtime's epoll instance.
+// TestMain makes the test binary the exporter if failEnv is set.
 func TestMain(m *testing.M) {
 	if name := os.Getenv(failEnv); name != "" {
 		if err := fail(name); err != nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Reasons why a probe is not made or not finished. The label reason has no other values.
+// Reasons why a probe is not performed or not finished. The label reason has no other values.
 const (
 	badRequest    = "bad_request"   // a mistake of the caller
 	denied        = "denied"        // the policy for targets does not permit the target
 	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
 	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once
 	shuttingDown  = "shutting_down" // the exporter is shutting down
-	tooLate       = "too_late"      // the timeout ended before a SYN could be sent
+	tooLate       = "too_late"      // the timeout ended before a SYN had been out for long enough
 	callerGone    = "caller_gone"   // the caller closed the connection during the probe
 )
 
@@ -50,7 +50,8 @@ func newMetrics(prober *probe.Prober) *metrics {
 			Help: "Total number of probes whose result is not in valid_results, by result and errno."},
 			[]string{"module", "result", "errno"}),
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probes_rejected_total",
-			Help: "Total number of requests whose probe was not made or not finished, by reason."}, []string{"reason"}),
+			Help: "Total number of requests whose probe was not performed or not finished, by reason."},
+			[]string{"reason"}),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_faults_total",
 			Help: "Total number of probes not performed because of a local error, by errno."}, []string{"errno"}),
 		handshake: prometheus.NewHistogramVec(histogram("shaker_handshake_seconds",
@@ -59,13 +60,13 @@ func newMetrics(prober *probe.Prober) *metrics {
 		synRetransmits: prometheus.NewCounter(prometheus.CounterOpts{Name: "shaker_syn_retransmits_total",
 			Help: "Total number of SYN retransmissions."}),
 		acksSent: prometheus.NewCounter(prometheus.CounterOpts{Name: "shaker_acks_sent_total",
-			Help: "Total number of handshakes whose final ACK was sent despite the withholding, " +
+			Help: "Total number of handshakes whose final ACK was sent after all, " +
 				"so that the target's application may have seen a connection."}),
 		resetLag: prometheus.NewHistogram(histogram("shaker_reset_lag_seconds",
 			"Time from the arrival of a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Handshakes in progress, name resolution included."},
+			Help: "Handshakes in progress, including name resolution."},
 			func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
 			Help: "Maximum number of concurrent handshakes, 0 if there is no limit."}),

@@ -76,7 +76,7 @@ func (h *Handler) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// ServeHTTP makes one probe and responds with its metrics.
+// ServeHTTP performs one probe and responds with its metrics.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, debug, err := parseRequest(r, h.options.Prober.Config(), h.options.TimeoutOffset)
 	if err != nil {
@@ -148,7 +148,7 @@ func (h *Handler) fail(w http.ResponseWriter, req *probe.Request, err error) {
 	}
 }
 
-// reject responds to a request whose probe is not made or not finished, and counts it by reason.
+// reject responds to a request whose probe is not performed or not finished, and counts it by reason.
 func (h *Handler) reject(w http.ResponseWriter, status int, reason string, err error) {
 	h.metrics.rejected.WithLabelValues(reason).Inc()
 	http.Error(w, err.Error(), status)

@@ -407,14 +407,14 @@ func TestOwnMetrics(t *testing.T) {
 	h.metrics.count(&probe.Report{Request: req, Verdict: probe.Verdict{Result: "open", Handshake: shaker.Result{
 		Outcome: shaker.Open, Handshake: time.Second, ACKSent: true}}})
 	const want = `
-# HELP shaker_acks_sent_total Total number of handshakes whose final ACK was sent despite the withholding, ` +
+# HELP shaker_acks_sent_total Total number of handshakes whose final ACK was sent after all, ` +
 		`so that the target's application may have seen a connection.
 # TYPE shaker_acks_sent_total counter
 shaker_acks_sent_total 2
 # HELP shaker_probe_failures_total Total number of probes whose result is not in valid_results, by result and errno.
 # TYPE shaker_probe_failures_total counter
 shaker_probe_failures_total{errno="ECONNREFUSED",module="tcp_connect_ip4",result="refused"} 1
-# HELP shaker_probes_in_flight Handshakes in progress, name resolution included.
+# HELP shaker_probes_in_flight Handshakes in progress, including name resolution.
 # TYPE shaker_probes_in_flight gauge
 shaker_probes_in_flight 0
 # HELP shaker_probes_total Total number of probes that ended with a verdict about the target, open or not.

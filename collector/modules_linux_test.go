@@ -257,7 +257,7 @@ modules:
 }
 
 // With close: fin, the application sees a connection that ends with EOF. The metrics of the probe report the
-// ACK. The exporter's own counter, which is for ACKs despite the withholding, does not count it.
+// ACK. The exporter's own counter, which is for ACKs that were to be withheld, does not count it.
 func TestCloseFIN(t *testing.T) {
 	h := newHandler(t, settings{config: parse(t, `modules: {tcp_connect: {prober: tcp, tcp: {close: fin}}}`)})
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -27,7 +27,7 @@ var (
 			"dns_not_found, dns_timeout or dns_error) and the kernel's errno.",
 		labels: []string{"result", "errno"}}
 	probeDuration = &metric{name: "probe_duration_seconds",
-		help: "Duration of the whole probe, name resolution included."}
+		help: "Duration of the whole probe, including name resolution."}
 	probeTimeout = &metric{name: "probe_timeout_seconds",
 		help: "Timeout that applied to the probe."}
 	probeDNSLookup = &metric{name: "probe_dns_lookup_time_seconds",
@@ -45,7 +45,7 @@ var (
 	probeMSS = &metric{name: "probe_tcp_mss_bytes",
 		help: "Maximum segment size for data to the target."}
 	probeACKSent = &metric{name: "probe_tcp_ack_sent",
-		help: "1 if the final ACK was sent despite the withholding, " +
+		help: "1 if the final ACK was sent after all, " +
 			"so that the application may have seen a connection, 0 otherwise."}
 	probeICMPInfo = &metric{name: "probe_icmp_info",
 		help:   "ICMP error that ended the probe, and its sender.",
@@ -53,7 +53,8 @@ var (
 
 	// With a path
 	probePathHopInfo = &metric{name: "probe_path_hop_info",
-		help:   "Router that answered at each hop and its ICMP error; icmp is empty if the reply was a SYN-ACK or RST.",
+		help: "Address that answered at each hop, and its ICMP error; " +
+			"icmp is empty if the reply was a SYN-ACK or RST.",
 		labels: []string{"hop", "address", "icmp"}}
 	probePathHopRTT = &metric{name: "probe_path_hop_rtt_seconds",
 		help:   "Time from SYN to the reply of each hop, on the exporter's clock.",
@@ -62,7 +63,7 @@ var (
 		help:   "Number of the last hop that answered, and its address: where SYNs end, unless it is the target.",
 		labels: []string{"address"}}
 	probePathHops = &metric{name: "probe_path_hops",
-		help: "Hop at which the target answered, or a device that answered with the target's address."}
+		help: "Hop at which the target answered, or at which a device answered with the target's address."}
 
 	// With addresses: all
 	probeAddresses = &metric{name: "probe_addresses",

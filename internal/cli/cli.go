@@ -1,4 +1,4 @@
-// Package cli is the probe command: it probes targets from the command line and prints the results as
+// Package cli implements the probe command: it probes targets from the command line and prints the results as
 // text, JSON or OpenMetrics.
 package cli
 
@@ -93,7 +93,7 @@ const (
 )
 
 // Run probes the targets with the modules in a configuration file, or with the built-in modules if
-// configFile is "", until it has made as many probes as requested or SIGINT or SIGTERM arrives. It
+// configFile is "", until it has performed as many probes as requested or SIGINT or SIGTERM arrives. It
 // returns the exit status of the program.
 func (c *Command) Run(configFile string) (status int) {
 	fail := func(status int, err error) int {

@@ -9,7 +9,7 @@ import (
 
 // A jsonLine is the result of a handshake in JSON. Values that were not measured are absent.
 type jsonLine struct {
-	Time           time.Time `json:"time"` // when the probe began
+	Time           time.Time `json:"time"` // when the probe started
 	Target         string    `json:"target"`
 	Module         string    `json:"module"`
 	Seq            int       `json:"seq"`

@@ -13,7 +13,7 @@ type Config struct {
 	Modules map[string]Module
 }
 
-// Module describes how to probe. Keys that blackbox_exporter has too are named as there.
+// Module describes how to probe. Keys shared with blackbox_exporter have the same names.
 type Module struct {
 	Prober  string        // "tcp"
 	Timeout time.Duration // upper limit of a probe's timeout, at most MaxTimeout
@@ -97,7 +97,7 @@ func results() []string {
 	return append(all, DNSNotFound, DNSTimeout, DNSError)
 }
 
-// MaxTimeout is the longest timeout of a module. The kernel gives up a SYN after about that time.
+// MaxTimeout is the longest timeout of a module. The kernel gives up on a SYN after about that time.
 const MaxTimeout = 2 * time.Minute
 
 // DefaultModule is the module of a probe that does not name one.

@@ -14,7 +14,10 @@ import (
 type key[T any] struct {
 	name string
 	read func(t *T, v value) // sets t to the value in the file, or refuses it
-	show func(t *T) any      // returns the value of t, or nil if it has none; nil for a key of blackbox_exporter only
+
+	// show returns the value of t, or nil if it has none. The func itself is nil for keys that only
+	// blackbox_exporter has.
+	show func(t *T) any
 }
 
 var configKeys = []key[Config]{

@@ -1,5 +1,5 @@
 // Package history keeps the latest results of probes in memory, for the status page and /logs. The package
-// stores records and does not depend on how probes are made.
+// stores records and does not depend on how probes are performed.
 package history
 
 import (

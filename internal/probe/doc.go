@@ -5,6 +5,6 @@
 // error means that there is no verdict: the policy does not permit the target, a limit is reached, or
 // this host could not measure. A probe never returns both.
 //
-// The package knows neither HTTP nor Prometheus. Package collector exports its reports as metrics,
+// The package knows neither HTTP nor Prometheus. Package collector exports its reports as metrics, and
 // package cli prints them.
 package probe

@@ -17,8 +17,9 @@ import (
 // MaxAddresses is the maximum number of addresses of a name that are probed. Each address has series of its own.
 const MaxAddresses = 64
 
-// Probe makes a probe. An error means that there is no verdict: it is [ErrDenied], [ErrInFlight],
-// [ErrAddresses], an error of [shaker.Shaker.Shake], or an error of the resolver because a local resource is exhausted.
+// Probe performs a probe. An error means that there is no verdict: it is [ErrDenied], [ErrInFlight], [ErrAddresses],
+// an error of [shaker.Shaker.Shake], [context.Canceled] if the caller is gone, or an error of the resolver because a
+// local resource is exhausted.
 func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
 	start := time.Now()
 	if req.Addr.IsValid() {

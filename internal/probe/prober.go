@@ -10,7 +10,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Errors of a probe that was not made, although no local resource was exhausted.
+// Errors of a probe that was not performed, although no local resource was exhausted.
 var (
 	// ErrDenied means that the policy for targets does not permit an address.
 	ErrDenied = errors.New("may not be probed")
@@ -35,7 +35,7 @@ type Options struct {
 	MaxInFlight int
 }
 
-// A Prober makes probes. It is safe for use by any number of goroutines.
+// A Prober performs probes. It is safe for use by any number of goroutines.
 type Prober struct {
 	options  Options
 	config   atomic.Pointer[config.Config]
@@ -53,13 +53,13 @@ func New(options Options) *Prober {
 	return p
 }
 
-// Configure makes c the active configuration. Running probes keep the configuration with which they began.
+// Configure makes c the active configuration. Running probes keep the configuration that they started with.
 func (p *Prober) Configure(c *config.Config) { p.config.Store(c) }
 
 // Config returns the active configuration.
 func (p *Prober) Config() *config.Config { return p.config.Load() }
 
-// InFlight returns the number of handshakes in progress, name resolution included.
+// InFlight returns the number of handshakes in progress, including name resolution.
 func (p *Prober) InFlight() int64 { return p.inFlight.Load() }
 
 // MaxInFlight returns the maximum number of concurrent handshakes, 0 if there is no limit.

@@ -16,18 +16,18 @@ import (
 )
 
 // A Request describes a probe: the target and how to probe it. It keeps the configuration that was
-// active when it was made.
+// active when it was created.
 type Request struct {
 	Target
 	ModuleName string
 	Module     config.Module
-	Timeout    time.Duration // of the whole probe, name resolution included; the module's unless changed
+	Timeout    time.Duration // of the whole probe, including name resolution; the module's unless changed
 
 	targets *config.Targets
 	onHop   func(shaker.Hop) // may be nil
 }
 
-// A Target is what to probe: a port of a name, or of an address if that is valid.
+// A Target is what to probe: a port of Addr if it is valid, otherwise of Name.
 type Target struct {
 	Text string // as the caller wrote it
 	Name string

@@ -25,9 +25,9 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 // same name, and no caller could end a merged lookup. On Linux it is always the resolver written in Go,
 // which needs no thread for a lookup that hangs.
 //
-// The sockets of the resolver are closed as soon as the caller is gone. The resolver would keep them open for
-// 5 s (timeout in resolv.conf(5)). When this time has passed, the resolver itself ends the query with a
-// timeout; closing the socket then would turn the timeout into another error.
+// The dialer closes a socket as soon as the caller is gone; the resolver would keep it for 5 s (timeout in
+// resolv.conf(5)). It does not close the socket at the deadline, because that would turn the timeout into another
+// error.
 func newResolver(dial dialer) *net.Resolver {
 	return &net.Resolver{PreferGo: runtime.GOOS == "linux",
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {

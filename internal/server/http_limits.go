@@ -14,8 +14,8 @@ import (
 // response. The response to a probe may take longer, by the probe's own timeout.
 const requestLimit = 2 * collector.AnswerTime
 
-// newServer returns a server on which no client can hold a connection forever, whatever the client does
-// not send or does not read. The limit applies to each request.
+// newServer returns a server on which no client can hold a connection forever, no matter what
+// the client fails to send or read. The limit applies to each request.
 func newServer(handler http.Handler, limit time.Duration, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:        handler,

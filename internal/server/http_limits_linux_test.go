@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// The server closes the connection of a client that exceeds the limit, whatever the client does not send or does
-// not read.
+// The server closes the connection of a client that exceeds the limit, no matter what the client fails to send
+// or read.
 func TestSlowClients(t *testing.T) {
 	const (
 		request = "GET / HTTP/1.1\r\nHost: x\r\n"

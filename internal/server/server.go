@@ -1,4 +1,4 @@
-// Package server is the serve command: it serves the exporter's endpoints until a signal stops it.
+// Package server implements the serve command: it serves the exporter's endpoints until a signal stops it.
 //
 // flags.go contains the flags, routes.go the endpoints, http_limits.go the limits for clients and the end of
 // the running requests on shutdown, max_in_flight_unix.go the default limit of concurrent handshakes, and
