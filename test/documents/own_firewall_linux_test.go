@@ -140,7 +140,8 @@ modules:
 			module: "tcp_connect", want: "operation not permitted\n", failed: true,
 		},
 		{
-			name: "drop on the exporter's host, no retransmission", node: own, rules: filterOutput("tcp dport 80 drop;"),
+			name: "drop on the exporter's host, no retransmission", node: own,
+			rules:  filterOutput("tcp dport 80 drop;"),
 			module: "quick", want: `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`,
 		},
 		{
