@@ -154,3 +154,13 @@ func TestFaultOf(t *testing.T) {
 		}
 	}
 }
+
+// A name that has only addresses of the other IP version does not exist in this one. The resolver's error for it, which
+// it returns for names of hosts(5), is about its own filter.
+func TestNoAddressOfTheIPVersion(t *testing.T) {
+	err := &net.AddrError{Err: "no suitable address found", Addr: "localhost"}
+	got := newAnswer(config.IP6, nil, err)
+	if got.err == nil || got.err.result != config.DNSNotFound || got.err.err != errNoAddress {
+		t.Errorf("newAnswer(ip6, nil, %v) = %+v, want %s and %v", err, got.err, config.DNSNotFound, errNoAddress)
+	}
+}
