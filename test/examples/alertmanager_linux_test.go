@@ -46,9 +46,9 @@ type pager struct {
 	notifications []notification
 }
 
-// newPager starts an Alertmanager that is sixty times as fast as the example, and its webhook. The replacements are
+// newPager starts an Alertmanager that is so many times as fast as the example, and its webhook. The replacements are
 // pairs of old and new text of that configuration.
-func newPager(t *testing.T, replacements ...string) *pager {
+func newPager(t *testing.T, times int, replacements ...string) *pager {
 	t.Helper()
 	lab.Need(t)
 	program := lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager")
@@ -61,7 +61,7 @@ func newPager(t *testing.T, replacements ...string) *pager {
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(listener) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })
-	config := replace(t, "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml")), replacements...)
+	config := replace(t, "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml"), times), replacements...)
 	cmd := exec.Command(program, "--config.file="+lab.Write(t, t.TempDir(), "alertmanager.yml", config),
 		"--storage.path="+t.TempDir(), "--web.listen-address=localhost:9093", "--cluster.listen-address=")
 	process.Start(t, cmd).Listening(9093)
@@ -150,21 +150,22 @@ func replace(t *testing.T, file, text string, replacements ...string) string {
 	return text
 }
 
-// startPrometheus starts a Prometheus with the rules and the configuration of the example, sixty times as fast, and
-// the given targets. It has no objectives, because the test has outages of a few seconds and nothing else.
-func startPrometheus(t *testing.T, targets ...string) *process.Prometheus {
+// startPrometheus starts a Prometheus with the rules and the configuration of the example, so many times as fast, and
+// the given targets. It scrapes half as often as that, so that a probe has time to time out. It has no objectives,
+// because the test has outages of a few seconds and nothing else.
+func startPrometheus(t *testing.T, times int, targets ...string) *process.Prometheus {
 	t.Helper()
 	dir := t.TempDir()
 	for _, file := range lab.Files(t, "rules/*.yml") {
-		lab.Write(t, dir, file, lab.Faster(lab.Read(t, file)))
+		lab.Write(t, dir, file, lab.Faster(lab.Read(t, file), times))
 	}
 	list := ""
 	for _, target := range targets {
 		list += fmt.Sprintf("          - %q\n", target)
 	}
-	config := replace(t, "prometheus.yml", lab.Faster(lab.Read(t, "prometheus.yml")),
+	config := replace(t, "prometheus.yml", lab.Faster(lab.Read(t, "prometheus.yml"), times),
 		"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list,
-		"scrape_interval: 250ms", "scrape_interval: 500ms", // time for a probe that times out
+		fmt.Sprintf("scrape_interval: %dms", 15_000/times), fmt.Sprintf("scrape_interval: %dms", 30_000/times),
 		"  - rules/slo.yml\n", "")
 	return process.StartPrometheus(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
 }
@@ -205,8 +206,8 @@ func TestAlerts(t *testing.T) {
 		unrouted   = "[fd77:4::2]:80"
 		nameless   = "web.example:10115"
 	)
-	pager := newPager(t, "group_interval: 5s", "group_interval: 1s")
-	prometheus := startPrometheus(t, stopped, firewalled, unrouted, nameless)
+	pager := newPager(t, 60, "group_interval: 5s", "group_interval: 1s")
+	prometheus := startPrometheus(t, 60, stopped, firewalled, unrouted, nameless)
 	lab.Eventually(t, "all targets and the exporter are up", func() bool {
 		return len(prometheus.Query("probe_success == 1")) == 4 &&
 			len(prometheus.Query(`up{job="shaker_exporter"} == 1`)) == 1
@@ -342,7 +343,8 @@ func startRedis(t *testing.T) *process.Process {
 // router that answers and all five targets, and no TargetDown of these targets. A sixth target, behind another
 // router, has its own notification.
 func TestOneDeadRouterPagesOnce(t *testing.T) {
-	pager := newPager(t)
+	const times = 20
+	pager := newPager(t, times)
 	network := simnet.NewNetwork(t)
 	behind := []string{"198.51.100.1", "198.51.100.2"}
 	const other = "203.0.113.1:22"
@@ -356,7 +358,8 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 	network.At(other, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.3")
 	config := lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
 	exporter.StartOn(t, exporter.Port, "--config.file="+config, "--timeout-offset=0.1")
-	prometheus := startPrometheus(t, append(targets, other)...)
+	// A third of a probe's 1.4 s is enough to find the end of the path.
+	prometheus := startPrometheus(t, times, append(targets, other)...)
 	lab.Eventually(t, "all targets are up", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
 
 	for _, target := range targets {

@@ -137,7 +137,7 @@ func writeFastRules(t *testing.T, dir string) {
 	t.Helper()
 	duration := regexp.MustCompile(`\b\d+(ms|[smhd])\b`)
 	for _, file := range lab.Files(t, "../rules/*.yml") {
-		rules := duration.ReplaceAllStringFunc(lab.Faster(lab.Read(t, file)), func(text string) string {
+		rules := duration.ReplaceAllStringFunc(lab.Faster(lab.Read(t, file), 60), func(text string) string {
 			d, err := model.ParseDuration(text)
 			if err != nil {
 				t.Fatalf("duration %q in %s: %v", text, file, err)
