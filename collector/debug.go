@@ -22,9 +22,7 @@ func writeDebug(w io.Writer, r *probe.Report) {
 		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))
 	}
 	at(0, "probe of %s with module %s, timeout %v", r.Text, r.ModuleName, r.Timeout)
-	if r.Name != "" {
-		writeResolution(at, r)
-	}
+	writeResolution(at, r)
 	for _, v := range r.Each() {
 		if v.Handshake.Peer.IsValid() {
 			writeHandshake(at, r, &v)
@@ -55,7 +53,7 @@ func writeDebug(w io.Writer, r *probe.Report) {
 // logLine writes a line of the log: the time since the start of the probe, and what happened then.
 type logLine = func(when time.Duration, format string, args ...any)
 
-// writeResolution writes the result of name resolution.
+// writeResolution writes the result of name resolution: nothing if the target was an address.
 func writeResolution(at logLine, r *probe.Report) {
 	took := r.Resolution.Took
 	if len(r.Resolution.Addrs) > 0 {

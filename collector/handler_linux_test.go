@@ -2,14 +2,15 @@ package collector
 
 import (
 	"bytes"
-	"errors"
 	"flag"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
@@ -108,6 +108,9 @@ func TestExposition(t *testing.T) {
 			if got := w.Header().Get("Content-Type"); w.Code != 200 || got != contentType {
 				t.Errorf("GET %s = %d with Content-Type %q, want 200 with %q", path, w.Code, got, contentType)
 			}
+			if got, want := w.Header().Get("Content-Length"), strconv.Itoa(w.Body.Len()); got != want {
+				t.Errorf("GET %s has Content-Length %q, want %s", path, got, want)
+			}
 			golden(t, c.golden, w.Body.String())
 		})
 	}
@@ -166,8 +169,9 @@ func TestOpenMetrics(t *testing.T) {
 	if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, protobuf) {
 		t.Errorf("with Accept: %s, the Content-Type is %q, want the prefix %q", accept, got, protobuf)
 	}
-	if got := values(t, w)("probe_success"); got != 1 {
-		t.Errorf("with Accept: %s, probe_success is %v, want 1", accept, got)
+	value := values(t, w)
+	if success, acks := value("probe_success"), value("probe_tcp_ack_sent"); success != 1 || acks != 0 {
+		t.Errorf("with Accept: %s, probe_success is %v, probe_tcp_ack_sent %v, want 1, 0", accept, success, acks)
 	}
 }
 
@@ -235,35 +239,6 @@ probe_success 1
 	}
 }
 
-// If name resolution was so slow that no SYN could be sent, the log says that, and nothing about the target.
-func TestDebugOfSlowLookup(t *testing.T) {
-	req, err := probe.NewRequest(config.Default(), "name.example:80", config.DefaultModule)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := netip.MustParseAddr("192.0.2.1")
-	var log bytes.Buffer
-	writeDebug(&log, &probe.Report{
-		Request:    req,
-		Duration:   5 * time.Second,
-		Resolution: probe.Resolution{Addrs: []netip.Addr{addr}, Took: 4999 * time.Millisecond},
-		Verdict: probe.Verdict{
-			Result:    config.DNSTimeout,
-			Err:       errors.New("name resolution took 4.999s"),
-			Handshake: shaker.Result{Peer: netip.AddrPortFrom(addr, 80)},
-			At:        5 * time.Second,
-		},
-	})
-	const want = `      4.999s  name.example resolves to 192.0.2.1; probing 192.0.2.1
-      4.999s  no SYN could be sent to 192.0.2.1:80
-          5s  name.example: name resolution took 4.999s
-          5s  failure: the result is dns_timeout; valid results: open
-`
-	if !strings.Contains(log.String(), want) {
-		t.Errorf("the log is\n%s\nwant in it\n%s", &log, want)
-	}
-}
-
 // A mistake of the caller gets status 400 and one line that says what is wrong. It counts as rejected.
 func TestMistakes(t *testing.T) {
 	h := newHandler(t, settings{})
@@ -279,6 +254,34 @@ func TestMistakes(t *testing.T) {
 	checkResponse(t, path+" with a timeout of NaN", get(h, path, timeoutHeader, "NaN"),
 		400, timeoutHeader+" is \"NaN\", want a positive number of seconds\n")
 	checkValue(t, "rejected by bad_request", h.metrics.rejected.WithLabelValues(badRequest), 3)
+}
+
+// The log has one line per second about faults, however many there are: the counter has all of them.
+func TestFaultsInTheLog(t *testing.T) {
+	var log bytes.Buffer
+	h := newHandler(t, settings{Options: Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}})
+	const path = "/probe?target=127.0.0.1:1"
+	// probe makes one probe and reports how many lines it has logged, and whether an earlier fault was in the same
+	// second.
+	probe := func() (lines int, again bool) {
+		log.Reset()
+		before := h.faultLogged.Load()
+		lab.WithDescriptors(t, 0, func() { checkStatus(t, path, get(h, path), 503) })
+		return strings.Count(log.String(), "\n"), h.faultLogged.Load() == before
+	}
+	const want = `level=WARN msg="Probe not performed" target=127.0.0.1:1 module=tcp_connect ` +
+		`err="shake 127.0.0.1:1: socket: too many open files"` + "\n"
+	if lines, _ := probe(); lines != 1 || !strings.HasSuffix(log.String(), want) {
+		t.Errorf("the log of the first fault is %q, want one line with the suffix %q", &log, want)
+	}
+	lab.Eventually(t, "two faults are in the same second", func() bool {
+		lines, again := probe()
+		if want := map[bool]int{false: 1, true: 0}[again]; lines != want {
+			t.Errorf("a fault in the same second as the one before: %t; it has logged %d lines, want %d",
+				again, lines, want)
+		}
+		return again
+	})
 }
 
 // Without free descriptors there is no verdict, whether the target is an address or a name.
@@ -392,6 +395,9 @@ func TestOwnMetrics(t *testing.T) {
 	h := newHandler(t, settings{Options: Options{TimeoutOffset: 500 * time.Millisecond}})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(h)
+	if err := registry.Register(h); err == nil {
+		t.Error("a second registration has no error, want one: Describe gives the names of the metrics")
+	}
 	began := time.Now()
 	for range 3 {
 		get(h, "/probe?target="+listen(t, "127.0.0.1:0"))
@@ -439,7 +445,6 @@ shaker_syn_retransmits_total 2
 		if family.GetType() != dto.MetricType_HISTOGRAM {
 			continue
 		}
-		histogram := family.Metric[0].Histogram
 		want := map[string]struct {
 			samples uint64
 			sum     float64 // of the samples above; the real probes add at most the time of this test
@@ -447,20 +452,75 @@ shaker_syn_retransmits_total 2
 			"shaker_handshake_seconds": {samples: 5, sum: 2},
 			"shaker_reset_lag_seconds": {samples: 4, sum: 0.1},
 		}[family.GetName()]
-		most := want.sum + time.Since(began).Seconds()
-		samples, sum := histogram.GetSampleCount(), histogram.GetSampleSum()
-		if samples != want.samples || sum <= want.sum || sum > most {
-			t.Errorf("%s has %d samples with a sum of %v, want %d samples with a sum above %v, at most %v",
-				family.GetName(), samples, sum, want.samples, want.sum, most)
-		}
-		if classic, native := len(histogram.Bucket), len(histogram.PositiveSpan); classic == 0 || native == 0 {
-			t.Errorf("%s has %d classic buckets and %d spans of native ones, want both",
-				family.GetName(), classic, native)
+		for i, series := range family.Metric {
+			if i > 0 { // of the modules without an open target
+				want.samples, want.sum = 0, 0
+			}
+			histogram := series.Histogram
+			most := want.sum + time.Since(began).Seconds()
+			samples, sum := histogram.GetSampleCount(), histogram.GetSampleSum()
+			if samples != want.samples || sum < want.sum || sum > most {
+				t.Errorf("%s%v has %d samples with a sum of %v, want %d samples with a sum from %v to %v",
+					family.GetName(), series.Label, samples, sum, want.samples, want.sum, most)
+			}
+			if classic, native := len(histogram.Bucket), len(histogram.PositiveSpan); classic == 0 || native == 0 && samples > 0 {
+				t.Errorf("%s%v has %d classic buckets and %d spans of native ones for %d samples, want both",
+					family.GetName(), series.Label, classic, native, samples)
+			}
 		}
 	}
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil || len(problems) > 0 {
 		t.Errorf("lint of the exporter's own metrics = %v, %v, want no problem", problems, err)
+	}
+}
+
+// Before the first probe, there is a series for each module, reason and frequent errno, so that rate() sees the
+// first increment.
+func TestOwnMetricsFromTheStart(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(newHandler(t, settings{maxInFlight: 7}))
+	const want = `
+# HELP shaker_faults_total Total number of probes not performed because of a local error, by errno.
+# TYPE shaker_faults_total counter
+shaker_faults_total{errno="EADDRNOTAVAIL"} 0
+shaker_faults_total{errno="EMFILE"} 0
+shaker_faults_total{errno="ENFILE"} 0
+shaker_faults_total{errno="ENOBUFS"} 0
+shaker_faults_total{errno="ENOMEM"} 0
+# HELP shaker_probes_in_flight_limit Maximum number of concurrent handshakes, 0 if there is no limit.
+# TYPE shaker_probes_in_flight_limit gauge
+shaker_probes_in_flight_limit 7
+# HELP shaker_probes_rejected_total Total number of requests whose probe was not performed or not finished, by reason.
+# TYPE shaker_probes_rejected_total counter
+shaker_probes_rejected_total{reason="addresses"} 0
+shaker_probes_rejected_total{reason="bad_request"} 0
+shaker_probes_rejected_total{reason="caller_gone"} 0
+shaker_probes_rejected_total{reason="denied"} 0
+shaker_probes_rejected_total{reason="in_flight"} 0
+shaker_probes_rejected_total{reason="shutting_down"} 0
+shaker_probes_rejected_total{reason="too_late"} 0
+# HELP shaker_probes_total Total number of probes that ended with a verdict about the target, open or not.
+# TYPE shaker_probes_total counter
+shaker_probes_total{module="tcp_connect"} 0
+shaker_probes_total{module="tcp_connect_ip4"} 0
+shaker_probes_total{module="tcp_connect_ip6"} 0
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "shaker_faults_total",
+		"shaker_probes_in_flight_limit", "shaker_probes_rejected_total", "shaker_probes_total"); err != nil {
+		t.Errorf("the exporter's own metrics differ from the wanted ones: %v", err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetHelp() == "" {
+			t.Errorf("%s has no help text, want one", family.GetName())
+		}
+		if n := len(family.Metric); family.GetName() == "shaker_handshake_seconds" && n != 3 {
+			t.Errorf("%s has %d series, want 3, one for each module", family.GetName(), n)
+		}
 	}
 }
 

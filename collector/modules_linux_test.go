@@ -314,7 +314,9 @@ func TestFailureLevel(t *testing.T) {
 			"result=refused errno=ECONNREFUSED duration_seconds=D address=127.0.0.1\n" +
 			`level=INFO msg="Probe failed" target=192.0.2.1:1 module=tcp_connect ` +
 			"result=prohibited errno=EHOSTUNREACH duration_seconds=D address=192.0.2.1 " +
-			"icmp=admin_prohibited icmp_from=198.51.100.7\n",
+			"icmp=admin_prohibited icmp_from=198.51.100.7\n" +
+			`level=INFO msg="Probe failed" target=absent.example:1 module=tcp_connect ` +
+			"result=dns_not_found errno=\"\" duration_seconds=D err=E\n",
 		slog.LevelDebug: "",
 	} {
 		var log bytes.Buffer
@@ -325,12 +327,17 @@ func TestFailureLevel(t *testing.T) {
 					return slog.Attr{}
 				case "duration_seconds":
 					return slog.String(a.Key, "D")
+				case "err": // names the DNS server
+					return slog.String(a.Key, "E")
 				}
 				return a
 			},
 		}))
-		h := newHandler(t, settings{Options: Options{FailureLevel: level, Logger: logger}})
-		for _, target := range []string{open, "127.0.0.1:1", "192.0.2.1:1"} {
+		h := newHandler(t, settings{
+			Options: Options{FailureLevel: level, Logger: logger},
+			dialDNS: simnet.NewDNS(t, nil),
+		})
+		for _, target := range []string{open, "127.0.0.1:1", "192.0.2.1:1", "absent.example:1"} {
 			get(h, "/probe?target="+target)
 		}
 		if log.String() != want {

@@ -109,13 +109,11 @@ func families(r *probe.Report) []*dto.MetricFamily {
 	if h.SYNs > 0 {
 		gauge(probeSYNRetransmits, float64(h.SYNs-1))
 	}
-	if h.Outcome == shaker.Open || h.Outcome == shaker.Reset { // a SYN-ACK came
-		if h.MSS > 0 {
-			gauge(probeMSS, float64(h.MSS))
-		}
-		if h.ACKSent || h.ACKWithheld { // the kernel tells
-			gauge(probeACKSent, boolean(h.ACKSent))
-		}
+	if h.MSS > 0 {
+		gauge(probeMSS, float64(h.MSS))
+	}
+	if h.ACKSent || h.ACKWithheld { // a SYN-ACK came, and the kernel tells
+		gauge(probeACKSent, boolean(h.ACKSent))
 	}
 	if icmp := h.ICMP; icmp.From.IsValid() {
 		icmpType, icmpCode := strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code))
@@ -166,11 +164,8 @@ func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 			continue
 		}
 		last = h
-		hop, address, icmp := strconv.Itoa(h.TTL), h.From.String(), ""
-		if h.ICMP.From.IsValid() {
-			icmp = h.ICMP.String()
-		}
-		infos = append(infos, probePathHopInfo.metric(1, hop, address, icmp))
+		hop, address := strconv.Itoa(h.TTL), h.From.String()
+		infos = append(infos, probePathHopInfo.metric(1, hop, address, h.ICMP.String()))
 		rtts = append(rtts, probePathHopRTT.metric(h.RTT.Seconds(), hop, address))
 	}
 	families := several(nil, probePathHopInfo, infos)

@@ -26,7 +26,7 @@ func TestParseTimeout(t *testing.T) {
 		"1e300":  5 * time.Second,
 	} {
 		got, err := parseTimeout(header, offset, module)
-		if difference := (got - want).Abs(); err != nil || difference > 1 { // a rounding error of 1 ns
+		if difference := (got - want).Abs(); err != nil || got <= 0 || difference > 1 { // a rounding error of 1 ns
 			t.Errorf("parseTimeout(%q) = %v, %v, want %v", header, got, err, want)
 		}
 	}
