@@ -662,7 +662,7 @@ func TestCloseWaitsForTheLoop(t *testing.T) {
 	}
 }
 
-// If epoll fails, the loop ends every handshake with that error, and takes no new one.
+// If epoll fails, the loop ends every handshake with that error, and takes no new one. It can be closed as usual.
 func TestBrokenLoop(t *testing.T) {
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s, l := startOne(t)
@@ -686,6 +686,10 @@ func TestBrokenLoop(t *testing.T) {
 	}
 	if err := <-done; !errors.Is(err, unix.EINVAL) || errors.Is(err, ErrClosed) {
 		t.Errorf("Shake, the running handshake: error %v, want %v", err, unix.EINVAL)
+	}
+	s.Close()
+	if _, err := s.Shake(context.Background(), target, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("Shake after Close: error %v, want %v", err, ErrClosed)
 	}
 }
 

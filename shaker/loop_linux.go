@@ -184,8 +184,8 @@ func newLoop(in *namespace) (*loop, error) {
 // clock returns the time on the loop's clock. It is never 0.
 func (l *loop) clock() time.Duration { return time.Since(l.epoch) + 1 }
 
-// onClock converts t to the loop's clock. It returns at least 1, so that 0 can mean none.
-func (l *loop) onClock(t time.Time) time.Duration { return max(1, t.Sub(l.epoch)) }
+// onClock converts t to the loop's clock.
+func (l *loop) onClock(t time.Time) time.Duration { return t.Sub(l.epoch) + 1 }
 
 // submit hands a task to the loop. The loop will call the task's wake once, unless submit returns
 // an error: ErrClosed, or the error of the system call that ended the loop.
@@ -205,9 +205,6 @@ func (l *loop) submit(t task, deadline time.Duration) error {
 func (l *loop) abandon(t task, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended != nil {
-		return // the loop has ended, and its tasks with it
-	}
 	l.aborts = append(l.aborts, abort{task: t, err: err})
 	l.drive()
 }
@@ -218,10 +215,8 @@ func (l *loop) woke() { l.ahead.Add(-1) }
 // close ends every task with ErrClosed and returns when the loop's goroutine has ended.
 func (l *loop) close() {
 	l.mu.Lock()
-	if l.ended == nil {
-		l.ended = ErrClosed
-		l.ring()
-	}
+	l.ended = ErrClosed
+	l.ring()
 	l.mu.Unlock()
 	<-l.stopped
 }

@@ -235,7 +235,11 @@ func TestNewInForbiddenNamespace(t *testing.T) {
 	n := &namespace{cookie: 1, file: -1}
 	n.file, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0) // setns: EINVAL
 	defer n.close()
+	descriptors := lab.Descriptors(t)
 	if l, err := newLoop(n); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("newLoop in a namespace that cannot be entered = %v, error %v, want EINVAL", l, err)
+	}
+	if now := lab.Descriptors(t); now != descriptors {
+		t.Errorf("%d descriptors afterwards, want %d as before", now, descriptors)
 	}
 }

@@ -58,3 +58,17 @@ func TestQueueMovesLittle(t *testing.T) {
 		}
 	}
 }
+
+// A queue through which many items pass does not grow with them.
+func TestQueueReusesMemory(t *testing.T) {
+	var q queue[int]
+	for range 10_000 {
+		q.add(1, 2, 3)
+		for range 3 {
+			q.drop()
+		}
+	}
+	if n := cap(q.items); n > 10 {
+		t.Errorf("a queue of 3 items at most has room for %d after 30,000, want 10 at most", n)
+	}
+}

@@ -13,6 +13,7 @@ func FuzzSlots(f *testing.F) {
 		var s slots
 		names := make(map[ticket]task)
 		var running []*slot
+		most := 0
 		for _, step := range steps {
 			if step%3 > 0 || len(running) == 0 {
 				taken := s.take(&holdUp{})
@@ -26,6 +27,10 @@ func FuzzSlots(f *testing.F) {
 				names[running[i].ticket] = nil
 				s.put(running[i])
 				running = append(running[:i], running[i+1:]...)
+			}
+			most = max(most, len(running))
+			if len(s.all) > most {
+				t.Fatalf("there are %d slots, want as many as were in use at once: %d", len(s.all), most)
 			}
 			if s.running() != len(running) {
 				t.Fatalf("%d slots are in use, want %d", s.running(), len(running))
