@@ -96,7 +96,7 @@ func TestEndedTasksAreNotKept(t *testing.T) {
 	h := hold(l)
 	for range 10 {
 		task := &endingTask{ended: func(*loop) {}}
-		l.submit(task, 0)
+		l.submit(task, l.clock()+time.Hour)
 		l.abandon(task, context.Canceled)
 	}
 	close(h.release)
@@ -110,6 +110,11 @@ func TestEndedTasksAreNotKept(t *testing.T) {
 			if _, ended := a.task.(*endingTask); ended {
 				t.Fatal("the loop keeps a task as an arrival that it has taken over, want none")
 			}
+		}
+	}
+	for _, s := range l.deadlines[:cap(l.deadlines)] {
+		if s != nil {
+			t.Fatal("the loop keeps a deadline of a task that has ended, want none")
 		}
 	}
 	for _, a := range l.aborts[:cap(l.aborts)] {

@@ -243,3 +243,26 @@ func TestNewInForbiddenNamespace(t *testing.T) {
 		t.Errorf("%d descriptors afterwards, want %d as before", now, descriptors)
 	}
 }
+
+// A namespace is recognized by its cookie, and without cookies by its file.
+func TestIsHere(t *testing.T) {
+	other := kernel.NewNamespace(t)
+	file, err := unix.Open(threadNamespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(file)
+	for name, n := range map[string]*namespace{
+		"by its cookie": {cookie: threadCookie(), file: -1},
+		"by its file":   {file: file},
+	} {
+		here, there := n.isHere(), true
+		other.In(func() { there = n.isHere() })
+		if !here || there {
+			t.Errorf("%s, the namespace is here: %t, and in another one: %t, want true, false", name, here, there)
+		}
+	}
+	if unknown := (&namespace{file: -1}); !unknown.isHere() {
+		t.Error("a namespace of which nothing is known is not here, want that it is: there is only one")
+	}
+}

@@ -534,6 +534,12 @@ func TestUnavailableOptions(t *testing.T) {
 			text:    `interface "detour-of-a-laboratory": setsockopt: no such device`,
 		},
 		{
+			options: Options{Interface: detour + "o"}, // the shortest name that the kernel would truncate
+			target:  target4,
+			errno:   unix.ENODEV,
+			text:    `interface "detour-of-a-labo": setsockopt: no such device`,
+		},
+		{
 			options: Options{Interface: "lo\x00"},
 			target:  target4,
 			errno:   unix.ENODEV,
@@ -626,5 +632,44 @@ func TestSourcePortsOutsideSystemRange(t *testing.T) {
 		if text != want {
 			t.Errorf("Check of source ports %v: error %q, want %q", ports, text, want)
 		}
+	}
+}
+
+// The options of a handshake that decide which way packets take are those of its trace.
+func TestOptionsOfRoute(t *testing.T) {
+	route := Options{
+		Source:      netip.MustParseAddr("192.0.2.1"),
+		SourcePorts: PortRange{First: 40000, Last: 40009},
+		Interface:   "lo",
+		DSCP:        46,
+		Mark:        7,
+	}
+	all := route
+	all.Timeout, all.TTL, all.FIN = time.Second, 3, true
+	if got := all.ofRoute(); got != route {
+		t.Errorf("ofRoute of %+v = %+v, want %+v", all, got, route)
+	}
+}
+
+// Check leaves no descriptor open. It accepts a zone that matches the interface, and an IPv4 address that is
+// link-local needs no zone.
+func TestCheckOfOptions(t *testing.T) {
+	lab.Need(t)
+	addAddress(t, "lo", "fe80::1/64")
+	addAddress(t, "lo", "169.254.1.1/32")
+	descriptors := lab.Descriptors(t)
+	for _, options := range []Options{
+		{},
+		{Source: netip.MustParseAddr("127.0.0.1")},
+		{Source: netip.MustParseAddr("::1")},
+		{Source: netip.MustParseAddr("169.254.1.1")},
+		{Source: netip.MustParseAddr("fe80::1%lo"), Interface: "lo"},
+	} {
+		if err := options.Check(); err != nil {
+			t.Errorf("Check of %+v: error %v, want none", options, err)
+		}
+	}
+	if now := lab.Descriptors(t); now != descriptors {
+		t.Errorf("%d descriptors afterwards, want %d as before", now, descriptors)
 	}
 }

@@ -189,7 +189,7 @@ func newOpError(ctx context.Context, what string, err error) error {
 	switch {
 	case errors.Is(err, ErrUnsent) && end != nil:
 		return &opError{what: what, err: fmt.Errorf("%w: %w", err, end), local: true}
-	case end != nil && errors.Is(end, err):
+	case errors.Is(end, err):
 		return &opError{what: what, err: end}
 	}
 	local := !errors.Is(err, os.ErrInvalid) &&

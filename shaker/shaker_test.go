@@ -54,6 +54,11 @@ func TestInvalidArguments(t *testing.T) {
 			wraps:  shaker.ErrTarget,
 		},
 		{
+			target: netip.AddrPortFrom(netip.Addr{}, 80),
+			want:   "shake invalid AddrPort: invalid target",
+			wraps:  shaker.ErrTarget,
+		},
+		{
 			target: netip.MustParseAddrPort("127.0.0.1:0"),
 			want:   "shake 127.0.0.1:0: invalid target",
 			wraps:  shaker.ErrTarget,
@@ -398,6 +403,9 @@ func TestOutcomeText(t *testing.T) {
 	if zero := shaker.Outcome(0).String(); zero != "unknown" {
 		t.Errorf("the zero Outcome is %q, want unknown", zero)
 	}
+	if text := (shaker.Failed + 1).String(); text != "Outcome(8)" {
+		t.Errorf("the outcome after the last one is %q, want Outcome(8)", text)
+	}
 	if text, err := (shaker.Failed + 1).MarshalText(); err == nil {
 		t.Errorf("MarshalText of %v = %q, want an error", shaker.Failed+1, text)
 	}
@@ -494,12 +502,16 @@ func TestErr(t *testing.T) {
 			t.Errorf("Err of %+v = %v: Timeout() is %t, os.ErrDeadlineExceeded is %t, want %t for both", c.result, err,
 				netError.Timeout(), errors.Is(err, os.ErrDeadlineExceeded), c.timeout)
 		}
+		if temporary, ok := err.(interface{ Temporary() bool }); !ok || temporary.Temporary() != c.timeout {
+			t.Errorf("Err of %+v = %v: Temporary() is not %t, want the same as Timeout()", c.result, err, c.timeout)
+		}
 	}
 	if err := (shaker.Result{Outcome: shaker.Open}).Err(); err != nil {
 		t.Errorf("Err of an open target = %v, want nil", err)
 	}
 	const want = "shake invalid AddrPort: unknown"
-	if err := (shaker.Result{}).Err(); err == nil || err.Error() != want {
-		t.Errorf("Err of the zero Result = %v, want %s", err, want)
+	if err := (shaker.Result{}).Err(); err == nil || err.Error() != want || errors.Unwrap(err) != nil {
+		t.Errorf("Err of the zero Result = %v, which wraps %v, want %s, which wraps nothing",
+			err, errors.Unwrap(err), want)
 	}
 }

@@ -42,13 +42,13 @@ func (s *slots) find(t ticket) *slot {
 		return nil
 	}
 	found := s.all[t.index]
-	if found.generation != t.generation || found.task == nil {
+	if found.generation != t.generation {
 		return nil
 	}
 	return found
 }
 
-// put frees the slot and invalidates its ticket.
+// put frees the slot and invalidates its ticket. No ticket with the next generation exists until the slot is taken.
 func (s *slots) put(done *slot) {
 	done.task = nil
 	done.generation++

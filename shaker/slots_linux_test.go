@@ -32,6 +32,11 @@ func FuzzSlots(f *testing.F) {
 			if len(s.all) > most {
 				t.Fatalf("there are %d slots, want as many as were in use at once: %d", len(s.all), most)
 			}
+			for _, free := range s.free {
+				if free.task != nil {
+					t.Fatalf("the free slot %+v keeps its task, want none", free.ticket)
+				}
+			}
 			if s.running() != len(running) {
 				t.Fatalf("%d slots are in use, want %d", s.running(), len(running))
 			}

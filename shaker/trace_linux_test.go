@@ -519,9 +519,23 @@ func TestTraceWithoutPath(t *testing.T) {
 	openWire(t)
 	s := start(t)
 	r := mustShake(t, s, target4)
-	const want = "trace 192.0.2.1:80: MaxHops is 256, want 1 to 255"
-	if _, err := s.Trace(t.Context(), r, &TraceOptions{MaxHops: 256}); err == nil || err.Error() != want {
-		t.Errorf("Trace with 256 hops: error %v, want %s", err, want)
+	for want, options := range map[string]TraceOptions{
+		"MaxHops is 256, want 1 to 255": {MaxHops: 256},
+		"MaxHops is -1, want 1 to 255":  {MaxHops: -1},
+		"negative timeout -1ns":         {Timeout: -1},
+	} {
+		_, err := s.Trace(t.Context(), r, &options)
+		if want := "trace 192.0.2.1:80: " + want; !errors.Is(err, os.ErrInvalid) || err.Error() != want {
+			t.Errorf("Trace with %+v: error %v, want %s", options, err, want)
+		}
+	}
+	if path, err := s.Trace(t.Context(), r, &TraceOptions{MaxHops: 255}); err != nil || path.Reached != 1 {
+		t.Errorf("Trace with 255 hops = %+v, error %v, want the target at hop 1", path, err)
+	}
+	byThisHost := r
+	byThisHost.ICMP.Own = true
+	if path, err := s.Trace(t.Context(), byThisHost, nil); err != nil || len(path.Hops) > 0 {
+		t.Errorf("Trace after an ICMP error of this host = %+v, error %v, want no hops", path, err)
 	}
 	unreachable := mustShake(t, s, netip.MustParseAddrPort("203.0.113.1:80"))
 	if path, err := s.Trace(t.Context(), unreachable, nil); err != nil || len(path.Hops) > 0 {
@@ -540,5 +554,34 @@ func TestTraceWithoutPath(t *testing.T) {
 	s.Close()
 	if _, err := s.Trace(t.Context(), r, nil); !errors.Is(err, ErrClosed) {
 		t.Errorf("Trace after Close: error %v, want %v", err, ErrClosed)
+	}
+}
+
+// A hop has three times the longest latency so far to reply, within bounds.
+func TestWaitForAHop(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		rtt, handshake time.Duration
+		hops           []time.Duration
+		want           time.Duration
+	}{
+		{want: 300 * ms},
+		{hops: []time.Duration{0, 0}, want: 300 * ms},
+		{rtt: 50 * ms, want: 150 * ms},
+		{rtt: 50 * ms, handshake: 60 * ms, want: 180 * ms},
+		{rtt: 60 * ms, handshake: 50 * ms, want: 180 * ms},
+		{rtt: 50 * ms, hops: []time.Duration{40 * ms, 70 * ms, 0}, want: 210 * ms},
+		{rtt: 90 * ms, hops: []time.Duration{40 * ms, 70 * ms}, want: 270 * ms},
+		{rtt: ms, want: 100 * ms},
+		{rtt: time.Second, want: 800 * ms},
+	} {
+		running := &trace{after: Result{RTT: c.rtt, Handshake: c.handshake}}
+		for _, rtt := range c.hops {
+			running.path.Hops = append(running.path.Hops, Hop{RTT: rtt})
+		}
+		if got := running.wait(); got != c.want {
+			t.Errorf("after a handshake with RTT %v and %v, and hops with %v, wait() = %v, want %v",
+				c.rtt, c.handshake, c.hops, got, c.want)
+		}
 	}
 }
