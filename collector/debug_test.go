@@ -37,7 +37,12 @@ func TestDebugLog(t *testing.T) {
 	}
 	withheld, sent := open, open
 	withheld.ACKWithheld, sent.ACKSent = true, true
-	silent := shaker.Result{Outcome: shaker.Timeout, SYNs: 3, Local: local, Peer: netip.MustParseAddrPort("192.0.2.2:80")}
+	silent := shaker.Result{
+		Outcome: shaker.Timeout,
+		SYNs:    3,
+		Local:   local,
+		Peer:    netip.MustParseAddrPort("192.0.2.2:80"),
+	}
 	for _, c := range []struct {
 		name, target string
 		report       func(*probe.Report)
@@ -140,11 +145,11 @@ func TestDebugLog(t *testing.T) {
 					Took:    100 * time.Millisecond,
 					LeftOut: []error{errors.New(":: stands for this host")},
 				}
-				r.Verdict = probe.Verdict{Result: config.DNSError, Err: errors.New("no usable address"), At: time.Second}
+				r.Verdict = probe.Verdict{Result: config.DNSError, Err: errors.New("no usable one"), At: time.Second}
 			},
 			want: `       100ms  name.example resolves to ::; probing none
        100ms  left out: :: stands for this host
-          1s  name.example: no usable address
+          1s  name.example: no usable one
           1s  failure: the result is dns_error; valid results: open
 `,
 		},

@@ -463,7 +463,8 @@ shaker_syn_retransmits_total 2
 				t.Errorf("%s%v has %d samples with a sum of %v, want %d samples with a sum from %v to %v",
 					family.GetName(), series.Label, samples, sum, want.samples, want.sum, most)
 			}
-			if classic, native := len(histogram.Bucket), len(histogram.PositiveSpan); classic == 0 || native == 0 && samples > 0 {
+			classic, native := len(histogram.Bucket), len(histogram.PositiveSpan)
+			if classic == 0 || native == 0 && samples > 0 {
 				t.Errorf("%s%v has %d classic buckets and %d spans of native ones for %d samples, want both",
 					family.GetName(), series.Label, classic, native, samples)
 			}

@@ -142,7 +142,8 @@ func TestNewWithoutDescriptors(t *testing.T) {
 			t.Errorf("New with the limit of %d descriptors: error %v, want EMFILE", n, err)
 		}
 		if now := lab.Descriptors(t); now != descriptors {
-			t.Errorf("with the limit of %d descriptors, New failed and left %d descriptors open, want none", n, now-descriptors)
+			t.Errorf("with the limit of %d descriptors, New failed and left %d of them open, want none",
+				n, now-descriptors)
 		}
 	}
 	if failed == 0 {

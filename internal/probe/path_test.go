@@ -1,10 +1,12 @@
 package probe
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // A third of the timeout is reserved for the path, at most 2 s.
@@ -23,5 +25,47 @@ func TestTraceTime(t *testing.T) {
 		if got := r.traceTime(); got != c.want {
 			t.Errorf("traceTime() with path %s and timeout %v = %v, want %v", c.path, c.timeout, got, c.want)
 		}
+	}
+}
+
+// The path is traced if the module or the caller wants it, and a SYN was sent.
+func TestWantsPath(t *testing.T) {
+	local := netip.MustParseAddrPort("192.0.2.1:40000")
+	for _, c := range []struct {
+		path, result string
+		local        netip.AddrPort
+		want         bool
+	}{
+		{path: config.Never, result: "refused", local: local, want: false},
+		{path: config.OnFailure, result: "refused", local: local, want: true},
+		{path: config.OnFailure, result: "refused", want: false},
+		{path: config.OnFailure, result: "open", local: local, want: false},
+		{path: config.Always, result: "refused", local: local, want: true},
+		{path: config.Always, result: "open", local: local, want: true},
+		{path: config.Always, result: "open", want: false},
+	} {
+		r := &Report{Request: &Request{}, Verdict: Verdict{Result: c.result}}
+		r.Module.TCP.Path, r.Module.TCP.ValidResults, r.Handshake.Local = c.path, []string{"open"}, c.local
+		if got := r.wantsPath(); got != c.want {
+			t.Errorf("wantsPath() with path %s, result %s, sent from %v = %t, want %t",
+				c.path, c.result, c.local, got, c.want)
+		}
+		r.TracePath(func(shaker.Hop) {})
+		if got := r.wantsPath(); got != c.local.IsValid() || r.onHop == nil {
+			t.Errorf("wantsPath() after TracePath, sent from %v = %t, OnHop set: %t, want %t, true",
+				c.local, got, r.onHop != nil, c.local.IsValid())
+		}
+	}
+}
+
+// The path belongs to the address that was traced, and to no other one.
+func TestPathTo(t *testing.T) {
+	r := &Report{Path: &shaker.Path{}}
+	r.Handshake.Peer = netip.MustParseAddrPort("192.0.2.1:80")
+	if got := r.PathTo(r.Handshake.Peer.Addr()); got != r.Path {
+		t.Errorf("PathTo(192.0.2.1) = %v, want the path", got)
+	}
+	if got := r.PathTo(netip.MustParseAddr("192.0.2.2")); got != nil {
+		t.Errorf("PathTo(192.0.2.2) = %+v, want nil: the path to 192.0.2.1 was traced", got)
 	}
 }

@@ -69,7 +69,7 @@ func parseTarget(text string) (Target, error) {
 		return wrong(want)
 	}
 	number, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || number == 0 || port[0] == '+' {
+	if err != nil || number == 0 {
 		return wrong(fmt.Sprintf("port %s, want a number from 1 to 65535", Quote(port)))
 	}
 	if host == "" {

@@ -13,6 +13,7 @@ import (
 
 // parseTarget accepts a port of a name, of an IPv4 address or of an IPv6 address in brackets.
 func TestParseTarget(t *testing.T) {
+	longest := strings.Repeat(strings.Repeat("x", 63)+".", 3) + strings.Repeat("x", 61) + "." // 253 and the final dot
 	for text, want := range map[string]Target{
 		"example.com:443":      {Name: "example.com", Port: 443},
 		"example.com.:443":     {Name: "example.com.", Port: 443},
@@ -25,6 +26,10 @@ func TestParseTarget(t *testing.T) {
 		"10.0.0.256a:80":       {Name: "10.0.0.256a", Port: 80},
 		"db-1:80":              {Name: "db-1", Port: 80},
 		"a--b.x:80":            {Name: "a--b.x", Port: 80},
+		"AZaz09.example:80":    {Name: "AZaz09.example", Port: 80},
+		"169.254.1.1:80":       {Addr: netip.MustParseAddr("169.254.1.1"), Port: 80},
+		"[fe80::1%!~]:22":      {Addr: netip.MustParseAddr("fe80::1%!~"), Port: 22},
+		longest + ":80":        {Name: longest, Port: 80},
 		"0xyz:80":              {Name: "0xyz", Port: 80},
 		"x0:80":                {Name: "x0", Port: 80},
 	} {
@@ -71,6 +76,8 @@ func TestParseTargetMistakes(t *testing.T) {
 			`as in fe80::1%eth0`,
 		"[fe80::1%a\nb]:80":             `target "[fe80::1%a\nb]:80": the zone is not an interface name`,
 		"[fe80::1%a234567890123456]:80": `target "[fe80::1%a234567890123456]:80": the zone is not an interface name`,
+		"[fe80::1%a b]:80":              `target "[fe80::1%a b]:80": the zone is not an interface name`,
+		"[fe80::1%a\x7f]:80":            `target "[fe80::1%a\x7f]:80": the zone is not an interface name`,
 		long + ".com:1": `target "` + long + `.com:1": label "` + long +
 			`" of the host name is longer than 63 characters`,
 	} {
@@ -97,9 +104,9 @@ func TestParseTargetMistakes(t *testing.T) {
 			t.Errorf("parseTarget(%q) = %+v, %v\nwant the error %s", host+":80", got, err, want)
 		}
 	}
-	got, err := parseTarget(strings.Repeat("x.", 128) + ":80")
+	got, err := parseTarget(strings.Repeat("x.", 127) + "x:80")
 	if err == nil || !strings.HasSuffix(err.Error(), "longer than 253 characters") {
-		t.Errorf("parseTarget of a name of 256 characters = %+v, %v, want an error: longer than 253 characters",
+		t.Errorf("parseTarget of a name of 255 characters = %+v, %v, want an error: longer than 253 characters",
 			got, err)
 	}
 }
@@ -125,6 +132,39 @@ func TestMistakesAreShort(t *testing.T) {
 		if got := Quote(text); got != want {
 			t.Errorf("Quote(%q) = %s, want %s", text, got, want)
 		}
+	}
+}
+
+// A request has the module and its timeout, if the module is known and probes the target's IP version.
+func TestNewRequest(t *testing.T) {
+	c := config.Default()
+	for target, module := range map[string]string{
+		"192.0.2.1:80":   "tcp_connect_ip4",
+		"[::1]:80":       "tcp_connect_ip6",
+		"example.com:80": "tcp_connect_ip4",
+		"192.0.2.2:80":   "tcp_connect",
+	} {
+		req, err := NewRequest(c, target, module)
+		if err != nil || req.Text != target || req.ModuleName != module || req.Timeout != c.Modules[module].Timeout {
+			t.Errorf("NewRequest(%s, %s) = %+v, %v, want that target and module, and its timeout",
+				target, module, req, err)
+		}
+	}
+	for want, request := range map[string]struct{ target, module string }{
+		`target "[::1]:80" is ip6, module tcp_connect_ip4 probes only ip4`: {
+			target: "[::1]:80", module: "tcp_connect_ip4"},
+		`target "192.0.2.1:80" is ip4, module tcp_connect_ip6 probes only ip6`: {
+			target: "192.0.2.1:80", module: "tcp_connect_ip6"},
+		`unknown module "http", the modules are tcp_connect, tcp_connect_ip4, ` +
+			`tcp_connect_ip6`: {target: "192.0.2.1:80", module: "http"},
+		`target "a b:80": host "a b": invalid character ' '`: {target: "a b:80", module: "tcp_connect"},
+	} {
+		if req, err := NewRequest(c, request.target, request.module); err == nil || err.Error() != want {
+			t.Errorf("NewRequest(%s, %s) = %+v, %v, want the error %s", request.target, request.module, req, err, want)
+		}
+	}
+	if got := protocol(netip.MustParseAddr("::ffff:192.0.2.1")); got != config.IP4 {
+		t.Errorf("protocol(::ffff:192.0.2.1) = %s, want ip4", got)
 	}
 }
 
