@@ -3,6 +3,7 @@ package shaker
 import (
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -27,10 +28,33 @@ func TestParseErrorQueue(t *testing.T) {
 	if icmp != want || errno != unix.EHOSTUNREACH {
 		t.Errorf("parseErrorQueue of a host unreachable = %+v, %v, want %+v, %v", icmp, errno, want, unix.EHOSTUNREACH)
 	}
-	local := append([]byte(nil), hostUnreachable...)
-	local[20] = unix.SO_EE_ORIGIN_LOCAL
-	if icmp, errno := parseErrorQueue(local); icmp != (ICMP{}) || errno != 0 {
-		t.Errorf("parseErrorQueue of a local error = %+v, %v, want zeros", icmp, errno)
+	// Other control messages may precede it.
+	timestamp := make([]byte, 32)
+	timestamp[0], timestamp[8], timestamp[12] = 32, unix.SOL_SOCKET, unix.SO_TIMESTAMP
+	icmp, errno = parseErrorQueue(append(timestamp, hostUnreachable...))
+	if icmp != want || errno != unix.EHOSTUNREACH {
+		t.Errorf("parseErrorQueue of a timestamp and a host unreachable = %+v, %v, want %+v, %v",
+			icmp, errno, want, unix.EHOSTUNREACH)
+	}
+	for what, change := range map[string]func(control []byte){
+		"a local error":                    func(c []byte) { c[20] = unix.SO_EE_ORIGIN_LOCAL },
+		"another level":                    func(c []byte) { c[8] = unix.SOL_SOCKET },
+		"another type":                     func(c []byte) { c[12]++ },
+		"the level of IPv6":                func(c []byte) { c[8] = unix.IPPROTO_IPV6 },
+		"the type of IPv6":                 func(c []byte) { c[12] = unix.IPV6_RECVERR },
+		"an error without a sender":        func(c []byte) { c[32] = unix.AF_UNSPEC },
+		"a header longer than the message": func(c []byte) { c[0]++ },
+	} {
+		control := slices.Clone(hostUnreachable)
+		change(control)
+		if icmp, errno := parseErrorQueue(control); icmp != (ICMP{}) || errno != 0 {
+			t.Errorf("parseErrorQueue of %s = %+v, %v, want zeros", what, icmp, errno)
+		}
+	}
+	for n := range 17 { // an error of 16 bytes has no sender
+		if icmp, errno := parseExtendedError(hostUnreachable[16 : 16+n]); icmp != (ICMP{}) || errno != 0 {
+			t.Errorf("parseExtendedError of %d bytes = %+v, %v, want zeros", n, icmp, errno)
+		}
 	}
 }
 

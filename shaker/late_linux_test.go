@@ -81,6 +81,34 @@ func TestIsTimeout(t *testing.T) {
 	}
 }
 
+// The time of which the SYN must have been out for three quarters ends with the deadline, or before it if a context
+// with an earlier one has ended. All times are in ms after the call of Shake.
+func TestTimeForAReply(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		out, deadline, now time.Duration
+		want               bool
+	}{
+		{out: 25, deadline: 100, now: 100, want: true},
+		{out: 26, deadline: 100, now: 100, want: false},
+		{out: 95, deadline: 100, now: 300, want: true}, // it was seen late: the SYN was out for long enough
+		{out: 20, deadline: 1000, now: 100, want: true},
+		{out: 30, deadline: 1000, now: 100, want: false},
+		{out: 20, now: 100, want: true}, // no deadline that the loop knows
+		{out: 30, now: 100, want: false},
+	} {
+		const called = 10 * ms // on the loop's clock
+		h := &handshake{called: called, out: called + c.out*ms, slot: &slot{}}
+		if c.deadline > 0 {
+			h.slot.deadline = called + c.deadline*ms
+		}
+		if got := h.isTimeout(called + c.now*ms); got != c.want {
+			t.Errorf("a SYN out at %d of %d, now at %d: isTimeout = %t, want %t",
+				c.out, c.deadline, c.now, got, c.want)
+		}
+	}
+}
+
 // Invariant 9. A delay of this host is not a verdict. Another process shakes hands with live targets: it
 // gets so little CPU time, or so much work at once, that its SYNs are late. The targets are not affected:
 // the kernel's times of the packets prove that they answer in time. None of them may be a Timeout.

@@ -585,3 +585,89 @@ func TestWaitForAHop(t *testing.T) {
 		}
 	}
 }
+
+// A path ends at a reply that is not a TTL exceeded, and in a routing loop: a router has replied three times, and
+// others in between, although the handshake got no reply. It has reached the target if the target's address sent
+// that reply.
+func TestEndOfThePath(t *testing.T) {
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	one, two := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
+	exceeded := func(from netip.Addr) Hop { return Hop{From: from, ICMP: ICMP{From: from, Type: 11}} }
+	final := Hop{From: target.Addr(), Outcome: Open}
+	silent := Hop{}
+	loop := []Hop{exceeded(one), exceeded(two), exceeded(one), silent, exceeded(two), exceeded(one)}
+	timeout := Result{Outcome: Timeout, Peer: target}
+	for _, c := range []struct {
+		name    string
+		after   Result
+		hops    []Hop
+		done    bool // after the last hop; before it the path does not end
+		reached bool
+	}{
+		{name: "a router", after: timeout, hops: []Hop{exceeded(one)}},
+		{name: "no reply", after: timeout, hops: []Hop{silent}},
+		{name: "the target", after: timeout, hops: []Hop{exceeded(one), final}, done: true, reached: true},
+		{name: "a router that refuses", after: timeout,
+			hops: []Hop{{From: one, ICMP: ICMP{From: one, Type: 3, Code: 13}}}, done: true},
+		{name: "a router with the address of the target", after: timeout, hops: []Hop{exceeded(target.Addr())}},
+		{name: "a loop", after: timeout, hops: loop, done: true},
+		{name: "the same router, and silent ones in between", after: timeout,
+			hops: []Hop{exceeded(one), silent, exceeded(one), silent, exceeded(one), exceeded(one)}},
+		{name: "a loop of which a router refused", hops: loop, done: true,
+			after: Result{Outcome: Refused, Peer: target, ICMP: ICMP{From: one, Type: 3, Code: 3}}},
+		{name: "not a loop: Open", after: Result{Outcome: Open, Peer: target}, hops: loop},
+		{name: "not a loop: Reset", after: Result{Outcome: Reset, Peer: target}, hops: loop},
+		{name: "not a loop: Refused", after: Result{Outcome: Refused, Peer: target}, hops: loop},
+	} {
+		running := &trace{after: c.after}
+		for i, hop := range c.hops {
+			hop.TTL = i + 1
+			if done, want := running.add(hop), c.done && i == len(c.hops)-1; done != want {
+				t.Errorf("%s: the path ends at hop %d: %t, want %t", c.name, i+1, done, want)
+			}
+		}
+		if reached := running.path.Reached == len(c.hops); reached != c.reached {
+			t.Errorf("%s: the target was reached at hop %d, want the last one: %t",
+				c.name, running.path.Reached, c.reached)
+		}
+	}
+}
+
+// A group of hops that are probed concurrently ends at MaxHops, and the path ends at the target within the group.
+func TestGroupsOfHops(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	s := start(t)
+	for _, c := range []struct {
+		target   string
+		maxHops  int
+		want     string
+		farthest uint8 // greatest TTL of the SYNs
+	}{
+		{target: "192.0.2.1", maxHops: 30, farthest: 1 + hopsAtOnce,
+			want: "1 *, 2 198.51.100.2 ttl_exceeded, 3 192.0.2.1 open; reached 3"},
+		{target: "192.0.2.2", maxHops: 3, farthest: 3,
+			want: "1 *, 2 198.51.100.2 ttl_exceeded, 3 192.0.2.2 open; reached 3"},
+		{target: "192.0.2.3", maxHops: 2, farthest: 2, want: "1 *, 2 198.51.100.2 ttl_exceeded; reached 0"},
+		{target: "192.0.2.4", maxHops: 1, farthest: 1, want: "; reached 0"},
+	} {
+		target := netip.AddrPortFrom(netip.MustParseAddr(c.target), 80)
+		network.At(c.target) // silent
+		r := shakeFor(t, s, target, 50*time.Millisecond)
+		before := len(slices.Collect(network.SentTo(target)))
+		network.At(c.target, simnet.SYNACK()).Behind("", "198.51.100.2")
+		path, err := s.Trace(t.Context(), r, &TraceOptions{MaxHops: c.maxHops})
+		if got := sketch(path); err != nil || got != c.want {
+			t.Errorf("Trace to %v with %d hops = %s, error %v, want %s", target, c.maxHops, got, err, c.want)
+		}
+		farthest := uint8(0)
+		for _, segment := range slices.Collect(network.SentTo(target))[before:] {
+			if segment.SYN {
+				farthest = max(farthest, segment.TTL)
+			}
+		}
+		if farthest != c.farthest {
+			t.Errorf("Trace to %v with %d hops sent SYNs with a TTL of up to %d, want %d",
+				target, c.maxHops, farthest, c.farthest)
+		}
+	}
+}
