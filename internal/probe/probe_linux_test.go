@@ -156,3 +156,39 @@ func TestModuleOptions(t *testing.T) {
 		t.Error("no SYN was sent, want one")
 	}
 }
+
+// If no address of a name is usable, the reason says why, and the verdict has a time.
+func TestNoUsableAddress(t *testing.T) {
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{"this.example": {"0.0.0.0"}})})
+	report, err := p.Probe(t.Context(), request(t, p, "this.example.:80", config.DefaultModule))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "no usable address: 0.0.0.0 stands for this host, want an address such as 127.0.0.1 or ::1"
+	if report.Result != config.DNSError || report.Err == nil || report.Err.Error() != want || report.At <= 0 {
+		t.Errorf("Probe(this.example) = %s because of %v at %v, want %s because of %s, at a later time than 0",
+			report.Result, report.Err, report.At, config.DNSError, want)
+	}
+}
+
+// The path has as many hops as the module permits.
+func TestMaxHops(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3")
+	p := newProber(t, Options{Config: parse(t, `modules: {two: {prober: tcp, tcp: {path: always, max_hops: 2}}}`)})
+	report, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "two"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if path := report.Path; path == nil || len(path.Hops) != 2 || path.Reached != 0 {
+		t.Errorf("Probe with max_hops 2 has the path %+v, error %v, want two hops that do not reach the target",
+			path, report.PathErr)
+	}
+}
+
+// Without a way to reach DNS servers in the options, the prober uses the one of package net.
+func TestDefaultDialer(t *testing.T) {
+	if p := newProber(t, Options{}); p.options.DialDNS == nil {
+		t.Error("New without DialDNS has none, want the one of net.Dialer")
+	}
+}

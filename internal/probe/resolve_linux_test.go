@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -162,5 +163,45 @@ func TestNoAddressOfTheIPVersion(t *testing.T) {
 	got := newAnswer(config.IP6, nil, err)
 	if got.err == nil || got.err.result != config.DNSNotFound || got.err.err != errNoAddress {
 		t.Errorf("newAnswer(ip6, nil, %v) = %+v, want %s and %v", err, got.err, config.DNSNotFound, errNoAddress)
+	}
+}
+
+// The answer of a network has the addresses of that network only. If there are none, it tells apart that there is no
+// such address, that no answer came in time, and any other failure.
+func TestNewAnswer(t *testing.T) {
+	addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"),
+		netip.MustParseAddr("::ffff:192.0.2.2")}
+	absent, late := &net.DNSError{IsNotFound: true}, &net.DNSError{IsTimeout: true}
+	broken, noLiteral := &net.DNSError{IsTemporary: true}, &net.AddrError{}
+	other := errors.New("another error")
+	for _, c := range []struct {
+		name, network string
+		addrs         []netip.Addr
+		err           error
+		want          string // addresses
+		result        string // if there are none
+		reason        error
+	}{
+		{name: "both IP versions", network: config.IP4, addrs: addrs, want: "192.0.2.1 192.0.2.2"},
+		{name: "both IP versions", network: config.IP6, addrs: addrs, want: "2001:db8::1"},
+		{name: "addresses and an error", network: config.IP6, addrs: addrs, err: broken, want: "2001:db8::1"},
+		{name: "the other IP version", network: config.IP6, addrs: addrs[:1],
+			result: config.DNSNotFound, reason: errNoAddress},
+		{name: "no such name", network: config.IP4, err: absent, result: config.DNSNotFound, reason: absent},
+		{name: "not a name", network: config.IP4, err: noLiteral, result: config.DNSNotFound, reason: errNoAddress},
+		{name: "no answer", network: config.IP4, err: late, result: config.DNSTimeout, reason: late},
+		{name: "a broken server", network: config.IP4, err: broken, result: config.DNSError, reason: broken},
+		{name: "another error", network: config.IP4, err: other, result: config.DNSError, reason: other},
+	} {
+		got := newAnswer(c.network, c.addrs, c.err)
+		var result string
+		var reason error
+		if got.err != nil {
+			result, reason = got.err.result, got.err.err
+		}
+		if got.network != c.network || joined(got.addrs) != c.want || result != c.result || reason != c.reason {
+			t.Errorf("%s: newAnswer(%s, %v, %v) = %+v with %q because of %v, want the addresses %q or %q because of %v",
+				c.name, c.network, c.addrs, c.err, got, result, reason, c.want, c.result, c.reason)
+		}
 	}
 }
