@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
-
-	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // fallBack probes an address of the other IP version, because this host lacks the one of the first address. If there
@@ -47,7 +45,7 @@ func (r *running) leaveOut(v *Verdict) {
 // version, but has lost its route.
 func lacksFamily(v *Verdict) bool {
 	h := &v.Handshake
-	if h.Outcome != shaker.Unreachable || h.ICMP.From.IsValid() {
+	if h.ICMP.From.IsValid() {
 		return false
 	}
 	switch h.Errno {

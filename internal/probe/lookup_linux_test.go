@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -223,4 +224,13 @@ func searched(name string, domains ...string) (names []string) {
 // joined returns addresses in one text.
 func joined(addrs []netip.Addr) string {
 	return strings.Trim(fmt.Sprint(addrs), "[]")
+}
+
+// An answer that is still missing is a timeout, whatever the other one was.
+func TestMissingAnswer(t *testing.T) {
+	l := &lookup{waiting: []string{config.IP4}, failed: &nameError{result: config.DNSError}, found: true}
+	if got := l.failure(); got == nil || got.result != config.DNSTimeout || got.err != context.DeadlineExceeded {
+		t.Errorf("failure() without the IPv4 answer = %+v, want %s because of %v",
+			got, config.DNSTimeout, context.DeadlineExceeded)
+	}
 }

@@ -28,7 +28,7 @@ func DescribeHop(h shaker.Hop) string {
 	switch {
 	case !h.From.IsValid():
 		return fmt.Sprintf("%2d  *", h.TTL)
-	case h.ICMP.From.IsValid() && h.ICMP.String() == ttlExceeded:
+	case h.ICMP.String() == ttlExceeded:
 		return fmt.Sprintf("%2d  %v  %s ms", h.TTL, h.From, Milliseconds(h.RTT))
 	case h.ICMP.From.IsValid():
 		return fmt.Sprintf("%2d  %v  %s ms  %v", h.TTL, h.From, Milliseconds(h.RTT), h.ICMP)
