@@ -22,17 +22,15 @@ func giveCopy(t *testing.T, l *loop) {
 	t.Helper()
 	h := hold(l)
 	defer close(h.release)
-	for _, slot := range l.slots.all {
-		if handshake, ok := slot.task.(*handshake); ok {
-			fd, err := unix.FcntlInt(uintptr(handshake.fd), unix.F_DUPFD_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(lab.Program(t, "sleep", "coreutils"), "1000")
-			cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fd), "copy")}
-			process.Start(t, cmd)
-			cmd.ExtraFiles[0].Close()
+	for _, handshake := range handshakes(l) {
+		fd, err := unix.FcntlInt(uintptr(handshake.fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
 		}
+		cmd := exec.Command(lab.Program(t, "sleep", "coreutils"), "1000")
+		cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fd), "copy")}
+		process.Start(t, cmd)
+		cmd.ExtraFiles[0].Close()
 	}
 }
 

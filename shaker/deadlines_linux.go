@@ -5,25 +5,35 @@ import (
 	"time"
 )
 
-// deadlines is a heap of the slots that have a deadline, the soonest first. The loop removes a task
-// from it as soon as the task ends, so that no deadline outlives its task.
+// deadlines is a heap of the slots whose task is due at some time, the soonest first. The loop removes a
+// task from it as soon as the task ends, so that no time outlives its task.
 type deadlines []*slot
 
-func (d *deadlines) add(s *slot)    { heap.Push(d, s) }
-func (d *deadlines) remove(s *slot) { heap.Remove(d, s.position) }
+// set sets the time at which the slot's task is due; 0 is never.
+func (d *deadlines) set(s *slot, due time.Duration) {
+	s.due = due
+	switch in := s.position >= 0; {
+	case in && due == 0:
+		heap.Remove(d, s.position)
+	case in:
+		heap.Fix(d, s.position)
+	case due != 0:
+		heap.Push(d, s)
+	}
+}
 
-// next returns the soonest deadline. ok is false if there is none.
-func (d deadlines) next() (deadline time.Duration, ok bool) {
+// next returns the soonest time. ok is false if there is none.
+func (d deadlines) next() (due time.Duration, ok bool) {
 	if len(d) == 0 {
 		return 0, false
 	}
-	return d[0].deadline, true
+	return d[0].due, true
 }
 
 // The methods of heap.Interface.
 
 func (d deadlines) Len() int           { return len(d) }
-func (d deadlines) Less(i, j int) bool { return d[i].deadline < d[j].deadline }
+func (d deadlines) Less(i, j int) bool { return d[i].due < d[j].due }
 
 func (d deadlines) Swap(i, j int) {
 	d[i], d[j] = d[j], d[i]

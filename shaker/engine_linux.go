@@ -74,34 +74,30 @@ func (e *engine) shake(
 	source, _ := options.rawSource(sourceScope)
 	h, ok := e.idle.Get().(*handshake)
 	if !ok {
-		h = &handshake{done: make(chan struct{}, 1)}
+		h = newHandshake()
 	}
 	h.withholdACK = e.withholdACK
-	h.peer, h.family = newRawAddress(target, scope)
+	h.aim(target, scope)
 	h.options, h.source = *options, source // a copy, so that the caller's stay on its stack
-	h.result = Result{Peer: target}
-	h.soft, h.softErrno = ICMP{}, 0
-	h.err = nil
 
 	l := e.loops[e.next.Add(1)%uint32(len(e.loops))]
 	h.called = l.onClock(called)
-	var end time.Duration
+	h.deadline = 0
 	if !deadline.IsZero() {
-		end = max(1, h.called+deadline.Sub(called))
+		h.deadline = max(1, h.called+deadline.Sub(called))
 	}
-	if err := l.submit(h, end); err != nil {
+	own, err := l.submit(h, interactive, h.deadline)
+	if err != nil {
 		return Result{}, err
 	}
 	select {
 	case <-h.done:
-		l.woke()
-		result, err := h.result, h.err
-		e.idle.Put(h)
-		return result, err
 	case <-ctx.Done():
-		l.abandon(h, ctx.Err())
+		l.tell(own, ctx.Err())
 		<-h.done
-		l.woke()
-		return h.result, h.err // do not reuse h: the loop may still see the abort
 	}
+	l.woke()
+	result, err := h.result, h.err
+	e.idle.Put(h)
+	return result, err
 }

@@ -19,8 +19,9 @@ func TestHandshakesAreReused(t *testing.T) {
 	icmp := ICMP{From: netip.MustParseAddr("198.51.100.7"), Type: 3, Code: 1}
 	var all []*handshake
 	for range 100 { // the pool may drop some
-		h := &handshake{done: make(chan struct{}, 1), result: previous, err: ErrClosed}
-		h.soft, h.softErrno = icmp, unix.EHOSTUNREACH
+		h := newHandshake()
+		h.result, h.err = previous, ErrClosed
+		h.soft = conclusion{soft: true, errno: unix.EHOSTUNREACH, icmp: icmp}
 		s.engine.idle.Put(h)
 		all = append(all, h)
 	}

@@ -71,7 +71,7 @@ func TestExhaustion(t *testing.T) {
 				t.Errorf("%d descriptors afterwards, want %d as before", n, descriptors)
 			}
 			h := hold(l)
-			if n := l.slots.running(); n != 1 { // of the holdUp
+			if n := running(l); n != 1 { // of the holdUp
 				t.Errorf("%d slots are in use afterwards, want 1", n)
 			}
 			if n := len(l.deadlines); n != 0 {

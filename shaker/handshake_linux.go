@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,8 @@ import (
 // say so. Its life:
 //
 //	start       opens the socket, sets the options and connects, which sends the SYN
-//	ready       is called for the SYN-ACK, the RST or the ICMP error; settle decides the outcome
-//	expire      the deadline has passed; settle decides the outcome
+//	settle      is called for the SYN-ACK, the RST, the ICMP error or the deadline. It concludes
+//	            (classify_linux.go) what is known about the target
 //	finish      closes the socket, which sends the RST
 type handshake struct {
 	// The caller sets these before it submits the handshake.
@@ -24,32 +25,65 @@ type handshake struct {
 	options     Options
 	source      rawAddress    // options.Source, zeros if there is none
 	called      time.Duration // when Shake was called, on the loop's clock
+	deadline    time.Duration // on the loop's clock; 0 is none
 
 	// Only the loop uses these.
-	slot *slot // nil when the handshake has ended
-	fd   int   // -1 if there is no socket
-	info unix.TCPInfo
+	own ticket
+	fd  int // -1 if there is no socket
 
 	// When connect(2) was called, and when it had returned, on the loop's clock. The SYN was sent
 	// in between. That may be a long time, if this process had to wait for a processor.
 	sent, out  time.Duration
 	connecting bool // connect(2) returned EINPROGRESS: a SYN was sent
 
-	// The last ICMP error after which the handshake went on, its errno, and when it was seen; zeros if
-	// there was none.
-	soft      ICMP
-	softErrno unix.Errno
-	softSeen  time.Duration
+	// What was concluded from the last soft ICMP error, after which the handshake went on, and when the error was
+	// seen; zeros if there was none.
+	soft     conclusion
+	softSeen time.Duration
 
 	// The caller reads these after receiving from done: a verdict or an error.
 	result Result
 	err    error
 	done   chan struct{} // has room for one value, so that the loop never waits
+	waiter waiter        // the handshake itself, except in tests
 }
 
-func (h *handshake) seat(s *slot) { h.slot, h.fd, h.connecting = s, -1, false }
+// newHandshake returns a handshake without a target.
+func newHandshake() *handshake {
+	h := &handshake{withholdACK: true, done: make(chan struct{}, 1)}
+	h.waiter = h
+	return h
+}
+
+// aim sets the target, and forgets the previous handshake. The scope is the interface index of the target's IPv6
+// zone.
+func (h *handshake) aim(target netip.AddrPort, scope uint32) {
+	h.peer, h.family = newRawAddress(target, scope)
+	h.fd, h.connecting, h.soft = -1, false, conclusion{}
+	h.result, h.err = Result{Peer: target}, nil
+}
 
 func (h *handshake) wake(*loop) { h.done <- struct{}{} }
+
+func (h *handshake) handle(l *loop, own ticket, e event) {
+	h.own = own
+	switch e.kind {
+	case eventStart:
+		h.start(l)
+	case eventReady:
+		h.settle(l, 0, l.now)
+	case eventDue:
+		h.expire(l)
+	case eventTold: // the context has ended
+		if err := e.message.(error); errors.Is(err, context.DeadlineExceeded) {
+			h.expire(l)
+		} else {
+			h.fail(l, err)
+		}
+	case eventClosing:
+		h.fail(l, e.err)
+	}
+}
 
 // start opens the socket and sends the SYN.
 func (h *handshake) start(l *loop) {
@@ -66,7 +100,7 @@ func (h *handshake) start(l *loop) {
 		return
 	}
 	h.sent = l.clock()
-	if deadline := h.slot.deadline; deadline != 0 && h.sent >= deadline {
+	if h.deadline != 0 && h.sent >= h.deadline {
 		h.fail(l, ErrUnsent)
 		return
 	}
@@ -100,17 +134,14 @@ func (h *handshake) end(l *loop, outcome Outcome, errno unix.Errno) {
 // await waits for the reply, unless it has already arrived: a target on this host replies while
 // connect(2) runs.
 func (h *handshake) await(l *loop) {
-	if err := tcpInfo(h.fd, &h.info); err != nil {
-		h.fail(l, err)
+	err := tcpInfo(h.fd, &l.info)
+	if err == nil && l.info.State != unix.BPF_TCP_SYN_SENT && h.conclude(l, 0, l.clock()) {
 		return
 	}
-	if h.info.State != unix.BPF_TCP_SYN_SENT {
-		h.decide(l, 0, l.clock())
+	if err == nil {
+		err = l.watch(h.own, h.fd, unix.EPOLLOUT)
 	}
-	if h.slot == nil {
-		return
-	}
-	if err := l.watch(h.slot, h.fd, unix.EPOLLOUT); err != nil {
+	if err != nil {
 		h.fail(l, err)
 	}
 }
@@ -157,8 +188,6 @@ func (h *handshake) configure() (err error) {
 	return err
 }
 
-func (h *handshake) ready(l *loop, _ uint32) { h.settle(l, 0, l.now) }
-
 func (h *handshake) expire(l *loop) {
 	if h.fd < 0 {
 		h.fail(l, ErrUnsent)
@@ -167,63 +196,68 @@ func (h *handshake) expire(l *loop) {
 	h.settle(l, unix.ETIMEDOUT, 0)
 }
 
-func (h *handshake) abandon(l *loop, err error) {
-	if h.slot == nil {
-		return
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		h.expire(l)
-		return
-	}
-	h.fail(l, err)
-}
-
 // settle ends the handshake if its outcome is known. errno is the error of connect(2), ETIMEDOUT if
 // the deadline has passed, or 0 after an event, when the outcome may not be known yet. seen is the
 // time of the event; 0 means now.
 func (h *handshake) settle(l *loop, errno unix.Errno, seen time.Duration) {
-	if err := tcpInfo(h.fd, &h.info); err != nil {
+	if err := tcpInfo(h.fd, &l.info); err != nil {
 		h.fail(l, err)
 		return
 	}
 	if seen == 0 {
 		seen = l.clock() // after tcpInfo: the SYN-ACK may have arrived this moment
 	}
-	h.decide(l, errno, seen)
+	h.conclude(l, errno, seen)
 }
 
-// decide ends the handshake if its outcome is known from info and errno. The state of the
-// connection counts first: an ICMP error for one SYN does not undo the SYN-ACK for another one. The
-// socket's error counts next, and errno last.
-func (h *handshake) decide(l *loop, errno unix.Errno, seen time.Duration) {
-	switch open, err := isOpen(h.info.State); {
-	case err != nil:
+// conclude ends the handshake if its outcome is known from the loop's TCP_INFO and the errors of the socket. ended
+// reports whether it has done so.
+func (h *handshake) conclude(l *loop, errno unix.Errno, seen time.Duration) (ended bool) {
+	if open, err := isOpen(l.info.State); open || err != nil {
+		return h.act(l, classify(&l.info, socketErrors{}, ICMP{}), seen) // the RST does not wait for the errors
+	}
+	errs := socketErrors{call: errno, earlier: h.soft, tooLate: !h.isTimeout(seen)}
+	// SO_ERROR before the error queue: reading the queue clears SO_ERROR.
+	var icmp ICMP
+	var err error
+	if errs.pending, err = socketError(h.fd); err == nil {
+		icmp, errs.queued = readErrorQueue(h.fd, l.control[:])
+		if errs.pending != 0 && icmp.soft() {
+			err = tcpInfo(h.fd, &l.info) // to see whether the error has closed the socket
+		}
+	}
+	if err != nil {
 		h.fail(l, err)
-	case open:
-		h.settleOpen(l, seen)
-	default:
-		h.settleUnanswered(l, errno, seen)
+		return true
 	}
+	return h.act(l, classify(&l.info, errs, icmp), seen)
 }
 
-// isOpen reports whether a connection in the given state of TCP_INFO has got a SYN-ACK, and has not failed
-// since. Only these states are possible for a socket that has called connect(2) and nothing else. Any
-// other state, such as 0 from a kernel that does not fill TCP_INFO, says nothing about the target.
-func isOpen(state uint8) (bool, error) {
-	switch state { // package unix has only the BPF names of the states
-	case unix.BPF_TCP_ESTABLISHED, unix.BPF_TCP_CLOSE_WAIT:
-		return true, nil
-	case unix.BPF_TCP_SYN_SENT, unix.BPF_TCP_SYN_RECV, unix.BPF_TCP_CLOSE:
-		return false, nil
+// act does what a conclusion asks for. ended reports whether it has ended the handshake.
+func (h *handshake) act(l *loop, c conclusion, seen time.Duration) (ended bool) {
+	switch {
+	case c.err != nil:
+		h.fail(l, c.err)
+	case c.outcome == Open:
+		h.settleOpen(l, seen)
+	case c.outcome != 0 && c.soft:
+		h.settleUnanswered(l, c, h.softSeen)
+	case c.outcome != 0:
+		h.settleUnanswered(l, c, seen)
+	default:
+		if c.soft {
+			h.soft, h.softSeen = c, seen
+		}
+		return false
 	}
-	return false, fmt.Errorf("TCP_INFO: this kernel does not report the state of the connection: it is %d", state)
+	return true
 }
 
 // settleOpen ends the handshake after a SYN-ACK, which was seen at the given time: it reads the
 // measurements and sends the RST or the FIN.
 func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	r := &h.result
-	h.readInfo(seen)
+	h.readInfo(&l.info, seen)
 	if r.Local.Port() == r.Peer.Port() && getsockname(h.fd) == getpeername(h.fd) {
 		// The target is a closed port of this host, and the kernel chose the same port as
 		// the local one: the SYN reached its own socket (simultaneous open, RFC 9293). An
@@ -241,102 +275,46 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	}
 	r.Outcome = Open
 	r.Handshake = seen - h.sent
-	h.readAnswer()
+	h.readAnswer(&l.info)
 	h.closeSocket()
 	if !h.options.FIN {
-		r.ResetLag = h.resetLag(seen, l.clock())
+		r.ResetLag = h.resetLag(&l.info, seen, l.clock())
 		// The kernel may have sent the ACK after TCP_INFO and before the RST.
 		r.ACKWithheld = r.ACKWithheld && r.ResetLag < ackDelay
 	}
 	h.finish(l)
 }
 
-// settleUnanswered ends a handshake without a SYN-ACK, if there is a reason for its absence yet.
-//
-// An ICMP error ends the handshake: the kernel closes a socket in SYN-SENT for every ICMP error
-// (RFC 5461), and a prompt verdict with the sender of the error is worth more than waiting for
-// another SYN. Only an error that arrives while connect(2) has the socket locked leaves the socket
-// open. If such an error is soft (RFC 1122), the next SYN may be answered: the handshake goes on,
-// and the error becomes the verdict at the deadline.
-func (h *handshake) settleUnanswered(l *loop, errno unix.Errno, seen time.Duration) {
-	// SO_ERROR before the error queue: reading the queue clears SO_ERROR.
-	pending, err := socketError(h.fd)
-	if err != nil {
-		h.fail(l, err)
-		return
-	}
-	icmp, icmpErrno := readErrorQueue(h.fd)
-	if pending == 0 {
-		pending = icmpErrno // it arrived between the two calls above
-	}
-	if pending != 0 && errno == 0 && icmp.soft() {
-		if err := tcpInfo(h.fd, &h.info); err != nil {
-			h.fail(l, err)
-			return
-		}
-		if h.info.State == unix.BPF_TCP_SYN_SENT {
-			h.soft, h.softErrno, h.softSeen = icmp, pending, seen
-			return
-		}
-	}
-	switch {
-	case pending != 0:
-		errno = pending
-	case errno == unix.ETIMEDOUT && h.softErrno != 0:
-		icmp, errno, seen = h.soft, h.softErrno, h.softSeen
-	case errno == unix.ETIMEDOUT && h.dropped():
-		h.fail(l, errDropped)
-		return
-	case errno == unix.ETIMEDOUT && !h.isTimeout(seen):
-		h.fail(l, ErrUnsent)
-		return
-	case errno == 0 && h.info.State == unix.BPF_TCP_CLOSE:
-		errno = unix.ECONNABORTED // like connect(2) in this case
-	case errno == 0:
-		return // no reason yet
-	}
-	outcome, ok := verdict(errno, icmp)
-	if !ok {
-		h.fail(l, check("connect", errno))
-		return
-	}
+// settleUnanswered ends a handshake without a SYN-ACK.
+func (h *handshake) settleUnanswered(l *loop, c conclusion, seen time.Duration) {
 	r := &h.result
-	r.Outcome, r.Errno, r.ICMP = outcome, errno, icmp
-	h.readInfo(seen)
-	r.ICMP.Own = icmp.From.IsValid() && icmp.From == r.Local.Addr().WithZone("")
-	if outcome == Reset {
-		h.readAnswer()
+	r.Outcome, r.Errno, r.ICMP = c.outcome, c.errno, c.icmp
+	h.readInfo(&l.info, seen)
+	r.ICMP.Own = c.icmp.From.IsValid() && c.icmp.From == r.Local.Addr().WithZone("")
+	if c.outcome == Reset {
+		h.readAnswer(&l.info)
 	}
 	h.finish(l)
 }
-
-// errDropped is the error of a handshake whose SYNs do not leave this host. connect(2) reports success in this
-// case, and other sockets get EPERM.
-var errDropped = fmt.Errorf("this host drops the SYN: output firewall rule, or full queue: %w", unix.EPERM)
-
-// dropped reports whether the last SYN was dropped on its way out of this host: the kernel counts the attempts
-// to retransmit it (tcpi_total_retrans), and whether the last attempt has succeeded (tcpi_retrans). It does not
-// report what became of the first SYN.
-func (h *handshake) dropped() bool { return h.info.Total_retrans > 0 && h.info.Retrans == 0 }
 
 // isTimeout reports whether the SYN has been out for long enough, now that the deadline has passed. The
 // deadline may be one of the context that the loop does not know.
 func (h *handshake) isTimeout(now time.Duration) bool {
 	end := now
-	if h.slot.deadline != 0 {
-		end = min(end, h.slot.deadline)
+	if h.deadline != 0 {
+		end = min(end, h.deadline)
 	}
 	return isTimeout(now-h.out, end-h.called)
 }
 
-// countsSegments reports whether the kernel counts the segments that the socket has sent. Linux does so
+// countsSegments reports whether the kernel counts the segments that a socket has sent. Linux does so
 // since 4.2, and gVisor does not.
-func (h *handshake) countsSegments() bool { return h.info.Segs_out > 0 }
+func countsSegments(info *unix.TCPInfo) bool { return info.Segs_out > 0 }
 
 // readInfo reads the measurements of every handshake that has sent a SYN.
-func (h *handshake) readInfo(seen time.Duration) {
-	if h.countsSegments() {
-		h.result.SYNs = int(1 + h.info.Total_retrans)
+func (h *handshake) readInfo(info *unix.TCPInfo, seen time.Duration) {
+	if countsSegments(info) {
+		h.result.SYNs = int(1 + info.Total_retrans)
 	} else if !h.connecting {
 		return // no SYN was sent: no route, or forbidden by this host
 	}
@@ -345,12 +323,12 @@ func (h *handshake) readInfo(seen time.Duration) {
 }
 
 // readAnswer reads the measurements that need a SYN-ACK.
-func (h *handshake) readAnswer() {
-	h.result.RTT = time.Duration(h.info.Rtt) * time.Microsecond
-	h.result.MSS = int(h.info.Snd_mss)
+func (h *handshake) readAnswer(info *unix.TCPInfo) {
+	h.result.RTT = time.Duration(info.Rtt) * time.Microsecond
+	h.result.MSS = int(info.Snd_mss)
 	// Every segment sent so far, except the SYNs, was an ACK.
-	h.result.ACKSent = h.info.Segs_out > 1+h.info.Total_retrans || h.options.FIN
-	h.result.ACKWithheld = h.countsSegments() && !h.result.ACKSent
+	h.result.ACKSent = info.Segs_out > 1+info.Total_retrans || h.options.FIN
+	h.result.ACKWithheld = countsSegments(info) && !h.result.ACKSent
 }
 
 const (
@@ -366,12 +344,12 @@ const (
 // seen the SYN-ACK later, if this process had to wait for a processor or was stopped. Two clocks of the
 // kernel show by how much at least: the RTT, if the SYN was sent once, and the age of the last ACK, which
 // is counted in ticks and starts again with each further segment of the target.
-func (h *handshake) resetLag(seen, closed time.Duration) time.Duration {
+func (h *handshake) resetLag(info *unix.TCPInfo, seen, closed time.Duration) time.Duration {
 	lag := closed - seen
-	if h.info.Rtt > 0 && h.info.Total_retrans == 0 {
-		lag = max(lag, closed-h.out-time.Duration(h.info.Rtt)*time.Microsecond)
+	if info.Rtt > 0 && info.Total_retrans == 0 {
+		lag = max(lag, closed-h.out-time.Duration(info.Rtt)*time.Microsecond)
 	}
-	age := time.Duration(h.info.Last_ack_recv)*time.Millisecond - tick
+	age := time.Duration(info.Last_ack_recv)*time.Millisecond - tick
 	return max(lag, min(age, closed-h.sent))
 }
 
@@ -384,8 +362,7 @@ func (h *handshake) fail(l *loop, err error) {
 // finish closes the socket, which sends the RST if a SYN-ACK has arrived, and ends the task.
 func (h *handshake) finish(l *loop) {
 	h.closeSocket()
-	l.finish(h.slot)
-	h.slot = nil
+	l.finish(h.own, h.waiter)
 }
 
 // closeSocket sends the RST, or the FIN if the handshake is Open and the options say so.

@@ -226,12 +226,12 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 	const later = 50 * time.Millisecond
 	flag := newFlagTask(t)
 	flag.onReady = func(l *loop) {
-		l.deadlines[0].deadline = 1 // it passes while the events are being handled
+		l.deadlines[0].due = 1 // it passes while the events are being handled
 		time.Sleep(later)
 		wire.Send(syn.SYNACK())
 		flag.end(l)
 	}
-	l.submit(flag, 0)
+	l.submit(flag, interactive, 0)
 	close(hold(l).release) // by now the flag is watched
 	flag.set()
 	if r := <-done; r.Outcome != Open || r.Handshake < later || r.RTT > r.Handshake || r.ResetLag >= later {
@@ -260,11 +260,9 @@ func TestRefusedWithoutSocketError(t *testing.T) {
 // takeSocketError reads, and so clears, the pending error of the only handshake of a stopped loop.
 func takeSocketError(t *testing.T, l *loop, want unix.Errno) {
 	t.Helper()
-	for _, slot := range l.slots.all {
-		if handshake, ok := slot.task.(*handshake); ok {
-			if errno, err := socketError(handshake.fd); errno != want || err != nil {
-				t.Errorf("the test did not provoke its case: SO_ERROR is %v, error %v, want %v", errno, err, want)
-			}
+	for _, h := range handshakes(l) {
+		if errno, err := socketError(h.fd); errno != want || err != nil {
+			t.Errorf("the test did not provoke its case: SO_ERROR is %v, error %v, want %v", errno, err, want)
 		}
 	}
 }
@@ -470,10 +468,8 @@ func TestDescriptorsAreNotInherited(t *testing.T) {
 	wire.Await(1)
 	h := hold(l)
 	descriptors := []int{l.epoll}
-	for _, slot := range l.slots.all {
-		if handshake, ok := slot.task.(*handshake); ok {
-			descriptors = append(descriptors, handshake.fd)
-		}
+	for _, h := range handshakes(l) {
+		descriptors = append(descriptors, h.fd)
 	}
 	if len(descriptors) != 2 {
 		t.Errorf("%d descriptors, want 2, those of the loop and of one handshake: %v", len(descriptors), descriptors)

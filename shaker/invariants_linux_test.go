@@ -134,7 +134,7 @@ func TestStaleEventIsDropped(t *testing.T) {
 	var sameSlot, sameDescriptor bool
 	handled := make(chan struct{})
 	handle := func(l *loop, one, other *flagTask) {
-		index, fd := other.slot.index, other.fd
+		index, fd := other.own.index, other.fd
 		one.end(l)
 		other.end(l)
 		closeDescriptor(third.fd)
@@ -144,16 +144,17 @@ func TestStaleEventIsDropped(t *testing.T) {
 			third = newFlagTask(t)
 			defer closeDescriptor(other.fd)
 		}
-		third.seat(l.slots.take(third))
-		third.start(l)
-		sameSlot, sameDescriptor = third.slot.index == index, third.fd == fd
+		own := l.freed[len(l.freed)-1] // of the other one
+		l.slots.seat(own, third)
+		third.handle(l, own, event{kind: eventStart})
+		sameSlot, sameDescriptor = own.index == index, third.fd == fd
 		close(handled)
 	}
 	first.onReady = func(l *loop) { handle(l, first, second) }
 	second.onReady = func(l *loop) { handle(l, second, first) }
 	third = newFlagTask(t)
-	l.submit(first, 0)
-	l.submit(second, 0)
+	l.submit(first, interactive, 0)
+	l.submit(second, interactive, 0)
 	h := hold(l) // when it returns, both are watched
 	first.set()
 	second.set()
@@ -266,8 +267,8 @@ func TestRSTBeforeShakeReturns(t *testing.T) {
 	}
 }
 
-// A witness is a handshake that counts, when its waiter is woken, which sockets of a group of
-// handshakes are still open.
+// A witness waits for a handshake. It counts, when it is woken, which sockets of a group of handshakes
+// are still open.
 type witness struct {
 	*handshake
 	all  []*handshake
@@ -291,15 +292,15 @@ func TestSocketsAreClosedBeforeWaking(t *testing.T) {
 	shake := func(t *testing.T, l *loop, target netip.AddrPort) {
 		var all []*handshake
 		for range handshakes {
-			h := &handshake{withholdACK: true, done: make(chan struct{}, 1)}
-			h.peer, h.family = newRawAddress(target, 0)
-			h.result.Peer = target
+			h := newHandshake()
+			h.aim(target, 0)
 			all = append(all, h)
 		}
 		var open atomic.Int64
 		held := hold(l)
 		for _, h := range all {
-			l.submit(witness{handshake: h, all: all, open: &open}, 0)
+			h.waiter = witness{handshake: h, all: all, open: &open}
+			l.submit(h, interactive, 0)
 		}
 		close(held.release)
 		for _, h := range all {
@@ -344,12 +345,11 @@ func TestAllEventsBeforeStarts(t *testing.T) {
 	for range 2*eventsPerTurn + 10 {
 		flag := newFlagTask(t)
 		flag.onReady = func(l *loop) { flag.end(l) }
-		l.submit(flag, 0)
+		l.submit(flag, interactive, 0)
 		flags = append(flags, flag)
 	}
 	done := make(chan struct{})
-	next := &startTask{flagTask: *newFlagTask(t)}
-	next.started = func() {
+	next := startTask(func() {
 		for i, flag := range flags {
 			if flag.events != 1 || !flag.woken {
 				t.Errorf("before the start, task %d has handled %d events, woken %t; want 1, true",
@@ -358,7 +358,7 @@ func TestAllEventsBeforeStarts(t *testing.T) {
 			}
 		}
 		close(done)
-	}
+	})
 	for range len(flags)/startsPerTurn + 1 {
 		close(hold(l).release) // after the last one, all flags are watched
 	}
@@ -366,7 +366,7 @@ func TestAllEventsBeforeStarts(t *testing.T) {
 	for _, flag := range flags {
 		flag.set()
 	}
-	l.submit(next, 0)
+	l.submit(next, interactive, 0)
 	close(h.release)
 	<-done
 }
@@ -374,7 +374,7 @@ func TestAllEventsBeforeStarts(t *testing.T) {
 // Invariant 3. SYN-ACKs do not have to wait if many callers arrive at the same time, many give up, or
 // many deadlines pass: after every few of them the loop looks for events.
 func TestEventsAreNotStarved(t *testing.T) {
-	for how, perTurn := range map[string]int{"start": startsPerTurn, "expire": endsPerTurn, "abandon": endsPerTurn} {
+	for how, perTurn := range map[string]int{"start": startsPerTurn, "due": duePerTurn, "told": toldPerTurn} {
 		t.Run(how, func(t *testing.T) {
 			_, l := startOne(t)
 			tasks := 10 * perTurn
@@ -391,18 +391,18 @@ func TestEventsAreNotStarved(t *testing.T) {
 				flag.end(l)
 				close(handled)
 			}
-			l.submit(flag, 0)
+			l.submit(flag, interactive, 0)
 			h := hold(l) // when it returns, the flag is watched
 			for range tasks {
-				ending := &endingTask{ended: func(*loop) { do() }}
+				ending := &endingTask{ended: do}
 				switch how {
 				case "start":
-					l.submit(&startTask{flagTask: flagTask{fd: -1}, started: do}, 0)
-				case "expire":
-					l.submit(ending, 1)
-				case "abandon":
-					l.submit(ending, 0)
-					l.abandon(ending, context.Canceled)
+					l.submit(startTask(do), interactive, 0)
+				case "due":
+					l.submit(ending, interactive, 1)
+				case "told":
+					own, _ := l.submit(ending, interactive, 0)
+					l.tell(own, nil)
 				}
 			}
 			close(h.release)
@@ -426,16 +426,16 @@ func TestSlowStartsAreFewPerTurn(t *testing.T) {
 		flag.end(l)
 		close(handled)
 	}
-	l.submit(flag, 0)
+	l.submit(flag, interactive, 0)
 	h := hold(l) // when it returns, the flag is watched
 	for range startsPerTurn {
-		l.submit(&startTask{flagTask: flagTask{fd: -1}, started: func() {
+		l.submit(startTask(func() {
 			if started++; started == 1 {
 				flag.set()
 			}
 			for until := l.clock() + startingPerTurn; l.clock() < until; {
 			}
-		}}, 0)
+		}), interactive, 0)
 	}
 	close(h.release)
 	<-handled
@@ -487,7 +487,7 @@ func TestCallersTakeTurns(t *testing.T) {
 	_, l := startOne(t)
 	awaitLoop(t, l, "the loop's goroutine sleeps", func() bool { return !l.driven })
 	started := false
-	l.submit(&startTask{flagTask: flagTask{fd: -1}, started: func() { started = true }}, 0)
+	l.submit(startTask(func() { started = true }), interactive, 0)
 	if !started {
 		t.Error("submit returned before the task was started, want it started by the caller")
 	}
@@ -500,7 +500,7 @@ func TestWakesAreLimited(t *testing.T) {
 	const tasks = 10 * wakesAhead
 	var woken atomic.Int32
 	for range tasks {
-		l.submit(&sleepingTask{endingTask: endingTask{ended: func(*loop) {}}, woken: &woken}, 1)
+		l.submit(&endingTask{ended: func() {}, waiter: sleeper{&woken}}, interactive, 1)
 	}
 	for ran := range int32(tasks) {
 		if ran%(wakesAhead/2) == 0 {
@@ -629,7 +629,7 @@ func TestCancellationWhileQueued(t *testing.T) {
 	}()
 	awaitLoop(t, l, "the handshake is queued", func() bool { return len(l.arrivals) == 1 })
 	cancel()
-	awaitLoop(t, l, "the handshake is abandoned", func() bool { return len(l.aborts) == 1 })
+	awaitLoop(t, l, "the loop is told", func() bool { return len(l.messages) == 1 })
 	close(h.release)
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("Shake: error %v, want %v", err, context.Canceled)
@@ -737,7 +737,7 @@ func TestDeadlinesPassInOrder(t *testing.T) {
 	h := hold(l)
 	for range tasks {
 		deadline := l.clock() + time.Duration(rand.IntN(300_000))*time.Microsecond
-		l.submit(&endingTask{ended: func(l *loop) {
+		l.submit(&endingTask{ended: func() {
 			if deadline < previous {
 				t.Errorf("the deadline %v passed after the deadline %v, want it before", deadline, previous)
 			}
@@ -748,7 +748,7 @@ func TestDeadlinesPassInOrder(t *testing.T) {
 			if passed++; passed == tasks {
 				close(done)
 			}
-		}}, deadline)
+		}}, interactive, deadline)
 	}
 	close(h.release)
 	<-done
@@ -762,7 +762,7 @@ func TestDeadlinesAreKept(t *testing.T) {
 	for range 21 {
 		done := make(chan time.Duration)
 		deadline := l.clock() + 5*time.Millisecond
-		l.submit(&endingTask{ended: func(l *loop) { done <- l.clock() - deadline }}, deadline)
+		l.submit(&endingTask{ended: func() { done <- l.clock() - deadline }}, interactive, deadline)
 		late = append(late, <-done)
 	}
 	slices.Sort(late)
@@ -809,10 +809,10 @@ func TestDeadlinesLeaveNothingBehind(t *testing.T) {
 	if n := len(l.deadlines); n != 0 {
 		t.Errorf("%d deadlines are left after the last handshake, want 0", n)
 	}
-	if n := l.slots.running(); n != 1 { // of the holdUp
+	if n := running(l); n != 1 { // of the holdUp
 		t.Errorf("%d slots are in use after the last handshake, want 1", n)
 	}
-	if n := len(l.slots.all); n > 3 {
+	if n := len(l.slots); n > 3 {
 		t.Errorf("100 handshakes, one after the other, took %d slots, want 3 at most", n)
 	}
 }

@@ -35,8 +35,8 @@ func TestIsOpen(t *testing.T) {
 func TestEmptyTCPInfo(t *testing.T) {
 	for _, errno := range []unix.Errno{0, unix.ECONNREFUSED, unix.ETIMEDOUT} {
 		_, l := startOne(t)
-		h := &handshake{done: make(chan struct{}, 1)}
-		l.submit(&decidingTask{handshake: h, errno: errno}, 0)
+		h := newHandshake()
+		l.submit(&decidingTask{handshake: h, errno: errno}, interactive, 0)
 		<-h.done
 		if h.err == nil || !strings.HasPrefix(h.err.Error(), "TCP_INFO: ") || h.result != (Result{}) {
 			t.Errorf("with an empty TCP_INFO and errno %d: %+v, error %v, want an error about TCP_INFO",
@@ -51,8 +51,10 @@ type decidingTask struct {
 	errno unix.Errno
 }
 
-func (d *decidingTask) start(l *loop) { d.decide(l, d.errno, l.clock()) }
-func (d *decidingTask) wake(l *loop)  { d.handshake.wake(l); l.woke() }
+func (d *decidingTask) handle(l *loop, own ticket, _ event) {
+	d.own, d.fd, l.info = own, -1, unix.TCPInfo{}
+	d.conclude(l, d.errno, l.clock())
+}
 
 // A kernel that does not count segments cannot prove anything about the final ACK, and does not know how
 // many SYNs were sent.
@@ -72,9 +74,9 @@ func TestUncountedSegments(t *testing.T) {
 		{name: "a SYN and an ACK", segments: 2, syns: 1, sent: true},
 	} {
 		h := &handshake{fd: -1, connecting: true, options: Options{FIN: c.fin}}
-		h.info.Segs_out, h.info.Total_retrans = c.segments, c.retransmits
-		h.readInfo(0)
-		h.readAnswer()
+		info := &unix.TCPInfo{Segs_out: c.segments, Total_retrans: c.retransmits}
+		h.readInfo(info, 0)
+		h.readAnswer(info)
 		r := h.result
 		if r.SYNs != c.syns || r.ACKWithheld != c.withheld || r.ACKSent != c.sent {
 			t.Errorf("%s: SYNs %d, ACKWithheld %t, ACKSent %t, want %d, %t, %t",

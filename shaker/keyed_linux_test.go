@@ -58,7 +58,7 @@ func (k *keyed) handle(fd int) {
 	// This engine does not count SYNs: 2 is what the crowd accepts for lossy targets, too.
 	r := Result{Outcome: Open, Errno: errno, SYNs: 2}
 	if errno != 0 {
-		r.ICMP, _ = readErrorQueue(fd)
+		r.ICMP, _ = readErrorQueue(fd, make([]byte, 128))
 		r.Outcome, _ = verdict(errno, r.ICMP)
 	}
 	k.mu.Lock()
@@ -72,8 +72,8 @@ func (k *keyed) handle(fd int) {
 }
 
 func (k *keyed) shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
-	h := &handshake{withholdACK: true}
-	h.peer, h.family = newRawAddress(target, 0)
+	h := newHandshake()
+	h.aim(target, 0)
 	var err error
 	if h.fd, err = socket(h.family, tcpSocket, unix.IPPROTO_TCP); err != nil {
 		return Result{}, err
@@ -96,8 +96,8 @@ func (k *keyed) shake(ctx context.Context, target netip.AddrPort, options *Optio
 		return Result{}, errno
 	}
 	event := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLET, Fd: int32(h.fd)}
-	if err := epollAdd(k.epoll, h.fd, event); err != nil {
-		return Result{}, err
+	if errno := epollControl(k.epoll, unix.EPOLL_CTL_ADD, h.fd, &event); errno != 0 {
+		return Result{}, errno
 	}
 	timer := time.NewTimer(options.Timeout)
 	defer timer.Stop()

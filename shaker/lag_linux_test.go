@@ -90,8 +90,8 @@ func TestResetLag(t *testing.T) {
 		{name: "age that was never set", seen: 30, closed: 31, info: unix.TCPInfo{Last_ack_recv: 1 << 31}, want: 31},
 		{name: "pause after TCP_INFO", seen: 30, closed: 280, info: unix.TCPInfo{Rtt: 30_000}, want: 250},
 	} {
-		h := &handshake{sent: ms, out: c.out*ms + ms, info: c.info}
-		if got := h.resetLag((1+c.seen)*ms, (1+c.closed)*ms); got != c.want*ms {
+		h := &handshake{sent: ms, out: c.out*ms + ms}
+		if got := h.resetLag(&c.info, (1+c.seen)*ms, (1+c.closed)*ms); got != c.want*ms {
 			t.Errorf("%s: resetLag = %v, want %v", c.name, got, c.want*ms)
 		}
 	}
@@ -111,10 +111,9 @@ func TestDelayBeforeRST(t *testing.T) {
 		}
 		return nil
 	}, "192.0.2.0/24")
-	h := &handshake{withholdACK: true, done: make(chan struct{}, 1)}
-	h.peer, h.family = newRawAddress(target4, 0)
-	h.result.Peer = target4
-	l.submit(&delayedTask{handshake: h, delay: func() { wire.Await(2) }}, 0) // until the ACK was sent
+	h := newHandshake()
+	h.aim(target4, 0)
+	l.submit(&delayedTask{handshake: h, delay: func() { wire.Await(2) }}, interactive, 0) // until the ACK was sent
 	<-h.done
 	if len(wire.ACKs()) == 0 {
 		t.Fatal("the test did not provoke its case: no ACK was sent")
@@ -130,12 +129,15 @@ type delayedTask struct {
 	delay func()
 }
 
-func (d *delayedTask) ready(l *loop, _ uint32) {
-	if err := tcpInfo(d.fd, &d.info); err != nil {
+func (d *delayedTask) handle(l *loop, own ticket, e event) {
+	if e.kind != eventReady {
+		d.handshake.handle(l, own, e)
+		return
+	}
+	if err := tcpInfo(d.fd, &l.info); err != nil {
 		d.fail(l, err)
 		return
 	}
 	d.delay()
-	d.decide(l, 0, l.now)
+	d.conclude(l, 0, l.now)
 }
-func (d *delayedTask) wake(l *loop) { d.handshake.wake(l); l.woke() }

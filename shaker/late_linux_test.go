@@ -37,12 +37,12 @@ func TestLateStart(t *testing.T) {
 			h := hold(l)
 			called := l.clock()
 			var started time.Duration
-			l.submit(&startTask{flagTask: flagTask{fd: -1}, started: func() {
+			l.submit(startTask(func() {
 				for started < called+c.start {
 					time.Sleep(time.Millisecond)
 					started = l.clock()
 				}
-			}}, 0)
+			}), interactive, 0)
 			done := make(chan error)
 			go func() {
 				r, err := s.Shake(context.Background(), target4, &Options{Timeout: lateTimeout})
@@ -98,9 +98,9 @@ func TestTimeForAReply(t *testing.T) {
 		{out: 30, now: 100, want: false},
 	} {
 		const called = 10 * ms // on the loop's clock
-		h := &handshake{called: called, out: called + c.out*ms, slot: &slot{}}
+		h := &handshake{called: called, out: called + c.out*ms}
 		if c.deadline > 0 {
-			h.slot.deadline = called + c.deadline*ms
+			h.deadline = called + c.deadline*ms
 		}
 		if got := h.isTimeout(called + c.now*ms); got != c.want {
 			t.Errorf("a SYN out at %d of %d, now at %d: isTimeout = %t, want %t",

@@ -1,13 +1,15 @@
 // How the engine works on Linux.
 //
 // An engine (engine_linux.go) has one epoll loop per processor. A loop owns its sockets from
-// socket(2) to close(2): no other code uses their descriptors. The loop drives tasks. A handshake
-// (handshake_linux.go) is a task, and this file knows nothing about TCP. A caller hands its task to
-// a loop under a mutex, and waits on a channel until the task has ended.
+// socket(2) to close(2): no other code uses their descriptors. The loop drives tasks, and calls them
+// with events (events_linux.go). A handshake (handshake_linux.go) is a task, and this file knows
+// nothing about TCP. A caller hands its task to a loop under a mutex, and waits on a channel until the
+// task has ended.
 //
 // Each task sits in a slot and is named by a ticket, which is valid for one task only
-// (slots_linux.go). The loop gives the ticket to epoll instead of the descriptor's number: an event
-// that outlives its task carries a ticket that is no longer valid, and is dropped.
+// (slots_linux.go). Callers use the ticket to tell the task something. The loop also gives it to epoll
+// instead of the descriptor's number. Whatever outlives the task, be it an event or a message, carries
+// a ticket that is no longer valid, and is dropped.
 //
 // The loop works in turns, and at most one goroutine takes turns at a time: it drives the loop. In
 // a turn the loop
@@ -15,13 +17,16 @@
 //  1. collects events (epoll_wait(2) without waiting) and handles all of them: this is when a
 //     SYN-ACK is answered with an RST,
 //  2. takes what callers have handed over,
-//  3. ends tasks whose deadline has passed (deadlines_linux.go) and tasks whose caller has given up,
+//  3. handles times that have come (deadlines_linux.go) and messages, such as that a caller has
+//     given up,
 //  4. wakes callers whose tasks have ended,
-//  5. starts new tasks: this is when a SYN is sent.
+//  5. starts new tasks, those with a waiting caller first: this is when a SYN is sent.
 //
-// Steps 3 to 5 do a few dozen tasks at most, and step 5 takes 1 ms or one task at most. So however many
-// there are, the loop soon looks for SYN-ACKs again, within the 200 ms for which the kernel withholds
-// the final ACK.
+// Steps 3 to 5 handle a few dozen tasks at most, and step 5 takes 1 ms or one task at most. So however
+// many there are, the loop soon looks for SYN-ACKs again, within the 200 ms for which the kernel
+// withholds the final ACK. Events go first, but they cannot stop the rest for good: descriptors are
+// watched edge-triggered, so that one that stays ready gives no further event, and after some thousand
+// events in a row the loop takes all steps once.
 //
 // A caller that finds the loop undriven takes a turn itself, so that its SYN is sent at once and no
 // thread has to wake up for it. It opens no socket unless its thread is in the network namespace of
@@ -60,38 +65,20 @@ const (
 	// local ports are in use, the kernel searches for a free one for up to 12 ms.
 	startingPerTurn = time.Millisecond
 
-	// endsPerTurn limits how many tasks the loop ends in a turn because their deadlines have
-	// passed, and how many because they were abandoned.
-	endsPerTurn = 64
+	// duePerTurn limits how many times the loop handles in a turn, and toldPerTurn how many messages.
+	duePerTurn  = 64
+	toldPerTurn = 64
 
 	// wakesAhead limits how many waiters are woken and have not run yet. If the loop woke
 	// thousands at once, they might all run before the loop gets a processor again.
 	wakesAhead = 32
 
 	// eventsPerTurn limits how many events one epoll_wait returns. If it returns that many,
-	// there may be more, and the loop starts no tasks in that turn.
-	eventsPerTurn = 256
+	// there may be more, and the loop starts no tasks in that turn, for turnsWithoutStarts turns in
+	// a row at most.
+	eventsPerTurn      = 256
+	turnsWithoutStarts = 16
 )
-
-// A task is what the loop drives. Only the loop calls its methods. A task ends itself by calling
-// loop.finish, once.
-type task interface {
-	// seat gives the task its slot. The loop calls it first.
-	seat(*slot)
-	// start makes the task's first system calls. If loop.socket returns errElsewhere, start
-	// returns without any effect, and is called again in another turn.
-	start(*loop)
-	// ready handles events of the descriptor that the task has watched.
-	ready(l *loop, events uint32)
-	// expire is called when the task's deadline has passed.
-	expire(*loop)
-	// abandon ends the task because of err: its caller has given up, or the loop is closing.
-	// It does nothing if the task has ended.
-	abandon(l *loop, err error)
-	// wake wakes the task's waiter after the task has ended. The waiter calls loop.woke
-	// before it does anything else.
-	wake(*loop)
-}
 
 // A loop owns every descriptor of its tasks: the tasks open, use and close them in the loop's
 // turns. The comment at the top of this file explains how it works.
@@ -107,8 +94,9 @@ type loop struct {
 	// mu guards what callers hand to the loop, and the state of driving. It is held only to
 	// move pointers and to set the alarm.
 	mu       sync.Mutex
+	tickets  tickets // that no task has
 	arrivals []arrival
-	aborts   []abort
+	messages []message
 	ended    error         // why the loop takes no more tasks; nil while it does
 	driven   bool          // a goroutine takes turns, and will see what is handed over
 	left     sync.Cond     // on mu; signalled when a caller has stopped driving
@@ -122,23 +110,41 @@ type loop struct {
 	now       time.Duration // when the last epoll_wait returned
 	inside    bool          // the thread of this turn is in the loop's namespace
 	elsewhere bool          // it is in another one: this turn cannot start tasks
+	crowded   int           // turns in a row that found eventsPerTurn events
 	slots     slots
 	deadlines deadlines
-	unstarted queue[ticket] // tasks to be started
-	abandoned queue[abort]  // tasks to be ended
-	finished  queue[task]   // ended tasks whose waiters have not been woken
+	freed     []ticket         // of tasks that have ended
+	waiting   [2]queue[ticket] // tasks to be started, by urgency
+	unread    queue[message]   // messages to be handled
+	finished  queue[waiter]    // of ended tasks; they have not been woken
 
-	spareArrivals []arrival // the previous arrivals' memory, for reuse
+	// The next turn reuses the memory of what callers have handed over in the previous one.
+	spareArrivals []arrival
+
+	// Scratch memory of the task that is called.
+	info    unix.TCPInfo
+	control [128]byte
 }
+
+// An urgency is the order in which tasks are started. Tasks of the same urgency are started in the order
+// in which they were handed over.
+type urgency uint8
+
+const (
+	interactive urgency = iota // a caller waits for the task
+	background                 // started only if no interactive task waits to be started
+)
 
 type arrival struct {
-	task     task
-	deadline time.Duration // on the loop's clock; 0 is none
+	ticket  ticket
+	task    task
+	urgency urgency
+	due     time.Duration // on the loop's clock; 0 is never
 }
 
-type abort struct {
-	task task
-	err  error
+type message struct {
+	to   ticket
+	text any
 }
 
 // newLoop opens a loop and starts its goroutine. The loop opens its sockets in the namespace.
@@ -187,32 +193,33 @@ func (l *loop) clock() time.Duration { return time.Since(l.epoch) + 1 }
 // onClock converts t to the loop's clock.
 func (l *loop) onClock(t time.Time) time.Duration { return t.Sub(l.epoch) + 1 }
 
-// submit hands a task to the loop. The loop will call the task's wake once, unless submit returns
-// an error: ErrClosed, or the error of the system call that ended the loop.
-func (l *loop) submit(t task, deadline time.Duration) error {
+// submit hands a task to the loop, which will call it with eventStart, and with eventDue when that time has
+// come; a due of 0 is never. If the loop takes no more tasks, the error is ErrClosed or the error of the
+// system call that ended the loop.
+func (l *loop) submit(t task, u urgency, due time.Duration) (ticket, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended != nil {
-		return l.ended
+		return ticket{}, l.ended
 	}
-	l.arrivals = append(l.arrivals, arrival{task: t, deadline: deadline})
+	own := l.tickets.take()
+	l.arrivals = append(l.arrivals, arrival{ticket: own, task: t, urgency: u, due: due})
 	l.drive()
-	return nil
+	return own, nil
 }
 
-// abandon makes the loop end a submitted task because of err. It has no effect on a task that has
-// ended. An abandoned task must not be submitted again, because the loop may see the abort later.
-func (l *loop) abandon(t task, err error) {
+// tell makes the loop call a submitted task with a message. It has no effect if the task has ended.
+func (l *loop) tell(to ticket, text any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.aborts = append(l.aborts, abort{task: t, err: err})
+	l.messages = append(l.messages, message{to: to, text: text})
 	l.drive()
 }
 
 // A woken waiter calls woke before it does anything else.
 func (l *loop) woke() { l.ahead.Add(-1) }
 
-// close ends every task with ErrClosed and returns when the loop's goroutine has ended.
+// close calls every task with eventClosing and ErrClosed, and returns when the loop's goroutine has ended.
 func (l *loop) close() {
 	l.mu.Lock()
 	l.ended = ErrClosed
@@ -222,7 +229,7 @@ func (l *loop) close() {
 }
 
 // drive takes a turn, unless another goroutine drives the loop. Its caller holds mu, and has handed
-// a task or an abort over. The error of the turn can be ignored: if the turn fails, what was handed
+// a task or a message over. The error of the turn can be ignored: if the turn fails, what was handed
 // over stays queued, and the loop's goroutine sees the error on its own turn.
 func (l *loop) drive() {
 	if l.driven {
@@ -253,8 +260,8 @@ func (l *loop) leave() {
 
 // busy reports whether there is work for another turn now. Its caller holds mu.
 func (l *loop) busy() bool {
-	return len(l.arrivals) > 0 || len(l.aborts) > 0 || l.ended != nil ||
-		l.unstarted.len() > 0 || l.abandoned.len() > 0 ||
+	return len(l.arrivals) > 0 || len(l.messages) > 0 || l.ended != nil ||
+		l.waiting[interactive].len() > 0 || l.waiting[background].len() > 0 || l.unread.len() > 0 ||
 		l.finished.len() > 0 && l.ahead.Load() <= wakesAhead/2
 }
 
@@ -323,16 +330,12 @@ func (l *loop) sleep() error {
 	return err
 }
 
-// anyEvent reports whether a turn would find an event or an error.
-func anyEvent(epoll uintptr) bool {
-	var event [1]unix.EpollEvent
-	n, err := epollLook(int(epoll), event[:])
-	return n > 0 || err != nil
-}
+// anyEvent reports whether a turn would find an event or an error. It leaves the events to the turn: epoll_wait(2)
+// would report an edge-triggered event only to the first one who asks.
+func anyEvent(epoll uintptr) bool { return isReadable(int(epoll)) }
 
-// turn handles all events, and only then ends, wakes and starts tasks. inside reports whether the
-// calling thread is known to be in the loop's namespace. An error means that the loop has to end
-// because of it.
+// turn handles all events, and only then everything else. inside reports whether the calling thread is known
+// to be in the loop's namespace. An error means that the loop has to end because of it.
 func (l *loop) turn(inside bool) error {
 	l.inside, l.elsewhere = inside, false
 	n, err := epollLook(l.epoll, l.found[:])
@@ -340,98 +343,111 @@ func (l *loop) turn(inside bool) error {
 		return err
 	}
 	l.now = l.clock()
-	for i := range n {
-		l.dispatch(&l.found[i])
+	for _, found := range l.found[:n] {
+		l.call(ticket{found.Fd, found.Pad}, event{kind: eventReady, ready: found.Events})
 	}
 	if err := l.receive(); err != nil {
 		return err
 	}
-	l.expire()
-	l.abort()
+	l.passTimes()
+	l.passMessages()
 	// Waiters are woken after every socket that can be closed is closed, but before the next
 	// SYNs are sent, so that the waiters can run in parallel with the loop.
 	l.wake(wakesAhead)
-	if n < len(l.found) {
+	if n < len(l.found) || l.crowded >= turnsWithoutStarts {
+		l.crowded = 0
 		l.start()
+	} else {
+		l.crowded++
 	}
 	l.wake(wakesAhead)
 	return nil
 }
 
-// dispatch passes an event to its task. It drops the event if the task has ended since epoll_wait
-// collected the event.
-func (l *loop) dispatch(event *unix.EpollEvent) {
-	if s := l.slots.find(ticket{event.Fd, event.Pad}); s != nil {
-		s.task.ready(l, event.Events)
+// call calls a task with an event. It drops the event if the task has ended.
+func (l *loop) call(to ticket, e event) {
+	if s := l.slots.find(to); s != nil {
+		s.task.handle(l, to, e)
 	}
 }
 
-// expire ends tasks whose deadline has passed, at most endsPerTurn.
-func (l *loop) expire() {
-	for range endsPerTurn {
-		deadline, ok := l.deadlines.next()
-		if !ok || deadline > l.now {
-			return
-		}
-		s := l.deadlines[0]
-		l.deadlines.remove(s)
-		s.task.expire(l)
-	}
-}
-
-// abort ends tasks that were abandoned, at most endsPerTurn.
-func (l *loop) abort() {
-	for range min(endsPerTurn, l.abandoned.len()) {
-		a := l.abandoned.first()
-		a.task.abandon(l, a.err)
-		l.abandoned.drop()
-	}
-}
-
-// receive takes over what callers have handed to the loop. It seats and queues new tasks and
-// adds their deadlines. An error means that the loop has to end because of it.
+// receive takes over what callers have handed to the loop: it seats new tasks and queues messages. An error
+// means that the loop has to end because of it.
 func (l *loop) receive() error {
 	l.mu.Lock()
 	arrivals := l.arrivals
 	l.arrivals = l.spareArrivals[:0]
-	l.abandoned.add(l.aborts...)
-	clear(l.aborts)
-	l.aborts = l.aborts[:0]
+	l.unread.add(l.messages...)
+	clear(l.messages)
+	l.messages = l.messages[:0]
+	l.tickets.put(l.freed...)
+	l.freed = l.freed[:0]
 	ended := l.ended
 	l.mu.Unlock()
 
 	for _, a := range arrivals {
-		s := l.slots.take(a.task)
-		if s.deadline = a.deadline; s.deadline != 0 {
-			l.deadlines.add(s)
-		}
-		a.task.seat(s)
-		l.unstarted.add(s.ticket)
+		l.seat(a)
 	}
 	clear(arrivals)
 	l.spareArrivals = arrivals
 	return ended
 }
 
+// seat gives a new task its slot, and queues it to be started.
+func (l *loop) seat(a arrival) {
+	l.slots.seat(a.ticket, a.task)
+	l.setDue(a.ticket, a.due)
+	l.waiting[a.urgency].add(a.ticket)
+}
+
+// passTimes calls tasks whose time has come, at most duePerTurn.
+func (l *loop) passTimes() {
+	for range duePerTurn {
+		next, ok := l.deadlines.next()
+		if !ok || next > l.now {
+			return
+		}
+		s := l.deadlines[0]
+		l.deadlines.set(s, 0)
+		s.task.handle(l, s.ticket, event{kind: eventDue})
+	}
+}
+
+// passMessages calls tasks with their messages, at most toldPerTurn.
+func (l *loop) passMessages() {
+	for range min(toldPerTurn, l.unread.len()) {
+		m := l.unread.first()
+		l.unread.drop()
+		l.call(m.to, event{kind: eventTold, message: m.text})
+	}
+}
+
 // start starts queued tasks, at most startsPerTurn, until startingPerTurn has passed.
 func (l *loop) start() {
-	if l.unstarted.len() == 0 {
-		return
-	}
-	end := l.clock() + startingPerTurn
-	for range min(startsPerTurn, l.unstarted.len()) {
-		if s := l.slots.find(l.unstarted.first()); s != nil { // nil if it was abandoned or has expired
-			s.task.start(l)
-			if l.elsewhere {
-				return // the loop's goroutine starts it
-			}
+	var end time.Duration
+	for range startsPerTurn {
+		next := &l.waiting[interactive]
+		if next.len() == 0 {
+			next = &l.waiting[background]
 		}
-		l.unstarted.drop()
+		if next.len() == 0 {
+			return
+		}
+		if end == 0 {
+			end = l.clock() + startingPerTurn
+		}
+		l.call(next.first(), event{kind: eventStart})
+		if l.elsewhere {
+			return // the loop's goroutine starts it
+		}
+		next.drop()
 		if l.clock() >= end {
 			return
 		}
 	}
 }
+
+// What tasks call.
 
 // errElsewhere is returned by loop.socket if the thread is in another network namespace than the loop.
 var errElsewhere = errors.New("the thread is in another network namespace")
@@ -451,19 +467,32 @@ func (l *loop) socket(family, kind, protocol int) (fd int, err error) {
 	return fd, nil
 }
 
-// watch subscribes to the events of a task's descriptor. Closing the descriptor ends the subscription.
-func (l *loop) watch(s *slot, fd int, events uint32) error {
-	return epollAdd(l.epoll, fd, unix.EpollEvent{Events: events, Fd: s.index, Pad: s.generation})
+// watch makes the loop call the task with the events of a descriptor, each time that one of them begins
+// (EPOLLET in epoll(7)). A descriptor that is watched already is watched for other events from now on. In both
+// cases an event that has begun before is reported, too. EPOLLERR and EPOLLHUP are always reported. Closing the
+// descriptor ends it.
+func (l *loop) watch(own ticket, fd int, events uint32) error {
+	e := unix.EpollEvent{Events: events | unix.EPOLLET, Fd: own.index, Pad: own.generation}
+	errno := epollControl(l.epoll, unix.EPOLL_CTL_ADD, fd, &e)
+	if errno == unix.EEXIST {
+		errno = epollControl(l.epoll, unix.EPOLL_CTL_MOD, fd, &e)
+	}
+	return check("epoll_ctl", errno)
 }
 
-// finish ends a task that has closed its descriptor. Its waiter is woken later in the turn or in a
-// later turn.
-func (l *loop) finish(s *slot) {
-	if s.position >= 0 {
-		l.deadlines.remove(s)
+// setDue sets the time on the loop's clock at which the loop calls the task with eventDue. It replaces the
+// time that was set before; 0 is never.
+func (l *loop) setDue(own ticket, at time.Duration) { l.deadlines.set(l.slots.find(own), at) }
+
+// finish ends a task that has closed its descriptors. The waiter, if there is one, is woken later in the turn or in
+// a later turn.
+func (l *loop) finish(own ticket, w waiter) {
+	s := l.slots.find(own)
+	l.deadlines.set(s, 0)
+	l.freed = append(l.freed, l.slots.vacate(s))
+	if w != nil {
+		l.finished.add(w)
 	}
-	l.finished.add(s.task)
-	l.slots.put(s)
 }
 
 // wake wakes waiters of ended tasks until limit of them have been woken and have not run yet.
@@ -481,9 +510,9 @@ func (l *loop) shut(err error) {
 	l.ended = err
 	l.mu.Unlock()
 	l.receive() // tasks that arrived before
-	for _, s := range l.slots.all {
+	for _, s := range l.slots {
 		if s.task != nil {
-			s.task.abandon(l, err)
+			s.task.handle(l, s.ticket, event{kind: eventClosing, err: err})
 		}
 	}
 	l.wake(math.MaxInt32)

@@ -96,9 +96,9 @@ func TestWhoStartsTasks(t *testing.T) {
 				threads := make(chan int, 2)
 				started := func() { threads <- unix.Gettid() }
 				if c.unknown {
-					l.submit(&startTask{flagTask: flagTask{fd: -1}, started: started}, 0)
+					l.submit(startTask(started), interactive, 0)
 				} else {
-					l.submit(&socketTask{started: started}, 0)
+					l.submit(socketTask(started), interactive, 0)
 				}
 				if by := <-threads; (by == unix.Gettid()) != c.caller {
 					t.Errorf("thread %d started the task of thread %d, want its own: %t", by, unix.Gettid(), c.caller)
@@ -120,7 +120,7 @@ func TestRefusedStartsKeepTheirOrder(t *testing.T) {
 	order := make(chan int, tasks)
 	other.In(func() {
 		for i := range tasks {
-			l.submit(&socketTask{started: func() { order <- i }}, 0)
+			l.submit(socketTask(func() { order <- i }), interactive, 0)
 		}
 	})
 	for i := range tasks {
@@ -131,17 +131,14 @@ func TestRefusedStartsKeepTheirOrder(t *testing.T) {
 }
 
 // A socketTask is a task that opens a socket and ends.
-type socketTask struct {
-	flagTask
-	started func()
-}
+type socketTask func()
 
-func (s *socketTask) start(l *loop) {
+func (s socketTask) handle(l *loop, own ticket, _ event) {
 	fd, err := l.socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
-		s.fd = fd
-		s.started()
-		s.end(l)
+		s()
+		closeDescriptor(fd)
+		l.finish(own, nil)
 	}
 }
 
@@ -212,13 +209,13 @@ func TestNewInAnotherNamespace(t *testing.T) {
 		ended <- err
 	}()
 	lab.Eventually(t, "the handshake is running", func() bool {
-		running := 0
+		tasks := 0
 		for _, l := range s.engine.loops {
 			h := hold(l)
-			running += l.slots.running() - 1 // without the slot of the holdUp
+			tasks += running(l) - 1 // without the holdUp
 			close(h.release)
 		}
-		return running > 0 || len(ended) > 0
+		return tasks > 0 || len(ended) > 0
 	})
 	s.Close()
 	if err := <-ended; !errors.Is(err, ErrClosed) {

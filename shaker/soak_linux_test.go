@@ -31,9 +31,10 @@ func footprintOf(t *testing.T, s *Shaker) footprint {
 	f.heap = stats.HeapAlloc
 	for _, l := range s.engine.loops {
 		h := hold(l) // now the loop's own fields may be read, in which the holdUp counts
-		f.slots += l.slots.running() - 1
+		f.slots += running(l) - 1
 		f.deadlines += len(l.deadlines)
-		f.queued += l.unstarted.len() - 1 + len(l.arrivals) + len(l.aborts) + l.abandoned.len()
+		f.queued += l.waiting[interactive].len() - 1 + l.waiting[background].len() +
+			len(l.arrivals) + len(l.messages) + l.unread.len()
 		close(h.release)
 	}
 	return f

@@ -111,10 +111,10 @@ func receiveError(fd int, control []byte) (n int, err error) {
 	return int(message.Controllen), check("recvmsg", errno)
 }
 
-func epollAdd(epoll, fd int, event unix.EpollEvent) error {
-	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), unix.EPOLL_CTL_ADD, uintptr(fd),
-		uintptr(unsafe.Pointer(&event)), 0, 0)
-	return check("epoll_ctl", errno)
+func epollControl(epoll, operation, fd int, event *unix.EpollEvent) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(operation), uintptr(fd),
+		uintptr(unsafe.Pointer(event)), 0, 0)
+	return errno
 }
 
 // epollLook returns pending events without waiting.
@@ -128,6 +128,15 @@ func epollLook(epoll int, events []unix.EpollEvent) (n int, err error) {
 		return 0, nil
 	}
 	return 0, check("epoll_pwait", errno)
+}
+
+// isReadable reports whether a descriptor is readable, or reading it gives an error. It does not wait.
+func isReadable(fd int) bool {
+	look := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	var now unix.Timespec
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&look)), 1,
+		uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n > 0 || errno != 0 && errno != unix.EINTR
 }
 
 func closeDescriptor(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }

@@ -14,33 +14,47 @@ import (
 
 // A holdUp is a task that stops the loop, as an overloaded host does: the loop closes held, and does
 // nothing until the test closes release.
-type holdUp struct {
-	slot          *slot
-	held, release chan struct{}
-}
+type holdUp struct{ held, release chan struct{} }
 
 // hold stops the loop and returns when it has stopped.
 func hold(l *loop) *holdUp {
 	h := &holdUp{held: make(chan struct{}), release: make(chan struct{})}
-	go l.submit(h, 0) // in a goroutine, because submit may take the turn itself
+	go l.submit(h, interactive, 0) // in a goroutine, because submit may take the turn itself
 	<-h.held
 	return h
 }
 
-func (h *holdUp) seat(s *slot) { h.slot = s }
-func (h *holdUp) start(l *loop) {
-	close(h.held)
-	<-h.release
-	l.finish(h.slot)
+func (h *holdUp) handle(l *loop, own ticket, e event) {
+	if e.kind == eventStart {
+		close(h.held)
+		<-h.release
+	}
+	l.finish(own, nil)
 }
-func (h *holdUp) ready(*loop, uint32)  {}
-func (h *holdUp) expire(*loop)         {}
-func (h *holdUp) abandon(*loop, error) {}
-func (h *holdUp) wake(l *loop)         { l.woke() }
+
+// running returns the number of tasks, of which one is a holdUp.
+func running(l *loop) (tasks int) {
+	for _, s := range l.slots {
+		if s.task != nil {
+			tasks++
+		}
+	}
+	return tasks
+}
+
+// handshakes returns the handshakes of a stopped loop.
+func handshakes(l *loop) (all []*handshake) {
+	for _, s := range l.slots {
+		if h, ok := s.task.(*handshake); ok {
+			all = append(all, h)
+		}
+	}
+	return all
+}
 
 // A flagTask is a task on an eventfd. It is ready when set has written to the eventfd.
 type flagTask struct {
-	slot    *slot
+	own     ticket
 	fd      int
 	events  int
 	woken   bool
@@ -60,62 +74,53 @@ func (f *flagTask) set() { unix.Write(f.fd, binary.NativeEndian.AppendUint64(nil
 
 func (f *flagTask) end(l *loop) {
 	closeDescriptor(f.fd)
-	l.finish(f.slot)
-	f.slot = nil
+	l.finish(f.own, f)
 }
 
-func (f *flagTask) seat(s *slot)  { f.slot = s }
-func (f *flagTask) start(l *loop) { l.watch(f.slot, f.fd, unix.EPOLLIN) }
-func (f *flagTask) ready(l *loop, _ uint32) {
-	f.events++
-	if f.onReady != nil {
-		f.onReady(l)
-	}
-}
-func (f *flagTask) expire(*loop) {}
-func (f *flagTask) abandon(l *loop, _ error) {
-	if f.slot != nil {
+func (f *flagTask) handle(l *loop, own ticket, e event) {
+	f.own = own
+	switch e.kind {
+	case eventStart:
+		l.watch(own, f.fd, unix.EPOLLIN)
+	case eventReady:
+		f.events++
+		if f.onReady != nil {
+			f.onReady(l)
+		}
+	case eventClosing:
 		f.end(l)
 	}
 }
+
 func (f *flagTask) wake(l *loop) { f.woken = true; l.woke() }
 
-// A startTask is a task that calls a function when it is started, and ends.
-type startTask struct {
-	flagTask
-	started func()
+// A startTask calls a function when it is started, and ends.
+type startTask func()
+
+func (s startTask) handle(l *loop, own ticket, e event) {
+	if e.kind == eventStart {
+		s()
+	}
+	l.finish(own, nil)
 }
 
-func (s *startTask) start(l *loop) {
-	s.started()
-	s.end(l)
-}
-
-// An endingTask is a task that does nothing until it ends, by its deadline or because it is abandoned.
+// An endingTask does nothing until its time has come, or a caller tells it something. Then it calls ended, and ends.
 type endingTask struct {
-	flagTask
-	ended func(*loop)
+	ended  func()
+	waiter waiter
 }
 
-func (e *endingTask) start(*loop) {}
-func (e *endingTask) expire(l *loop) {
-	e.ended(l)
-	l.finish(e.slot)
-	e.slot = nil
-}
-func (e *endingTask) abandon(l *loop, _ error) {
-	if e.slot != nil {
-		e.expire(l)
+func (t *endingTask) handle(l *loop, own ticket, e event) {
+	if e.kind != eventStart {
+		t.ended()
+		l.finish(own, t.waiter)
 	}
 }
 
-// A sleepingTask is a task whose waiter, once woken, does not get to run.
-type sleepingTask struct {
-	endingTask
-	woken *atomic.Int32
-}
+// A sleeper is a waiter that, once woken, does not get to run. It counts how many are.
+type sleeper struct{ woken *atomic.Int32 }
 
-func (s *sleepingTask) wake(*loop) { s.woken.Add(1) }
+func (s sleeper) wake(*loop) { s.woken.Add(1) }
 
 // awaitLoop waits until a condition on what callers have handed to the loop is true.
 func awaitLoop(t *testing.T, l *loop, what string, is func() bool) {
