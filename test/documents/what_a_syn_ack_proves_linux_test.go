@@ -371,7 +371,7 @@ func TestSynproxy(t *testing.T) {
 					const rejected = "TcpExtTSEcrRejected"
 					before, ok := host.Counters(host.n)[rejected]
 					if !ok {
-						t.Skipf("needs a kernel that has the counter %s", rejected)
+						lab.Skip(t, "needs a kernel that has the counter %s", rejected)
 					}
 					rules := synproxyRules(t, 443, c.hook, withoutRemedy)
 					c.node.rules(t, strings.Replace(rules, " sack-perm", " timestamp sack-perm", 1))

@@ -13,12 +13,12 @@ const cpuController = "/sys/fs/cgroup/cpu"
 
 // LimitCPU lets the program have at most the given share of one processor, in per cent, until the
 // test ends. The kernel gives it that share at the start of every tenth of a second, and nothing
-// afterwards. A machine without cgroup v1 makes the test skip, in CI, too.
+// afterwards.
 func (p *Process) LimitCPU(percent int) {
 	p.t.Helper()
 	group, err := os.MkdirTemp(cpuController, "shaker-lab-")
 	if err != nil {
-		p.t.Skipf("needs the CPU controller of cgroup v1: %v", err)
+		lab.Skip(p.t, "needs the CPU controller of cgroup v1: %v", err)
 	}
 	p.t.Cleanup(func() {
 		p.Stop() // a group can be removed when it is empty
