@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"net/http"
@@ -30,7 +29,7 @@ func parseRequest(r *http.Request, c *config.Config, timeoutOffset time.Duration
 			return nil, false, fmt.Errorf("parameter %q given %d times, want once", name, n)
 		}
 	}
-	req, err = probe.NewRequest(c, params.Get("target"), cmp.Or(params.Get("module"), config.DefaultModule))
+	req, err = probe.NewRequest(c, params.Get("target"), params.Get("module"))
 	if err != nil {
 		return nil, false, err
 	}

@@ -35,6 +35,7 @@ type Command struct {
 type flags struct {
 	targets  []string
 	module   string
+	named    bool // whether the module is given
 	count    int
 	interval time.Duration
 	timeout  time.Duration
@@ -57,7 +58,7 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("timeout",
 		"Timeout of a probe, including name resolution and path. 0 uses the timeout of the module.").
 		Default("0s").DurationVar(&f.timeout)
-	cmd.Flag("module", "Module to probe with.").Default(config.DefaultModule).StringVar(&f.module)
+	cmd.Flag("module", "Module to probe with.").Default(config.DefaultModule).IsSetByUser(&f.named).StringVar(&f.module)
 	cmd.Flag("output", "Output format: text, json (one object per line and result), or openmetrics "+
 		"(the metrics of each target's last probe). One of: [text, json, openmetrics]").
 		Default("text").EnumVar(&f.output, "text", "json", "openmetrics")
@@ -105,7 +106,7 @@ func (c *Command) Run(configFile string) (status int) {
 		return fail(statusUsage, err)
 	}
 	for _, warning := range warnings {
-		if strings.Contains(warning, ": module "+c.flags.module+": ") {
+		if strings.Contains(warning, ": module "+c.flags.module+": ") || len(conf.Modules) == 0 {
 			fmt.Fprintf(os.Stderr, "%s: warning: %s\n", c.name, warning)
 		}
 	}
@@ -118,9 +119,13 @@ func (c *Command) Run(configFile string) (status int) {
 	}
 	defer engine.Close()
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
+	module := c.flags.module
+	if !c.flags.named {
+		module = "" // so that an error says so
+	}
 	var all []*target
 	for _, text := range c.flags.targets {
-		request, err := probe.NewRequest(conf, text, c.flags.module)
+		request, err := probe.NewRequest(conf, text, module)
 		if err != nil {
 			return fail(statusUsage, err)
 		}

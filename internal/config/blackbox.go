@@ -1,29 +1,74 @@
 package config
 
 import (
-	"slices"
+	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// isOtherProber reports whether only blackbox_exporter has a prober of that name.
-func isOtherProber(name string) bool {
-	return slices.ContainsFunc(moduleKeys, func(k key[Module]) bool { return k.show == nil && k.name == name })
+// A Foreign is a module that asks for more than a TCP handshake, and is left to blackbox_exporter. Only the
+// reason is kept of it: one file can then serve both exporters.
+type Foreign struct {
+	Prober string // "tcp", or the name of a prober that only blackbox_exporter has
+	Key    string // of the section tcp, "query_response" or "tls", if the prober is tcp
 }
 
-// refuseSection refuses the section of a module for another prober.
-func refuseSection(_ *Module, v value) { v.leaveToBlackbox("set") }
+// String returns the reason, such as "its prober is http".
+func (f Foreign) String() string {
+	if f.Key != "" {
+		return "it has tcp." + f.Key
+	}
+	return "its prober is " + f.Prober
+}
 
-func refuseQueries(v value) {
+// MarshalYAML returns the part of the module that is the reason.
+func (f Foreign) MarshalYAML() (any, error) {
+	module := struct {
+		Prober string
+		TCP    map[string]any `yaml:",omitempty"`
+	}{Prober: f.Prober}
+	switch f.Key {
+	case "query_response":
+		module.TCP = map[string]any{f.Key: []struct{}{{}}}
+	case "tls":
+		module.TCP = map[string]any{f.Key: true}
+	}
+	return module, nil
+}
+
+// otherProbers are the probers that only blackbox_exporter has.
+var otherProbers = []string{"http", "dns", "icmp", "grpc", "unix", "websocket"}
+
+// otherSections returns the keys of a module that are for another prober. Each has the name of its prober. A tcp
+// module may have them: blackbox_exporter does not use them either.
+func otherSections() (keys []key[Module]) {
+	ignore := func(_ *Module, v value) {
+		if !isEmpty(v.Node) {
+			v.warn("is ignored, because the prober is tcp")
+		}
+	}
+	for _, prober := range otherProbers {
+		keys = append(keys, key[Module]{prober, ignore, nil})
+	}
+	return keys
+}
+
+// readQueries makes the module foreign if it has queries.
+func readQueries(v value) {
 	if empty := v.Kind == yaml.SequenceNode && len(v.Content) == 0; !empty && !isNull(v.Node) {
-		v.leaveToBlackbox("set")
+		v.file.leaveToBlackbox("query_response")
 	}
 }
 
-func refuseTLS(v value) {
+// readTLS makes the module foreign if it uses TLS.
+func readTLS(v value) {
 	var tls bool
-	if v.boolean(&tls); tls {
-		v.leaveToBlackbox("true")
+	if !isNull(v.Node) {
+		v.boolean(&tls)
+	}
+	if tls {
+		v.file.leaveToBlackbox("tls")
 	}
 }
 
@@ -34,7 +79,54 @@ func ignoreTLSConfig(v value) {
 	}
 }
 
-const keepInBlackbox = "but this exporter performs only TCP handshakes: keep this module in blackbox_exporter"
+// leaveToBlackbox is called with every key by which a tcp module asks for more than a TCP handshake.
+func (f *file) leaveToBlackbox(key string) {
+	if f.foreign == nil {
+		f.foreign = &Foreign{Prober: tcpProber, Key: key}
+	}
+}
 
-// leaveToBlackbox is called with every value by which a module asks for more than a TCP handshake.
-func (v value) leaveToBlackbox(is string) { v.refuse("is %s, %s", is, keepInBlackbox) }
+// optional returns a func that reads a key of blackbox_exporter. As there, a key without a value is not set.
+func optional[T any](read func(*T, value)) func(*T, value) {
+	return func(t *T, v value) {
+		if !isNull(v.Node) {
+			read(t, v)
+		}
+	}
+}
+
+// readPreferred reads preferred_ip_protocol. blackbox_exporter uses its default for the empty text, and takes all
+// other texts for ip4, of which only ipv4 says so.
+func readPreferred(v value, protocol *string) {
+	switch text := v.Value; {
+	case v.Kind == yaml.ScalarNode && text == "":
+	case v.Kind == yaml.ScalarNode && strings.EqualFold(text, "ipv4"):
+		*protocol = IP4
+	case v.Kind == yaml.ScalarNode && strings.EqualFold(text, "ipv6"):
+		v.wrong(IP6 + ": blackbox_exporter takes it for " + IP4)
+	default:
+		v.choice(protocol, IP4, IP6)
+	}
+}
+
+// readTimeout reads timeout. As in blackbox_exporter, 0s and the empty text mean that the module sets none. Its
+// timeouts may be longer than MaxTimeout, but its probes end as early: the kernel gives up.
+func readTimeout(v value, timeout *time.Duration) {
+	const want = "a duration with a unit, such as 5s or 500ms"
+	text, ok := v.text(want)
+	if !ok || text == "" {
+		return
+	}
+	duration, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		v.wrong(want)
+	case duration < 0:
+		v.wrong("more than 0s and at most 2m")
+	case duration > MaxTimeout:
+		v.warn("is %s, but the kernel gives up after about 2m: 2m applies", v.quote())
+		*timeout = MaxTimeout
+	case duration > 0:
+		*timeout = duration
+	}
+}

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -11,6 +13,16 @@ import (
 type Config struct {
 	Targets Targets
 	Modules map[string]Module
+	Foreign map[string]Foreign // modules of the file that are left to blackbox_exporter
+}
+
+// Names returns the sorted names of modules, in quotes where they would be unclear without.
+func Names[M any](modules map[string]M) []string {
+	names := slices.Sorted(maps.Keys(modules))
+	for i, name := range names {
+		names[i] = quote(name)
+	}
+	return names
 }
 
 // Module describes how to probe. Keys shared with blackbox_exporter have the same names.
@@ -120,7 +132,7 @@ func Default() *Config {
 // defaultModule returns the values of the keys that a module leaves out.
 func defaultModule() Module {
 	return Module{
-		Prober:  "tcp",
+		Prober:  tcpProber,
 		Timeout: 5 * time.Second,
 		TCP: TCP{
 			PreferredIPProtocol: IP6,

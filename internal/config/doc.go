@@ -5,6 +5,8 @@
 //   - an error names the file, the line, the module and the key, and says what would be right;
 //   - all errors of a file are reported together, in the order of its lines, except that a file
 //     that is not valid YAML has only that error;
+//   - a valid file of blackbox_exporter is valid: its modules that ask for more than a TCP handshake
+//     are not validated, only their names are kept;
 //   - an unknown key, a key that is given twice, and a number that YAML 1.1 and YAML 1.2 read
 //     differently (064) are errors;
 //   - the cost of reading a file is bounded, whatever its aliases stand for;

@@ -30,8 +30,17 @@ var configKeys = []key[Config]{
 			return c.Targets
 		}},
 	{"modules",
-		func(c *Config, v value) { c.Modules = readModules(v) },
-		func(c *Config) any { return c.Modules }},
+		func(c *Config, v value) { readModules(v, c) },
+		func(c *Config) any {
+			all := map[string]any{}
+			for name, module := range c.Modules {
+				all[name] = module
+			}
+			for name, module := range c.Foreign {
+				all[name] = module
+			}
+			return all
+		}},
 }
 
 var targetsKeys = []key[Targets]{
@@ -43,37 +52,30 @@ var targetsKeys = []key[Targets]{
 		func(t *Targets) any { return showRanges(t.Deny) }},
 }
 
-var moduleKeys = []key[Module]{
+var moduleKeys = append([]key[Module]{
 	{"prober",
-		func(m *Module, v value) { readProber(v, &m.Prober) },
+		func(_ *Module, v value) { readProber(v) },
 		func(m *Module) any { return m.Prober }},
 	{"timeout",
-		func(m *Module, v value) { readTimeout(v, &m.Timeout) },
+		optional(func(m *Module, v value) { readTimeout(v, &m.Timeout) }),
 		func(m *Module) any { return m.Timeout }},
 	{"tcp",
 		func(m *Module, v value) { readTCP(v, &m.TCP) },
 		func(m *Module) any { return m.TCP }},
-	// Sections for other probers of blackbox_exporter. A section has the name of its prober.
-	{"http", refuseSection, nil},
-	{"dns", refuseSection, nil},
-	{"icmp", refuseSection, nil},
-	{"grpc", refuseSection, nil},
-	{"unix", refuseSection, nil},
-	{"websocket", refuseSection, nil},
-}
+}, otherSections()...)
 
 var tcpKeys = []key[TCP]{
 	{"preferred_ip_protocol",
-		func(t *TCP, v value) { v.choice(&t.PreferredIPProtocol, IP4, IP6) },
+		optional(func(t *TCP, v value) { readPreferred(v, &t.PreferredIPProtocol) }),
 		func(t *TCP) any { return t.PreferredIPProtocol }},
 	{"ip_protocol_fallback",
-		func(t *TCP, v value) { v.boolean(&t.IPProtocolFallback) },
+		optional(func(t *TCP, v value) { v.boolean(&t.IPProtocolFallback) }),
 		func(t *TCP) any { return t.IPProtocolFallback }},
 	{"addresses",
 		func(t *TCP, v value) { v.choice(&t.Addresses, First, All) },
 		func(t *TCP) any { return t.Addresses }},
 	{"source_ip_address",
-		func(t *TCP, v value) { readSource(v, &t.SourceIPAddress) },
+		optional(func(t *TCP, v value) { readSource(v, &t.SourceIPAddress) }),
 		func(t *TCP) any { return unless(netip.Addr{}, t.SourceIPAddress) }},
 	{"source_ports",
 		func(t *TCP, v value) { readSourcePorts(v, &t.SourcePorts) },
@@ -124,8 +126,8 @@ var tcpKeys = []key[TCP]{
 		func(t *TCP, v value) { v.choice(&t.Close, Reset, FIN) },
 		func(t *TCP) any { return t.Close }},
 	// Keys for what blackbox_exporter does after the handshake.
-	{"query_response", func(_ *TCP, v value) { refuseQueries(v) }, nil},
-	{"tls", func(_ *TCP, v value) { refuseTLS(v) }, nil},
+	{"query_response", func(_ *TCP, v value) { readQueries(v) }, nil},
+	{"tls", func(_ *TCP, v value) { readTLS(v) }, nil},
 	{"tls_config", func(_ *TCP, v value) { ignoreTLSConfig(v) }, nil},
 }
 

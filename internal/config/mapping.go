@@ -39,15 +39,19 @@ func readEntries[T any](entries []entry, t *T, keys []key[T]) map[string]value {
 	return given
 }
 
-// suggest returns a hint for an unknown name: the known name that it resembles, and all of them.
+// suggest returns what to write instead of an unknown name: the known name that it resembles, and all of them.
 func suggest(unknown string, known []string) string {
+	return fmt.Sprintf("%s, want one of %s", hint(unknown, known), strings.Join(known, ", "))
+}
+
+// hint returns a question with the known name that an unknown one resembles, or "" if there is none.
+func hint(unknown string, known []string) string {
 	unknown = shorten(unknown)
 	nearest := slices.MinFunc(known, func(a, b string) int { return distance(unknown, a) - distance(unknown, b) })
-	hint := ""
-	if distance(unknown, nearest) <= (len(nearest)+1)/3 {
-		hint = fmt.Sprintf(" (is %s meant?)", nearest)
+	if distance(unknown, nearest) > (len(nearest)+1)/3 {
+		return ""
 	}
-	return fmt.Sprintf("%s, want one of %s", hint, strings.Join(known, ", "))
+	return fmt.Sprintf(" (is %s meant?)", nearest)
 }
 
 // distance returns how many bytes must be inserted, deleted or replaced to turn a into b, their

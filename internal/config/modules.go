@@ -2,15 +2,15 @@ package config
 
 import (
 	"slices"
-	"time"
+	"strings"
 )
 
 // readModules reads the modules, which replace the built-in ones.
-func readModules(v value) map[string]Module {
-	modules := map[string]Module{}
+func readModules(v value, c *Config) {
+	c.Modules = map[string]Module{}
 	if isEmpty(v.Node) {
 		v.refuse("is empty, want modules: remove the key to keep the built-in modules")
-		return modules
+		return
 	}
 	v.prefix = "module "
 	entries, _ := v.entries("a mapping of names to modules")
@@ -20,51 +20,60 @@ func readModules(v value) map[string]Module {
 			continue
 		}
 		e.value.prefix = e.value.path + ": "
-		modules[e.name] = readModule(e.value)
+		module, foreign := readModule(e.value)
+		if foreign == nil {
+			c.Modules[e.name] = module
+			continue
+		}
+		if c.Foreign == nil {
+			c.Foreign = map[string]Foreign{}
+		}
+		c.Foreign[e.name] = *foreign
 	}
-	return modules
+	if len(c.Modules) == 0 {
+		v.path = "modules"
+		v.warn("are all left to blackbox_exporter, so that no target can be probed: add a module with prober: tcp")
+	}
 }
 
-func readModule(v value) Module {
-	module := defaultModule()
+// readModule reads a module. If it is foreign, the module is of no use, and its content is not validated: the
+// problems that are found until then are forgotten.
+func readModule(v value) (module Module, foreign *Foreign) {
+	module = defaultModule()
 	if isEmpty(v.Node) {
 		v.refuse("is empty, want prober: tcp")
-		return module
+		return module, nil
 	}
+	errors, warnings := len(v.file.errors), len(v.file.warnings)
 	entries, ok := v.entries(wantKeys(moduleKeys))
 	if !ok {
-		return module
+		return module, nil
 	}
-	i := slices.IndexFunc(entries, func(e entry) bool { return e.name == "prober" })
-	if i < 0 {
+	v.file.foreign = nil
+	prober := ""
+	if i := slices.IndexFunc(entries, func(e entry) bool { return e.name == "prober" }); i >= 0 {
+		prober = entries[i].value.Value
+	} else {
 		v.refuse("has no prober, want prober: tcp")
-	} else if prober := entries[i].value; isOtherProber(prober.Value) {
-		prober.leaveToBlackbox(prober.Value)
-		return module // its other keys are for that prober
 	}
-	readEntries(entries, &module, moduleKeys)
-	return module
+	if slices.Contains(otherProbers, prober) {
+		v.file.foreign = &Foreign{Prober: prober}
+	} else {
+		readEntries(entries, &module, moduleKeys)
+	}
+	if v.file.foreign == nil || v.file.foreign.Prober != prober { // the prober of a module must be right in any case
+		return module, nil
+	}
+	v.file.errors, v.file.warnings = v.file.errors[:errors], v.file.warnings[:warnings]
+	return module, v.file.foreign
 }
 
-func readProber(v value, prober *string) {
-	if text, ok := v.text("tcp"); ok && text != *prober {
-		v.wrong("tcp")
-	}
-}
+// tcpProber is the prober of this exporter.
+const tcpProber = "tcp"
 
-func readTimeout(v value, timeout *time.Duration) {
-	const want = "a duration with a unit, such as 5s or 500ms"
-	text, ok := v.text(want)
-	if !ok {
-		return
-	}
-	duration, err := time.ParseDuration(text)
-	switch {
-	case err != nil:
-		v.wrong(want)
-	case duration <= 0 || duration > MaxTimeout:
-		v.wrong("more than 0s and at most 2m")
-	default:
-		*timeout = duration
+func readProber(v value) {
+	if text, ok := v.text(tcpProber); ok && text != tcpProber {
+		v.refuse("is %s%s, want tcp, or a prober of blackbox_exporter: %s", v.quote(),
+			hint(strings.ToLower(text), append(otherProbers, tcpProber)), strings.Join(otherProbers, ", "))
 	}
 }

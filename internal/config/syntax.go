@@ -20,6 +20,7 @@ func (f *file) parse(text []byte) *yaml.Node {
 		return nil
 	}
 	documents, failure := parseYAML(text)
+	documents = slices.DeleteFunc(documents, func(d *yaml.Node) bool { return isNull(d.Content[0]) })
 	switch {
 	case failure != nil:
 		line := failure.findLine(lines)

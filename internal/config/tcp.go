@@ -48,8 +48,7 @@ func readSource(v value, source *netip.Addr) {
 	zone := addr.Zone()
 	addr = addr.Unmap()
 	switch linkLocal := addr.Is6() && addr.IsLinkLocalUnicast(); {
-	case addr.IsUnspecified():
-		v.wrong(want + ", or remove the key to let the system choose")
+	case addr.IsUnspecified() && zone == "": // any address
 	case addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		v.wrong(want + ", not a multicast or broadcast address")
 	case linkLocal && zone == "":

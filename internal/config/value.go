@@ -100,13 +100,14 @@ func isNull(node *yaml.Node) bool {
 // tags are the tags of YAML's own types that a value may have. Usually they are not written.
 var tags = []string{"!!str", "!!int", "!!float", "!!bool", "!!null", "!!timestamp", "!!seq", "!!map", "!!merge"}
 
-// is reports whether the value is of that kind and not null. If it is not, it is refused.
+// is reports whether the value is of that kind and not null. If it is not, it is refused. A value with an unknown
+// tag is refused too, but the content of a mapping or a list does not depend on its tag.
 func (v value) is(kind yaml.Kind, want string) bool {
+	ok := v.Kind == kind && !isNull(v.Node)
 	if tag := v.ShortTag(); !slices.Contains(tags, tag) {
 		v.refuse("has the unknown tag %s, want no tag", quote(tag))
-		return false
+		return ok && kind != yaml.ScalarNode
 	}
-	ok := v.Kind == kind && !isNull(v.Node)
 	if !ok {
 		v.wrong(want)
 	}

@@ -1,9 +1,9 @@
 package probe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -36,19 +36,44 @@ type Target struct {
 }
 
 // NewRequest returns a request to probe a target, host:port, with a module of the configuration and the
-// module's timeout. An error is a mistake of the caller.
+// module's timeout. Without the name of a module, it is [config.DefaultModule]. An error is a mistake of the caller.
 func NewRequest(c *config.Config, target, module string) (*Request, error) {
 	t, err := parseTarget(target)
 	if err != nil {
 		return nil, err
 	}
-	data, ok := c.Modules[module]
+	name := cmp.Or(module, config.DefaultModule)
+	data, ok := c.Modules[name]
 	if !ok {
-		return nil, fmt.Errorf("unknown module %s, the modules are %s",
-			Quote(module), strings.Join(slices.Sorted(maps.Keys(c.Modules)), ", "))
+		return nil, noModule(c, module)
 	}
-	req := &Request{Target: t, ModuleName: module, Module: data, targets: &c.Targets, Timeout: data.Timeout}
+	req := &Request{Target: t, ModuleName: name, Module: data, targets: &c.Targets, Timeout: data.Timeout}
 	return req, req.checkFamily()
+}
+
+// noModule returns why the configuration has no module of a name, which is "" if the caller named none.
+func noModule(c *config.Config, module string) error {
+	what := "unknown module " + Quote(module)
+	foreign, isForeign := c.Foreign[cmp.Or(module, config.DefaultModule)]
+	switch {
+	case module == "" && isForeign:
+		what = fmt.Sprintf("no module given, and the default module %s is left to blackbox_exporter, because %v",
+			config.DefaultModule, foreign)
+	case module == "":
+		what = fmt.Sprintf("no module given, and the configuration lacks the default module %s", config.DefaultModule)
+	case isForeign:
+		return fmt.Errorf("module %s is left to blackbox_exporter, because %v: "+
+			"this exporter performs only TCP handshakes", Quote(module), foreign)
+	}
+	const most = 20
+	names := config.Names(c.Modules)
+	if more := len(names) - most; more > 0 {
+		names = append(names[:most], fmt.Sprintf("and %d more", more))
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%s, and the configuration has no modules", what)
+	}
+	return fmt.Errorf("%s, the modules are %s", what, strings.Join(names, ", "))
 }
 
 // parseTarget parses host:port. The host is a name, an IPv4 address, or an IPv6 address in brackets. A

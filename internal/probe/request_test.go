@@ -168,6 +168,67 @@ func TestNewRequest(t *testing.T) {
 	}
 }
 
+// A request for a module that the configuration lacks gets an error that says whether one was named, and whether
+// blackbox_exporter has it.
+func TestNoModule(t *testing.T) {
+	const handshakes = "this exporter performs only TCP handshakes"
+	foreign := map[string]config.Foreign{
+		"http_2xx":   {Prober: "http"},
+		"ssh_banner": {Prober: "tcp", Key: "query_response"},
+	}
+	ours := map[string]config.Module{"a b": {}, "redis": {}}
+	many := map[string]config.Module{}
+	for i := range 1000 {
+		many[fmt.Sprintf("module_%03d", i)] = config.Module{}
+	}
+	for _, test := range []struct {
+		name   string
+		c      config.Config
+		module string
+		want   string
+	}{
+		{
+			name: "an unknown module", c: config.Config{Modules: ours, Foreign: foreign}, module: "x",
+			want: `unknown module "x", the modules are "a b", redis`,
+		},
+		{
+			name: "a module with another prober", c: config.Config{Modules: ours, Foreign: foreign}, module: "http_2xx",
+			want: `module "http_2xx" is left to blackbox_exporter, because its prober is http: ` + handshakes,
+		},
+		{
+			name: "a tcp module with queries", c: config.Config{Modules: ours, Foreign: foreign}, module: "ssh_banner",
+			want: `module "ssh_banner" is left to blackbox_exporter, because it has tcp.query_response: ` + handshakes,
+		},
+		{
+			name: "no module, without a default", c: config.Config{Modules: ours},
+			want: `no module given, and the configuration lacks the default module tcp_connect, ` +
+				`the modules are "a b", redis`,
+		},
+		{
+			name: "no module, with a foreign default",
+			c: config.Config{Modules: ours, Foreign: map[string]config.Foreign{"tcp_connect": {Prober: "tcp", Key: "tls"}}},
+			want: `no module given, and the default module tcp_connect is left to blackbox_exporter, ` +
+				`because it has tcp.tls, the modules are "a b", redis`,
+		},
+		{
+			name: "an unknown module, and only foreign ones", c: config.Config{Foreign: foreign}, module: "x",
+			want: `unknown module "x", and the configuration has no modules`,
+		},
+		{
+			name: "an unknown module, and many others", c: config.Config{Modules: many}, module: "x",
+			want: `unknown module "x", the modules are ` + strings.Join(config.Names(many)[:20], ", ") + ", and 980 more",
+		},
+	} {
+		req, err := NewRequest(&test.c, "a:1", test.module)
+		if req != nil || err == nil || err.Error() != test.want {
+			t.Errorf("NewRequest with %s = %+v\n got %v\nwant %s", test.name, req, err, test.want)
+		}
+	}
+	if req, err := NewRequest(config.Default(), "a:1", ""); err != nil || req.ModuleName != config.DefaultModule {
+		t.Errorf("NewRequest without a module = %+v, %v, want module %s", req, err, config.DefaultModule)
+	}
+}
+
 // An accepted target has a port and either a name or an address, and they are the given ones. The error for
 // another target is one line.
 func FuzzParseTarget(f *testing.F) {

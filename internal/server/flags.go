@@ -38,11 +38,12 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("history.limit",
 		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").
 		Default("10000").IntVar(&f.historyLimit)
-	cmd.Flag("log.prober", "Log level for failed probes. One of: [debug, info]").
-		Default("debug").EnumVar(&f.logProber, "debug", "info")
+	cmd.Flag("log.prober", "Log level for failed probes; none does not log them. "+
+		"One of: [none, debug, info, warn, error]").
+		Default("debug").EnumVar(&f.logProber, "none", "debug", "info", "warn", "error")
 	f.web = kingpinflag.AddFlags(cmd, ":10115")
 	cmd.Flag("web.external-url",
-		"URL at which the exporter is reachable from outside, for example through a reverse proxy.").
+		"URL at which the exporter is reachable from outside, for example through a reverse proxy, or only its path.").
 		PlaceHolder("<url>").StringVar(&f.externalURL)
 	cmd.Flag("web.route-prefix", "Prefix of all HTTP endpoints. Defaults to the path of --web.external-url.").
 		PlaceHolder("<path>").StringVar(&f.routePrefix)
@@ -60,10 +61,9 @@ func (f *flags) validate(configFile string) error {
 	if f.historyLimit < 0 {
 		return fmt.Errorf("--history.limit is %d, want 0 or more", f.historyLimit)
 	}
-	external, err := url.Parse(f.externalURL)
-	if err != nil ||
-		f.externalURL != "" && (external.Host == "" || external.Scheme != "http" && external.Scheme != "https") {
-		return fmt.Errorf("--web.external-url is %q, want a URL such as https://example.com/shaker/", f.externalURL)
+	external, err := parseExternalURL(f.externalURL)
+	if err != nil {
+		return err
 	}
 	if f.routePrefix == "" {
 		f.routePrefix = external.Path
@@ -78,12 +78,30 @@ func (f *flags) validate(configFile string) error {
 	return nil
 }
 
+// parseExternalURL parses a URL, or only its path, as blackbox_exporter does.
+func parseExternalURL(text string) (*url.URL, error) {
+	external, err := url.Parse(text)
+	if err != nil || text != "" && !isExternal(external) {
+		return nil, fmt.Errorf("--web.external-url is %q, want a URL such as https://example.com/shaker/, "+
+			"or a path such as /shaker/", text)
+	}
+	return external, nil
+}
+
+func isExternal(u *url.URL) bool {
+	if u.Scheme == "" && u.Host == "" {
+		return strings.HasPrefix(u.Path, "/")
+	}
+	return u.Host != "" && (u.Scheme == "http" || u.Scheme == "https")
+}
+
 // failureLevel returns the log level of failed probes.
 func (f *flags) failureLevel() slog.Level {
-	if f.logProber == "info" {
-		return slog.LevelInfo
+	var level slog.Level
+	if level.UnmarshalText([]byte(f.logProber)) != nil {
+		return slog.LevelDebug - 1 // none: below the lowest level that --log.level permits
 	}
-	return slog.LevelDebug
+	return level
 }
 
 // home returns the URL or the path of the status page.

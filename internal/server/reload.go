@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,6 +76,7 @@ func (r *reloader) reload() error {
 		return err
 	}
 	warn(r.logger, warnings)
+	logForeign(r.logger, conf)
 	r.prober.Configure(conf)
 	r.successful.Set(1)
 	r.when.SetToCurrentTime()
@@ -105,6 +107,13 @@ func (r *reloader) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "configuration reloaded")
+}
+
+// logForeign logs which modules of a configuration are left to blackbox_exporter, if there are any.
+func logForeign(logger *slog.Logger, conf *config.Config) {
+	if len(conf.Foreign) > 0 {
+		logger.Info("Modules left to blackbox_exporter", "modules", strings.Join(config.Names(conf.Foreign), ", "))
+	}
 }
 
 // warn logs the warnings about a configuration.

@@ -6,6 +6,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,10 +71,14 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 	}
 	warn(logger, warnings)
 	if c.flags.configCheck {
-		modules := slices.Sorted(maps.Keys(conf.Modules))
-		fmt.Printf("%s is valid. Its modules: %s\n", configFile, strings.Join(modules, ", "))
+		modules := cmp.Or(strings.Join(config.Names(conf.Modules), ", "), "none")
+		fmt.Printf("%s is valid. Its modules: %s\n", configFile, modules)
+		if len(conf.Foreign) > 0 {
+			fmt.Printf("Left to blackbox_exporter: %s\n", strings.Join(config.Names(conf.Foreign), ", "))
+		}
 		return 0
 	}
+	logForeign(logger, conf)
 	if err := c.serve(configFile, conf, logger); err != nil {
 		logger.Error("Cannot serve", "err", err)
 		return statusFailed

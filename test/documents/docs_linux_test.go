@@ -45,7 +45,7 @@ func TestDocsYAML(t *testing.T) {
 // The control case of TestDocsYAML: invalid YAML of each kind is rejected.
 func TestDocsWrongYAML(t *testing.T) {
 	for kind, text := range map[string]string{
-		"exporter":   "modules: {a: {prober: http}}",
+		"exporter":   "modules: {a: {prober: udp}}",
 		"prometheus": "scrape_configs: [{job_name: a, scrape_interval: soon}]",
 		"rules":      "groups: [{name: a, rules: [{alert: A, expr: 'probe_success =='}]}]",
 	} {

@@ -22,6 +22,7 @@ func TestDifferencesFromBlackbox(t *testing.T) {
 	const modules = `
 modules:
   tcp_connect: {prober: tcp}
+  web: {prober: http}
   ip4_only: {prober: tcp, tcp: {preferred_ip_protocol: ip4, ip_protocol_fallback: false}}
   from_elsewhere: {prober: tcp, tcp: {preferred_ip_protocol: ip4, source_ip_address: 192.0.2.7}}
 `
@@ -36,11 +37,12 @@ modules:
 
 	measured := make(map[string][]string)
 	for name, query := range map[string]string{
-		"an open port":               "module=tcp_connect&target=127.0.0.1:10115",
-		"a closed port":              "module=tcp_connect&target=127.0.0.1:1",
-		"a name that does not exist": "module=tcp_connect&target=absent.invalid:80",
-		"no target":                  "module=tcp_connect",
-		"an unknown module":          "module=absent&target=127.0.0.1:10115",
+		"an open port":                                    "module=tcp_connect&target=127.0.0.1:10115",
+		"a closed port":                                   "module=tcp_connect&target=127.0.0.1:1",
+		"a name that does not exist":                      "module=tcp_connect&target=absent.invalid:80",
+		"no target":                                       "module=tcp_connect",
+		"an unknown module":                               "module=absent&target=127.0.0.1:10115",
+		"an open port, with an http module":               "module=web&target=127.0.0.1:10115",
 		"localhost:ssh: an open port, by its name":        "module=tcp_connect&target=localhost:ssh",
 		"localhost: no port":                              "module=tcp_connect&target=localhost",
 		"10.0.0.256:80: no IPv4 address":                  "module=tcp_connect&target=10.0.0.256:80",
@@ -172,6 +174,83 @@ func TestSideBySide(t *testing.T) {
 	if got := prometheus.Query(`probe_result_info{job="tcp"}`); len(got) != 0 {
 		t.Errorf("after the job moved back, Query(probe_result_info) = %v, want no series", got)
 	}
+}
+
+// The page's table of blackbox_exporter's own metrics has all of them, and the names that it gives exist here.
+func TestOwnMetricsOfBlackbox(t *testing.T) {
+	exporter.Start(t)
+	process.StartBlackbox(t, "test/testdata/blackbox.yml")
+	names := func(port int) []string {
+		_, body := exporter.Scrape(t, port, "/metrics", "")
+		var found []string
+		for _, match := range regexp.MustCompile(`(?m)^# TYPE (\w+) `).FindAllStringSubmatch(body, -1) {
+			found = append(found, match[1])
+		}
+		return found
+	}
+	ours, theirs := names(10115), names(9115)
+	for _, name := range []string{"go_goroutines", "process_resident_memory_bytes"} {
+		if !slices.Contains(ours, name) || !slices.Contains(theirs, name) {
+			t.Errorf("%s is exported by shaker_exporter: %t, by blackbox_exporter: %t, want both",
+				name, slices.Contains(ours, name), slices.Contains(theirs, name))
+		}
+	}
+	table := rows(t, blackboxPage, "own metric of blackbox_exporter")
+	for _, name := range theirs {
+		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
+			continue // they depend on the version of the client library
+		}
+		cells, ok := table[name]
+		if !ok {
+			t.Errorf("%s lacks blackbox_exporter's metric %s", blackboxPage, name)
+			continue
+		}
+		if here, _, _ := strings.Cut(cells[0], ","); (here == "not exported") == slices.Contains(ours, here) {
+			t.Errorf("%s: %s is called %q here, want a metric that is exported, or \"not exported\"",
+				blackboxPage, name, here)
+		}
+	}
+}
+
+// With the page's configuration, one job sends each target to the exporter that has its module. Both exporters load
+// the same file.
+func TestModulesOfOneJob(t *testing.T) {
+	lab.Need(t)
+	modules := lab.Write(t, t.TempDir(), "blackbox.yml",
+		"modules:\n  tcp_connect: {prober: tcp}\n  http_2xx: {prober: http, http: {method: GET}}\n")
+	process.StartBlackbox(t, modules)
+	exporter.Start(t, "--config.file="+modules)
+	text := snippetWith(t, blackboxPage, "yaml", "job_name: endpoints")
+	for _, change := range [][2]string{
+		{"db.example.com:5432", "127.0.0.1:10115"},
+		{"https://www.example.com/", "http://127.0.0.1:10115/"},
+		{"scrape_configs:\n", "global: {scrape_interval: 1s}\nscrape_configs:\n"},
+	} {
+		if strings.Count(text, change[0]) != 1 {
+			t.Fatalf("the page's configuration has %q %d times, want once", change[0], strings.Count(text, change[0]))
+		}
+		text = strings.Replace(text, change[0], change[1], 1)
+	}
+	file := lab.Write(t, t.TempDir(), "prometheus.yml", text)
+	prometheus := process.StartPrometheus(t, 9090, file)
+	series := func(expression string, want int) func() bool {
+		return func() bool { return len(prometheus.Query(expression)) == want }
+	}
+	lab.Eventually(t, "shaker_exporter has probed its target", series(`probe_result_info{result="open"}`, 1))
+	lab.Eventually(t, "blackbox_exporter has probed its target", series(`probe_http_status_code == 200`, 1))
+	lab.Eventually(t, "both targets are up", series(`up == 1 and probe_success == 1`, 2))
+
+	// The control case: without the rule, blackbox_exporter probes both.
+	without, _, found := strings.Cut(text, "      # These modules")
+	if !found {
+		t.Fatal("the page's configuration lacks the comment of the rule")
+	}
+	if err := os.WriteFile(file, []byte(without), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	prometheus.Signal(syscall.SIGHUP)
+	lab.Eventually(t, "shaker_exporter probes no target", series(`probe_result_info`, 0))
+	lab.Eventually(t, "blackbox_exporter probes both targets", series(`probe_success == 1`, 2))
 }
 
 // changeOf returns the line that a diff removes, and the line that it adds.

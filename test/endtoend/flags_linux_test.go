@@ -35,3 +35,28 @@ func TestProbeFlags(t *testing.T) {
 	}
 	<-done
 }
+
+// --log.prober is the level at which failed probes are logged. With none they are not logged, whatever --log.level is.
+func TestLogProber(t *testing.T) {
+	for _, c := range []struct{ level, want string }{
+		{level: "none", want: ""},
+		{level: "debug", want: "level=DEBUG"},
+		{level: "info", want: "level=INFO"},
+		{level: "warn", want: "level=WARN"},
+		{level: "error", want: "level=ERROR"},
+	} {
+		p := exporter.Start(t, "--log.level=debug", "--log.prober="+c.level)
+		exporter.Get(t, "/probe?target=127.0.0.1:1")
+		p.Stop()
+		got := ""
+		for line := range strings.Lines(p.Output()) {
+			if strings.Contains(line, "Probe failed") {
+				got += line
+			}
+		}
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) || strings.Count(got, "\n") > 1 {
+			t.Errorf("with --log.prober=%s a failed probe is logged as %q, want one line with %q, or none",
+				c.level, got, c.want)
+		}
+	}
+}

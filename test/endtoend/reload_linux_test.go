@@ -103,6 +103,39 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// A file of blackbox_exporter loads as it is. The log lists what is left to that exporter, at the start and after a
+// reload, and so does the answer to a probe with such a module.
+func TestForeignModules(t *testing.T) {
+	dir := t.TempDir()
+	const ours = "modules:\n  first: {prober: tcp}\n"
+	file := lab.Write(t, dir, "blackbox.yml", ours+"  http_2xx: {prober: http}\n  \"a\\nb\": {prober: icmp}\n")
+	p := exporter.Start(t, "--config.file="+file)
+	checkLog := func(when, modules string) {
+		t.Helper()
+		want := `msg="Modules left to blackbox_exporter" modules=` + modules + "\n"
+		if log := p.Output(); strings.Count(log, want) != 1 {
+			t.Errorf("%s the log is %s\nwant %q in it, once", when, log, want)
+		}
+	}
+	checkLog("at the start", `"\"a\\nb\", http_2xx"`)
+	status, body := exporter.Get(t, "/probe?module=http_2xx&target=localhost:1")
+	const want = `module "http_2xx" is left to blackbox_exporter, because its prober is http: ` +
+		"this exporter performs only TCP handshakes\n"
+	if status != 400 || body != want {
+		t.Errorf("GET /probe with a module for blackbox_exporter = %d %s\nwant 400 %s", status, body, want)
+	}
+	lab.Write(t, dir, "blackbox.yml", ours+"  grpc: {prober: grpc}\n")
+	if status, body := reload(t, "POST"); status != 200 {
+		t.Errorf("POST /-/reload of a file of blackbox_exporter = %d %s, want 200", status, body)
+	}
+	checkLog("after the reload", "grpc")
+	lab.Write(t, dir, "blackbox.yml", ours) // the control case
+	reload(t, "POST")
+	if log := p.Output(); strings.Count(log, "Modules left to blackbox_exporter") != 2 {
+		t.Errorf("after the reload of a file without such modules, the log is %s\nwant no further list of them", log)
+	}
+}
+
 // No probe fails because of a reload, and the exporter probes with each of the configurations.
 func TestReloadUnderLoad(t *testing.T) {
 	network := simnet.NewNetwork(t)

@@ -155,6 +155,8 @@ func TestRoutePrefix(t *testing.T) {
 			flags:  []string{"--web.external-url=https://example.com/tools/shaker/"},
 			prefix: "/tools/shaker", location: "https://example.com/tools/shaker/",
 		},
+		{flags: []string{"--web.external-url=/shaker/"}, prefix: "/shaker", location: "/shaker/"},
+		{flags: []string{"--web.external-url=/"}},
 		{flags: []string{"--web.route-prefix=shaker/"}, prefix: "/shaker", location: "/shaker/"},
 		{flags: []string{"--web.external-url=https://example.com/shaker", "--web.route-prefix=/"}},
 		{flags: []string{"--web.external-url=https://example.com"}},

@@ -580,8 +580,8 @@ func TestKubernetes(t *testing.T) {
 		},
 
 		{
-			file: "configmap.yml", old: "prober: tcp", new: "prober: http",
-			want: "configmap: shaker.yml:6: module tcp_connect: prober is http",
+			file: "configmap.yml", old: "prober: tcp", new: "prober: udp",
+			want: "configmap: shaker.yml:6: module tcp_connect: prober is udp",
 		},
 		{
 			file: "configmap.yml", old: "    modules:\n      tcp_connect:", new: "    modules:\n      tcp:",

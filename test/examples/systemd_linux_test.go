@@ -275,14 +275,14 @@ func TestSystemdServes(t *testing.T) {
 	needSystemd(t)
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	s := bootSystemd(t)
-	const valid, invalid = "modules: {%s: {prober: tcp}}", "modules: {web: {prober: http}}"
+	const valid, invalid = "modules: {%s: {prober: tcp}}", "modules: {web: {prober: udp}}"
 	active := func() string { return lab.Get(t, "http://127.0.0.1:10115/config") }
 
 	s.configure(invalid)
 	if out, err := s.run("start", "shaker_exporter"); err == nil {
 		t.Errorf("systemctl start with an invalid configuration succeeds, want an error: %s", out)
 	}
-	s.logs("shaker.yml:1: module web: prober is http")
+	s.logs("shaker.yml:1: module web: prober is udp")
 	s.configure(fmt.Sprintf(valid, "first"))
 	// systemd restarts the exporter until the configuration is valid.
 	lab.Eventually(t, "the exporter listens", s.serves)
