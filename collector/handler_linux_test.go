@@ -245,15 +245,24 @@ func TestMistakes(t *testing.T) {
 	for query, want := range map[string]string{
 		"target=foo": `target "foo": want host:port, as in ` +
 			"example.com:443, 192.0.2.1:443 or [2001:db8::1]:443\n",
-		"target=[fe80::1%25nowhere]:1": `shake [fe80::1%nowhere]:1: invalid target: zone "nowhere": ` +
-			"route ip+net: no such network interface\n",
 	} {
 		checkResponse(t, "/probe?"+query, get(h, "/probe?"+query), 400, want)
 	}
 	const path = "/probe?target=127.0.0.1:1"
 	checkResponse(t, path+" with a timeout of NaN", get(h, path, timeoutHeader, "NaN"),
 		400, timeoutHeader+" is \"NaN\", want a positive number of seconds\n")
-	checkValue(t, "rejected by bad_request", h.metrics.rejected.WithLabelValues(badRequest), 3)
+	checkValue(t, "rejected by bad_request", h.metrics.rejected.WithLabelValues(badRequest), 2)
+}
+
+// The interface of a target's zone may be gone for a while, and may come back: that is a fault.
+func TestZoneWithoutInterface(t *testing.T) {
+	h := newHandler(t, settings{})
+	for _, zone := range []string{"nowhere", "1000000"} {
+		path := "/probe?target=[fe80::1%25" + zone + "]:1"
+		checkResponse(t, path, get(h, path), 503, "probe not performed, target state unknown: "+
+			"shake [fe80::1%"+zone+"]:1: this host has no interface \""+zone+"\"\n")
+	}
+	checkValue(t, "faults by ENODEV", h.metrics.faults.WithLabelValues("ENODEV"), 2)
 }
 
 // The log has one line per second about faults, however many there are: the counter has all of them.

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // An engine is one event loop per processor, and a pool of handshakes for reuse.
@@ -50,13 +48,13 @@ func (e *engine) close() {
 }
 
 // scopeID is the function scopeID, called in the engine's namespace.
-func (e *engine) scopeID(zone string, missing error) (uint32, error) {
+func (e *engine) scopeID(zone string) (uint32, error) {
 	if zone == "" {
 		return 0, nil
 	}
 	var scope uint32
 	var err error
-	if cannot := e.in.do(func() { scope, err = scopeID(zone, missing) }); cannot != nil {
+	if cannot := e.in.do(func() { scope, err = scopeID(zone) }); cannot != nil {
 		return 0, cannot
 	}
 	return scope, err
@@ -67,7 +65,7 @@ func (e *engine) scopeID(zone string, missing error) (uint32, error) {
 func (e *engine) shake(
 	ctx context.Context, target netip.AddrPort, scope uint32, options *Options, called, deadline time.Time,
 ) (Result, error) {
-	sourceScope, err := e.scopeID(options.Source.Unmap().Zone(), unix.ENODEV)
+	sourceScope, err := e.scopeID(options.Source.Unmap().Zone())
 	if err != nil {
 		return Result{}, fmt.Errorf("source %v: %w", options.Source, err)
 	}

@@ -49,7 +49,7 @@ func (e *engine) begin() error {
 	return nil
 }
 
-func (*engine) scopeID(zone string, missing error) (uint32, error) { return scopeID(zone, missing) }
+func (*engine) scopeID(zone string) (uint32, error) { return scopeID(zone) }
 
 func (e *engine) shake(
 	ctx context.Context, target netip.AddrPort, _ uint32, options *Options, called, deadline time.Time,

@@ -15,6 +15,8 @@ const (
 	ETIMEDOUT
 )
 
+const enodev Errno = 1 << 16 // a number that does not occur: Plan 9 has no ENODEV
+
 // Error returns the string that Plan 9 has for the error.
 func (e Errno) Error() string {
 	switch e {

@@ -12,7 +12,7 @@ import (
 // try opens sockets with the options, as handshakes do, and closes them.
 func (o *Options) try() error {
 	families := []int{unix.AF_INET, unix.AF_INET6}
-	scope, err := scopeID(o.Source.Unmap().Zone(), unix.ENODEV)
+	scope, err := scopeID(o.Source.Unmap().Zone())
 	if err != nil {
 		return fmt.Errorf("source %v: %w", o.Source, err)
 	}

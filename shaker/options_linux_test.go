@@ -567,7 +567,7 @@ func TestUnavailableOptions(t *testing.T) {
 			options: Options{Source: netip.MustParseAddr("fe80::1%nowhere")},
 			target:  target6,
 			errno:   unix.ENODEV,
-			text:    `source fe80::1%nowhere: no such device: zone "nowhere": route ip+net: no such network interface`,
+			text:    `source fe80::1%nowhere: this host has no interface "nowhere"`,
 		},
 	} {
 		if err := c.options.Check(); !errors.Is(err, c.errno) || err.Error() != c.text {

@@ -31,8 +31,7 @@ var (
 	ErrUnsent = errors.New("no SYN was sent in time for the deadline")
 
 	// ErrTarget is returned by Shake if no SYN can be addressed to the target: port 0, the
-	// zero Addr, an IPv6 zone that does not exist on this host, or a link-local IPv6 address
-	// without a zone. It is also returned if the target does not match the options: the
+	// zero Addr, or a link-local IPv6 address without a zone. It is also returned if the target does not match the options: the
 	// family of [Options.Source], the zone of Source, or [Options.Interface]. It wraps
 	// [os.ErrInvalid].
 	ErrTarget error = &sentinel{text: "invalid target", general: os.ErrInvalid}
@@ -116,6 +115,7 @@ func New(config *Config) (*Shaker, error) {
 //     or the errno for an exhausted local resource, such as EMFILE, ENOBUFS or EADDRNOTAVAIL (no
 //     local port is free); or EPERM if this host drops its own SYNs, for example by an output
 //     firewall rule, which the kernel reports from the first retransmission on, after about 1 s;
+//     or ENODEV if this host has no interface of the name or number that is the target's zone;
 //     or the errno or [errors.ErrUnsupported] for an option that this host does not support or
 //     permit, like the error of [Options.Check].
 //
@@ -166,7 +166,7 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	if !options.canReach(target.Addr()) {
 		return Result{}, fmt.Errorf("%w: not of the same family as the source %v", ErrTarget, options.Source.Unmap())
 	}
-	scope, err := s.engine.scopeID(target.Addr().Zone(), ErrTarget)
+	scope, err := s.engine.scopeID(target.Addr().Zone())
 	if err != nil {
 		return Result{}, err
 	}
@@ -221,8 +221,8 @@ func (e *opError) Timeout() bool   { return false }
 func (e *opError) Temporary() bool { return false }
 
 // scopeID returns the index of the interface that an IPv6 zone names, or 0 for no zone. If there
-// is no such interface, the error wraps missing. Any other error means that the lookup failed.
-func scopeID(zone string, missing error) (uint32, error) {
+// is no such interface, the error wraps ENODEV. Any other error means that the lookup failed.
+func scopeID(zone string) (uint32, error) {
 	if zone == "" {
 		return 0, nil
 	}
@@ -234,7 +234,7 @@ func scopeID(zone string, missing error) (uint32, error) {
 	case failed:
 		return 0, fmt.Errorf("zone %q: %w", zone, err)
 	case err != nil:
-		return 0, fmt.Errorf("%w: zone %q: %w", missing, zone, err)
+		return 0, &sentinel{text: fmt.Sprintf("this host has no interface %q", zone), general: enodev}
 	}
 	return uint32(iface.Index), nil
 }
