@@ -23,7 +23,7 @@ func TestDNS(t *testing.T) {
 	listen(t, "127.0.0.1:7004")
 	names := simnet.Names{"empty.example": nil}
 	for _, name := range []string{
-		"four.example", "refused.example", "broken.example", "lame.example", "silent.example", "10s.example",
+		"four.example", "xn--bcher-kva.example", "refused.example", "broken.example", "lame.example", "silent.example", "10s.example",
 		"garbage.silent.example", "stray.silent.example", "other.silent.example", "garbage.stray.other.example",
 		"truncated.example", "truncated.silent.example", "truncated.refused.example",
 		"truncated.garbage.example", "truncated.stray.example", "truncated.other.example",
@@ -47,6 +47,7 @@ func TestDNS(t *testing.T) {
 		result     string // with config.DNSTimeout, the probe lasts until its deadline
 	}{
 		{test: "answers", name: "four.example", result: "open"},
+		{test: "answers about the ASCII form", name: "bücher.example", result: "open"},
 		{test: "refuses", name: "refused.example", result: config.DNSError},
 		{test: "has no such name", name: "absent.example", result: config.DNSNotFound},
 		{test: "has no address", name: "empty.example", result: config.DNSNotFound},

@@ -6,10 +6,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -29,8 +34,8 @@ type Request struct {
 
 // A Target is what to probe: a port of Addr if it is valid, otherwise of Name.
 type Target struct {
-	Text string // as the caller wrote it
-	Name string
+	Text string // as the caller wrote it, decoded once more if it was encoded twice
+	Name string // in ASCII
 	Addr netip.Addr
 	Port uint16
 }
@@ -38,7 +43,7 @@ type Target struct {
 // NewRequest returns a request to probe a target, host:port, with a module of the configuration and the
 // module's timeout. Without the name of a module, it is [config.DefaultModule]. An error is a mistake of the caller.
 func NewRequest(c *config.Config, target, module string) (*Request, error) {
-	t, err := parseTarget(target)
+	t, err := decodeTarget(target)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +81,19 @@ func noModule(c *config.Config, module string) error {
 	return fmt.Errorf("%s, the modules are %s", what, strings.Join(names, ", "))
 }
 
+// decodeTarget parses a target, which may have been encoded twice: some clients encode it, and Prometheus encodes the
+// result. The colon before the port is then %3A. This does not occur in a valid target, except in a zone: a target
+// that is valid as it is stays as it is.
+func decodeTarget(text string) (Target, error) {
+	t, err := parseTarget(text)
+	if err != nil && strings.Contains(strings.ToUpper(text), "%3A") {
+		if decoded, invalid := url.QueryUnescape(text); invalid == nil {
+			return parseTarget(decoded)
+		}
+	}
+	return t, err
+}
+
 // parseTarget parses host:port. The host is a name, an IPv4 address, or an IPv6 address in brackets. A
 // link-local address needs its zone.
 func parseTarget(text string) (Target, error) {
@@ -83,9 +101,7 @@ func parseTarget(text string) (Target, error) {
 	if text == "" {
 		return Target{}, errors.New("missing target, " + want)
 	}
-	wrong := func(what string) (Target, error) {
-		return Target{}, fmt.Errorf("target %s: %s", Quote(text), what)
-	}
+	wrong := func(what string) (Target, error) { return Target{}, fmt.Errorf("target %s: %s", Quote(text), what) }
 	if scheme, _, ok := strings.Cut(text, "://"); ok {
 		return wrong("want host:port without " + Quote(scheme+"://") + ", as in example.com:443")
 	}
@@ -98,7 +114,7 @@ func parseTarget(text string) (Target, error) {
 		return wrong(fmt.Sprintf("port %s, want a number from 1 to 65535", Quote(port)))
 	}
 	if host == "" {
-		return wrong("no host, " + want)
+		return Target{}, fmt.Errorf("target %s has no host, %s", Quote(text), want)
 	}
 	t := Target{Text: text, Port: uint16(number)}
 	addr, err := netip.ParseAddr(host)
@@ -116,21 +132,46 @@ func parseTarget(text string) (Target, error) {
 		t.Addr = addr.Unmap()
 		return t, nil
 	}
-	if err := checkName(host); err != nil {
+	name, err := asciiName(host)
+	if err != nil {
 		return wrong(err.Error())
 	}
-	if endsInNumber(host) {
+	if endsInNumber(name) {
 		return wrong(fmt.Sprintf("host %s is not a valid IPv4 address, "+
 			"want four decimal numbers from 0 to 255, as in 192.0.2.1", Quote(host)))
 	}
-	t.Name = host
+	t.Name = name
 	return t, nil
 }
 
+// lookupProfile converts internationalized names for a lookup, as browsers do (UTS 46), except that it permits
+// underscores: checkName decides about ASCII characters.
+var lookupProfile = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(false))
+
+// asciiName returns the form of a host name that is looked up: an internationalized name has labels such as
+// xn--bcher-kva. A name in ASCII remains as it is.
+func asciiName(host string) (string, error) {
+	if !strings.ContainsFunc(host, func(c rune) bool { return c > unicode.MaxASCII }) {
+		return host, checkName(host)
+	}
+	if utf8.RuneCountInString(host) > maxName { // converting a long name would take long
+		return "", errLongName
+	}
+	name, err := lookupProfile.ToASCII(host)
+	if err != nil || strings.ContainsRune(host, utf8.RuneError) {
+		return "", fmt.Errorf("host %s is not a valid internationalized name", Quote(host))
+	}
+	return name, checkName(name)
+}
+
+const maxName = 254 // 253 characters and the final dot
+
+var errLongName = errors.New("the host name is longer than 253 characters")
+
 // checkName returns what is wrong with a host name by RFC 1123. It permits underscores, which are common.
 func checkName(name string) error {
-	if len(name) > 254 { // 253 and the final dot
-		return errors.New("the host name is longer than 253 characters")
+	if len(name) > maxName {
+		return errLongName
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
 		if label == "" {

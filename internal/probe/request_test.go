@@ -51,7 +51,7 @@ func TestParseTargetMistakes(t *testing.T) {
 		"::1:80":         `target "::1:80": ` + want,
 		"[::1]":          `target "[::1]": ` + want,
 		"[192.0.2.1]:80": `target "[192.0.2.1]:80": brackets must contain an IPv6 address`,
-		"[]:80":          `target "[]:80": no host, ` + want,
+		"[]:80":          `target "[]:80" has no host, ` + want,
 		"http://example.com:1": `target "http://example.com:1": ` +
 			`want host:port without "http://", as in example.com:443`,
 		"https://example.com": `target "https://example.com": want host:port without "https://", as in example.com:443`,
@@ -61,7 +61,7 @@ func TestParseTargetMistakes(t *testing.T) {
 		"example.com:65536":   `target "example.com:65536": port "65536", want a number from 1 to 65535`,
 		"example.com:+1":      `target "example.com:+1": port "+1", want a number from 1 to 65535`,
 		"example.com:https":   `target "example.com:https": port "https", want a number from 1 to 65535`,
-		":80":                 `target ":80": no host, ` + want,
+		":80":                 `target ":80" has no host, ` + want,
 		".:80":                `target ".:80": host "." has an empty label`,
 		"-x.invalid:80":       `target "-x.invalid:80": label "-x" of the host name begins or ends with a hyphen`,
 		"a.x-.test:80":        `target "a.x-.test:80": label "x-" of the host name begins or ends with a hyphen`,
@@ -70,7 +70,6 @@ func TestParseTargetMistakes(t *testing.T) {
 		"a b:80":              `target "a b:80": host "a b": invalid character ' '`,
 		"a\n:80":              `target "a\n:80": host "a\n": invalid character '\n'`,
 		"<script>:80":         `target "<script>:80": host "<script>": invalid character '<'`,
-		"bücher.de:80":        `target "bücher.de:80": host "bücher.de": invalid character 'ü'`,
 		"[example.com]:80":    `target "[example.com]:80": brackets must contain an IPv6 address`,
 		"[fe80::1]:80": `target "[fe80::1]:80": the link-local address fe80::1 needs a zone, ` +
 			`as in fe80::1%eth0`,
@@ -117,7 +116,8 @@ func TestMistakesAreShort(t *testing.T) {
 	c := config.Default()
 	for _, request := range [][2]string{
 		{long}, {long + ":80"}, {"a:" + long}, {long + "://a"}, {"[" + long + "]:80"}, {"[::%" + long + "]:80"},
-		{"1." + strings.Repeat("1", 100) + ":80"}, {strings.Repeat("é", 100) + ":80"}, {"a:80", long},
+		{"1." + strings.Repeat("1", 100) + ":80"}, {strings.Repeat("a\u200db", 80) + ":80"}, {long + "%3A80"},
+		{strings.Repeat("é", 60_000) + ":80"}, {strings.Repeat("é", 100) + ":80"}, {"a:80", long},
 	} {
 		_, err := NewRequest(c, request[0], request[1])
 		if err == nil || len(err.Error()) > 500 || strings.Contains(err.Error(), strings.Repeat("x", 81)) {
@@ -131,6 +131,92 @@ func TestMistakesAreShort(t *testing.T) {
 	} {
 		if got := Quote(text); got != want {
 			t.Errorf("Quote(%q) = %s, want %s", text, got, want)
+		}
+	}
+}
+
+// An internationalized name is looked up in its ASCII form, and the target's text stays as it was given.
+func TestParseTargetInternationalized(t *testing.T) {
+	longest := strings.Repeat("ü", 57) // a label of 63 characters in ASCII
+	for host, want := range map[string]string{
+		"мтр24.рф":              "xn--24-7lcqj.xn--p1ai",
+		"bücher.example":        "xn--bcher-kva.example",
+		"BÜCHER.Example.":       "xn--bcher-kva.example.",
+		"faß.example":           "xn--fa-hia.example",
+		"例え。テスト":                "xn--r8jz45g.xn--zckzah",
+		"_sip._tcp.мтр.рф":      "_sip._tcp.xn--l1aif.xn--p1ai",
+		"xn--bcher-kva.bücher":  "xn--bcher-kva.xn--bcher-kva",
+		"xn--bcher-kva.example": "xn--bcher-kva.example",
+		"xn--zz":                "xn--zz", // ASCII stays as it is
+	} {
+		want := Target{Text: host + ":443", Name: want, Port: 443}
+		if got, err := parseTarget(host + ":443"); err != nil || got != want {
+			t.Errorf("parseTarget(%s:443) = %+v, %v, want %+v", host, got, err, want)
+		}
+	}
+	if got, err := parseTarget(longest + ":443"); err != nil || len(got.Name) != 63 {
+		t.Errorf("parseTarget(%s:443) = %+v, %v, want a name of 63 characters", longest, got, err)
+	}
+	const invalid = "host %q is not a valid internationalized name"
+	for host, want := range map[string]string{
+		"a\u200db.example": invalid, // a joiner between letters that are not joined
+		"-ü.example":       invalid,
+		"ü-.example":       invalid,
+		"xn--zz.ü":         invalid,
+		"٠א.example":       invalid, // of two directions
+		"a\xff.example":    invalid, // not UTF-8
+		"a\ufffd.example":  invalid,
+		"ü..example":       `host "xn--tda..example" has an empty label`,
+		"\u00ad":           `host "" has an empty label`, // a soft hyphen, which is left out
+		"ü ü.example":      `host "xn-- -dhab.example": invalid character ' '`,
+		"℀.example":        `host "a/c.example": invalid character '/'`,
+		longest + "ü":      `label "xn--`,
+	} {
+		want = fmt.Sprintf("target %q: %s", host+":443", strings.ReplaceAll(want, "%q", strconv.Quote(host)))
+		got, err := parseTarget(host + ":443")
+		if err == nil || got != (Target{}) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("parseTarget(%q) = %+v, %v\nwant an error that begins with %s", host+":443", got, err, want)
+		}
+	}
+	// A digit of another script is the same digit.
+	const want = `target "１２７.０.０.１:443": host "１２７.０.０.１" is not a valid IPv4 address, `
+	if got, err := parseTarget("１２７.０.０.１:443"); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("parseTarget of an address in wide digits = %+v, %v\nwant an error that begins with %s", got, err, want)
+	}
+	long := strings.Repeat("ü.", 127) + "x" // 255 characters
+	if got, err := parseTarget(long + ":443"); err == nil || !strings.HasSuffix(err.Error(), errLongName.Error()) {
+		t.Errorf("parseTarget of a name of 255 characters = %+v, %v, want the error %v", got, err, errLongName)
+	}
+}
+
+// A target that was encoded twice is decoded once more, and its text too. One that is valid as it is stays as it is.
+func TestDecodeTarget(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1%3A10115":              "127.0.0.1:10115",
+		"db.example%3a5432":              "db.example:5432",
+		"%5Bfe80%3A%3A1%25eth0%5D%3A22":  "[fe80::1%eth0]:22",
+		"%D0%BC%D1%82%D1%80.example%3A1": "мтр.example:1",
+		"[fe80::1%3A]:22":                "[fe80::1%3A]:22",
+		"[fe80::1%20]:22":                "[fe80::1%20]:22",
+		"db.example:5432":                "db.example:5432",
+	} {
+		wanted, err := parseTarget(want)
+		if err != nil {
+			t.Fatalf("parseTarget(%q): %v", want, err)
+		}
+		if got, err := decodeTarget(text); err != nil || got != wanted {
+			t.Errorf("decodeTarget(%q) = %+v, %v, want %+v", text, got, err, wanted)
+		}
+	}
+	for text, want := range map[string]string{
+		"https%3A%2F%2Fa.example%2F": `target "https://a.example/": want host:port without "https://"`,
+		"a.example%3Ahttps":          `target "a.example:https": port "https", want a number`,
+		"a.example%253A443":          `target "a.example%253A443": want host:port`, // encoded three times
+		"a.example%3A%zz":            `target "a.example%3A%zz": want host:port`,
+		"a.example%20443":            `target "a.example%20443": want host:port`,
+	} {
+		if got, err := decodeTarget(text); err == nil || got != (Target{}) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("decodeTarget(%q) = %+v, %v\nwant an error that begins with %s", text, got, err, want)
 		}
 	}
 }
@@ -206,7 +292,7 @@ func TestNoModule(t *testing.T) {
 		},
 		{
 			name: "no module, with a foreign default",
-			c: config.Config{Modules: ours, Foreign: map[string]config.Foreign{"tcp_connect": {Prober: "tcp", Key: "tls"}}},
+			c:    config.Config{Modules: ours, Foreign: map[string]config.Foreign{"tcp_connect": {Prober: "tcp", Key: "tls"}}},
 			want: `no module given, and the default module tcp_connect is left to blackbox_exporter, ` +
 				`because it has tcp.tls, the modules are "a b", redis`,
 		},
@@ -232,7 +318,7 @@ func TestNoModule(t *testing.T) {
 // An accepted target has a port and either a name or an address, and they are the given ones. The error for
 // another target is one line.
 func FuzzParseTarget(f *testing.F) {
-	for _, seed := range []string{"example.com:443", "[fe80::1%eth0]:22", "192.0.2.1:80", "[::1]:", "%:1"} {
+	for _, seed := range []string{"example.com:443", "[fe80::1%eth0]:22", "192.0.2.1:80", "[::1]:", "%:1", "bücher.example:1"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -42,6 +42,7 @@ modules:
 		"a name that does not exist":                      "module=tcp_connect&target=absent.invalid:80",
 		"no target":                                       "module=tcp_connect",
 		"an unknown module":                               "module=absent&target=127.0.0.1:10115",
+		"127.0.0.1%3A10115: encoded twice":                "module=tcp_connect&target=127.0.0.1%253A10115",
 		"an open port, with an http module":               "module=web&target=127.0.0.1:10115",
 		"localhost:ssh: an open port, by its name":        "module=tcp_connect&target=localhost:ssh",
 		"localhost: no port":                              "module=tcp_connect&target=localhost",
