@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"reflect"
 	"regexp"
@@ -34,7 +35,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAll(text, []byte("$1$2"))
+	text = uncommented(text)
 	c, warnings, err := Parse("shaker.yml", text)
 	if err != nil || len(warnings) != 2 { // source_ip_address and interface
 		t.Fatalf("%s with every key: warnings %q, error %v, want 2 warnings", example, warnings, err)
@@ -53,6 +54,52 @@ func TestExampleHasEveryKey(t *testing.T) {
 	shown := encode(t, c)
 	if got := keysAt(t, shown, "modules", DefaultModule, "tcp"); !slices.Equal(got, names(tcpKeys)) {
 		t.Errorf("%s with every key, encoded again: tcp has the keys %s, want %s", example, got, names(tcpKeys))
+	}
+}
+
+// uncommented returns the text of the example with the keys, and the entries of lists, that are commented out.
+func uncommented(text []byte) []byte {
+	return regexp.MustCompile(`(?m)^( *)#(\w|- )`).ReplaceAll(text, []byte("$1$2"))
+}
+
+// The rules of the examples deny the metadata services of cloud providers, in every form, and nothing else.
+func TestExamplesDenyMetadata(t *testing.T) {
+	lab.Need(t)
+	read := func(name string) []byte {
+		text, err := os.ReadFile("../../examples/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	var configMap struct{ Data map[string]string }
+	if err := yaml.Unmarshal(read("kubernetes/configmap.yml"), &configMap); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{
+		"shaker.yml":         regexp.MustCompile(`(?m)^ *allow:.*$`).ReplaceAll(uncommented(read("shaker.yml")), nil),
+		"compose/shaker.yml": read("compose/shaker.yml"),
+		"configmap.yml":      []byte(configMap.Data["shaker.yml"]),
+	} {
+		c, _, err := Parse(name, text)
+		if err != nil {
+			t.Errorf("Parse(%s) = %v, want no error", name, err)
+			continue
+		}
+		for _, addr := range []string{
+			"169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+			"fd00:c1::a9fe:a9fe", "fe80::a9fe:a9fe%eth0", "169.254.42.42", "fd00:42::42", "100.100.100.200",
+			"168.63.129.16", "64:ff9b::a9fe:a9fe", "::ffff:169.254.169.254", "2002:a9fe:a9fe::1",
+		} {
+			if c.Targets.Check(netip.AddrPortFrom(netip.MustParseAddr(addr), 80)) == nil {
+				t.Errorf("%s permits %s, want it denied", name, addr)
+			}
+		}
+		for _, addr := range []string{"169.253.0.1", "10.0.0.1", "fd00:ec2::253", "fe80::1%eth0", "2001:db8::1"} {
+			if err := c.Targets.Check(netip.AddrPortFrom(netip.MustParseAddr(addr), 80)); err != nil {
+				t.Errorf("%s denies %s: %v, want it permitted", name, addr, err)
+			}
+		}
 	}
 }
 

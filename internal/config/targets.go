@@ -28,7 +28,9 @@ type Range struct {
 
 // Check returns nil if the target may be probed, and otherwise an error that names the rule.
 //
-// An IPv4-mapped target is checked as its IPv4 address, and a target with a zone without the zone.
+// An IPv4-mapped target is checked as its IPv4 address, and a target with a zone without the zone. A rule that denies
+// an IPv4 address also denies the IPv6 addresses that contain it, such as those of NAT64. A rule that allows an IPv4
+// address does not allow them: where packets to them arrive depends on the network.
 // No policy permits the unspecified addresses 0.0.0.0 and ::, with which the kernel connects to
 // this host: to the loopback address, or to the source address of the module if it has one.
 func (t *Targets) Check(target netip.AddrPort) error {
@@ -39,16 +41,27 @@ func (t *Targets) Check(target netip.AddrPort) error {
 	if addr.IsUnspecified() {
 		return fmt.Errorf("%v stands for an address of this host, want that address", addr)
 	}
-	matches := func(r Range) bool {
-		return r.prefix.Contains(addr) && r.ports.First <= target.Port() && target.Port() <= r.ports.Last
-	}
-	if i := slices.IndexFunc(t.Deny, matches); i >= 0 {
+	if i := index(t.Deny, addr, target.Port()); i >= 0 {
 		return fmt.Errorf("targets.deny %v forbids it", t.Deny[i])
 	}
-	if t.Allow != nil && !slices.ContainsFunc(t.Allow, matches) {
+	if addr.Is6() && len(t.Deny) > 0 {
+		for _, four := range embeddedIn(addr) {
+			if i := index(t.Deny, four.Addr, target.Port()); i >= 0 {
+				return fmt.Errorf("it contains %v (%s), which targets.deny %v forbids", four, four.by, t.Deny[i])
+			}
+		}
+	}
+	if t.Allow != nil && index(t.Allow, addr, target.Port()) < 0 {
 		return errors.New("no rule of targets.allow permits it")
 	}
 	return nil
+}
+
+// index returns the index of the first range that contains a port of an address, or -1.
+func index(ranges []Range, addr netip.Addr, port uint16) int {
+	return slices.IndexFunc(ranges, func(r Range) bool {
+		return r.prefix.Contains(addr) && r.ports.First <= port && port <= r.ports.Last
+	})
 }
 
 // anyPort is how the file writes all ports. They include port 0, which 1-65535 does not.

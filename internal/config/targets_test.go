@@ -108,6 +108,69 @@ func TestTargetsCheck(t *testing.T) {
 	}
 }
 
+// A rule that denies an IPv4 address denies the IPv6 addresses that contain it, and a rule that allows it does not
+// allow them.
+func TestTargetsCheckEmbedded(t *testing.T) {
+	const denied, allowed = "192.0.2.33:443", "192.0.2.34:443"
+	for _, test := range []struct{ addr, other, by string }{ // with the denied address, and with the other one
+		{addr: "64:ff9b::c000:221", other: "64:ff9b::c000:222", by: "NAT64"},
+		{addr: "64:ff9b:1:c000:2:2100::", other: "64:ff9b:1:c000:2:2200::", by: "NAT64"},
+		{addr: "64:ff9b:1:c000:2:2100:1:2", other: "64:ff9b:1:c000:2:2200:1:2", by: "NAT64"},
+		{addr: "64:ff9b:1:3c0:0:221::", other: "64:ff9b:1:3c0:0:222::", by: "NAT64"},
+		{addr: "64:ff9b:1:344:c0:2:2100:0", other: "64:ff9b:1:344:c0:2:2200:0", by: "NAT64"},
+		{addr: "64:ff9b:1:344::c000:221", other: "64:ff9b:1:344::c000:222", by: "NAT64"},
+		{addr: "2002:c000:221::1", other: "2002:c000:222::1", by: "6to4"},
+		{addr: "2001:0:c000:221:0:1::", other: "2001:0:c000:222:0:1::", by: "Teredo"},
+		{addr: "2001:0:c633:1:0:1:3fff:fdde", other: "2001:0:c633:1:0:1:3fff:fddd", by: "Teredo"},
+		{addr: "::192.0.2.33", other: "::192.0.2.34", by: "IPv4-compatible"},
+		{addr: "::ffff:0:192.0.2.33", other: "::ffff:0:192.0.2.34", by: "IPv4-translated"},
+		{addr: "fe80::5efe:192.0.2.33%eth0", other: "fe80::5efe:192.0.2.34%eth0", by: "ISATAP"},
+		{addr: "2001:db8:1:2:200:5efe:c000:221", other: "2001:db8:1:2:200:5efe:c000:222", by: "ISATAP"},
+
+		// the same bits, but no embedding
+		{other: "64:ff9b:0:1::c000:221"},
+		{other: "64:ff9b:2::c000:221"},
+		{other: "2003:c000:221::1"},
+		{other: "2001:1:c000:221::1"},
+		{other: "2001:db8::c000:221"},
+		{other: "::1:0:c000:221"},
+		{other: "2001:db8:1:2:100:5efe:c000:221"},
+		{other: "2001:db8:1:2:0:5eff:c000:221"},
+		{other: "2001:db8:1:2:1:5efe:c000:221"},
+	} {
+		check := func(targets Targets, addr string, port uint16, want string) {
+			t.Helper()
+			err := targets.Check(netip.AddrPortFrom(netip.MustParseAddr(addr), port))
+			if err == nil && want != "" || err != nil && err.Error() != want {
+				t.Errorf("allow %v, deny %v: Check(%s, port %d) = %v, want %q",
+					targets.Allow, targets.Deny, addr, port, err, want)
+			}
+		}
+		deny := policy(t, nil, []string{denied})
+		check(deny, test.other, 443, "")
+		if test.addr != "" {
+			check(deny, test.addr, 443, "it contains 192.0.2.33 ("+test.by+"), which targets.deny 192.0.2.33/32:443 forbids")
+			check(deny, test.addr, 444, "")
+			check(policy(t, []string{"[::/0]:*"}, []string{denied}), test.addr, 443,
+				"it contains 192.0.2.33 ("+test.by+"), which targets.deny 192.0.2.33/32:443 forbids")
+		}
+		check(policy(t, []string{allowed, "0.0.0.0/0:*"}, nil), test.other, 443, "no rule of targets.allow permits it")
+		check(policy(t, []string{"[::/0]:*"}, []string{denied}), test.other, 443, "")
+	}
+	// Filler is no address: a rule about 0.0.0.0/8 is not about ::1 or a short NAT64 prefix.
+	everything := policy(t, nil, []string{"0.0.0.0/8:*"})
+	for _, addr := range []string{"::1", "64:ff9b:1:344::c000:221", "2002::1", "2001:db8::5efe:0:1"} {
+		if err := everything.Check(netip.AddrPortFrom(netip.MustParseAddr(addr), 443)); err != nil {
+			t.Errorf("deny 0.0.0.0/8:*: Check(%s) = %v, want it permitted", addr, err)
+		}
+	}
+	// With all of IPv4 denied, what is translated to it is denied, too.
+	all := policy(t, nil, []string{"0.0.0.0/0:*"})
+	if err := all.Check(netip.MustParseAddrPort("[64:ff9b::102:304]:443")); err == nil {
+		t.Error("deny 0.0.0.0/0:*: Check(64:ff9b::102:304) = nil, want an error")
+	}
+}
+
 // For random rules and targets, Check agrees with a comparison bit by bit.
 func TestTargetsCheckBitByBit(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))

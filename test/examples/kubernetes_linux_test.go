@@ -581,7 +581,7 @@ func TestKubernetes(t *testing.T) {
 
 		{
 			file: "configmap.yml", old: "prober: tcp", new: "prober: udp",
-			want: "configmap: shaker.yml:6: module tcp_connect: prober is udp",
+			want: "configmap: shaker.yml:15: module tcp_connect: prober is udp",
 		},
 		{
 			file: "configmap.yml", old: "    modules:\n      tcp_connect:", new: "    modules:\n      tcp:",
