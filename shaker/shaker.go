@@ -31,9 +31,9 @@ var (
 	ErrUnsent = errors.New("no SYN was sent in time for the deadline")
 
 	// ErrTarget is returned by Shake if no SYN can be addressed to the target: port 0, the
-	// zero Addr, or a link-local IPv6 address without a zone. It is also returned if the target does not match the options: the
-	// family of [Options.Source], the zone of Source, or [Options.Interface]. It wraps
-	// [os.ErrInvalid].
+	// zero Addr, or a link-local IPv6 address without a zone. It is also returned if the
+	// target does not match the options: the family of [Options.Source], the zone of Source,
+	// or [Options.Interface]. It wraps [os.ErrInvalid].
 	ErrTarget error = &sentinel{text: "invalid target", general: os.ErrInvalid}
 )
 

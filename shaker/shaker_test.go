@@ -51,7 +51,8 @@ func TestZoneWithoutInterface(t *testing.T) {
 			t.Errorf("Shake(%v) = %+v, error %v, want error %s", target, r, err, want)
 		}
 		if !errors.Is(err, shaker.ErrLocal) || errors.Is(err, os.ErrInvalid) {
-			t.Errorf("Shake(%v): error %v, want one that wraps %v and not %v", target, err, shaker.ErrLocal, os.ErrInvalid)
+			t.Errorf("Shake(%v): error %v, want one that wraps %v and not %v",
+				target, err, shaker.ErrLocal, os.ErrInvalid)
 		}
 	}
 }

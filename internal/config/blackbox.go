@@ -95,17 +95,18 @@ func optional[T any](read func(*T, value)) func(*T, value) {
 	}
 }
 
-// readPreferred reads preferred_ip_protocol. blackbox_exporter uses its default for the empty text, and takes all
-// other texts for ip4, of which only ipv4 says so.
+// readPreferred reads preferred_ip_protocol. blackbox_exporter uses its default for the empty text, and takes every
+// text that it does not know for ip4: ipv4, which says so, but also ipv6.
 func readPreferred(v value, protocol *string) {
-	switch text := v.Value; {
-	case v.Kind == yaml.ScalarNode && text == "":
-	case v.Kind == yaml.ScalarNode && strings.EqualFold(text, "ipv4"):
+	text, ok := v.text("ip4 or ip6")
+	switch {
+	case !ok || text == "":
+	case text == IP4 || text == IP6:
+		*protocol = text
+	case strings.EqualFold(text, "ipv4"):
 		*protocol = IP4
-	case v.Kind == yaml.ScalarNode && strings.EqualFold(text, "ipv6"):
-		v.wrong(IP6 + ": blackbox_exporter takes it for " + IP4)
 	default:
-		v.choice(protocol, IP4, IP6)
+		v.wrong("ip4 or ip6: blackbox_exporter takes it for ip4")
 	}
 }
 

@@ -41,7 +41,8 @@ func TestBlackboxExportersOwnFile(t *testing.T) {
 		queries, _ := section["query_response"].([]any)
 		plain := m.Prober == "tcp" && len(queries) == 0 && section["tls"] != true
 		if _, ours := c.Modules[module]; ours != plain {
-			t.Errorf("Load(%s): module %s is only a handshake: %t; loaded: %t, want the same", name, module, plain, ours)
+			t.Errorf("Load(%s): module %s is only a handshake: %t; loaded: %t, want the same",
+				name, module, plain, ours)
 		}
 	}
 }

@@ -13,7 +13,8 @@ func TestBlackboxWarnings(t *testing.T) {
 	}{
 		{
 			name: "sections for other probers",
-			text: "modules:\n  m:\n    prober: tcp\n    http: {method: POST}\n    dns: !!binary aGVsbG8=\n    icmp: {}\n",
+			text: "modules:\n  m:\n    prober: tcp\n    http: {method: POST}\n" +
+				"    dns: !!binary aGVsbG8=\n    icmp: {}\n",
 			want: []string{
 				"blackbox.yml:4: module m: http is ignored, because the prober is tcp",
 				"blackbox.yml:5: module m: dns is ignored, because the prober is tcp",
@@ -22,7 +23,8 @@ func TestBlackboxWarnings(t *testing.T) {
 		{
 			name: "a longer timeout than the kernel's",
 			text: "modules:\n  m:\n    prober: tcp\n    timeout: 121s\n",
-			want: []string{"blackbox.yml:4: module m: timeout is 121s, but the kernel gives up after about 2m: 2m applies"},
+			want: []string{"blackbox.yml:4: module m: timeout is 121s, " +
+				"but the kernel gives up after about 2m: 2m applies"},
 		},
 		{name: "the longest timeout", text: "modules:\n  m:\n    prober: tcp\n    timeout: 2m\n"},
 		{

@@ -149,10 +149,10 @@ func TestTargetsCheckEmbedded(t *testing.T) {
 		deny := policy(t, nil, []string{denied})
 		check(deny, test.other, 443, "")
 		if test.addr != "" {
-			check(deny, test.addr, 443, "it contains 192.0.2.33 ("+test.by+"), which targets.deny 192.0.2.33/32:443 forbids")
+			forbidden := "it contains 192.0.2.33 (" + test.by + "), which targets.deny 192.0.2.33/32:443 forbids"
+			check(deny, test.addr, 443, forbidden)
 			check(deny, test.addr, 444, "")
-			check(policy(t, []string{"[::/0]:*"}, []string{denied}), test.addr, 443,
-				"it contains 192.0.2.33 ("+test.by+"), which targets.deny 192.0.2.33/32:443 forbids")
+			check(policy(t, []string{"[::/0]:*"}, []string{denied}), test.addr, 443, forbidden)
 		}
 		check(policy(t, []string{allowed, "0.0.0.0/0:*"}, nil), test.other, 443, "no rule of targets.allow permits it")
 		check(policy(t, []string{"[::/0]:*"}, []string{denied}), test.other, 443, "")

@@ -23,7 +23,8 @@ func TestDNS(t *testing.T) {
 	listen(t, "127.0.0.1:7004")
 	names := simnet.Names{"empty.example": nil}
 	for _, name := range []string{
-		"four.example", "xn--bcher-kva.example", "refused.example", "broken.example", "lame.example", "silent.example", "10s.example",
+		"four.example", "xn--bcher-kva.example", "refused.example", "broken.example", "lame.example",
+		"silent.example", "10s.example",
 		"garbage.silent.example", "stray.silent.example", "other.silent.example", "garbage.stray.other.example",
 		"truncated.example", "truncated.silent.example", "truncated.refused.example",
 		"truncated.garbage.example", "truncated.stray.example", "truncated.other.example",

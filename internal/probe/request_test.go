@@ -181,7 +181,8 @@ func TestParseTargetInternationalized(t *testing.T) {
 	// A digit of another script is the same digit.
 	const want = `target "１２７.０.０.１:443": host "１２７.０.０.１" is not a valid IPv4 address, `
 	if got, err := parseTarget("１２７.０.０.１:443"); err == nil || !strings.HasPrefix(err.Error(), want) {
-		t.Errorf("parseTarget of an address in wide digits = %+v, %v\nwant an error that begins with %s", got, err, want)
+		t.Errorf("parseTarget of an address in wide digits = %+v, %v\nwant an error that begins with %s",
+			got, err, want)
 	}
 	long := strings.Repeat("ü.", 127) + "x" // 255 characters
 	if got, err := parseTarget(long + ":443"); err == nil || !strings.HasSuffix(err.Error(), errLongName.Error()) {
@@ -292,7 +293,10 @@ func TestNoModule(t *testing.T) {
 		},
 		{
 			name: "no module, with a foreign default",
-			c:    config.Config{Modules: ours, Foreign: map[string]config.Foreign{"tcp_connect": {Prober: "tcp", Key: "tls"}}},
+			c: config.Config{
+				Modules: ours,
+				Foreign: map[string]config.Foreign{"tcp_connect": {Prober: "tcp", Key: "tls"}},
+			},
 			want: `no module given, and the default module tcp_connect is left to blackbox_exporter, ` +
 				`because it has tcp.tls, the modules are "a b", redis`,
 		},
@@ -302,7 +306,8 @@ func TestNoModule(t *testing.T) {
 		},
 		{
 			name: "an unknown module, and many others", c: config.Config{Modules: many}, module: "x",
-			want: `unknown module "x", the modules are ` + strings.Join(config.Names(many)[:20], ", ") + ", and 980 more",
+			want: `unknown module "x", the modules are ` +
+				strings.Join(config.Names(many)[:20], ", ") + ", and 980 more",
 		},
 	} {
 		req, err := NewRequest(&test.c, "a:1", test.module)
@@ -318,7 +323,9 @@ func TestNoModule(t *testing.T) {
 // An accepted target has a port and either a name or an address, and they are the given ones. The error for
 // another target is one line.
 func FuzzParseTarget(f *testing.F) {
-	for _, seed := range []string{"example.com:443", "[fe80::1%eth0]:22", "192.0.2.1:80", "[::1]:", "%:1", "bücher.example:1"} {
+	for _, seed := range []string{
+		"example.com:443", "[fe80::1%eth0]:22", "192.0.2.1:80", "[::1]:", "%:1", "bücher.example:1",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -209,6 +210,34 @@ func TestOwnMetricsOfBlackbox(t *testing.T) {
 		if here, _, _ := strings.Cut(cells[0], ","); (here == "not exported") == slices.Contains(ours, here) {
 			t.Errorf("%s: %s is called %q here, want a metric that is exported, or \"not exported\"",
 				blackboxPage, name, here)
+		}
+	}
+}
+
+// Every flag of blackbox_exporter exists here, and each flag in the page's table exists.
+func TestFlagsOfBlackbox(t *testing.T) {
+	blackbox := lab.Program(t, "prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
+	flag := regexp.MustCompile(`--(?:\[no-\])?([a-z][a-z.-]*)`)
+	flags := func(help []byte) []string {
+		var found []string
+		for _, match := range flag.FindAllSubmatch(help, -1) {
+			found = append(found, string(match[1]))
+		}
+		return found
+	}
+	help, err := exec.Command(blackbox, "--help").CombinedOutput()
+	theirs := flags(help)
+	if err != nil || len(theirs) < 10 {
+		t.Fatalf("%s --help has the flags %q, error %v, want at least 10 flags: %s", blackbox, theirs, err, help)
+	}
+	for flag := range rows(t, blackboxPage, "flag of blackbox_exporter") {
+		theirs = append(theirs, strings.TrimPrefix(flag, "--"))
+	}
+	help, err = exporter.Command(t, "--help").CombinedOutput()
+	ours := append(flags(help), "help-long", "help-man") // which kingpin adds
+	for _, flag := range theirs {
+		if err != nil || !slices.Contains(ours, flag) {
+			t.Errorf("shaker_exporter --help has the flags %q, error %v, want --%s, too", ours, err, flag)
 		}
 	}
 }
