@@ -56,7 +56,7 @@ func otherSections() (keys []key[Module]) {
 
 // readQueries makes the module foreign if it has queries.
 func readQueries(v value) {
-	if empty := v.Kind == yaml.SequenceNode && len(v.Content) == 0; !empty && !isNull(v.Node) {
+	if empty := v.Kind == yaml.SequenceNode && len(v.Content) == 0; !empty {
 		v.file.leaveToBlackbox("query_response")
 	}
 }
@@ -64,20 +64,13 @@ func readQueries(v value) {
 // readTLS makes the module foreign if it uses TLS.
 func readTLS(v value) {
 	var tls bool
-	if !isNull(v.Node) {
-		v.boolean(&tls)
-	}
-	if tls {
+	if v.boolean(&tls); tls {
 		v.file.leaveToBlackbox("tls")
 	}
 }
 
 // ignoreTLSConfig accepts any mapping: without tls, blackbox_exporter does not use it either.
-func ignoreTLSConfig(v value) {
-	if !isNull(v.Node) {
-		v.is(yaml.MappingNode, "a mapping")
-	}
-}
+func ignoreTLSConfig(v value) { v.is(yaml.MappingNode, "a mapping") }
 
 // leaveToBlackbox is called with every key by which a tcp module asks for more than a TCP handshake.
 func (f *file) leaveToBlackbox(key string) {

@@ -126,9 +126,9 @@ var tcpKeys = []key[TCP]{
 		func(t *TCP, v value) { v.choice(&t.Close, Reset, FIN) },
 		func(t *TCP) any { return t.Close }},
 	// Keys for what blackbox_exporter does after the handshake.
-	{"query_response", func(_ *TCP, v value) { readQueries(v) }, nil},
-	{"tls", func(_ *TCP, v value) { readTLS(v) }, nil},
-	{"tls_config", func(_ *TCP, v value) { ignoreTLSConfig(v) }, nil},
+	{"query_response", optional(func(_ *TCP, v value) { readQueries(v) }), nil},
+	{"tls", optional(func(_ *TCP, v value) { readTLS(v) }), nil},
+	{"tls_config", optional(func(_ *TCP, v value) { ignoreTLSConfig(v) }), nil},
 }
 
 // unless returns the value, or nil if it is the one that stands for no value.

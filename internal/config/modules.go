@@ -36,8 +36,8 @@ func readModules(v value, c *Config) {
 	}
 }
 
-// readModule reads a module. If it is foreign, the module is of no use, and its content is not validated: the
-// problems that are found until then are forgotten.
+// readModule reads a module. If it turns out to be foreign, its content is not validated: the problems that were found
+// until then are forgotten.
 func readModule(v value) (module Module, foreign *Foreign) {
 	module = defaultModule()
 	if isEmpty(v.Node) {
@@ -61,11 +61,11 @@ func readModule(v value) (module Module, foreign *Foreign) {
 	} else {
 		readEntries(entries, &module, moduleKeys)
 	}
-	if v.file.foreign == nil || v.file.foreign.Prober != prober { // the prober of a module must be right in any case
+	if foreign = v.file.foreign; foreign == nil || foreign.Prober != prober { // tls does not excuse a wrong prober
 		return module, nil
 	}
 	v.file.errors, v.file.warnings = v.file.errors[:errors], v.file.warnings[:warnings]
-	return module, v.file.foreign
+	return module, foreign
 }
 
 // tcpProber is the prober of this exporter.
