@@ -87,13 +87,23 @@
 // reports which router dropped each of them (IP_RECVERR in ip(7)). Trace needs no privilege on Linux
 // 5.11 or newer.
 //
+// # Repeated handshakes
+//
+// [Shaker.Repeat] shakes hands with a target again and again in the background, and passes each result to a
+// function: to see lost SYNs and latency all the time, and not only when somebody asks. On Linux the event
+// loops drive all of them. A [Repetition] takes about 0.5 kB of memory and no goroutine. Each handshake takes the
+// system calls of Shake, allocates nothing, and holds one descriptor while it waits for the reply, which is the
+// latency of the target, or the timeout. A handshake that this host cannot start in time is skipped and counted
+// ([Repetition.Skipped]).
+//
 // # Other platforms
 //
 // Systems other than Linux cannot withhold the final ACK. There, Shake completes the handshake with
 // the standard [net.Dialer] and then resets the connection: the application sees a connection, and
 // ACKSent is true whenever the port is open. Only Timeout, Source and FIN are supported; any other
 // option is an [errors.ErrUnsupported]. The kernel's measurements (RTT, MSS, SYNs, ResetLag and the
-// ICMP error) are not available, and neither is Trace.
+// ICMP error) are not available, and neither is Trace. A Repetition has a goroutine there, and one more for each
+// handshake.
 //
 // # Concurrency
 //

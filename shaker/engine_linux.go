@@ -17,6 +17,13 @@ type engine struct {
 	next  atomic.Uint32 // counts handshakes, to distribute them over the loops
 	idle  sync.Pool     // of *handshake
 
+	// For Repetitions (repeat_linux.go).
+	results   *mailbox[Repeated]
+	reading   sync.Once // starts the goroutine that reads results
+	closing   sync.Once
+	closed    chan struct{} // tells it to end
+	readEnded chan struct{} // closed when it has ended
+
 	// withholdACK is true except in a test's control case.
 	withholdACK bool
 }
@@ -28,13 +35,17 @@ func newEngineOf(loops int) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{in: in, withholdACK: true}
+	e := &engine{
+		in: in, withholdACK: true,
+		results: newMailbox[Repeated](unreadResults), closed: make(chan struct{}), readEnded: make(chan struct{}),
+	}
 	for range loops {
 		l, err := newLoop(in)
 		if err != nil {
 			e.close()
 			return nil, err
 		}
+		l.results = e.results
 		e.loops = append(e.loops, l)
 	}
 	return e, nil
@@ -44,8 +55,15 @@ func (e *engine) close() {
 	for _, l := range e.loops {
 		l.close()
 	}
+	e.closing.Do(func() {
+		close(e.closed)
+		e.reading.Do(func() { close(e.readEnded) })
+	})
+	<-e.readEnded
 	e.in.close()
 }
+
+func (e *engine) nextLoop() *loop { return e.loops[e.next.Add(1)%uint32(len(e.loops))] }
 
 // scopeID is the function scopeID, called in the engine's namespace.
 func (e *engine) scopeID(zone string) (uint32, error) {
@@ -60,16 +78,25 @@ func (e *engine) scopeID(zone string) (uint32, error) {
 	return scope, err
 }
 
+// source returns the source of the options in the kernel's form, zeros if there is none.
+func (e *engine) source(options *Options) (rawAddress, error) {
+	scope, err := e.scopeID(options.Source.Unmap().Zone())
+	if err != nil {
+		return rawAddress{}, fmt.Errorf("source %v: %w", options.Source, err)
+	}
+	source, _ := options.rawSource(scope)
+	return source, nil
+}
+
 // shake runs one handshake on a loop and waits until it has ended. The scope is the interface index
 // of the target's IPv6 zone. called is when Shake was called. A zero deadline means none.
 func (e *engine) shake(
 	ctx context.Context, target netip.AddrPort, scope uint32, options *Options, called, deadline time.Time,
 ) (Result, error) {
-	sourceScope, err := e.scopeID(options.Source.Unmap().Zone())
+	source, err := e.source(options)
 	if err != nil {
-		return Result{}, fmt.Errorf("source %v: %w", options.Source, err)
+		return Result{}, err
 	}
-	source, _ := options.rawSource(sourceScope)
 	h, ok := e.idle.Get().(*handshake)
 	if !ok {
 		h = newHandshake()
@@ -78,7 +105,7 @@ func (e *engine) shake(
 	h.aim(target, scope)
 	h.options, h.source = *options, source // a copy, so that the caller's stay on its stack
 
-	l := e.loops[e.next.Add(1)%uint32(len(e.loops))]
+	l := e.nextLoop()
 	h.called = l.onClock(called)
 	h.deadline = 0
 	if !deadline.IsZero() {

@@ -23,6 +23,8 @@ type engine struct {
 
 	mu      sync.Mutex // makes checking closing and adding to running one step
 	running sync.WaitGroup
+
+	calling sync.Mutex // held to pass on a result of a Repetition
 }
 
 func newEngine() (*engine, error) {

@@ -11,8 +11,8 @@ import (
 // control for the control messages of an error, which take less than 128 bytes.
 func readErrorQueue(fd int, control []byte) (icmp ICMP, errno unix.Errno) {
 	for {
-		n, err := receiveError(fd, control)
-		if err != nil {
+		n, failed := receiveError(fd, control)
+		if failed != 0 { // EAGAIN: the queue is empty
 			return icmp, errno
 		}
 		if i, e := parseErrorQueue(control[:n]); e != 0 {

@@ -91,3 +91,41 @@ func ExampleOptions_Check() {
 	// DSCP is 64, want 0 to 63
 	// invalid source port range 50000-40000
 }
+
+// Repeat shakes hands with a target in the background. The function counts what is lost.
+func ExampleShaker_Repeat() {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	target := server.Addr().(*net.TCPAddr).AddrPort()
+
+	s, err := shaker.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer s.Close()
+
+	enough := make(chan struct{})
+	sent, lost := 0, 0
+	r, err := s.Repeat(target, shaker.Schedule{Interval: 10 * time.Millisecond}, func(r shaker.Repeated) {
+		if r.Err != nil {
+			return // this host could not measure
+		}
+		if r.Result.Outcome == shaker.Timeout {
+			lost++
+		}
+		if sent++; sent == 10 {
+			close(enough)
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	<-enough
+	r.Stop()
+	fmt.Println("lost:", lost)
+	// Output:
+	// lost: 0
+}

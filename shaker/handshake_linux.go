@@ -45,13 +45,15 @@ type handshake struct {
 	result Result
 	err    error
 	done   chan struct{} // has room for one value, so that the loop never waits
-	waiter waiter        // the handshake itself, except in tests
+
+	// ended is called when the socket is closed and the result is known.
+	ended func(*loop)
 }
 
 // newHandshake returns a handshake without a target.
 func newHandshake() *handshake {
 	h := &handshake{withholdACK: true, done: make(chan struct{}, 1)}
-	h.waiter = h
+	h.ended = func(l *loop) { l.finish(h.own, h) }
 	return h
 }
 
@@ -334,10 +336,10 @@ func (h *handshake) readAnswer(info *unix.TCPInfo) {
 const (
 	// ackDelay is the time after the SYN-ACK for which the kernel certainly withholds the ACK: 200 ms
 	// (TCP_DELACK_MAX), which it counts in ticks.
-	ackDelay = 200*time.Millisecond - 2*tick
+	ackDelay = 200*time.Millisecond - 2*jiffy
 
-	// tick is the longest time between two ticks of a kernel (CONFIG_HZ=100).
-	tick = 10 * time.Millisecond
+	// jiffy is the longest time between two ticks of a kernel (CONFIG_HZ=100).
+	jiffy = 10 * time.Millisecond
 )
 
 // resetLag returns the time from the arrival of the SYN-ACK to the closing of the socket. The loop may have
@@ -349,7 +351,7 @@ func (h *handshake) resetLag(info *unix.TCPInfo, seen, closed time.Duration) tim
 	if info.Rtt > 0 && info.Total_retrans == 0 {
 		lag = max(lag, closed-h.out-time.Duration(info.Rtt)*time.Microsecond)
 	}
-	age := time.Duration(info.Last_ack_recv)*time.Millisecond - tick
+	age := time.Duration(info.Last_ack_recv)*time.Millisecond - jiffy
 	return max(lag, min(age, closed-h.sent))
 }
 
@@ -362,7 +364,7 @@ func (h *handshake) fail(l *loop, err error) {
 // finish closes the socket, which sends the RST if a SYN-ACK has arrived, and ends the task.
 func (h *handshake) finish(l *loop) {
 	h.closeSocket()
-	l.finish(h.own, h.waiter)
+	h.ended(l)
 }
 
 // closeSocket sends the RST, or the FIN if the handshake is Open and the options say so.

@@ -299,7 +299,7 @@ func TestSocketsAreClosedBeforeWaking(t *testing.T) {
 		var open atomic.Int64
 		held := hold(l)
 		for _, h := range all {
-			h.waiter = witness{handshake: h, all: all, open: &open}
+			h.ended = func(l *loop) { l.finish(h.own, witness{handshake: h, all: all, open: &open}) }
 			l.submit(h, interactive, 0)
 		}
 		close(held.release)

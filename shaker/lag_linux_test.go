@@ -59,10 +59,10 @@ func TestResetLagOfAStoppedProcess(t *testing.T) {
 			var sentSYNs int
 			_, result, _ := strings.Cut(child.Output(), "result ")
 			fmt.Sscan(result, (*int64)(&lag), &sent, &withheld, &sentSYNs)
-			if lag < stopped-2*tick || !sent || withheld || sentSYNs < lost+1 {
+			if lag < stopped-2*jiffy || !sent || withheld || sentSYNs < lost+1 {
 				t.Errorf("ResetLag %v, ACKSent %t, ACKWithheld %t, %d SYNs, "+
 					"want %v or more, true, false, %d or more:\n%s", lag, sent, withheld, sentSYNs,
-					stopped-2*tick, lost+1, wire.Trace(target4.Addr()))
+					stopped-2*jiffy, lost+1, wire.Trace(target4.Addr()))
 			}
 		})
 	}

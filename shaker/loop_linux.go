@@ -121,6 +121,11 @@ type loop struct {
 	// The next turn reuses the memory of what callers have handed over in the previous one.
 	spareArrivals []arrival
 
+	// Of Repetitions: ticks for reuse, results that are not in the mailbox yet, and the mailbox.
+	idle    []*tick
+	outbox  []Repeated
+	results *mailbox[Repeated]
+
 	// Scratch memory of the task that is called.
 	info    unix.TCPInfo
 	control [128]byte
@@ -361,6 +366,7 @@ func (l *loop) turn(inside bool) error {
 		l.crowded++
 	}
 	l.wake(wakesAhead)
+	l.deliver()
 	return nil
 }
 

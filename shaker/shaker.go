@@ -138,13 +138,8 @@ func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Opti
 // shake is Shake without the description of the error.
 func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
 	called := time.Now()
-	if s.engine == nil {
-		return Result{}, errZero
-	}
-	if !target.Addr().IsValid() || target.Port() == 0 {
-		return Result{}, ErrTarget
-	}
-	if err := options.validate(); err != nil {
+	target, scope, err := s.destination(target, options)
+	if err != nil {
 		return Result{}, err
 	}
 	deadline, limited := ctx.Deadline()
@@ -159,20 +154,32 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 		}
 		return Result{}, err
 	}
-	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
-	if needsZone(target.Addr()) {
-		return Result{}, fmt.Errorf("%w: %w", ErrTarget, errNoZone)
-	}
-	if !options.canReach(target.Addr()) {
-		return Result{}, fmt.Errorf("%w: not of the same family as the source %v", ErrTarget, options.Source.Unmap())
-	}
-	scope, err := s.engine.scopeID(target.Addr().Zone())
-	if err != nil {
-		return Result{}, err
-	}
 	result, err := s.engine.shake(ctx, target, scope, options, called, deadline)
 	result.options = options.ofRoute()
 	return result, err
+}
+
+// destination returns the target as the engine takes it, and the interface index of its zone. The error is that of
+// Shake for a target or options that are invalid.
+func (s *Shaker) destination(target netip.AddrPort, options *Options) (netip.AddrPort, uint32, error) {
+	if s.engine == nil {
+		return target, 0, errZero
+	}
+	if !target.Addr().IsValid() || target.Port() == 0 {
+		return target, 0, ErrTarget
+	}
+	if err := options.validate(); err != nil {
+		return target, 0, err
+	}
+	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
+	if needsZone(target.Addr()) {
+		return target, 0, fmt.Errorf("%w: %w", ErrTarget, errNoZone)
+	}
+	if !options.canReach(target.Addr()) {
+		return target, 0, fmt.Errorf("%w: not of the same family as the source %v", ErrTarget, options.Source.Unmap())
+	}
+	scope, err := s.engine.scopeID(target.Addr().Zone())
+	return target, scope, err
 }
 
 // An opError is an error without a verdict.

@@ -103,12 +103,12 @@ func getname(call uintptr, fd int) (address rawAddress) {
 
 // receiveError takes one entry from the socket's error queue. n is the length of its control
 // messages.
-func receiveError(fd int, control []byte) (n int, err error) {
+func receiveError(fd int, control []byte) (n int, errno unix.Errno) {
 	message := unix.Msghdr{Control: &control[0]}
 	message.SetControllen(len(control))
-	_, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&message)),
+	_, _, errno = unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&message)),
 		unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-	return int(message.Controllen), check("recvmsg", errno)
+	return int(message.Controllen), errno
 }
 
 func epollControl(epoll, operation, fd int, event *unix.EpollEvent) unix.Errno {

@@ -1,0 +1,231 @@
+package shaker
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// repeating is the part of a Repetition that a loop drives. The Repetition is a task whose time comes once in an
+// interval: then it hands the loop a tick, which is a handshake.
+type repeating struct {
+	options Options // never changes
+	loop    *loop
+	ticket  ticket
+
+	// Only the loop uses these.
+	target      netip.AddrPort
+	scope       uint32 // the interface index of the target's zone
+	source      rawAddress
+	schedule    Schedule // without Options
+	due         time.Duration
+	running     []ticket // the ticks that have not ended
+	withholdACK bool
+}
+
+// What callers tell a Repetition.
+type (
+	newTarget struct {
+		target netip.AddrPort
+		scope  uint32
+	}
+	newInterval time.Duration
+	// stopping is closed when the Repetition has ended.
+	stopping chan struct{}
+)
+
+// repeat hands a Repetition to a loop. The scope is the interface index of the target's IPv6 zone.
+func (e *engine) repeat(r *Repetition, target netip.AddrPort, scope uint32, schedule Schedule) error {
+	source, err := e.source(&schedule.Options)
+	if err != nil {
+		return err
+	}
+	e.reading.Do(func() { go e.read() })
+	r.repeating = repeating{
+		options: schedule.Options, loop: e.nextLoop(),
+		target: target, scope: scope, source: source, withholdACK: e.withholdACK,
+		schedule: Schedule{Interval: schedule.Interval, Offset: schedule.Offset},
+	}
+	r.ticket, err = r.loop.submit(r, interactive, 0)
+	return err
+}
+
+// read passes results of Repetitions on to their functions until the engine is closed.
+func (e *engine) read() {
+	defer close(e.readEnded)
+	var results []Repeated
+	for open := true; open; {
+		select {
+		case <-e.results.ready:
+		case <-e.closed:
+			open = false
+		}
+		results = e.results.take(results)
+		for _, result := range results {
+			if r := result.repetition; !r.over.Load() {
+				r.each(result)
+			}
+		}
+	}
+}
+
+func (r *Repetition) setTarget(target netip.AddrPort, scope uint32) {
+	r.loop.tell(r.ticket, newTarget{target: target, scope: scope})
+}
+
+func (r *Repetition) setInterval(interval time.Duration) {
+	r.loop.tell(r.ticket, newInterval(interval))
+}
+
+func (r *Repetition) stop() {
+	ended := make(stopping)
+	r.loop.tell(r.ticket, ended)
+	select {
+	case <-ended:
+	case <-r.loop.stopped: // and with it all of its tasks
+	}
+}
+
+func (r *Repetition) handle(l *loop, own ticket, e event) {
+	switch e.kind {
+	case eventStart:
+		r.setNext(l, own)
+	case eventDue:
+		r.tick(l)
+		r.setNext(l, own)
+	case eventTold:
+		switch m := e.message.(type) {
+		case newTarget:
+			r.target, r.scope = m.target, m.scope
+		case newInterval:
+			r.schedule.Interval = time.Duration(m)
+			r.setNext(l, own)
+		case stopping:
+			for _, tick := range slices.Clone(r.running) {
+				l.call(tick, event{kind: eventTold, message: ErrClosed})
+			}
+			l.finish(own, nil)
+			close(m)
+		}
+	case eventClosing:
+		l.finish(own, nil)
+	}
+}
+
+// setNext sets the time of the next tick.
+func (r *Repetition) setNext(l *loop, own ticket) {
+	r.due = r.schedule.next(l.now)
+	l.setDue(own, r.due)
+}
+
+// tick starts the handshake that was due last. It skips it, and those that were due before, if it is too late for them.
+func (r *Repetition) tick(l *loop) {
+	missed := (l.now - r.due) / r.schedule.Interval
+	r.late.Add(uint64(missed))
+	due := r.due + missed*r.schedule.Interval
+	switch {
+	case r.isTooLate(due, l.now):
+		r.late.Add(1)
+	case len(r.running) >= maxOverlap:
+		r.overlapping.Add(1)
+	default:
+		t := l.newTick()
+		t.of, t.due = r, due
+		t.withholdACK = r.withholdACK
+		t.aim(r.target, r.scope)
+		t.options, t.source = r.options, r.source
+		r.running = append(r.running, l.enqueue(t, background))
+	}
+}
+
+func (r *Repetition) isTooLate(due, now time.Duration) bool { return now-due > r.schedule.tolerance() }
+
+// A tick is one handshake of a Repetition.
+type tick struct {
+	handshake
+	of  *Repetition
+	due time.Duration // on the loop's clock
+}
+
+// newTick returns a tick that has ended, or a new one.
+func (l *loop) newTick() *tick {
+	if last := len(l.idle) - 1; last >= 0 {
+		t := l.idle[last]
+		l.idle = l.idle[:last]
+		return t
+	}
+	t := &tick{}
+	t.ended = t.complete
+	return t
+}
+
+func (t *tick) handle(l *loop, own ticket, e event) {
+	if e.kind == eventStart {
+		now := l.clock()
+		if t.of.isTooLate(t.due, now) {
+			t.of.late.Add(1)
+			t.own = own
+			t.drop(l)
+			return
+		}
+		t.called, t.deadline = now, now+t.options.Timeout
+		l.setDue(own, t.deadline)
+	}
+	t.handshake.handle(l, own, e)
+}
+
+// complete is called when the handshake has ended.
+func (t *tick) complete(l *loop) {
+	sent := t.sent
+	if sent < t.called { // it failed before
+		sent = t.called
+	}
+	result := t.result
+	result.options = t.options.ofRoute()
+	l.outbox = append(l.outbox, Repeated{
+		Result: result, Err: t.describe(), Sent: l.epoch.Add(sent), Lag: sent - t.due, repetition: t.of,
+	})
+	t.drop(l)
+}
+
+// describe returns the error of the handshake as that of Shake, without the target.
+func (t *tick) describe() error {
+	if t.err == nil {
+		return nil
+	}
+	return &opError{what: "repeat", err: t.err, local: true}
+}
+
+// drop ends the tick, and keeps its memory for another one.
+func (t *tick) drop(l *loop) {
+	running := t.of.running
+	i := slices.Index(running, t.own)
+	last := len(running) - 1
+	running[i] = running[last]
+	t.of.running = running[:last]
+	t.of = nil
+	l.finish(t.own, nil)
+	l.idle = append(l.idle, t)
+}
+
+// enqueue lets the loop start a task of its own. The caller is a task.
+func (l *loop) enqueue(t task, u urgency) ticket {
+	l.mu.Lock()
+	own := l.tickets.take()
+	l.mu.Unlock()
+	l.seat(arrival{ticket: own, task: t, urgency: u})
+	return own
+}
+
+// deliver puts results into the mailbox.
+func (l *loop) deliver() {
+	if len(l.outbox) == 0 {
+		return
+	}
+	accepted := l.results.put(l.outbox)
+	for _, lost := range l.outbox[accepted:] {
+		lost.repetition.unread.Add(1)
+	}
+	clear(l.outbox)
+	l.outbox = l.outbox[:0]
+}
