@@ -12,8 +12,11 @@ import (
 type trace struct {
 	Summary string
 	Hops    []hop
-	Good    []hop // the last good path, if the target fails and its path was traced since; otherwise nil
+	Good    []hop // the last good path, if the target fails and its path was traced since; otherwise none
 }
+
+// Empty reports whether there is no hop to show.
+func (t *trace) Empty() bool { return len(t.Hops) == 0 && len(t.Good) == 0 }
 
 // A hop is one line of a path.
 type hop struct {

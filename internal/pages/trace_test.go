@@ -161,3 +161,40 @@ func TestPaths(t *testing.T) {
 		t.Errorf("the page shows the paths of %d targets, want 1", n)
 	}
 }
+
+// A path on which no hop answered has nothing to unfold, unless there is a good path to compare it with.
+func TestPathsWithoutHops(t *testing.T) {
+	const (
+		line    = `<span class="why">path: no hop answered</span>`
+		details = `
+          <details>
+            <summary>path: no hop answered</summary>
+            <div class="paths">
+              <div><b>last good</b>
+<ul class="hops" role="list">
+  <li> 1  10.0.0.1  1.00 ms  open</li>
+</ul></div>
+            </div>
+          </details>`
+	)
+	for _, test := range []struct {
+		name, good   string
+		want, unwant string
+	}{
+		{name: "no path at all", good: "", want: line, unwant: "<details>"},
+		{name: "an earlier path without hops", good: " ", want: line, unwant: "<details>"},
+		{name: "an earlier path", good: "10.0.0.1!", want: details, unwant: line},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			down := track("down:1", "or", 0)
+			down.Path = pathOf(" ")
+			if test.good != "" {
+				down.GoodPath = pathOf(test.good)
+			}
+			body := home(t, newPages(down))
+			if !strings.Contains(body, test.want) || strings.Contains(body, test.unwant) {
+				t.Errorf("the page does not contain %s\nor does contain %s\nIt is:\n%s", test.want, test.unwant, body)
+			}
+		})
+	}
+}
