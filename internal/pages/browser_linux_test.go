@@ -38,7 +38,11 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 	s := &site{}
 	s.show(tracks...)
 	p := New(Options{
-		Tracks:  func(target, module string) []history.Track { return slices.Clone(*s.tracks.Load()) },
+		Tracks: func(target, module string) []history.Track {
+			return slices.DeleteFunc(slices.Clone(*s.tracks.Load()), func(t history.Track) bool {
+				return target != "" && t.Target != target || module != "" && t.Module != module
+			})
+		},
 		Modules: func() []string { return []string{"tcp_connect", "tcp_connect_ip4", hostileModule} },
 		Version: "1.0.0",
 		Logger:  slog.New(slog.DiscardHandler),
@@ -86,7 +90,7 @@ const overflowing = `(() => {
 	const right = e => e.getBoundingClientRect().right;
 	const boundary = part => {
 		const cell = part.closest("td");
-		const next = part.matches(".paths") ? ".module" : part.matches(".why") ? ".recent" : null;
+		const next = part.matches(".paths") ? ".module" : part.matches("main:not(.log) .why") ? ".recent" : null;
 		return next && getComputedStyle(cell).display === "table-cell" ?
 			cell.closest("tr").querySelector(next).getBoundingClientRect().left : right(cell);
 	};
@@ -174,6 +178,17 @@ func TestLooks(t *testing.T) {
 			}
 			if elements := b.Eval(lowContrast); elements != "" {
 				t.Errorf("on screen %s, these texts have a contrast below 4.5, want none:\n%v", name, elements)
+			}
+			for _, query := range []string{"", "?target=mail.example.org:25&module=tcp_connect"} {
+				b.Open(s.url + "logs" + query)
+				screenshot(fmt.Sprintf("%s-logs%.7s", name, query))
+				if elements := b.Eval(overflowing); elements != "" {
+					t.Errorf("on screen %s, these elements of /logs%s overflow, want none:\n%v", name, query, elements)
+				}
+				if elements := b.Eval(lowContrast); elements != "" {
+					t.Errorf("on screen %s, these texts of /logs%s have a contrast below 4.5, want none:\n%v",
+						name, query, elements)
+				}
 			}
 		}
 		want := map[string]string{"light": "rgb(246, 247, 249)", "dark": "rgb(15, 18, 22)"}[scheme]
@@ -330,6 +345,52 @@ func TestRefresh(t *testing.T) {
 	b.Eval(becomeVisible)
 	b.Eventually(`document.title.startsWith("5 failing")`)
 
+	t.Log("A refresh waits while text is selected, and says so.")
+	const rows = `document.querySelectorAll("tbody tr").length`
+	selected := func() any { return b.Eval(`[getSelection().toString(), ` + rows + `, title()].join()`) }
+	b.Eval(`title = () => document.title.split(",")[0]`)
+	b.Eval(`getSelection().selectAllChildren(document.querySelector(".target a"))`)
+	before := selected()
+	if before != "orders-db-2.prod.example:5432,13,5 failing" {
+		t.Fatalf("before the refresh the selection, rows and title are %v, want those of 13 targets", before)
+	}
+	s.show(append(fleet(), down)...)
+	b.Eval(`refresh()`)
+	b.Eventually(`state.textContent.startsWith("Paused while text is selected. Last update: ")`)
+	if got := selected(); got != before {
+		t.Errorf("after a refresh with a selection, it and the page are %v, want %v", got, before)
+	}
+	b.Eval(`getSelection().removeAllRanges()`)
+	b.Eventually(rows + ` === 14 && state.textContent === ""`)
+
+	t.Log("A selection that begins during a refresh is kept, too.")
+	s.show(fleet()...)
+	b.Eval(`(realFetch = fetch, fetch = async (...args) => {
+		const response = await realFetch(...args);
+		getSelection().selectAllChildren(document.querySelector(".target a"));
+		return response;
+	}, 0)`)
+	b.Eval(`refresh()`)
+	b.Eval(`(fetch = realFetch, 0)`)
+	b.Eventually(`state.textContent.startsWith("Paused while text is selected.")`)
+	if got := selected(); got != "down.example:1,14,6 failing" {
+		t.Errorf("after a refresh during which text was selected, the selection and the page are %v, "+
+			"want those of before", got)
+	}
+
+	t.Log("A selection outside of the targets does not matter, and a new filter ends one of them.")
+	b.Eval(`getSelection().selectAllChildren(document.querySelector("h1"))`)
+	b.Eventually(rows + ` === 13 && state.textContent === ""`)
+	b.Eval(`refresh()`)
+	if got := b.Eval(`getSelection().toString().trim() + state.textContent`); got != "shaker_exporter 1.0.0" {
+		t.Errorf("after a refresh with a selected heading, selection and state are %v, want only the selection", got)
+	}
+	b.Eval(`getSelection().selectAllChildren(document.querySelector(".target a"))`)
+	b.Eval(`(filter.value = "mail", applyFilter())`)
+	b.Eventually(rows + ` === 1 && state.textContent === ""`)
+	b.Eval(`(filter.value = "", applyFilter())`)
+	b.Eventually(rows + ` === 13`)
+
 	t.Log("The page says that the exporter does not respond, until it does.")
 	s.broken.Store(true)
 	b.Eval(becomeVisible)
@@ -348,15 +409,15 @@ func TestRefresh(t *testing.T) {
 
 	t.Log("A hidden page does not refresh.")
 	b.Eval(`Object.defineProperty(document, "hidden", {value: true, configurable: true})`)
-	before := s.served.Load()
+	served := s.served.Load()
 	b.Eval(`refresh()`)
 	b.Eval(becomeVisible)
-	if got := s.served.Load(); got != before {
-		t.Errorf("the hidden page sent %d requests, want 0", got-before)
+	if got := s.served.Load(); got != served {
+		t.Errorf("the hidden page sent %d requests, want 0", got-served)
 	}
 	b.Eval(`Object.defineProperty(document, "hidden", {value: false, configurable: true})`)
 	b.Eval(`refresh()`)
-	if s.served.Load() == before {
+	if s.served.Load() == served {
 		t.Error("the visible page sent no request, want one")
 	}
 	noComplaints(t, b)
@@ -400,7 +461,7 @@ func TestFilterInBrowser(t *testing.T) {
 	t.Log("The Enter key does not load another page, and an empty filter shows all targets.")
 	b.Eval(`(same = true, filter.value = "nowhere", filter.focus())`)
 	b.Type("\n")
-	b.Eventually(`document.querySelector("main > p")?.textContent === "No target matches the filter."`)
+	b.Eventually(`document.querySelector("main > p")?.textContent.startsWith("No target matches the filter.")`)
 	if got := state(); got != "true,?filter=nowhere,nowhere,filter" {
 		t.Errorf("after the Enter key, the state is %v, want true,?filter=nowhere,nowhere,filter", got)
 	}
@@ -408,6 +469,27 @@ func TestFilterInBrowser(t *testing.T) {
 	b.Eventually(fmt.Sprintf("%s === %d", shown, len(tracks)))
 	if got := state(); got != "true,, ,filter" {
 		t.Errorf("with an empty filter, the state is %v, want true,, ,filter", got)
+	}
+
+	t.Log("The page says what is wrong with a filter.")
+	b.Eval(`(filter.value = "a ".repeat(17), applyFilter())`)
+	b.Eventually(`state.textContent.startsWith("filter has 17 words, want at most 16. Last update: ")`)
+	for _, complaint := range b.Complaints() {
+		if !strings.Contains(complaint, "400 (Bad Request)") {
+			t.Error(complaint)
+		}
+	}
+
+	t.Log("The filter keeps the order.")
+	b.Leave(`location.search = "?sort=latency"`)
+	b.Eventually(`document.querySelector(".order [aria-current]")?.textContent === "slowest first"`)
+	b.Eval(`(same = true, filter.focus())`)
+	b.Type("prod")
+	b.Eventually(`location.search === "?sort=latency&filter=prod" && ` + shown + ` === 8`)
+	const first = `document.querySelector("tbody .target a").textContent`
+	if got := b.Eval(first); got != "orders-db-1.prod.example:5432" {
+		t.Errorf("with sort=latency and the filter prod, the first target is %v, want the slowest one, "+
+			"orders-db-1.prod.example:5432", got)
 	}
 
 	t.Log("A late response to an earlier filter is not shown.")

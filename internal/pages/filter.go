@@ -1,24 +1,58 @@
 package pages
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 )
 
-// filtered returns the tracks that match each word of the filter, all tracks if the filter has no
-// words. It reuses the given slice.
-func filtered(tracks []history.Track, filter string) []history.Track {
-	filterWords := strings.Fields(strings.ToLower(filter))
-	if len(filterWords) == 0 {
-		return tracks
+// Limits of a filter, which bound the work that a request can cause. The longest possible target fits.
+const (
+	maxFilterLength = 500 // characters
+	maxFilterWords  = 16
+)
+
+// A filter selects targets by words, each of which a target must match.
+type filter struct {
+	text  string   // as the user typed it, without surrounding spaces
+	words []string // in lower case
+}
+
+// parseFilter returns the filter for a text. A text without words selects all targets.
+func parseFilter(text string) (filter, error) {
+	text = strings.TrimSpace(text)
+	if n := utf8.RuneCountInString(text); n > maxFilterLength {
+		return filter{}, fmt.Errorf("filter has %d characters, want at most %d", n, maxFilterLength)
 	}
-	return slices.DeleteFunc(tracks, func(t history.Track) bool {
-		text := searchable(&t)
-		return slices.ContainsFunc(filterWords, func(word string) bool { return !strings.Contains(text, word) })
+	words := strings.Fields(strings.ToLower(text))
+	if n := len(words); n > maxFilterWords {
+		return filter{}, fmt.Errorf("filter has %d words, want at most %d", n, maxFilterWords)
+	}
+	return filter{text: text, words: words}, nil
+}
+
+// apply returns the targets that match each word of the filter. It reuses the given slice.
+func (f *filter) apply(entries []entry) []entry {
+	if len(f.words) == 0 {
+		return entries
+	}
+	return slices.DeleteFunc(entries, func(e entry) bool {
+		text := searchable(e.Track)
+		labels := []string{statusLabel(e.status), resultLabel(e.Last().Result)}
+		return slices.ContainsFunc(f.words, func(word string) bool {
+			return !strings.Contains(text, word) && !slices.Contains(labels, word)
+		})
 	})
 }
+
+// statusLabel returns the word that selects exactly the targets with a status.
+func statusLabel(s status) string { return "status=" + s.Class() }
+
+// resultLabel returns the word that selects exactly the targets with a latest result.
+func resultLabel(result string) string { return "result=" + result }
 
 // searchable returns the text in which the filter finds a target, in lower case: what the page
 // shows of the target, and the corresponding label values of the metrics.

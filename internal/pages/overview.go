@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -16,22 +17,77 @@ import (
 // maxRows limits the number of rows on the page.
 const maxRows = 200
 
+// A view is what a request for the page selects.
+type view struct {
+	filter filter
+	order  order
+}
+
+// parseView returns the view that a query selects.
+func parseView(rawQuery string) (view, error) {
+	query, err := parseQuery(rawQuery, "filter", "sort")
+	if err != nil {
+		return view{}, err
+	}
+	v := view{order: order(query.Get("sort"))}
+	if v.order != byStatus && v.order != byLatency {
+		return view{}, fmt.Errorf("sort is %s, want %q or none", probe.Quote(string(v.order)), string(byLatency))
+	}
+	v.filter, err = parseFilter(query.Get("filter"))
+	return v, err
+}
+
 // An overview is the content of the page.
 type overview struct {
 	Now      time.Time
 	Groups   []group // of all targets, whatever the filter
 	Targets  int     // number of targets in all groups
 	Filter   string  // words that each row must match, "" for all targets
-	Matching int     // number of targets that match the filter
-	Rows     []row   // the first of the matching targets
-	Omitted  int     // number of matching targets without a row
+	Order    order
+	Matching int   // number of targets that match the filter
+	Rows     []row // the first of the matching targets
+	Omitted  int   // number of matching targets without a row
 }
+
+// Link returns the relative URL of the page with another filter and order.
+func (o *overview) Link(filter string, order order) string {
+	query := url.Values{}
+	if filter != "" {
+		query.Set("filter", filter)
+	}
+	if order != byStatus {
+		query.Set("sort", string(order))
+	}
+	if len(query) == 0 {
+		return "./"
+	}
+	return "?" + query.Encode()
+}
+
+// Sort returns the value of the parameter sort, "" for the default order.
+func (o *overview) Sort() string { return string(o.Order) }
+
+// Orders returns the orders between which the page offers a choice.
+func (o *overview) Orders() []order { return []order{byStatus, byLatency} }
+
+// FilterLimit is the maximum length of a filter, in characters.
+func (o *overview) FilterLimit() int { return maxFilterLength }
 
 // A group summarizes the targets with the same status.
 type group struct {
 	Status  status
 	Count   int
-	Results string // the results of the targets, with their numbers if there are several
+	Results []resultCount // most frequent first
+}
+
+// Filter returns the filter that selects the targets of the group.
+func (g *group) Filter() string { return statusLabel(g.Status) }
+
+// A resultCount is the number of targets of a group with a result.
+type resultCount struct {
+	Result string
+	Count  int
+	Filter string // selects these targets
 }
 
 // A status summarizes the latest result of a target. The values are in display order.
@@ -52,13 +108,12 @@ func (s status) String() string {
 
 // A row is the line of one target.
 type row struct {
-	history.Track
+	*history.Track
 	Status    status
 	Probed    string // time since the latest probe
 	For       string // time since the result last changed, as far as is known
 	SinceText string // the same in words
-	Latency   string // in milliseconds, "" if there was no SYN-ACK
-	Clock     string // the clock that measured the latency
+	Latency   latency
 	Spark     template.HTML
 	Recent    tally // of the probes in the sparkline
 }
@@ -70,41 +125,27 @@ func (r *row) Why() string { return why(r.Last()) }
 func (r *row) ICMP() string { return icmp(r.Last()) }
 
 // Address returns the probed address, "" if it is part of the target.
-func (r *row) Address() string {
-	if a := r.Last().Address; a.IsValid() && !strings.Contains(r.Target, a.String()) {
-		return a.String()
-	}
-	return ""
-}
+func (r *row) Address() string { return address(r.Target, r.Last()) }
 
 // Retransmits returns the number of SYN retransmissions of the latest probe, "" if no SYN was sent or
 // if the number is unknown.
 func (r *row) Retransmits() string { return retransmits(r.Last()) }
 
-// newOverview returns an overview of the targets, with rows for those that match the filter.
-func newOverview(tracks []history.Track, filter string, now time.Time) *overview {
-	o := &overview{Now: now, Targets: len(tracks), Filter: strings.TrimSpace(filter)}
-	slices.SortFunc(tracks, func(a, b history.Track) int { return order(&a, &b, now) })
-	o.group(tracks)
-	tracks = filtered(tracks, filter)
-	o.Matching = len(tracks)
-	shown := tracks[:min(len(tracks), maxRows)]
-	o.Omitted = len(tracks) - len(shown)
-	for _, track := range shown {
-		o.Rows = append(o.Rows, newRow(track, now))
+// newOverview returns an overview of the targets, with rows for those that the view selects.
+func newOverview(tracks []history.Track, v view, now time.Time) *overview {
+	entries := newEntries(tracks, now)
+	o := &overview{
+		Now: now, Groups: groups(entries), Targets: len(entries), Filter: v.filter.text, Order: v.order,
+	}
+	entries = v.filter.apply(entries)
+	slices.SortFunc(entries, v.order.compare)
+	o.Matching = len(entries)
+	shown := entries[:min(len(entries), maxRows)]
+	o.Omitted = len(entries) - len(shown)
+	for _, e := range shown {
+		o.Rows = append(o.Rows, newRow(e, now))
 	}
 	return o
-}
-
-// order compares two targets for sorting: by status first, failing targets then by their last change
-// with the latest first, and all targets by name.
-func order(a, b *history.Track, now time.Time) int {
-	s := statusOf(a, now)
-	first := cmp.Compare(s, statusOf(b, now))
-	if s == failing {
-		first = cmp.Or(first, b.Since.Compare(a.Since))
-	}
-	return cmp.Or(first, cmp.Compare(a.Target, b.Target), cmp.Compare(a.Module, b.Module))
 }
 
 // recently is the time for which a probe, or the loss of a target, counts as recent.
@@ -128,32 +169,30 @@ func statusOf(t *history.Track, now time.Time) status {
 	}
 }
 
-// group sets the groups of the targets.
-func (o *overview) group(tracks []history.Track) {
+// groups returns the groups of the targets, in display order.
+func groups(entries []entry) []group {
 	counts := make(map[status]map[string]int)
-	for i := range tracks {
-		s := statusOf(&tracks[i], o.Now)
-		if counts[s] == nil {
-			counts[s] = make(map[string]int)
+	for _, e := range entries {
+		if counts[e.status] == nil {
+			counts[e.status] = make(map[string]int)
 		}
-		counts[s][tracks[i].Last().Result]++
+		counts[e.status][e.Last().Result]++
 	}
+	var groups []group
 	for _, s := range slices.Sorted(maps.Keys(counts)) {
 		g := group{Status: s}
-		results := slices.SortedFunc(maps.Keys(counts[s]), func(a, b string) int {
-			return cmp.Or(cmp.Compare(counts[s][b], counts[s][a]), cmp.Compare(a, b))
+		for result, n := range counts[s] {
+			g.Count += n
+			g.Results = append(g.Results, resultCount{
+				Result: words(result), Count: n, Filter: g.Filter() + " " + resultLabel(result),
+			})
+		}
+		slices.SortFunc(g.Results, func(a, b resultCount) int {
+			return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Result, b.Result))
 		})
-		var parts []string
-		for _, result := range results {
-			g.Count += counts[s][result]
-			parts = append(parts, fmt.Sprintf("%d %s", counts[s][result], words(result)))
-		}
-		g.Results = strings.Join(parts, ", ")
-		if len(results) == 1 {
-			g.Results = words(results[0])
-		}
-		o.Groups = append(o.Groups, g)
+		groups = append(groups, g)
 	}
+	return groups
 }
 
 // Title summarizes the targets in a few words, "" if none was probed recently.
@@ -167,11 +206,11 @@ func (o *overview) Title() string {
 	return strings.Join(parts, ", ")
 }
 
-func newRow(t history.Track, now time.Time) row {
+func newRow(t entry, now time.Time) row {
 	last := t.Last()
 	r := row{
-		Track:  t,
-		Status: statusOf(&t, now),
+		Track:  t.Track,
+		Status: t.status,
 		Probed: span(now.Sub(last.Time)),
 	}
 	r.For = span(now.Sub(t.Since))
@@ -182,12 +221,7 @@ func newRow(t history.Track, now time.Time) row {
 		}
 		r.SinceText = fmt.Sprintf("%s since the first probe at %s", words(last.Result), timestamp(t.Since))
 	}
-	switch {
-	case last.RTT > 0:
-		r.Latency, r.Clock = probe.Milliseconds(last.RTT), "RTT on the kernel's clock"
-	case last.Handshake > 0:
-		r.Latency, r.Clock = probe.Milliseconds(last.Handshake), "handshake on the exporter's clock"
-	}
+	r.Latency = latencyOf(last)
 	// Older records are incomplete: failures are kept longer than successes, so they would make the
 	// target look worse than it was.
 	recent := t.Records[t.Complete:]

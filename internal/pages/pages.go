@@ -1,5 +1,5 @@
 // Package pages serves the status page, an overview of all targets and their latest results, and
-// /logs, a list of these results as plain text.
+// /logs, a list of these results as HTML or plain text.
 //
 // The status page is complete without JavaScript. Its script refreshes the page, and filters while
 // the user types. The page is self-contained: its Content-Security-Policy allows only the embedded
@@ -41,28 +41,37 @@ type Options struct {
 // Pages serves the status page and /logs.
 type Pages struct {
 	options Options
-	page    *template.Template
+	page    *template.Template // the status page
+	logs    *template.Template
 	now     func() time.Time
 }
 
 // New returns Pages with the given options.
 func New(options Options) *Pages {
-	return &Pages{options: options, page: parse(pageHTML), now: time.Now}
+	return &Pages{options: options, page: parse(pageHTML), logs: parse(logsHTML), now: time.Now}
 }
 
 var (
 	//go:embed page.html
 	pageHTML string
+	//go:embed logs.html
+	logsHTML string
+	//go:embed layout.html
+	layoutHTML string // what both pages have in common
 	//go:embed page.css
 	pageCSS string
 	//go:embed page.js
 	pageJS string
 )
 
-// parse parses the page's template.
+// parse parses the template of a page.
 func parse(text string) *template.Template {
-	funcs := template.FuncMap{"words": words, "timestamp": timestamp}
-	return template.Must(template.New("page").Funcs(funcs).Parse(text))
+	funcs := template.FuncMap{
+		"words": words, "timestamp": timestamp,
+		"style":  func() template.CSS { return template.CSS(pageCSS) },
+		"script": func() template.JS { return template.JS(pageJS) },
+	}
+	return template.Must(template.Must(template.New("page").Funcs(funcs).Parse(layoutHTML)).Parse(text))
 }
 
 // contentSecurityPolicy allows the page's style and script by their hashes.
@@ -75,27 +84,33 @@ func hash(text string) string {
 }
 
 // Home serves the status page. If the query has a filter, the page shows only the targets that
-// match each of the filter's words.
+// match each of the filter's words. With sort=latency, the slowest targets come first.
 func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
-	var body bytes.Buffer
+	v, err := parseView(r.URL.RawQuery)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	now := p.now()
-	err := p.page.Execute(&body, struct {
-		Style         template.CSS
-		Script        template.JS
+	p.sendHTML(w, p.page, struct {
 		Version       string
 		Modules       []string
 		DefaultModule string
 		Missing       bool // whether the history has recently dropped a target because it was full
 		*overview
 	}{
-		template.CSS(pageCSS), template.JS(pageJS),
 		p.options.Version, p.options.Modules(), config.DefaultModule,
 		p.options.Lost != nil && now.Sub(p.options.Lost()) < recently,
-		newOverview(p.options.Tracks("", ""), r.URL.Query().Get("filter"), now),
+		newOverview(p.options.Tracks("", ""), v, now),
 	})
-	if err != nil {
-		p.options.Logger.Error("Cannot render the status page", "err", err)
-		http.Error(w, "cannot render the status page, see the exporter's log", http.StatusInternalServerError)
+}
+
+// sendHTML sends a page.
+func (p *Pages) sendHTML(w http.ResponseWriter, page *template.Template, data any) {
+	var body bytes.Buffer
+	if err := page.Execute(&body, data); err != nil {
+		p.options.Logger.Error("Cannot render the page", "err", err)
+		http.Error(w, "cannot render the page, see the exporter's log", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Security-Policy", contentSecurityPolicy)

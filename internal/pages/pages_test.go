@@ -2,6 +2,7 @@ package pages
 
 import (
 	"fmt"
+	"html"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -107,7 +108,7 @@ func TestHostileNamesStayText(t *testing.T) {
 // The page loads nothing, and all its links are relative.
 func TestHomeIsSelfContained(t *testing.T) {
 	body := home(t, newPages(track("a:1", "or", 0), track("b:1", "o", 0)))
-	allowed := regexp.MustCompile(`^((probe|logs|metrics|config|-/healthy|-/ready)(\?|$)|data:image/svg)`)
+	allowed := regexp.MustCompile(`^((probe|logs|metrics|config|-/healthy|-/ready|\./)?(\?|$)|data:image/svg)`)
 	for _, link := range regexp.MustCompile(`(?:href|src|action)="([^"]*)"`).FindAllStringSubmatch(body, -1) {
 		if !allowed.MatchString(link[1]) {
 			t.Errorf("the page has the URL %s, want only %v", link[1], allowed)
@@ -160,6 +161,11 @@ func targets(body string) (names []string) {
 	return names
 }
 
+// link returns the link of a summary to the targets with a status and a result.
+func link(status, result, text string) string {
+	return `<a href="?filter=status%3D` + status + `&#43;result%3D` + result + `">` + text + `</a>`
+}
+
 func TestOrder(t *testing.T) {
 	const hour = time.Hour
 	gone := track("gone:1", "or", 11*time.Minute)
@@ -178,13 +184,140 @@ func TestOrder(t *testing.T) {
 		t.Errorf("the page has rows for %v, want %v", got, want)
 	}
 	for _, want := range []string{
-		`<b>4</b> failing <span>2 refused, 1 open, 1 timeout</span>`,
-		`<b>4</b> succeeding <span>3 open, 1 refused</span>`,
-		`<b>1</b> not probed recently <span>refused</span>`,
+		`<b>4</b> failing</a> ` + link("failing", "refused", "2 refused") + ", " +
+			link("failing", "open", "1 open") + ", " + link("failing", "timeout", "1 timeout") + "</li>",
+		`<b>4</b> succeeding</a> ` + link("succeeding", "open", "3 open") + ", " +
+			link("succeeding", "refused", "1 refused") + "</li>",
+		`<b>1</b> not probed recently</a> ` + link("unprobed", "refused", "refused") + "</li>",
 		`<title>4 failing, 4 succeeding · shaker_exporter</title>`,
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page does not contain %s", want)
+		}
+	}
+}
+
+// Addresses and ports are in numerical order, addresses before names.
+func TestOrderOfNames(t *testing.T) {
+	want := []string{
+		"9.0.0.1:80", "10.0.0.2:80", "10.0.0.2:443", "10.0.0.10:80", "[::1]:80", "[2001:db8::2]:80",
+		"[2001:db8::10]:80", "[fe80::1%a]:80", "[fe80::1%b]:80",
+		"10.example:1", "a.example:80", "a.example:443", "b.example:1",
+	}
+	var tracks []history.Track
+	for _, name := range slices.Backward(want) {
+		tracks = append(tracks, track(name, "o", 0))
+	}
+	if got := targets(home(t, newPages(tracks...))); !slices.Equal(got, want) {
+		t.Errorf("the page has the targets %q, want %q", got, want)
+	}
+}
+
+// With sort=latency, the slowest target comes first. Targets without a latency, or without a recent one, follow in
+// the usual order.
+func TestOrderByLatency(t *testing.T) {
+	withLatency := func(name, results string, age, rtt, handshake time.Duration) history.Track {
+		tr := track(name, results, age)
+		tr.Last().RTT, tr.Last().Handshake = rtt, handshake
+		return tr
+	}
+	const ms = time.Millisecond
+	unwanted := withLatency("unwanted:1", "o", 0, 3*ms, 0)
+	unwanted.Records[0].Success = false
+	p := newPages(withLatency("fast:1", "o", 0, ms, 9*ms), withLatency("slow:1", "o", 0, 4*ms, 0),
+		withLatency("retransmitted:1", "o", 0, 0, 1000*ms), unwanted, track("down:1", "or", 0),
+		track("audited:1", "o", 0), withLatency("gone:1", "o", time.Hour, 500*ms, 0))
+	body := get(p.Home, "sort=latency").Body.String()
+	want := []string{"retransmitted:1", "slow:1", "unwanted:1", "fast:1", "down:1", "audited:1", "gone:1"}
+	if got := targets(body); !slices.Equal(got, want) {
+		t.Errorf("the page with sort=latency has the targets %q, want %q", got, want)
+	}
+	for _, want := range []string{
+		`<a href="./">failing first</a> · <b aria-current="true">slowest first</b>`,
+		`<input type="hidden" name="sort" value="latency">`,
+		`<a href="?filter=status%3Dfailing&amp;sort=latency">`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page with sort=latency does not contain %s", want)
+		}
+	}
+	body = get(p.Home, "filter=slow").Body.String()
+	const other = `<b aria-current="true">failing first</b> · <a href="?filter=slow&amp;sort=latency">slowest first</a>`
+	if !strings.Contains(body, other) {
+		t.Errorf("the page with filter=slow does not contain %s", other)
+	}
+}
+
+// Each count of the summary links to exactly the targets that it counts.
+func TestSummaryLinks(t *testing.T) {
+	var tracks []history.Track
+	for i := range 21 {
+		tracks = append(tracks, track(fmt.Sprintf("a%d:1", i), "or", 0))
+	}
+	wanted := track("refused.example:1", "r", 0)
+	wanted.Last().Success = true
+	lookup := track("lookup.example:1", "ot", 0)
+	lookup.Last().Result = "dns_timeout"
+	tracks = append(tracks, track("t:1", "ot", 0), lookup, wanted, track("refusing.example:1", "o", 0),
+		track("gone:1", "r", time.Hour), track("failing.example:1", "o", 0))
+	p := newPages(tracks...)
+	body := home(t, p)
+	links := regexp.MustCompile(`<a href="(\?filter=status[^"]*)">(?:<b>)?(\d+)(?:</b>)? ([^<]*)</a>`)
+	var found []string
+	for _, link := range links.FindAllStringSubmatch(body, -1) {
+		found = append(found, link[2]+" "+link[3])
+		filtered := get(p.Home, strings.TrimPrefix(html.UnescapeString(link[1]), "?")).Body.String()
+		if got := fmt.Sprint(len(targets(filtered))); got != link[2] {
+			t.Errorf("the link %s of %q shows %s targets, want %s", link[1], link[2]+" "+link[3], got, link[2])
+		}
+	}
+	want := []string{"23 failing", "21 refused", "1 DNS timeout", "1 timeout", "3 succeeding", "2 open", "1 refused",
+		"1 not probed recently"}
+	if !slices.Equal(found, want) {
+		t.Errorf("the summary has the links %q, want %q", found, want)
+	}
+	// The words of these links are not part of what the other words find.
+	for _, word := range []string{"status", "result", "="} {
+		if body := get(p.Home, url.Values{"filter": {word}}.Encode()).Body.String(); len(targets(body)) > 0 {
+			t.Errorf("the filter %q shows %q, want none", word, targets(body))
+		}
+	}
+}
+
+// A query that the page cannot answer gets status 400 and the reason, without any work on the history.
+func TestHomeRejectsQueries(t *testing.T) {
+	p := newPages()
+	reads := 0
+	p.options.Tracks = func(target, module string) []history.Track {
+		reads++
+		return []history.Track{track("a:1", "o", 0)}
+	}
+	for _, test := range []struct{ query, want string }{
+		{query: "filter=" + strings.Repeat("a+", 16), want: ""},
+		{query: "filter=" + strings.Repeat("a+", 17), want: "filter has 17 words, want at most 16"},
+		{query: "filter=" + strings.Repeat("a+", 32000), want: "filter has 63999 characters, want at most 500"},
+		{query: "filter=" + strings.Repeat("%c3%bc", 500), want: ""},
+		{query: "filter=" + strings.Repeat("%c3%bc", 501), want: "filter has 501 characters, want at most 500"},
+		{query: "filter=a&filter=b", want: `parameter "filter" given 2 times, want once`},
+		{query: "sort=latency&sort=latency", want: `parameter "sort" given 2 times, want once`},
+		{query: "sort=", want: ""},
+		{query: "sort=name", want: `sort is "name", want "latency" or none`},
+		{
+			query: "sort=" + strings.Repeat("x", 10000),
+			want:  `sort is "` + strings.Repeat("x", 80) + `…", want "latency" or none`,
+		},
+		{query: "filter=%zz", want: `query: invalid URL escape "%zz"`},
+	} {
+		status, body := http.StatusBadRequest, test.want+"\n"
+		reads = 0
+		w := get(p.Home, test.query)
+		wantReads := 0
+		if test.want == "" {
+			status, body, wantReads = http.StatusOK, w.Body.String(), 1
+		}
+		if w.Code != status || w.Body.String() != body || reads != wantReads {
+			t.Errorf("/?%.60s answered %d %q and read the history %d times, want %d %q, %d times",
+				test.query, w.Code, w.Body, reads, status, body, wantReads)
 		}
 	}
 }
@@ -269,7 +402,7 @@ func TestFilter(t *testing.T) {
 	unnamed.Last().Result = "dns_not_found"
 	tracks = append(tracks, refused, forbidden, unnamed)
 	p := newPages(tracks...)
-	const summary = `<b>2</b> failing <span>1 prohibited, 1 refused</span>`
+	const summary = `<b>2</b> failing</a>`
 	const found = "The filter matches 1 of 303 targets."
 	const notFound = "No target matches the filter."
 	for _, test := range []struct {
@@ -338,11 +471,14 @@ func TestEmptyHistory(t *testing.T) {
 func TestHomeFailsAsAWhole(t *testing.T) {
 	p := newPages(track("a:1", "o", 0))
 	p.page = parse(strings.Replace(pageHTML, "{{.Spark}}", "{{.Missing}}", 1))
-	const want = "cannot render the status page, see the exporter's log\n"
+	const want = "cannot render the page, see the exporter's log\n"
 	if w := get(p.Home, ""); w.Code != 500 || w.Body.String() != want {
 		t.Errorf("a page that fails was answered with %d %q, want 500 %q", w.Code, w.Body, want)
 	}
 }
+
+// rowOf returns the row of a track at noon.
+func rowOf(t history.Track) row { return newRow(newEntries([]history.Track{t}, noon)[0], noon) }
 
 func TestRow(t *testing.T) {
 	icmp := shaker.ICMP{From: netip.MustParseAddr("192.0.2.254"), Type: 3, Code: 13}
@@ -407,11 +543,12 @@ func TestRow(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.record.Time = noon
-			r := newRow(history.Track{
+			r := rowOf(history.Track{
 				Target: "198.51.100.1:1", Since: noon, Records: []history.Record{test.record},
-			}, noon)
+			})
 			got := strings.Join([]string{
-				words(r.Last().Result), r.Address(), r.Why(), r.ICMP(), r.Latency + " " + r.Clock, r.Retransmits(),
+				words(r.Last().Result), r.Address(), r.Why(), r.ICMP(), r.Latency.Text + " " + r.Latency.Clock,
+				r.Retransmits(),
 			}, "|")
 			if got != test.want {
 				t.Errorf("the row of %+v is\n%s\nwant\n%s", test.record, got, test.want)
@@ -484,7 +621,7 @@ func TestSince(t *testing.T) {
 			why:      "refused since the first probe at 2026-03-01T12:00:00.000Z",
 		},
 	} {
-		if r := newRow(test.track, noon); r.For != test.duration || r.SinceText != test.why {
+		if r := rowOf(test.track); r.For != test.duration || r.SinceText != test.why {
 			t.Errorf("the row of %+v has For = %q, SinceText = %q; want %q, %q",
 				test.track, r.For, r.SinceText, test.duration, test.why)
 		}
@@ -519,7 +656,7 @@ func TestRecent(t *testing.T) {
 	} {
 		track := track("a:1", test.results, 0)
 		track.Complete = test.complete
-		if got := newRow(track, noon).Recent.String(); got != test.want {
+		if got := rowOf(track).Recent.String(); got != test.want {
 			t.Errorf("the row of %s with Complete = %d shows %s successes, want %s",
 				test.results, test.complete, got, test.want)
 		}

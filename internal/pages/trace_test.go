@@ -105,7 +105,7 @@ func TestTrace(t *testing.T) {
 			default:
 				tr.GoodPath = pathOf(test.good)
 			}
-			r := newRow(tr, noon)
+			r := rowOf(tr)
 			got := r.Trace()
 			differs := 1 + slices.IndexFunc(got.Hops, func(h hop) bool { return h.Differs })
 			if got.Summary != test.summary || differs != test.differs || (got.Good != nil) != test.both {
@@ -124,7 +124,7 @@ func TestTrace(t *testing.T) {
 			}
 		})
 	}
-	r := newRow(track("a:1", "o", 0), noon)
+	r := rowOf(track("a:1", "o", 0))
 	if got := r.Trace(); got != nil {
 		t.Errorf("Trace() = %+v for a target without a traced path, want nil", got)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
 // words returns a result in words: "DNS not found" for "dns_not_found".
@@ -79,6 +80,31 @@ func icmp(r *history.Record) string {
 		return ""
 	}
 	return fmt.Sprintf("ICMP %s from %s", strings.ReplaceAll(r.ICMP.String(), "_", " "), r.ICMP.From)
+}
+
+// address returns the probed address of a record, "" if there was none or if it is part of the target.
+func address(target string, r *history.Record) string {
+	if r.Address.IsValid() && !strings.Contains(target, r.Address.String()) {
+		return r.Address.String()
+	}
+	return ""
+}
+
+// A latency is the time from SYN to SYN-ACK.
+type latency struct {
+	Text  string // in milliseconds, "" if there was no SYN-ACK
+	Clock string // the clock that measured it
+}
+
+// latencyOf returns the latency of a record.
+func latencyOf(r *history.Record) latency {
+	switch {
+	case r.RTT > 0:
+		return latency{Text: probe.Milliseconds(r.RTT), Clock: "RTT on the kernel's clock"}
+	case r.Handshake > 0:
+		return latency{Text: probe.Milliseconds(r.Handshake), Clock: "handshake on the exporter's clock"}
+	}
+	return latency{}
 }
 
 // retransmits returns the number of SYN retransmissions, "" if no SYN was sent or if the number is
