@@ -55,16 +55,23 @@ func readDashboard(text string) (*board, error) {
 		return nil, err
 	}
 	// The decoder of panels does not decode fieldConfig strictly.
-	var raw struct {
-		Panels []struct {
-			Type        string
-			FieldConfig json.RawMessage
-		}
+	type panel struct {
+		Type        string
+		FieldConfig json.RawMessage
+		Panels      []panel // of a collapsed row
 	}
+	var raw panel
 	if err := json.Unmarshal([]byte(text), &raw); err != nil {
 		return nil, err
 	}
+	panels := raw.Panels
 	for _, p := range raw.Panels {
+		panels = append(panels, p.Panels...)
+	}
+	for _, p := range panels {
+		if p.Type == "row" {
+			continue
+		}
 		var fields dashboard.FieldConfigSource
 		if err := nonEmpty(fields.UnmarshalJSONStrict(p.FieldConfig)); err != nil {
 			return nil, err
@@ -137,11 +144,16 @@ func orEmpty(field *string) string {
 	return *field
 }
 
-// panelsOf returns the panels of a dashboard without the row panels, which are only titles.
+// panelsOf returns the panels of a dashboard, including those of collapsed rows, without the row panels, which are only
+// titles.
 func panelsOf(d *board) (panels []*dashboard.Panel) {
 	for _, p := range d.Panels {
 		if p.Panel != nil {
 			panels = append(panels, p.Panel)
+			continue
+		}
+		for i := range p.RowPanel.Panels {
+			panels = append(panels, &p.RowPanel.Panels[i])
 		}
 	}
 	return panels
@@ -203,6 +215,12 @@ func organizeOf(p *dashboard.Panel) (o organize) {
 // everyScrape is the range of a subquery that evaluates an expression at each scrape. The step is the scrape interval
 // of the example's Prometheus, because Grafana has no variable for it.
 const everyScrape = "$__rate_interval:15s"
+
+// everyEvaluation is the range of a subquery with the step of Prometheus' evaluation_interval.
+const everyEvaluation = "$__range:"
+
+// screenWidth is the width of a dashboard, in pixels, on which all columns of a table are visible.
+const screenWidth = 1360
 
 // manyPoints is the maximum number of points of a query that reads all targets at each point.
 const manyPoints = 240
@@ -274,53 +292,82 @@ func dashboardProblems(source string) (problems []string) {
 	}
 
 	ids := make(map[uint32]bool)
-	var taken []dashboard.GridPos
-	for _, p := range d.Panels {
-		var id uint32
-		var title string
-		var at *dashboard.GridPos
-		if p.RowPanel != nil {
-			id, title, at = p.RowPanel.Id, orEmpty(p.RowPanel.Title), p.RowPanel.GridPos
-		} else {
-			if p.Panel.Id != nil {
-				id = *p.Panel.Id
-			}
-			title, at = orEmpty(p.Panel.Title), p.Panel.GridPos
-			for _, problem := range panelProblems(p.Panel) {
-				complain("panel %q %s", title, problem)
-			}
-			for _, query := range queriesOf(p.Panel) {
-				fleet := false // whether the query reads every target
-				for _, series := range selector.FindAllString(query.Expr, -1) {
-					fleet = fleet || !strings.Contains(series, "instance=")
-					if !strings.Contains(series, `job=~"$job"`) ||
-						orEmpty(d.Uid) == "shaker-target" && !strings.Contains(series, `instance="$instance"`) {
-						complain("panel %q reads %s, which ignores the variables", title, series)
-					}
-				}
-				points := p.Panel.MaxDataPoints
-				if fleet && query.Range != nil && *query.Range && (points == nil || *points > manyPoints) {
-					complain("panel %q reads every target at more than %d points", title, manyPoints)
-				}
-				if fleet && p.Panel.Type == "state-timeline" {
-					complain("panel %q has a line for every target", title)
-				}
-			}
-		}
+	identify := func(title string, id uint32) {
 		if title == "" || id == 0 || ids[id] {
 			complain("panel %q has no title, or its id, %d, is not unique", title, id)
 		}
 		ids[id] = true
-		if at == nil || at.W == 0 || at.H == 0 || at.X+at.W > 24 {
-			complain("panel %q is outside the grid", title)
+	}
+	var taken []place
+	for _, p := range d.Panels {
+		if p.RowPanel == nil {
+			taken = append(taken, placeOf(p.Panel))
 			continue
 		}
-		for _, other := range taken {
-			if at.X < other.X+other.W && other.X < at.X+at.W && at.Y < other.Y+other.H && other.Y < at.Y+at.H {
-				complain("panel %q overlaps another", title)
+		identify(orEmpty(p.RowPanel.Title), p.RowPanel.Id)
+		taken = append(taken, place{title: orEmpty(p.RowPanel.Title), at: p.RowPanel.GridPos})
+		var inRow []place
+		for _, panel := range p.RowPanel.Panels {
+			inRow = append(inRow, placeOf(&panel))
+		}
+		problems = append(problems, gridProblems(inRow)...)
+		if collapsed := len(p.RowPanel.Panels) > 0; p.RowPanel.Collapsed != collapsed {
+			complain("row %q has %d panels and is collapsed: %t, want panels in collapsed rows only",
+				orEmpty(p.RowPanel.Title), len(p.RowPanel.Panels), p.RowPanel.Collapsed)
+		}
+	}
+	problems = append(problems, gridProblems(taken)...)
+	for _, p := range panelsOf(d) {
+		title, id := orEmpty(p.Title), uint32(0)
+		if p.Id != nil {
+			id = *p.Id
+		}
+		identify(title, id)
+		for _, problem := range panelProblems(p) {
+			complain("panel %q %s", title, problem)
+		}
+		for _, query := range queriesOf(p) {
+			fleet := false // whether the query reads every target
+			for _, series := range selector.FindAllString(query.Expr, -1) {
+				fleet = fleet || !strings.Contains(series, "instance=")
+				if !strings.Contains(series, `job=~"$job"`) ||
+					orEmpty(d.Uid) == "shaker-target" && !strings.Contains(series, `instance="$instance"`) {
+					complain("panel %q reads %s, which ignores the variables", title, series)
+				}
+			}
+			points := p.MaxDataPoints
+			if fleet && query.Range != nil && *query.Range && (points == nil || *points > manyPoints) {
+				complain("panel %q reads every target at more than %d points", title, manyPoints)
+			}
+			if fleet && p.Type == "state-timeline" {
+				complain("panel %q has a line for every target", title)
 			}
 		}
-		taken = append(taken, *at)
+	}
+	return problems
+}
+
+// A place is where a panel is in the grid.
+type place struct {
+	title string
+	at    *dashboard.GridPos
+}
+
+func placeOf(p *dashboard.Panel) place { return place{title: orEmpty(p.Title), at: p.GridPos} }
+
+// gridProblems returns which panels, of a dashboard or of a collapsed row, are outside the grid or overlap.
+func gridProblems(places []place) (problems []string) {
+	for i, p := range places {
+		if p.at == nil || p.at.W == 0 || p.at.H == 0 || p.at.X+p.at.W > 24 {
+			problems = append(problems, fmt.Sprintf("panel %q is outside the grid", p.title))
+			continue
+		}
+		for _, other := range places[:i] {
+			if other.at != nil && p.at.X < other.at.X+other.at.W && other.at.X < p.at.X+p.at.W &&
+				p.at.Y < other.at.Y+other.at.H && other.at.Y < p.at.Y+p.at.H {
+				problems = append(problems, fmt.Sprintf("panel %q overlaps another", p.title))
+			}
+		}
 	}
 	return problems
 }
@@ -370,7 +417,7 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 			complain("has a query %s with the format of another panel type", orEmpty(query.RefId))
 		}
 		for _, w := range lookback.FindAllStringSubmatch(query.Expr, -1) {
-			if !slices.Contains([]string{"$__range", "$__rate_interval", everyScrape}, w[1]) {
+			if !slices.Contains([]string{"$__range", everyEvaluation, "$__rate_interval", everyScrape}, w[1]) {
 				complain("looks back over %s", w[1])
 			}
 		}
@@ -380,13 +427,16 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 	if fields == nil {
 		return append(problems, "has no fieldConfig")
 	}
-	units := make(map[string]bool) // the columns to which an override gives a unit
+	units := make(map[string]bool)     // the columns to which an override gives a unit
+	widths := make(map[string]float64) // the widths, or minimum widths, of columns in pixels
 	for _, o := range fields.Overrides {
 		if o.Matcher.Id == "byFrameRefID" && !slices.Contains(refs, fmt.Sprint(o.Matcher.Options)) {
 			complain("overrides the query %v, which does not exist", o.Matcher.Options)
 		}
 		for _, property := range o.Properties {
 			switch property.Id {
+			case "custom.width", "custom.minWidth":
+				widths[fmt.Sprint(o.Matcher.Options)], _ = property.Value.(float64)
 			case "unit":
 				units[fmt.Sprint(o.Matcher.Options)] = true
 			case "links":
@@ -406,8 +456,23 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 				complain("has no unit for %s", column)
 			}
 		}
-	} else if orEmpty(fields.Defaults.Unit) == "" {
+		width := 0.
+		for _, column := range organizeOf(p).RenameByName {
+			if widths[column] == 0 {
+				complain("has no width for %s, so that another column may leave it no room", column)
+			}
+			width += widths[column]
+		}
+		if available := float64(p.GridPos.W) / 24 * screenWidth; width > available {
+			complain("has columns of %.0f pixels together, want at most %.0f", width, available)
+		}
+	} else if unit := orEmpty(fields.Defaults.Unit); unit == "" {
 		complain("has no unit")
+	} else if slices.Contains([]string{"reqps", "pps", "cps", "ops"}, unit) { // 0.02 pps would be 20 mp/s
+		complain("has the unit %s, and does not count requests, packets, counts or operations", unit)
+	}
+	if orEmpty(fields.Defaults.NoValue) == "" {
+		complain("has no text for no data")
 	}
 	if p.Type == "stat" && fields.Defaults.Thresholds == nil { // Grafana's default makes 80 red
 		complain("has no thresholds")
@@ -477,18 +542,52 @@ func mutateJSON(t *testing.T, source string, value any, path ...any) string {
 	return string(changed)
 }
 
-// panelIndex returns the index of the panel with a title in a dashboard.
-func panelIndex(t *testing.T, source, title string) int {
+// panelPath returns the path of the panel with a title in the JSON text of a dashboard.
+func panelPath(t *testing.T, source, title string) []any {
 	t.Helper()
 	d, err := readDashboard(source)
 	if err != nil {
 		t.Fatalf("read the dashboard with panel %q: %v", title, err)
 	}
+	for i, p := range d.Panels {
+		if p.Panel != nil {
+			if orEmpty(p.Panel.Title) == title {
+				return []any{"panels", i}
+			}
+			continue
+		}
+		for j, p := range p.RowPanel.Panels {
+			if orEmpty(p.Title) == title {
+				return []any{"panels", i, "panels", j}
+			}
+		}
+	}
+	t.Fatalf("the dashboard has no panel %q", title)
+	return nil
+}
+
+// panelIndex returns the index of the panel with a title, which is not in a collapsed row.
+func panelIndex(t *testing.T, source, title string) int {
+	t.Helper()
+	path := panelPath(t, source, title)
+	if len(path) != 2 {
+		t.Fatalf("panel %q is in a collapsed row", title)
+	}
+	return path[1].(int)
+}
+
+// panelRow returns the index of the row with a title.
+func panelRow(t *testing.T, source, title string) int {
+	t.Helper()
+	d, err := readDashboard(source)
+	if err != nil {
+		t.Fatalf("read the dashboard with row %q: %v", title, err)
+	}
 	i := slices.IndexFunc(d.Panels, func(p dashboard.PanelOrRowPanel) bool {
-		return p.Panel != nil && orEmpty(p.Panel.Title) == title
+		return p.RowPanel != nil && orEmpty(p.RowPanel.Title) == title
 	})
 	if i < 0 {
-		t.Fatalf("the dashboard has no panel %q", title)
+		t.Fatalf("the dashboard has no row %q", title)
 	}
 	return i
 }
@@ -528,6 +627,23 @@ func TestDashboardProblems(t *testing.T) {
 		{want: "is outside the grid", value: 23, path: []any{"panels", 0, "gridPos", "x"}},
 		{want: "has no description", value: nil, path: []any{"panels", 0, "description"}},
 		{want: "has no unit", value: nil, path: []any{"panels", 0, "fieldConfig", "defaults", "unit"}},
+		{want: "has no text for no data", value: nil, path: []any{"panels", 0, "fieldConfig", "defaults", "noValue"}},
+		{
+			want: "has the unit reqps", value: "reqps",
+			path: []any{"panels", panelIndex(t, source, "Probes"), "fieldConfig", "defaults", "unit"},
+		},
+		{
+			want: "has columns of 2", value: 1000,
+			path: []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 0, "value"},
+		},
+		{
+			want: "has no width for Target", value: "min",
+			path: []any{"panels", down, "fieldConfig", "overrides", 0, "properties", 0, "id"},
+		},
+		{
+			want: "and is collapsed: true", value: true,
+			path: []any{"panels", panelRow(t, source, "Where SYNs end"), "collapsed"},
+		},
 		{want: "has no thresholds", value: nil, path: []any{"panels", 0, "fieldConfig", "defaults", "thresholds"}},
 		{want: "unexpected field 'unitt'", value: "s", path: []any{"panels", 0, "fieldConfig", "defaults", "unitt"}},
 		{want: "unexpected field 'graphmode'", value: "none", path: []any{"panels", 0, "options", "graphmode"}},
@@ -625,6 +741,75 @@ func TestResultsHaveNames(t *testing.T) {
 	if found != 4 {
 		t.Errorf("%d panels are about results, want 4", found)
 	}
+}
+
+// A result has the same color in all panels. The exception is open, which is red in the panels about failures.
+func TestResultsHaveColors(t *testing.T) {
+	boards := readBoards(t)
+	timeline := panelNamed(t, boards[fleetFile], "Results of failed targets").FieldConfig.Defaults.Mappings[0].ValueMap
+	want := make(map[string]string) // the colors by result
+	for _, m := range timeline.Options {
+		want[orEmpty(m.Text)] = orEmpty(m.Color)
+	}
+	delete(want, "not measured")
+	delete(want, "open, unwanted")
+	check := func(panel string, got map[string]string) {
+		t.Helper()
+		if !failureColor(got["open"]) {
+			t.Errorf("panel %q shows open in %s, want a color of a failure", panel, got["open"])
+		}
+		got["open"] = want["open"]
+		if !maps.Equal(got, want) {
+			t.Errorf("panel %q has the colors %v, want %v", panel, got, want)
+		}
+	}
+	for _, panel := range []string{"Failures by reason", "Failures by result"} {
+		got := make(map[string]string)
+		for _, o := range panelNamed(t, boards[fleetFile], panel).FieldConfig.Overrides {
+			pattern := regexp.MustCompile(strings.Trim(fmt.Sprint(o.Matcher.Options), "/"))
+			for result := range want {
+				if pattern.MatchString(result) && pattern.MatchString(result+" ECONNREFUSED") {
+					got[result] += o.Properties[0].Value.(map[string]any)["fixedColor"].(string)
+				}
+			}
+		}
+		check(panel, got)
+	}
+	got := make(map[string]string)
+	for _, o := range panelNamed(t, boards[fleetFile], "Down now").FieldConfig.Overrides {
+		if o.Matcher.Options != "Result" {
+			continue
+		}
+		for _, property := range o.Properties {
+			if property.Id == "mappings" {
+				for result, m := range property.Value.([]any)[0].(map[string]any)["options"].(map[string]any) {
+					got[result] = m.(map[string]any)["color"].(string)
+				}
+			}
+		}
+	}
+	check("Down now", got)
+}
+
+// failureColor reports whether a color is a red.
+func failureColor(name string) bool { return strings.HasSuffix(name, "red") }
+
+// An error budget that is used up is not a large negative percentage.
+func TestErrorBudget(t *testing.T) {
+	for _, o := range panelNamed(t, readBoards(t)[fleetFile], "Availability and error budget").FieldConfig.Overrides {
+		for _, property := range o.Properties {
+			if o.Matcher.Options == "Budget left" && property.Id == "mappings" {
+				got, _ := json.Marshal(property.Value)
+				const want = `[{"options":{"from":null,"result":{"color":"red","index":0,"text":"used up"},"to":0},` +
+					`"type":"range"}]`
+				if string(got) != want {
+					t.Errorf("the column Budget left has the names %s, want %s", got, want)
+				}
+				return
+			}
+		}
+	}
+	t.Error("the column Budget left has no name for numbers below 0")
 }
 
 // With several Prometheus servers, the central server gets every metric that the dashboards show, except for the

@@ -121,6 +121,7 @@ func (g *grafana) interpolate(expression, instance string) string {
 		return "(" + strings.Join(escaped, "|") + ")"
 	}
 	return strings.NewReplacer(
+		everyEvaluation, fmt.Sprintf("%s:%s", timeRange, scrapeInterval),
 		everyScrape, fmt.Sprintf("%s:%s", 4*scrapeInterval, scrapeInterval), // with the interval of this Prometheus
 		"$__rate_interval", (4 * scrapeInterval).String(),
 		"$__range", timeRange.String(),
@@ -575,7 +576,7 @@ func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 		},
 	} {
 		source := lab.Read(t, c.file)
-		path := append([]any{"panels", panelIndex(t, source, c.panel)}, c.path...)
+		path := append(panelPath(t, source, c.panel), c.path...)
 		d, err := readDashboard(mutateJSON(t, source, c.value, path...))
 		if err != nil {
 			t.Fatalf("%s with %v = %v: %v", c.file, path, c.value, err)
@@ -765,6 +766,9 @@ func (g *grafana) targetProblems(d *board) (problems []string) {
 		{title: "Latency", query: 1, instance: "192.0.2.3:80", labels: "job", want: ""},
 		{title: "Latency", query: 2, instance: "192.0.2.3:80", labels: "job", want: ""},
 		{title: "MSS", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "Last success", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "Last hop", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
+		{title: "Last hop", query: 0, instance: "192.0.2.12:80", labels: "address", want: "198.51.100.3"},
 		{title: "ACKs sent", query: 0, instance: "192.0.2.3:80", labels: "job", want: ""},
 	} {
 		got := formatLabels(result(c.title, c.query, c.instance), strings.Fields(c.labels)...)
@@ -785,6 +789,7 @@ func (g *grafana) targetProblems(d *board) (problems []string) {
 			}
 		}
 	}
+	minuteAgo := float64(time.Now().Add(-time.Minute).UnixMilli())
 	const perAddress = "Results per address"
 	problems = append(problems, nameProblems(result(perAddress, 0, "pair.test:80"), panelNamed(g.t, d, perAddress),
 		map[string]string{"192.0.2.21": "open", "192.0.2.22": "refused"}, "ip")...)
@@ -795,6 +800,8 @@ func (g *grafana) targetProblems(d *board) (problems []string) {
 		min, max float64
 	}{
 		{title: "Availability", query: 0, instance: "192.0.2.11:80", min: 1, max: 1},
+		{title: "Last hop", query: 0, instance: "192.0.2.12:80", min: 2, max: 2},
+		{title: "Last success", query: 0, instance: "192.0.2.11:80", min: minuteAgo, max: minuteAgo + 120e3},
 		{title: "RTT", query: 0, instance: "192.0.2.11:80", min: 0.01, max: 1},
 		{title: "SYN retransmissions per probe", query: 0, instance: "192.0.2.4:80", min: 1, max: 1},
 		{title: "MSS", query: 0, instance: "192.0.2.11:80", min: 1300, max: 1400},
