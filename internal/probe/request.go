@@ -56,6 +56,10 @@ func NewRequest(c *config.Config, target, module string) (*Request, error) {
 	return req, req.checkFamily()
 }
 
+// maxTarget is the number of characters of the longest target that can be probed. A longer one would only occupy
+// memory, in the history and in logs.
+const maxTarget = maxName + len(":65535")
+
 // noModule returns why the configuration has no module of a name, which is "" if the caller named none.
 func noModule(c *config.Config, module string) error {
 	what := "unknown module " + Quote(module)
@@ -105,6 +109,9 @@ func parseTarget(text string) (Target, error) {
 	if scheme, _, ok := strings.Cut(text, "://"); ok {
 		return wrong("want host:port without " + Quote(scheme+"://") + ", as in example.com:443")
 	}
+	if n := utf8.RuneCountInString(text); n > maxTarget {
+		return wrong(fmt.Sprintf("%d characters, want at most %d", n, maxTarget))
+	}
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {
 		return wrong(want)
@@ -112,6 +119,9 @@ func parseTarget(text string) (Target, error) {
 	number, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || number == 0 {
 		return wrong(fmt.Sprintf("port %s, want a number from 1 to 65535", Quote(port)))
+	}
+	if port[0] == '0' { // otherwise, one target would have any number of names
+		return wrong(fmt.Sprintf("port %s has leading zeros, want %d", Quote(port), number))
 	}
 	if host == "" {
 		return Target{}, fmt.Errorf("target %s has no host, %s", Quote(text), want)

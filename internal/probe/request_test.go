@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 )
@@ -59,6 +60,9 @@ func TestParseTargetMistakes(t *testing.T) {
 		"example.com:":        `target "example.com:": port "", want a number from 1 to 65535`,
 		"example.com:0":       `target "example.com:0": port "0", want a number from 1 to 65535`,
 		"example.com:65536":   `target "example.com:65536": port "65536", want a number from 1 to 65535`,
+		"example.com:00080":   `target "example.com:00080": port "00080" has leading zeros, want 80`,
+		"[::1]:0443":          `target "[::1]:0443": port "0443" has leading zeros, want 443`,
+		"example.com:000":     `target "example.com:000": port "000", want a number from 1 to 65535`,
 		"example.com:+1":      `target "example.com:+1": port "+1", want a number from 1 to 65535`,
 		"example.com:https":   `target "example.com:https": port "https", want a number from 1 to 65535`,
 		":80":                 `target ":80" has no host, ` + want,
@@ -107,6 +111,30 @@ func TestParseTargetMistakes(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), "longer than 253 characters") {
 		t.Errorf("parseTarget of a name of 255 characters = %+v, %v, want an error: longer than 253 characters",
 			got, err)
+	}
+}
+
+// A target has at most as many characters as the longest name and the longest port.
+func TestParseTargetLength(t *testing.T) {
+	label := strings.Repeat("x", 63) + "."
+	longest := strings.Repeat(label, 3) + strings.Repeat("x", 61) + ".:65535" // 253, the final dot and the port
+	if got, err := parseTarget(longest); err != nil || len(longest) != 260 {
+		t.Errorf("parseTarget of a target of %d characters = %+v, %v, want 260 characters and no error",
+			len(longest), got, err)
+	}
+	for name, text := range map[string]string{
+		"zeros before the port": "example.com:" + strings.Repeat("0", 60_000) + "80",
+		"a long port":           "example.com:" + strings.Repeat("1", 60_000),
+		"a long name":           strings.Repeat("x.", 30_000) + "x:80",
+		"a long zone":           "[fe80::1%" + strings.Repeat("x", 60_000) + "]:80",
+		"no port":               strings.Repeat("x", 60_000),
+		"characters of 2 bytes": strings.Repeat("é", 60_000) + ":80",
+		"one character more":    "x" + longest,
+	} {
+		want := fmt.Sprintf("target %s: %d characters, want at most 260", Quote(text), utf8.RuneCountInString(text))
+		if got, err := parseTarget(text); err == nil || err.Error() != want || got != (Target{}) {
+			t.Errorf("%s: parseTarget(%.20q…) = %+v, %.500v\nwant the error %s", name, text, got, err, want)
+		}
 	}
 }
 
@@ -335,6 +363,9 @@ func FuzzParseTarget(f *testing.F) {
 				t.Errorf("parseTarget(%q) = error %q, want one line", text, err)
 			}
 			return
+		}
+		if n := utf8.RuneCountInString(got.Text); n > maxTarget {
+			t.Errorf("parseTarget(%q) accepts %d characters, want at most %d", text, n, maxTarget)
 		}
 		if got.Port == 0 || got.Addr.IsValid() == (got.Name != "") {
 			t.Errorf("parseTarget(%q) = %+v, want a port and either a name or an address", text, got)
