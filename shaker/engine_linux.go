@@ -65,6 +65,19 @@ func (e *engine) close() {
 
 func (e *engine) nextLoop() *loop { return e.loops[e.next.Add(1)%uint32(len(e.loops))] }
 
+// err returns why one of the loops has ended, nil if all of them run.
+func (e *engine) err() error {
+	for _, l := range e.loops {
+		l.mu.Lock()
+		err := l.ended
+		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // scopeID is the function scopeID, called in the engine's namespace.
 func (e *engine) scopeID(zone string) (uint32, error) {
 	if zone == "" {

@@ -40,6 +40,14 @@ func (e *engine) close() {
 	e.running.Wait()
 }
 
+// err returns ErrClosed if the engine is closed.
+func (e *engine) err() error {
+	if e.closing.Err() != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
 // begin counts a handshake as running, unless the engine is closed.
 func (e *engine) begin() error {
 	e.mu.Lock()

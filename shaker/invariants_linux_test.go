@@ -673,6 +673,9 @@ func TestBrokenLoop(t *testing.T) {
 		done <- err
 	}()
 	wire.Await(1)
+	if err := s.Err(); err != nil {
+		t.Errorf("Err of a working Shaker: %v, want nil", err)
+	}
 	h := hold(l)
 	if err := unix.Dup3(0, l.epoll, unix.O_CLOEXEC); err != nil { // the descriptor is not an epoll any more
 		t.Fatal(err)
@@ -686,6 +689,9 @@ func TestBrokenLoop(t *testing.T) {
 	}
 	if err := <-done; !errors.Is(err, unix.EINVAL) || errors.Is(err, ErrClosed) {
 		t.Errorf("Shake, the running handshake: error %v, want %v", err, unix.EINVAL)
+	}
+	if err := s.Err(); !errors.Is(err, unix.EINVAL) || !errors.Is(err, ErrLocal) || errors.Is(err, ErrClosed) {
+		t.Errorf("Err after epoll failed: %v, want %v and %v", err, unix.EINVAL, ErrLocal)
 	}
 	s.Close()
 	if _, err := s.Shake(context.Background(), target, nil); !errors.Is(err, ErrClosed) {

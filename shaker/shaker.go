@@ -246,6 +246,19 @@ func scopeID(zone string) (uint32, error) {
 	return uint32(iface.Index), nil
 }
 
+// Err returns why the Shaker cannot perform all handshakes any more, nil if it can. The error wraps [ErrLocal], and
+// [ErrClosed] or the errno of a system call that is not expected to fail. Only a new Shaker helps then.
+func (s *Shaker) Err() error {
+	err := errZero
+	if s.engine != nil {
+		err = s.engine.err()
+	}
+	if err != nil {
+		return &opError{what: "shaker", err: err, local: true}
+	}
+	return nil
+}
+
 // Close ends every running handshake with [ErrClosed] and releases the Shaker's descriptors and
 // goroutines before it returns. A second Close does nothing. The error is always nil.
 func (s *Shaker) Close() error {

@@ -313,6 +313,7 @@ func TestZeroShaker(t *testing.T) {
 		"shake 127.0.0.1:1": shake,
 		"trace 127.0.0.1:1": trace,
 		"check 127.0.0.1:1": s.Check(context.Background(), "127.0.0.1:1"),
+		"shaker":            s.Err(),
 	} {
 		if !errors.Is(err, shaker.ErrClosed) || !errors.Is(err, shaker.ErrLocal) || err.Error() != what+": "+want {
 			t.Errorf("%s by the zero Shaker: error %v, want %s: %s", what, err, what, want)
@@ -456,6 +457,9 @@ func TestRefusedByClosedPort(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	s := newShaker(t)
+	if err := s.Err(); err != nil {
+		t.Errorf("Err before Close: %v, want nil", err)
+	}
 	for i := range 2 {
 		if err := s.Close(); err != nil {
 			t.Errorf("Close, call %d: error %v, want none", i+1, err)
@@ -464,6 +468,9 @@ func TestClose(t *testing.T) {
 	r, err := s.Shake(context.Background(), netip.MustParseAddrPort("127.0.0.1:1"), nil)
 	if !errors.Is(err, shaker.ErrClosed) || !errors.Is(err, os.ErrClosed) || !errors.Is(err, shaker.ErrLocal) {
 		t.Errorf("Shake after Close = %+v, error %v, want %v", r, err, shaker.ErrClosed)
+	}
+	if err := s.Err(); !errors.Is(err, shaker.ErrClosed) || !errors.Is(err, shaker.ErrLocal) {
+		t.Errorf("Err after Close: %v, want %v", err, shaker.ErrClosed)
 	}
 }
 
