@@ -21,7 +21,7 @@ func writeDebug(w io.Writer, r *probe.Report) {
 	var at logLine = func(when time.Duration, format string, args ...any) {
 		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))
 	}
-	at(0, "probe of %s with module %s, timeout %v", r.Text, r.ModuleName, r.Timeout)
+	at(0, "probe of %s with module %s, timeout %v", r.Text, config.Name(r.ModuleName), r.Timeout)
 	writeResolution(at, r)
 	for _, v := range r.Each() {
 		if v.Handshake.Peer.IsValid() {
@@ -42,7 +42,7 @@ func writeDebug(w io.Writer, r *probe.Report) {
 	}
 	at(r.Duration, "%s; valid results: %s", result, strings.Join(r.Module.TCP.ValidResults, ", "))
 
-	fmt.Fprintf(w, "\n# Module %s\n\n", r.ModuleName)
+	fmt.Fprintf(w, "\n# Module %s\n\n", config.Name(r.ModuleName))
 	encoder := yaml.NewEncoder(w)
 	encoder.SetIndent(2)
 	encoder.Encode(r.Module)

@@ -219,3 +219,16 @@ func TestDebugLog(t *testing.T) {
 		})
 	}
 }
+
+// The name of a module cannot look like anything else in the log.
+func TestDebugLogQuotesModules(t *testing.T) {
+	r := reportOf(t, "192.0.2.1:80")
+	r.ModuleName = "a\n\x1b[31m"
+	var log strings.Builder
+	writeDebug(&log, r)
+	for _, want := range []string{` with module "a\n\x1b[31m", timeout`, "\n# Module \"a\\n\\x1b[31m\"\n"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log of module %q is\n%s\nwant %s in it", r.ModuleName, &log, want)
+		}
+	}
+}

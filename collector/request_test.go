@@ -54,6 +54,7 @@ func FuzzParseTimeout(f *testing.F) {
 // parseRequest returns an error that says what is wrong with a request, and what is expected.
 func TestParseRequest(t *testing.T) {
 	c := config.Default()
+	c.Modules["\x1b[31m"] = c.Modules["tcp_connect_ip4"]
 	for query, want := range map[string]string{
 		"": "missing target, want host:port, as in " +
 			"example.com:443, 192.0.2.1:443 or [2001:db8::1]:443",
@@ -62,11 +63,12 @@ func TestParseRequest(t *testing.T) {
 		"target=a:1&target=a:1":        `parameter "target" given 2 times, want once`,
 		"target=a:1&module=x&module=y": `parameter "module" given 2 times, want once`,
 		"target=a:1&module=http_2xx": `unknown module "http_2xx", ` +
-			"the modules are tcp_connect, tcp_connect_ip4, tcp_connect_ip6",
+			`the modules are "\x1b[31m", tcp_connect, tcp_connect_ip4, tcp_connect_ip6`,
 		"target=a:1&debug=maybe":                `debug is "maybe", want true or false`,
 		"target=[::1]:1&module=tcp_connect_ip4": `target "[::1]:1" is ip6, module tcp_connect_ip4 probes only ip4`,
 		"target=192.0.2.1:1&module=tcp_connect_ip6": `target "192.0.2.1:1" is ip4, ` +
 			"module tcp_connect_ip6 probes only ip6",
+		"target=[::1]:1&module=%1b[31m": `target "[::1]:1" is ip6, module "\x1b[31m" probes only ip4`,
 	} {
 		r := httptest.NewRequest("GET", "/probe?"+query, nil)
 		if req, _, err := parseRequest(r, c, 0); err == nil || err.Error() != want {

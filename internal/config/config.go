@@ -20,10 +20,13 @@ type Config struct {
 func Names[M any](modules map[string]M) []string {
 	names := slices.Sorted(maps.Keys(modules))
 	for i, name := range names {
-		names[i] = quote(name)
+		names[i] = Name(name)
 	}
 	return names
 }
+
+// Name returns the name of a module, in quotes if it would be unclear without.
+func Name(name string) string { return quote(name) }
 
 // Module describes how to probe. Keys shared with blackbox_exporter have the same names.
 type Module struct {

@@ -237,7 +237,7 @@ func (r *Request) checkFamily() error {
 		return nil
 	}
 	return fmt.Errorf("target %s is %s, module %s probes only %s",
-		Quote(r.Text), protocol(r.Addr), r.ModuleName, network)
+		Quote(r.Text), protocol(r.Addr), config.Name(r.ModuleName), network)
 }
 
 // protocol returns the IP protocol of an address as the configuration names it.
