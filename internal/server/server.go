@@ -62,6 +62,11 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 	if err := c.flags.validate(configFile); err != nil {
 		return fail(statusUsage, err)
 	}
+	hangups := make(chan os.Signal, 1)
+	if !c.flags.configCheck {
+		// From now on, also while the file is read, SIGHUP requests a reload instead of ending the process.
+		signal.Notify(hangups, syscall.SIGHUP)
+	}
 	conf, warnings, err := config.Load(configFile)
 	if err != nil {
 		return fail(statusFailed, err)
@@ -79,7 +84,7 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		return 0
 	}
 	logForeign(logger, conf)
-	if err := c.serve(configFile, conf, logger); err != nil {
+	if err := c.serve(configFile, conf, hangups, logger); err != nil {
 		logger.Error("Cannot serve", "err", err)
 		return statusFailed
 	}
@@ -87,10 +92,8 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 }
 
 // serve serves until SIGTERM or SIGINT arrives, and then until the running probes have ended. A second
-// such signal ends the process at once. SIGHUP reloads the configuration.
-func (c *Command) serve(configFile string, conf *config.Config, logger *slog.Logger) error {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
+// such signal ends the process at once. A hangup reloads the configuration.
+func (c *Command) serve(configFile string, conf *config.Config, hangups <-chan os.Signal, logger *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 

@@ -1,10 +1,13 @@
 package endtoend
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,8 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -199,4 +205,35 @@ func TestReloadUnderLoad(t *testing.T) {
 			t.Errorf("no probe had a timeout of %s s, want some with each configuration", want)
 		}
 	}
+}
+
+// SIGHUP while the exporter reads its configuration file at the start does not end it: it reloads the file as soon as
+// it runs.
+func TestHangupAtTheStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "shaker.yml")
+	if err := unix.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(file, os.O_RDWR, 0) // the exporter reads until it is closed
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	p := process.Start(t, exporter.Command(t, "--config.file="+file))
+	lab.Eventually(t, "the exporter reads the file", func() bool {
+		open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.PID()))
+		return slices.ContainsFunc(open, func(fd string) bool { name, _ := os.Readlink(fd); return name == file })
+	})
+	p.Signal(syscall.SIGHUP)
+	if _, err := writer.WriteString(goodConfig); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	p.Listening(exporter.Port)
+	if got := activeModules(t); got != "first" {
+		t.Errorf("after SIGHUP during the start, the active modules are %q, want first", got)
+	}
+	lab.Eventually(t, "the exporter has reloaded the file, which is empty now", func() bool {
+		return exporter.Metrics(t)["shaker_exporter_config_last_reload_successful"] == "0"
+	})
 }
