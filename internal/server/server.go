@@ -1,8 +1,8 @@
 // Package server implements the serve command: it serves the exporter's endpoints until a signal stops it.
 //
 // flags.go contains the flags, routes.go the endpoints, http_limits.go the limits for clients and the end of
-// the running requests on shutdown, max_in_flight_unix.go the default limit of concurrent handshakes, and
-// reload.go the reload of the configuration.
+// the running requests on shutdown, connections.go the limit of connections, max_in_flight_unix.go the default
+// limit of concurrent handshakes, and reload.go the reload of the configuration.
 package server
 
 import (
@@ -133,6 +133,9 @@ func (c *Command) serve(configFile string, conf *config.Config, hangups <-chan o
 	})
 	routes := c.routes(endpoints{probe: handler, pages: statusPage, reload: reloader, config: prober.Config})
 	server := newServer(routes, requestLimit, logger)
+	if limit := maxConnections(maxInFlight, defaultMaxInFlight()); limit > 0 {
+		limitConnections(server, limit)
+	}
 
 	drained := make(chan struct{})
 	go func() {

@@ -70,12 +70,11 @@ func TestExhaustion(t *testing.T) {
 		room        int    // the exporter has resources for at least this many concurrent probes
 		errno       string // of a fault
 		text        string // at the end of the text of a fault
-		full        string // what the log contains when the resources are exhausted
 	}{
 		{name: "descriptors", descriptors: 256, ports: 20_000,
 			room: 64, errno: "EMFILE", text: "socket: too many open files\n"},
 		{name: "descriptors, and any number in flight", descriptors: 256, ports: 20_000, args: []string{anyNumber},
-			room: 64, errno: "EMFILE", text: "socket: too many open files\n", full: "too many open files"},
+			room: 64, errno: "EMFILE", text: "socket: too many open files\n"},
 		{name: "local ports", descriptors: 1200, ports: 50, args: []string{anyNumber},
 			room: 50, errno: "EADDRNOTAVAIL", text: "connect: cannot assign requested address\n"},
 	} {
@@ -104,9 +103,6 @@ func TestExhaustion(t *testing.T) {
 			for i := c.room; i < callers; i++ {
 				others = append(others, exporter.Call(t, i))
 			}
-			lab.Eventually(t, fmt.Sprintf("%q is in the log", c.full), func() bool {
-				return strings.Contains(p.Output(), c.full)
-			})
 			for i, other := range others {
 				ask(c.room+i, other)
 			}
