@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"net/http/pprof"
@@ -35,19 +36,16 @@ func (c *Command) routes(e endpoints) http.Handler {
 	prefix := strings.TrimSuffix(c.flags.routePrefix, "/")
 	mux := http.NewServeMux()
 	at := func(method, path string, handler http.Handler) { mux.Handle(method+" "+prefix+path, handler) }
-	at("GET", "/{$}", http.HandlerFunc(e.pages.Home))
-	at("GET", "/logs", http.HandlerFunc(e.pages.Logs))
+	forPeople := newGate()
+	at("GET", "/{$}", forPeople.handler(http.HandlerFunc(e.pages.Home)))
+	at("GET", "/logs", forPeople.handler(http.HandlerFunc(e.pages.Logs)))
+	at("GET", "/config", forPeople.handler(activeConfig(e.config)))
 	at("GET", "/probe", e.probe)
-	at("GET", "/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	at("GET", "/metrics", newGate().handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics:  true,
 		Registry:           registry,
 		DisableCompression: true, // compressors would stay in memory
-	}))
-	at("GET", "/config", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		encoder := yaml.NewEncoder(w)
-		encoder.SetIndent(2)
-		encoder.Encode(e.config())
-	}))
+	})))
 	at("POST", "/-/reload", e.reload)
 	at("PUT", "/-/reload", e.reload)
 	at("GET", "/-/healthy", text("Healthy"))
@@ -66,6 +64,17 @@ func (c *Command) routes(e endpoints) http.Handler {
 		mux.Handle("GET "+prefix, home) // all links of the page are relative
 	}
 	return mux
+}
+
+// activeConfig responds with the active configuration.
+func activeConfig(active func() *config.Config) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		var body bytes.Buffer
+		encoder := yaml.NewEncoder(&body)
+		encoder.SetIndent(2)
+		encoder.Encode(active())
+		w.Write(body.Bytes())
+	})
 }
 
 // text responds with a line of text.

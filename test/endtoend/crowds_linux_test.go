@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 const ownPort = "/probe?target=127.0.0.1:10115"
@@ -37,6 +39,21 @@ func keepAlive(t *testing.T, conn net.Conn, in *bufio.Reader, path string) int {
 		t.Fatalf("GET %s: %v in the body", path, err)
 	}
 	return response.StatusCode
+}
+
+// fillHistory makes the history have ten results of each of n targets, with as little traffic as possible.
+func fillHistory(t *testing.T, n int) {
+	t.Helper()
+	conn := dial(t)
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	for i := range 10 * n {
+		// No probe of a closed port of this host takes long.
+		path := fmt.Sprintf("/probe?target=127.%d.%d.1:1", i%n>>8, i%n&255)
+		if status := keepAlive(t, conn, in, path); status != 200 {
+			t.Fatalf("GET %s = %d, want 200", path, status)
+		}
+	}
 }
 
 // Thousands of connections with an unfinished header take little memory, and do not keep probes from connecting,
@@ -100,5 +117,76 @@ func TestIdleConnections(t *testing.T) {
 			t.Errorf("with %d descriptors and %d idle connections, GET %s = %+v, want an open target",
 				descriptors, idle, openTarget, a)
 		}
+	}
+}
+
+// Clients that request a large page and do not read it take little memory, and other requests are served.
+func TestReadersThatDoNotRead(t *testing.T) {
+	const clients, growth = 300, 60 // MB
+	lab.Need(t)
+	p := exporter.Start(t)
+	fillHistory(t, 1000)
+	before := p.PeakResident() / 1e6
+	conns := make([]exporter.Caller, clients)
+	for i := range conns {
+		conns[i] = exporter.Call(t, i)
+		defer conns[i].Close()
+		conns[i].Conn.(*net.TCPConn).SetReadBuffer(4096)
+		io.WriteString(conns[i], "GET /logs HTTP/1.1\r\nHost: x\r\n\r\n")
+	}
+	for i, conn := range conns {
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			t.Fatalf("GET /logs, client %d of %d: %v, want the start of a response", i, clients, err)
+		}
+	}
+	mustProbe(t, fmt.Sprintf("%d clients do not read", clients))
+	after := p.PeakResident() / 1e6
+	t.Logf("%d readers of /logs that do not read: %d MB resident, %d MB before", clients, after, before)
+	if after-before > growth && !lab.Race {
+		t.Errorf("%d readers that do not read take %d MB, want at most %d MB", clients, after-before, growth)
+	}
+}
+
+// However many clients request a page that takes long to render, and hang up, no probe beside them sends its ACK.
+func TestPagesDoNotDelayResets(t *testing.T) {
+	const targets, clients, probes = 1000, 40, 20
+	network := simnet.NewNetwork(t)
+	network.WatchStalls()
+	network.At("192.0.2.0/24", simnet.SYNACK().After(20*time.Millisecond))
+	exporter.Start(t)
+	fillHistory(t, targets)
+	filter := strings.TrimSuffix(strings.Repeat("1+", 7000), "+") // each word occurs in each target
+	stop := make(chan struct{})
+	var viewing sync.WaitGroup
+	for range clients {
+		viewing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				conn, err := net.Dial("tcp", "127.0.0.1:10115")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				fmt.Fprintf(conn, "GET /?filter=%s HTTP/1.1\r\nHost: x\r\n\r\n", filter)
+				time.Sleep(50 * time.Millisecond) // then the client hangs up
+				conn.Close()
+			}
+		})
+	}
+	for i := range probes {
+		path := fmt.Sprintf("/probe?target=192.0.2.%d:80", i+1)
+		if status, body := exporter.Get(t, path); status != 200 || !strings.Contains(body, "\nprobe_success 1\n") {
+			t.Errorf("GET %s = %d %s\nwant 200 and an open target", path, status, body)
+		}
+	}
+	close(stop)
+	viewing.Wait()
+	if acks := network.ACKs(); len(acks) > 0 {
+		t.Errorf("%d of %d probes sent their ACK while %d clients requested pages, want none: %v",
+			len(acks), probes, clients, acks)
 	}
 }
