@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,7 +64,8 @@ func (c *Command) routes(e endpoints) http.Handler {
 		mux.Handle("GET /{$}", home)
 		mux.Handle("GET "+prefix, home) // all links of the page are relative
 	}
-	return mux
+	external, _ := url.Parse(c.flags.externalURL) // valid: see flags.validate
+	return sameSite(mux, external)
 }
 
 // activeConfig responds with the active configuration.
