@@ -172,6 +172,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, report *probe.R
 		return
 	}
 	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Vary", "Accept") // see negotiate
 	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
 	w.Write(body.Bytes())
 }

@@ -25,6 +25,7 @@ type endpoints struct {
 	pages  *pages.Pages
 	reload *reloader
 	config func() *config.Config // the active one
+	health func() error          // why probes fail for no reason that would pass, nil if they do not
 }
 
 // routes returns the handler of all endpoints, which are below the route prefix.
@@ -49,8 +50,8 @@ func (c *Command) routes(e endpoints) http.Handler {
 	})))
 	at("POST", "/-/reload", e.reload)
 	at("PUT", "/-/reload", e.reload)
-	at("GET", "/-/healthy", text("Healthy"))
-	at("GET", "/-/ready", text("Ready"))
+	at("GET", "/-/healthy", health("Healthy", e.health))
+	at("GET", "/-/ready", health("Ready", e.health))
 	if c.flags.enablePprof {
 		for path, handler := range map[string]http.HandlerFunc{
 			"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
@@ -65,7 +66,16 @@ func (c *Command) routes(e endpoints) http.Handler {
 		mux.Handle("GET "+prefix, home) // all links of the page are relative
 	}
 	external, _ := url.Parse(c.flags.externalURL) // valid: see flags.validate
-	return sameSite(mux, external)
+	return noSniff(sameSite(mux, external))
+}
+
+// noSniff tells browsers to believe the Content-Type, so that none of them takes text for a page or a script.
+func noSniff(next http.Handler) http.Handler {
+	value := []string{"nosniff"}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["X-Content-Type-Options"] = value
+		next.ServeHTTP(w, r)
+	})
 }
 
 // activeConfig responds with the active configuration.
@@ -79,7 +89,13 @@ func activeConfig(active func() *config.Config) http.Handler {
 	})
 }
 
-// text responds with a line of text.
-func text(line string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, line) })
+// health responds with a line of text, or with an error if the exporter cannot probe until it is restarted.
+func health(line string, err func() error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := err(); err != nil {
+			http.Error(w, "probes fail until the exporter is restarted: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, line)
+	})
 }

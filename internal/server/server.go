@@ -1,8 +1,9 @@
 // Package server implements the serve command: it serves the exporter's endpoints until a signal stops it.
 //
-// flags.go contains the flags, routes.go the endpoints, http_limits.go the limits for clients and the end of
-// the running requests on shutdown, connections.go the limit of connections, max_in_flight_unix.go the default
-// limit of concurrent handshakes, and reload.go the reload of the configuration.
+// flags.go contains the flags, routes.go the endpoints, cross_site.go which requests of browsers are refused, and
+// reload.go the reload of the configuration. http_limits.go contains the limits for clients and the end of the
+// running requests on shutdown, connections.go the limit of connections, gate.go that of pages, and
+// max_in_flight_unix.go the default limit of concurrent handshakes.
 package server
 
 import (
@@ -131,7 +132,9 @@ func (c *Command) serve(configFile string, conf *config.Config, hangups <-chan o
 		Version: version.Version,
 		Logger:  logger,
 	})
-	routes := c.routes(endpoints{probe: handler, pages: statusPage, reload: reloader, config: prober.Config})
+	routes := c.routes(endpoints{
+		probe: handler, pages: statusPage, reload: reloader, config: prober.Config, health: engine.Err,
+	})
 	server := newServer(routes, requestLimit, logger)
 	if limit := maxConnections(maxInFlight, defaultMaxInFlight()); limit > 0 {
 		limitConnections(server, limit)
