@@ -60,13 +60,30 @@ type connection struct {
 	element *list.Element // in list
 }
 
-// limitConnections limits the number of the server's connections.
+// limitConnections limits the number of the server's connections, and that of its running requests.
 func limitConnections(server *http.Server, limit int) *connections {
 	c := &connections{limit: limit, waiting: min(limit, maxWaiting), first: firstRequest}
 	c.open = make(map[net.Conn]*connection)
 	c.changed.L = &c.mu
 	server.ConnState = c.follow
+	server.Handler = limitRequests(server.Handler, limit)
 	return c
+}
+
+// limitRequests limits the number of running requests. This only has an effect with HTTP/2, where a connection may
+// have hundreds of them.
+func limitRequests(next http.Handler, limit int) http.Handler {
+	running := make(chan struct{}, limit)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case running <- struct{}{}:
+			defer func() { <-running }()
+			next.ServeHTTP(w, r)
+		default: // without a body, for which the client could let the server wait
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
 }
 
 // follow is the server's http.Server.ConnState. The server calls it for a new connection before it accepts another

@@ -203,6 +203,82 @@ func TestRunningRequestsKeepTheirConnections(t *testing.T) {
 	}
 }
 
+// An idle connection makes room although as many may wait, if requests run on the others.
+func TestIdleConnectionsMakeRoomBesideRunningRequests(t *testing.T) {
+	proceed := make(chan struct{})
+	var once atomic.Bool
+	server := startLimited(t, 2, 2, time.Hour, nil, func(http.ResponseWriter, *http.Request) {
+		if once.CompareAndSwap(false, true) {
+			<-proceed
+		}
+	})
+	var running sync.WaitGroup
+	busy := connect(t, server)
+	running.Go(func() { busy.mustGet(t, "the client whose request runs") })
+	lab.Eventually(t, "a request runs", func() bool {
+		open, waiting := server.count()
+		return open == 1 && waiting == 0
+	})
+	idle := connect(t, server)
+	idle.mustGet(t, "the second client, limit 2")
+	connect(t, server).mustGet(t, "the third client, limit 2")
+	idle.mustBeClosed(t, "the second client, which is idle")
+	close(proceed)
+	running.Wait()
+}
+
+// The requests of one HTTP/2 connection are as many as there may be connections. More are rejected at once.
+func TestRequestsOfOneConnection(t *testing.T) {
+	const requests = 10
+	for _, test := range []struct {
+		name     string
+		limit    int
+		rejected int
+	}{
+		{name: "the limit", limit: 3, rejected: requests - 3},
+		{name: "the control, a higher limit", limit: requests},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			proceed := make(chan struct{})
+			var running atomic.Int64
+			wait := func(http.ResponseWriter, *http.Request) { running.Add(1); <-proceed }
+			server := startLimited(t, test.limit, test.limit, time.Hour, certificates(), wait)
+			transport := &http.Transport{
+				ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, MaxConnsPerHost: 1,
+			}
+			defer transport.CloseIdleConnections()
+			client := &http.Client{Transport: transport}
+			var served, rejected atomic.Int64
+			var clients sync.WaitGroup
+			for range requests {
+				clients.Go(func() {
+					response, err := client.Get("https://" + server.address)
+					if err != nil {
+						t.Errorf("a request with a limit of %d: %v, want a response", test.limit, err)
+						return
+					}
+					response.Body.Close()
+					switch {
+					case response.StatusCode == 200:
+						served.Add(1)
+					case response.StatusCode == 503 && response.Header.Get("Retry-After") == "1":
+						rejected.Add(1)
+					}
+				})
+			}
+			lab.Eventually(t, "all requests run or are rejected", func() bool {
+				return running.Load()+rejected.Load() == requests
+			})
+			close(proceed)
+			clients.Wait()
+			if got := rejected.Load(); got != int64(test.rejected) || got+served.Load() != requests {
+				t.Errorf("%d of %d requests of one connection are served and %d are rejected with a limit of %d, "+
+					"want %d rejected", served.Load(), requests, got, test.limit, test.rejected)
+			}
+		})
+	}
+}
+
 // A connection that does not send its first request in time makes room for a new one. In time, it does not.
 func TestSilentConnectionsMakeRoom(t *testing.T) {
 	server := startLimited(t, 2, 2, 10*time.Millisecond, nil, respond)

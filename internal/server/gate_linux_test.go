@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -122,4 +123,31 @@ func TestGateDoesNotWaitForReaders(t *testing.T) {
 	}
 	close(read)
 	reader.Wait()
+}
+
+// A deadlineRecorder records the deadline for writing.
+type deadlineRecorder struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (r *deadlineRecorder) SetWriteDeadline(deadline time.Time) error {
+	r.deadline = deadline
+	return nil
+}
+
+// However long a request waits and renders, its client has the whole time to read the response.
+func TestGateGivesClientsTimeToRead(t *testing.T) {
+	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
+	var rendered time.Time
+	newGate().handler(http.HandlerFunc(func(view http.ResponseWriter, _ *http.Request) {
+		if !w.deadline.IsZero() {
+			t.Errorf("while the page is rendered, the deadline for writing is %v, want none", w.deadline)
+		}
+		rendered = time.Now()
+		io.WriteString(view, "page")
+	})).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if want := rendered.Add(requestLimit); w.deadline.Before(want) {
+		t.Errorf("a page rendered at %v has the deadline %v, want %v or later", rendered, w.deadline, want)
+	}
 }
