@@ -41,13 +41,13 @@ func keepAlive(t *testing.T, conn net.Conn, in *bufio.Reader, path string) int {
 	return response.StatusCode
 }
 
-// fillHistory makes the history have ten results of each of n targets, with as little traffic as possible.
-func fillHistory(t *testing.T, n int) {
+// fillHistory makes the history have results of n targets, with as little traffic as possible.
+func fillHistory(t *testing.T, n, each int) {
 	t.Helper()
 	conn := dial(t)
 	defer conn.Close()
 	in := bufio.NewReader(conn)
-	for i := range 10 * n {
+	for i := range each * n {
 		// No probe of a closed port of this host takes long.
 		path := fmt.Sprintf("/probe?target=127.%d.%d.1:1", i%n>>8, i%n&255)
 		if status := keepAlive(t, conn, in, path); status != 200 {
@@ -125,7 +125,7 @@ func TestReadersThatDoNotRead(t *testing.T) {
 	const clients, growth = 300, 60 // MB
 	lab.Need(t)
 	p := exporter.Start(t)
-	fillHistory(t, 1000)
+	fillHistory(t, 1000, 10)
 	before := p.PeakResident() / 1e6
 	conns := make([]exporter.Caller, clients)
 	for i := range conns {
@@ -149,15 +149,20 @@ func TestReadersThatDoNotRead(t *testing.T) {
 
 // However many clients request a page that takes long to render, and hang up, no probe beside them sends its ACK.
 func TestPagesDoNotDelayResets(t *testing.T) {
-	const targets, clients, probes = 1000, 40, 20
+	const targets, clients, probes = 10_000, 40, 20
 	network := simnet.NewNetwork(t)
 	network.WatchStalls()
 	network.At("192.0.2.0/24", simnet.SYNACK().After(20*time.Millisecond))
 	exporter.Start(t)
-	fillHistory(t, targets)
-	filter := strings.TrimSuffix(strings.Repeat("1+", 7000), "+") // each word occurs in each target
+	fillHistory(t, targets, 1)
+	filter := strings.TrimSuffix(strings.Repeat("1+", 16), "+") // as many words as are permitted
 	stop := make(chan struct{})
 	var viewing sync.WaitGroup
+	end := sync.OnceFunc(func() {
+		close(stop)
+		viewing.Wait()
+	})
+	defer end()
 	for range clients {
 		viewing.Go(func() {
 			for {
@@ -183,8 +188,7 @@ func TestPagesDoNotDelayResets(t *testing.T) {
 			t.Errorf("GET %s = %d %s\nwant 200 and an open target", path, status, body)
 		}
 	}
-	close(stop)
-	viewing.Wait()
+	end()
 	if acks := network.ACKs(); len(acks) > 0 {
 		t.Errorf("%d of %d probes sent their ACK while %d clients requested pages, want none: %v",
 			len(acks), probes, clients, acks)
