@@ -112,8 +112,8 @@ type Repetition struct {
 	repeating
 }
 
-// Repeat shakes hands with the target at each interval of the schedule, the first time within one interval from now, and
-// calls each with every handshake when it has ended.
+// Repeat shakes hands with the target at each interval of the schedule, the first time within one interval from
+// now, and calls each with every handshake when it has ended.
 //
 // One goroutine makes the calls, for all Repetitions of the Shaker. There is room for 16,384 results that it has not
 // taken yet; more are counted as [Skipped.Unread]. A function that takes long has to hand the results on. It must not
@@ -175,8 +175,8 @@ func (r *Repetition) SetInterval(interval time.Duration) error {
 	return nil
 }
 
-// Stop ends the Repetition. When Stop returns, the sockets of its handshakes are closed, and no further result is passed
-// on: only a call that is running already may return later. A second Stop does nothing.
+// Stop ends the Repetition. When Stop returns, the sockets of its handshakes are closed, and no further result is
+// passed on: only a call that is running already may return later. A second Stop does nothing.
 func (r *Repetition) Stop() {
 	if !r.over.Swap(true) {
 		r.stop()

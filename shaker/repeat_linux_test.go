@@ -192,7 +192,8 @@ func TestRepeatAfterAPause(t *testing.T) {
 	}
 }
 
-// Of the handshakes that were due, only the last one starts, and only if it is not too late and not too many are running.
+// Of the handshakes that were due, only the last one starts, and only if it is not too late and not too many are
+// running.
 func TestRepeatSkips(t *testing.T) {
 	const ms = time.Millisecond
 	for _, c := range []struct {
@@ -216,7 +217,8 @@ func TestRepeatSkips(t *testing.T) {
 		_, l := startOne(t)
 		h := hold(l)
 		l.now = time.Hour
-		r := &Repetition{repeating: repeating{target: target4, due: l.now - c.late, running: make([]ticket, c.running)}}
+		r := &Repetition{}
+		r.target, r.due, r.running = target4, l.now-c.late, make([]ticket, c.running)
 		r.schedule.Interval = c.interval
 		r.tick(l)
 		starts := len(r.running) > c.running
@@ -258,7 +260,8 @@ func TestRepeatStop(t *testing.T) {
 	after := results.Load()
 	r.Stop()
 	other := netip.MustParseAddrPort("192.0.2.99:80")
-	if _, err := s.Shake(t.Context(), other, &Options{Timeout: 100 * time.Millisecond}); err != nil && !errors.Is(err, ErrUnsent) {
+	_, err := s.Shake(t.Context(), other, &Options{Timeout: 100 * time.Millisecond})
+	if err != nil && !errors.Is(err, ErrUnsent) {
 		t.Fatal(err)
 	}
 	later := 0
@@ -307,7 +310,8 @@ func TestRepeatChange(t *testing.T) {
 	if err := r.SetInterval(20 * time.Millisecond); err != nil {
 		t.Fatalf("SetInterval: error %v, want none", err)
 	}
-	if got := <-results; got.Err != nil || got.Result.Peer != target4 || got.Result.Outcome != Open || got.Sent.IsZero() {
+	got := <-results
+	if got.Err != nil || got.Result.Peer != target4 || got.Result.Outcome != Open || got.Sent.IsZero() {
 		t.Errorf("the first result is %+v, want Open for %v", got, target4)
 	}
 	other := netip.MustParseAddrPort("192.0.2.99:443")
@@ -355,7 +359,8 @@ func TestRepeatErrors(t *testing.T) {
 		{name: "invalid options", target: target4, want: os.ErrInvalid,
 			schedule: Schedule{Interval: time.Second, Options: Options{DSCP: 64}}},
 	} {
-		if r, err := s.Repeat(c.target, c.schedule, nil); r != nil || !errors.Is(err, c.want) || errors.Is(err, ErrLocal) {
+		r, err := s.Repeat(c.target, c.schedule, nil)
+		if r != nil || !errors.Is(err, c.want) || errors.Is(err, ErrLocal) {
 			t.Errorf("%s: Repeat = %v, error %v, want %v", c.name, r, err, c.want)
 		}
 	}

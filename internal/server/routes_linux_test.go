@@ -60,7 +60,7 @@ func TestHealth(t *testing.T) {
 func TestHeaders(t *testing.T) {
 	routes := newRoutes(t, func() error { return nil })
 	for path, vary := range map[string]string{
-		"/": "", "/logs": "", "/config": "", "/-/healthy": "", "/-/ready": "", "/-/reload": "", "/nothing": "",
+		"/": "", "/logs": "Accept", "/config": "", "/-/healthy": "", "/-/ready": "", "/-/reload": "", "/nothing": "",
 		"/metrics": "Accept", "/probe": "", "/probe?target=127.0.0.1:1": "Accept",
 		"/probe?target=127.0.0.1:1&debug=true": "Accept",
 	} {
