@@ -1,0 +1,2 @@
+// Package watch probes targets continuously in the background, and answers scrapes from memory.
+package watch
