@@ -21,12 +21,15 @@ func Load(name string) (c *Config, warnings []string, err error) {
 	if name == "" {
 		return Default(), nil, nil
 	}
-	text, err := read(name, time.Now().Add(fifoTimeout))
+	text, err := Read(name)
 	if err != nil {
 		return nil, nil, err
 	}
 	return Parse(name, text)
 }
+
+// Read returns the text of the configuration file of that name, for [Parse]. The limits of [Load] apply.
+func Read(name string) ([]byte, error) { return read(name, time.Now().Add(fifoTimeout)) }
 
 // read returns the content of a file of at most maxSize bytes. A FIFO without a writer is empty. A
 // FIFO with a writer is read until the writer closes it, but not past the deadline.

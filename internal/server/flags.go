@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/exporter-toolkit/web"
@@ -20,6 +22,8 @@ type flags struct {
 	routePrefix   string
 	enablePprof   bool
 	configCheck   bool
+	enableReload  bool
+	reloadSeconds uint
 	timeoutOffset float64
 	maxInFlight   int
 	historyLimit  int
@@ -29,6 +33,11 @@ type flags struct {
 // register adds the flags to the command.
 func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("config.check", "Check the configuration file, report its errors, and exit.").BoolVar(&f.configCheck)
+	cmd.Flag("config.enable-auto-reload", "Reload the configuration file when its content has changed.").
+		BoolVar(&f.enableReload)
+	cmd.Flag("config.auto-reload-interval",
+		"Seconds between two checks whether the configuration file has changed, with --config.enable-auto-reload.").
+		Default("30").UintVar(&f.reloadSeconds)
 	cmd.Flag("timeout-offset",
 		"Seconds to subtract from Prometheus' scrape timeout, so that the response arrives in time.").
 		Default("0.5").Float64Var(&f.timeoutOffset)
@@ -75,6 +84,16 @@ func (f *flags) validate(configFile string) error {
 	if f.configCheck && configFile == "" {
 		return errors.New("--config.check requires --config.file")
 	}
+	if f.reloadSeconds < 1 || f.reloadSeconds > 86400 {
+		return fmt.Errorf("--config.auto-reload-interval is %d, want 1 to 86400 seconds", f.reloadSeconds)
+	}
+	if f.enableReload && configFile == "" {
+		return errors.New("--config.enable-auto-reload requires --config.file")
+	}
+	if file, err := os.Stat(configFile); f.enableReload && err == nil && !file.Mode().IsRegular() {
+		return fmt.Errorf("--config.enable-auto-reload requires a regular file, which can be read again: "+
+			"--config.file is %q", configFile)
+	}
 	return nil
 }
 
@@ -110,4 +129,12 @@ func (f *flags) home() string {
 		return strings.TrimSuffix(f.externalURL, "/") + "/"
 	}
 	return strings.TrimSuffix(f.routePrefix, "/") + "/"
+}
+
+// autoReload returns the interval at which to look for changes of the configuration file, 0 for never.
+func (f *flags) autoReload() time.Duration {
+	if !f.enableReload {
+		return 0
+	}
+	return time.Duration(f.reloadSeconds) * time.Second
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -15,22 +17,53 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
-// A reloader reloads the configuration file on SIGHUP and on a request to /-/reload. An invalid file
-// changes nothing.
+// A reloader reloads the configuration file on SIGHUP, on a request to /-/reload and, with
+// --config.enable-auto-reload, when its content has changed. An invalid file changes nothing.
 type reloader struct {
 	file   string // "" if the built-in configuration is active
 	prober *probe.Prober
 	logger *slog.Logger
 
 	mu         sync.Mutex // serializes reloads
+	last       content    // what was loaded last, valid or not
 	successful prometheus.Gauge
 	when       prometheus.Gauge
 }
 
-// newReloader returns a reloader for a file that has just been loaded.
-func newReloader(file string, prober *probe.Prober, logger *slog.Logger) *reloader {
+// A content is the content of the configuration file at some time.
+type content struct {
+	text []byte
+	err  error // why it could not be read
+}
+
+// read reads the configuration file.
+func read(file string) content {
+	text, err := config.Read(file)
+	return content{text: text, err: err}
+}
+
+// load validates the content of a configuration file. Without a file, it returns the built-in configuration.
+func (c content) load(file string) (conf *config.Config, warnings []string, err error) {
+	switch {
+	case file == "":
+		return config.Load(file)
+	case c.err != nil:
+		return nil, nil, c.err
+	}
+	return config.Parse(file, c.text)
+}
+
+// equal reports whether there is nothing new to load. A file that still cannot be read for the same reason is not
+// new.
+func (c content) equal(other content) bool {
+	return bytes.Equal(c.text, other.text) && fmt.Sprint(c.err) == fmt.Sprint(other.err)
+}
+
+// newReloader returns a reloader for a file whose content has just been loaded.
+func newReloader(file string, loaded content, prober *probe.Prober, logger *slog.Logger) *reloader {
 	r := &reloader{
 		file:   file,
+		last:   loaded,
 		prober: prober,
 		logger: logger,
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -69,7 +102,24 @@ func (r *reloader) reload() error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	conf, warnings, err := config.Load(r.file)
+	return r.activate(read(r.file))
+}
+
+// reloadIfChanged reloads the file if its content is not the one that was loaded last. Thus an invalid file is
+// rejected and logged once, however often it is read. The comparison needs no change of the modification time, and
+// works for a symbolic link whose target is replaced, as the kubelet does for a ConfigMap.
+func (r *reloader) reloadIfChanged() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := read(r.file); !now.equal(r.last) {
+		_ = r.activate(now) // logs the error
+	}
+}
+
+// activate makes the content of the file the active configuration if it is valid.
+func (r *reloader) activate(c content) error {
+	r.last = c
+	conf, warnings, err := c.load(r.file)
 	if err != nil {
 		r.successful.Set(0)
 		r.logger.Error("Configuration rejected, keeping the current one", "err", err)
@@ -84,12 +134,19 @@ func (r *reloader) reload() error {
 	return nil
 }
 
-// follow reloads on every signal until the context ends.
-func (r *reloader) follow(ctx context.Context, signals <-chan os.Signal) {
+// follow reloads on every signal until the context ends. If the interval is not 0, it also looks for changes of the
+// file after every interval.
+func (r *reloader) follow(ctx context.Context, signals <-chan os.Signal, interval time.Duration) {
+	var ticks <-chan time.Time // nil, which is never ready, without an interval
+	if interval > 0 {
+		ticks = time.Tick(interval)
+	}
 	for {
 		select {
 		case <-signals:
 			_ = r.reload() // logs the error
+		case <-ticks:
+			r.reloadIfChanged()
 		case <-ctx.Done():
 			return
 		}

@@ -68,7 +68,8 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		// From now on, also while the file is read, SIGHUP requests a reload instead of ending the process.
 		signal.Notify(hangups, syscall.SIGHUP)
 	}
-	conf, warnings, err := config.Load(configFile)
+	loaded := read(configFile)
+	conf, warnings, err := loaded.load(configFile)
 	if err != nil {
 		return fail(statusFailed, err)
 	}
@@ -85,7 +86,7 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		return 0
 	}
 	logForeign(logger, conf)
-	if err := c.serve(configFile, conf, hangups, logger); err != nil {
+	if err := c.serve(configFile, loaded, conf, hangups, logger); err != nil {
 		logger.Error("Cannot serve", "err", err)
 		return statusFailed
 	}
@@ -94,7 +95,9 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 
 // serve serves until SIGTERM or SIGINT arrives, and then until the running probes have ended. A second
 // such signal ends the process at once. A hangup reloads the configuration.
-func (c *Command) serve(configFile string, conf *config.Config, hangups <-chan os.Signal, logger *slog.Logger) error {
+func (c *Command) serve(
+	configFile string, loaded content, conf *config.Config, hangups <-chan os.Signal, logger *slog.Logger,
+) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
@@ -123,8 +126,8 @@ func (c *Command) serve(configFile string, conf *config.Config, hangups <-chan o
 		History:       results,
 		TimeoutOffset: time.Duration(c.flags.timeoutOffset * float64(time.Second)),
 	})
-	reloader := newReloader(configFile, prober, logger)
-	go reloader.follow(ctx, hangups)
+	reloader := newReloader(configFile, loaded, prober, logger)
+	go reloader.follow(ctx, hangups, c.flags.autoReload())
 	statusPage := pages.New(pages.Options{
 		Tracks:  results.Tracks,
 		Lost:    results.Lost,
