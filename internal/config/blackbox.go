@@ -103,20 +103,25 @@ func readPreferred(v value, protocol *string) {
 	}
 }
 
+// What a timeout must be.
+const (
+	wantDuration = "a duration with a unit, such as 5s or 500ms"
+	wantTimeout  = "more than 0s and at most 2m"
+)
+
 // readTimeout reads timeout. As in blackbox_exporter, 0s and the empty text mean that the module sets none. Its
 // timeouts may be longer than MaxTimeout, but its probes end as early: the kernel gives up.
 func readTimeout(v value, timeout *time.Duration) {
-	const want = "a duration with a unit, such as 5s or 500ms"
-	text, ok := v.text(want)
+	text, ok := v.text(wantDuration)
 	if !ok || text == "" {
 		return
 	}
 	duration, err := time.ParseDuration(text)
 	switch {
 	case err != nil:
-		v.wrong(want)
+		v.wrong(wantDuration)
 	case duration < 0:
-		v.wrong("more than 0s and at most 2m")
+		v.wrong(wantTimeout)
 	case duration > MaxTimeout:
 		v.warn("is %s, but the kernel gives up after about 2m: 2m applies", v.quote())
 		*timeout = MaxTimeout

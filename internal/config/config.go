@@ -47,6 +47,14 @@ type TCP struct {
 	// Addresses selects which addresses of a name are probed, First or All.
 	Addresses string
 
+	// DNSServer is the DNS server that names are looked up with, never at an IPv4-mapped address; invalid for
+	// the servers of the system.
+	DNSServer netip.AddrPort
+
+	// DNSTimeout limits how long name resolution may take, in addition to the timeout of the probe; 0 for no
+	// such limit.
+	DNSTimeout time.Duration
+
 	// SourceIPAddress is the address of this host to send from, never an IPv4-mapped one. If
 	// it is valid, only addresses of its family are probed.
 	SourceIPAddress netip.Addr

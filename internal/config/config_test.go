@@ -74,3 +74,23 @@ func TestResults(t *testing.T) {
 		t.Errorf("results() = %q, want %q", got, want)
 	}
 }
+
+// A DNS server is an address, with a port or not.
+func TestDNSServer(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.0.2.53":           "192.0.2.53:53",
+		"192.0.2.53:5353":      "192.0.2.53:5353",
+		"2001:db8::53":         "[2001:db8::53]:53",
+		"[2001:db8::53]:5353":  "[2001:db8::53]:5353",
+		"[::ffff:192.0.2.1]:5": "192.0.2.1:5",
+		"fe80::53%eth0":        "[fe80::53%eth0]:53",
+		"127.0.0.53":           "127.0.0.53:53",
+	} {
+		c, _, err := Parse("test.yml", []byte("modules: {m: {prober: tcp, tcp: {dns_server: '"+text+"'}}}"))
+		if err != nil {
+			t.Errorf("Parse with dns_server: %s = %v, want %s", text, err, want)
+		} else if got := c.Modules["m"].TCP.DNSServer.String(); got != want {
+			t.Errorf("Parse with dns_server: %s has %s, want %s", text, got, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -57,6 +58,47 @@ func readSource(v value, source *netip.Addr) {
 		v.wrong(addr.WithZone("").String() + ": only a link-local address has a zone")
 	default:
 		*source = addr // checkSource checks it once the interface is known
+	}
+}
+
+func readDNSServer(v value, server *netip.AddrPort) {
+	const want = "the address of a DNS server, such as 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"
+	text, ok := v.text(want)
+	if !ok {
+		return
+	}
+	const port = 53
+	parsed, err := netip.ParseAddrPort(text)
+	if addr, notAddr := netip.ParseAddr(text); notAddr == nil {
+		parsed, err = netip.AddrPortFrom(addr, port), nil
+	}
+	addr := parsed.Addr().Unmap()
+	switch {
+	case err != nil || parsed.Port() == 0 || addr.IsUnspecified() || addr.IsMulticast():
+		v.wrong(want)
+	case addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "":
+		v.wrong("a link-local address with its zone, such as " + addr.String() + "%eth0")
+	case !addr.IsLinkLocalUnicast() && addr.Zone() != "":
+		v.wrong(addr.WithZone("").String() + ": only a link-local address has a zone")
+	default:
+		*server = netip.AddrPortFrom(addr, parsed.Port())
+	}
+}
+
+// readDNSTimeout reads dns_timeout. Unlike timeout, it is not a key of blackbox_exporter, and has none of its rules.
+func readDNSTimeout(v value, timeout *time.Duration) {
+	text, ok := v.text(wantDuration)
+	if !ok {
+		return
+	}
+	duration, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		v.wrong(wantDuration)
+	case duration <= 0 || duration > MaxTimeout:
+		v.wrong(wantTimeout)
+	default:
+		*timeout = duration
 	}
 }
 

@@ -16,6 +16,8 @@ type lookup struct {
 	ctx      context.Context
 	end      context.CancelFunc // ends the queries and closes their sockets
 	dial     dialer
+	server   string // the module's own DNS server, "" for those of resolv.conf(5)
+	shares   *shares
 	name     string
 	networks []string // "ip4", "ip6" or both
 
@@ -28,23 +30,34 @@ type lookup struct {
 	absent  *nameError  // first answer that there is no address
 }
 
-// newLookup starts to look up a name. The caller must call end.
-func newLookup(ctx context.Context, dial dialer, name string, networks []string) *lookup {
-	l := &lookup{dial: dial, name: name, networks: networks, answers: make(chan answer, len(networks))}
+// newLookup starts to look up the name of a target. The caller must call end.
+func newLookup(ctx context.Context, dial dialer, r *Report) *lookup {
+	networks := r.networks()
+	l := &lookup{dial: dial, name: r.Name, networks: networks, answers: make(chan answer, len(networks))}
 	l.ctx, l.end = context.WithCancel(ctx)
-	names, addrs, err := searchList(name)
-	if len(names) > 0 {
-		l.rest = names
+	if own := r.Module.TCP.DNSServer; own.IsValid() {
+		l.server = own.String()
+	}
+	plan := newPlan(r.Name, l.isGo())
+	if l.server != "" {
+		plan.servers = 1
+	}
+	if len(plan.names) > 0 {
+		l.rest = plan.names
+		l.shares = newShares(plan, r.Start, r.Start.Add(r.lookupTime()), r.budget())
 		l.ask()
 		return l
 	}
 	// hosts(5) has the name, or there is no such name and none to ask a server for.
 	l.waiting = slices.Clone(networks)
 	for _, network := range networks {
-		l.answers <- newAnswer(network, addrs, err)
+		l.answers <- newAnswer(network, plan.addrs, plan.err)
 	}
 	return l
 }
+
+// isGo reports whether the resolver must be the one written in Go: the system's resolver does not take a DNS server.
+func (l *lookup) isGo() bool { return onlyGo || l.server != "" }
 
 // ask asks for the next full name of the search list. It is called when there are no addresses for the ones before
 // it. Both networks continue together: the IPv4 addresses of one name and the IPv6 addresses of another one would
@@ -58,7 +71,7 @@ func (l *lookup) ask() {
 	l.rest = l.rest[1:]
 	l.waiting = slices.Clone(l.networks)
 	for _, network := range l.networks {
-		go func() { l.answers <- resolve(l.ctx, l.dial, l.name, full, network) }()
+		go func() { l.answers <- l.resolve(full, network) }()
 	}
 }
 

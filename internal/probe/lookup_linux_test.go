@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
-	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -127,27 +123,12 @@ func TestPreferredAddressIsEnough(t *testing.T) {
 }
 
 // The search list is that of resolv.conf(5), and the whole probe is about one of its names: if db.a.example has only
-// an IPv4 address, the IPv6 address of db.b.example is another host's. A name in hosts(5) is not searched. The test
-// runs again in a process with files of its own.
+// an IPv4 address, the IPv6 address of db.b.example is another host's. A name in hosts(5) is not searched.
 func TestSearchList(t *testing.T) {
-	const inside = "SHAKER_TEST_SEARCH"
-	if os.Getenv(inside) == "" {
-		dir := t.TempDir()
-		program, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := process.WithFiles(t, exec.Command(program, "-test.run=^TestSearchList$"),
-			map[string]string{
-				"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf",
-					"search a.example broken6.example b.example\noptions ndots:2\n"),
-				"/etc/hosts": lab.Write(t, dir, "hosts",
-					"127.0.0.1 localhost here\n::1 localhost h.example\n127.0.0.2 here\n"),
-			})
-		cmd.Env = append(os.Environ(), inside+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("the test in a process with files of its own: %v\n%s", err, out)
-		}
+	if again(t, map[string]string{
+		"/etc/resolv.conf": "search a.example broken6.example b.example\noptions ndots:2\n",
+		"/etc/hosts":       "127.0.0.1 localhost here\n::1 localhost h.example\n127.0.0.2 here\n",
+	}) {
 		return
 	}
 	for name, want := range map[string]struct {
@@ -164,13 +145,13 @@ func TestSearchList(t *testing.T) {
 		"localhost":  {addrs: "127.0.0.1 ::1"},
 		"h.example.": {addrs: "::1"},
 	} {
-		names, addrs, _ := searchList(name)
-		for i := range addrs {
-			addrs[i] = addrs[i].Unmap()
+		p := newPlan(name, true)
+		for i := range p.addrs {
+			p.addrs[i] = p.addrs[i].Unmap()
 		}
-		slices.SortFunc(addrs, netip.Addr.Compare)
-		if got := joined(addrs); !slices.Equal(names, want.names) || got != want.addrs {
-			t.Errorf("searchList(%s) = %q, %q, want %q, %q", name, names, got, want.names, want.addrs)
+		slices.SortFunc(p.addrs, netip.Addr.Compare)
+		if got := joined(p.addrs); !slices.Equal(p.names, want.names) || got != want.addrs {
+			t.Errorf("newPlan(%s) = %q, %q, want %q, %q", name, p.names, got, want.names, want.addrs)
 		}
 	}
 

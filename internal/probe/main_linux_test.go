@@ -3,14 +3,41 @@ package probe
 import (
 	"context"
 	"net"
+	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 func TestMain(m *testing.M) { lab.Main(m) }
+
+// again runs the test again in a process with files of its own, such as /etc/resolv.conf: package net has no other way
+// to change them. It returns false in that process, which then performs the test.
+func again(t *testing.T, files map[string]string) bool {
+	t.Helper()
+	const inside = "SHAKER_TEST_FILES"
+	if os.Getenv(inside) != "" {
+		return false
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, own := t.TempDir(), make(map[string]string)
+	for path, content := range files {
+		own[path] = lab.Write(t, dir, path, content)
+	}
+	cmd := process.WithFiles(t, exec.Command(program, "-test.run=^"+t.Name()+"$"), own)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("the test in a process with files of its own: %v\n%s", err, out)
+	}
+	return true
+}
 
 // newProber returns a Prober with a Shaker of its own. Without a configuration, it has the built-in one.
 func newProber(t testing.TB, options Options) *Prober {

@@ -56,7 +56,7 @@ func (r *running) run(ctx context.Context) error {
 	if r.Addr.IsValid() {
 		r.addrs = []netip.Addr{r.Addr}
 	} else {
-		r.lookup = newLookup(ctx, r.prober.options.DialDNS, r.Name, r.networks())
+		r.lookup = newLookup(ctx, r.prober.options.DialDNS, r.Report)
 		defer r.lookup.end()
 		if err := r.resolve(ctx); err != nil {
 			return err
@@ -92,6 +92,14 @@ func (r *Report) deadline() time.Time { return r.Start.Add(r.budget()) }
 // budget returns how long name resolution and handshakes may take together.
 func (r *Report) budget() time.Duration { return r.Timeout - r.traceTime() }
 
+// lookupTime returns how long name resolution may take.
+func (r *Report) lookupTime() time.Duration {
+	if limit := r.Module.TCP.DNSTimeout; limit > 0 {
+		return min(limit, r.budget())
+	}
+	return r.budget()
+}
+
 // resolve waits for the addresses of the name, as long as [running.patience] says.
 func (r *running) resolve(ctx context.Context) error {
 	for {
@@ -123,15 +131,17 @@ func (r *running) resolve(ctx context.Context) error {
 // there is nothing to choose: the probe needs all addresses, and waits until the handshakes have only the time left
 // that usually is enough for an answer.
 func (r *running) patience() (until time.Time, ok bool) {
+	most := r.lookupTime()
 	switch {
 	case len(r.addrs) == 0:
-		return r.deadline(), true
 	case r.Module.TCP.Addresses == config.All:
-		return r.Start.Add(needed(r.budget())), true
+		most = min(most, needed(r.budget()))
 	case !r.lookup.isWaiting(r.Module.TCP.PreferredIPProtocol):
 		return time.Time{}, false
+	default:
+		most = min(most, (r.budget()-needed(r.budget()))/2)
 	}
-	return r.Start.Add((r.budget() - needed(r.budget())) / 2), true
+	return r.Start.Add(most), true
 }
 
 // needed returns how much of a time the handshake must have, so that silence is a verdict about the target: three

@@ -21,7 +21,7 @@ import (
 // latter would look like a broken answer. The test makes many queries because it takes many for one to lose
 // this race.
 func TestQueriesTimeOut(t *testing.T) {
-	resolver := newResolver(simnet.NewDNS(t, nil))
+	resolver := newResolver(simnet.NewDNS(t, nil), true)
 	var queries sync.WaitGroup
 	for range 300 {
 		queries.Go(func() {
