@@ -12,7 +12,9 @@ import (
 
 // Reasons why a probe is not performed or not finished. The label reason has no other values.
 const (
-	badRequest    = "bad_request"   // a mistake of the caller
+	badTarget     = "bad_target" // the target is not one that can be probed
+	unknownModule = "unknown_module"
+	badRequest    = "bad_request"   // any other mistake of the caller
 	denied        = "denied"        // the policy for targets does not permit the target
 	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
 	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once
@@ -74,7 +76,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.
 	for _, reason := range []string{
-		badRequest, denied, inFlightLimit, tooManyAddrs, shuttingDown, tooLate, callerGone,
+		badTarget, unknownModule, badRequest, denied, inFlightLimit, tooManyAddrs, shuttingDown, tooLate, callerGone,
 	} {
 		m.rejected.WithLabelValues(reason)
 	}

@@ -80,14 +80,14 @@ func (h *Handler) Collect(ch chan<- prometheus.Metric) {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, debug, err := parseRequest(r, h.options.Prober.Config(), h.options.TimeoutOffset)
 	if err != nil {
-		h.reject(w, http.StatusBadRequest, badRequest, err)
+		h.reject(w, r, http.StatusBadRequest, mistakeOf(err), err)
 		return
 	}
 	// httptest.ResponseRecorder does not support deadlines; ignore the error.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(req.Timeout + AnswerTime))
 	report, err := h.options.Prober.Probe(r.Context(), req)
 	if err != nil {
-		h.fail(w, req, err)
+		h.fail(w, r, req, err)
 		return
 	}
 	h.metrics.count(report)
@@ -119,23 +119,23 @@ func (h *Handler) logFailure(ctx context.Context, r *probe.Report) {
 }
 
 // fail responds to a request whose probe ended without a verdict.
-func (h *Handler) fail(w http.ResponseWriter, req *probe.Request, err error) {
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Request, err error) {
 	switch {
 	case errors.Is(err, context.Canceled): // the caller is gone
-		h.reject(w, http.StatusServiceUnavailable, callerGone, err)
+		h.reject(w, r, http.StatusServiceUnavailable, callerGone, err)
 	case errors.Is(err, probe.ErrInFlight):
 		w.Header().Set("Retry-After", "1")
-		h.reject(w, http.StatusServiceUnavailable, inFlightLimit, err)
+		h.reject(w, r, http.StatusServiceUnavailable, inFlightLimit, err)
 	case errors.Is(err, probe.ErrAddresses): // without Retry-After: a later probe has the same result
-		h.reject(w, http.StatusServiceUnavailable, tooManyAddrs, err)
+		h.reject(w, r, http.StatusServiceUnavailable, tooManyAddrs, err)
 	case errors.Is(err, shaker.ErrClosed):
-		h.reject(w, http.StatusServiceUnavailable, shuttingDown, err)
+		h.reject(w, r, http.StatusServiceUnavailable, shuttingDown, err)
 	case errors.Is(err, shaker.ErrUnsent):
-		h.reject(w, http.StatusServiceUnavailable, tooLate, err)
+		h.reject(w, r, http.StatusServiceUnavailable, tooLate, err)
 	case errors.Is(err, probe.ErrDenied):
-		h.reject(w, http.StatusForbidden, denied, err)
+		h.reject(w, r, http.StatusForbidden, denied, err)
 	case errors.Is(err, shaker.ErrTarget):
-		h.reject(w, http.StatusBadRequest, badRequest, err)
+		h.reject(w, r, http.StatusBadRequest, badTarget, err)
 	default:
 		var errno syscall.Errno
 		errors.As(err, &errno)
@@ -148,9 +148,23 @@ func (h *Handler) fail(w http.ResponseWriter, req *probe.Request, err error) {
 	}
 }
 
-// reject responds to a request whose probe is not performed or not finished, and counts it by reason.
-func (h *Handler) reject(w http.ResponseWriter, status int, reason string, err error) {
+// mistakeOf returns the reason why a request is rejected that has an error of its caller.
+func mistakeOf(err error) string {
+	switch {
+	case errors.Is(err, probe.ErrTarget):
+		return badTarget
+	case errors.Is(err, probe.ErrModule):
+		return unknownModule
+	}
+	return badRequest
+}
+
+// reject responds to a request whose probe is not performed or not finished, and counts it by reason. It logs the
+// request at level debug, for the operator who looks for its sender.
+func (h *Handler) reject(w http.ResponseWriter, r *http.Request, status int, reason string, err error) {
 	h.metrics.rejected.WithLabelValues(reason).Inc()
+	h.options.Logger.Debug("Probe rejected", "reason", reason, "status", status, "client", r.RemoteAddr,
+		"query", probe.Shorten(r.URL.RawQuery), "err", err)
 	http.Error(w, err.Error(), status)
 }
 

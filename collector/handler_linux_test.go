@@ -251,7 +251,8 @@ func TestMistakes(t *testing.T) {
 	const path = "/probe?target=127.0.0.1:1"
 	checkResponse(t, path+" with a timeout of NaN", get(h, path, timeoutHeader, "NaN"),
 		400, timeoutHeader+" is \"NaN\", want a positive number of seconds\n")
-	checkValue(t, "rejected by bad_request", h.metrics.rejected.WithLabelValues(badRequest), 2)
+	checkValue(t, "rejected by bad_target", h.metrics.rejected.WithLabelValues(badTarget), 1)
+	checkValue(t, "rejected by bad_request", h.metrics.rejected.WithLabelValues(badRequest), 1)
 }
 
 // The interface of a target's zone may be gone for a while, and may come back: that is a fault.
@@ -506,11 +507,13 @@ shaker_probes_in_flight_limit 7
 # TYPE shaker_probes_rejected_total counter
 shaker_probes_rejected_total{reason="addresses"} 0
 shaker_probes_rejected_total{reason="bad_request"} 0
+shaker_probes_rejected_total{reason="bad_target"} 0
 shaker_probes_rejected_total{reason="caller_gone"} 0
 shaker_probes_rejected_total{reason="denied"} 0
 shaker_probes_rejected_total{reason="in_flight"} 0
 shaker_probes_rejected_total{reason="shutting_down"} 0
 shaker_probes_rejected_total{reason="too_late"} 0
+shaker_probes_rejected_total{reason="unknown_module"} 0
 # HELP shaker_probes_total Total number of probes that ended with a verdict about the target, open or not.
 # TYPE shaker_probes_total counter
 shaker_probes_total{module="tcp_connect"} 0

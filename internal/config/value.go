@@ -83,7 +83,7 @@ func quote(text string) string {
 func shorten(text string) string {
 	const limit = 80
 	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit]) + "…"
+		return string(runes[:limit]) + "..." // not an ellipsis, which not every terminal has
 	}
 	return text
 }

@@ -102,7 +102,7 @@ func TestLogsWithoutResults(t *testing.T) {
 		},
 		{
 			pages: p, query: "before=" + strings.Repeat("x", 10000), status: 400,
-			want: `before is "` + strings.Repeat("x", 80) + `…", want a time such as 2006-01-02T15:04:05Z`,
+			want: `before is "` + strings.Repeat("x", 80) + `...", want a time such as 2006-01-02T15:04:05Z`,
 		},
 		{
 			pages: p, query: "before=&before=", status: 400,

@@ -304,7 +304,7 @@ func TestHomeRejectsQueries(t *testing.T) {
 		{query: "sort=name", want: `sort is "name", want "latency" or none`},
 		{
 			query: "sort=" + strings.Repeat("x", 10000),
-			want:  `sort is "` + strings.Repeat("x", 80) + `…", want "latency" or none`,
+			want:  `sort is "` + strings.Repeat("x", 80) + `...", want "latency" or none`,
 		},
 		{query: "filter=%zz", want: `query: invalid URL escape "%zz"`},
 	} {

@@ -40,20 +40,38 @@ type Target struct {
 	Port uint16
 }
 
+// Mistakes of a caller: every error of [NewRequest] is one of them, in addition to its own text.
+var (
+	ErrTarget = errors.New("not a target that can be probed")
+	ErrModule = errors.New("not a module that this exporter can probe with")
+)
+
+// A mistake is an error whose kind is not part of its text.
+type mistake struct {
+	error
+	kind error
+}
+
+func (m mistake) Is(target error) bool { return target == m.kind }
+
 // NewRequest returns a request to probe a target, host:port, with a module of the configuration and the
-// module's timeout. Without the name of a module, it is [config.DefaultModule]. An error is a mistake of the caller.
+// module's timeout. Without the name of a module, it is [config.DefaultModule]. An error is a mistake of the caller,
+// [ErrTarget] or [ErrModule].
 func NewRequest(c *config.Config, target, module string) (*Request, error) {
 	t, err := decodeTarget(target)
 	if err != nil {
-		return nil, err
+		return nil, mistake{error: err, kind: ErrTarget}
 	}
 	name := cmp.Or(module, config.DefaultModule)
 	data, ok := c.Modules[name]
 	if !ok {
-		return nil, noModule(c, module)
+		return nil, mistake{error: noModule(c, module), kind: ErrModule}
 	}
 	req := &Request{Target: t, ModuleName: name, Module: data, targets: &c.Targets, Timeout: data.Timeout}
-	return req, req.checkFamily()
+	if err := req.checkFamily(); err != nil {
+		return nil, mistake{error: err, kind: ErrTarget}
+	}
+	return req, nil
 }
 
 // maxTarget is the number of characters of the longest target that can be probed. A longer one would only occupy

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -155,7 +156,7 @@ func TestMistakesAreShort(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		strings.Repeat("é", 80): `"` + strings.Repeat("é", 80) + `"`,
-		strings.Repeat("é", 81): `"` + strings.Repeat("é", 80) + `…"`,
+		strings.Repeat("é", 81): `"` + strings.Repeat("é", 80) + `..."`,
 	} {
 		if got := Quote(text); got != want {
 			t.Errorf("Quote(%q) = %s, want %s", text, got, want)
@@ -339,8 +340,8 @@ func TestNoModule(t *testing.T) {
 		},
 	} {
 		req, err := NewRequest(&test.c, "a:1", test.module)
-		if req != nil || err == nil || err.Error() != test.want {
-			t.Errorf("NewRequest with %s = %+v\n got %v\nwant %s", test.name, req, err, test.want)
+		if req != nil || !errors.Is(err, ErrModule) || err.Error() != test.want {
+			t.Errorf("NewRequest with %s = %+v\n got %v\nwant %s, an ErrModule", test.name, req, err, test.want)
 		}
 	}
 	if req, err := NewRequest(config.Default(), "a:1", ""); err != nil || req.ModuleName != config.DefaultModule {

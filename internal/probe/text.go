@@ -39,14 +39,16 @@ func DescribeHop(h shaker.Hop) string {
 // ttlExceeded is the ICMP error of a router on the path.
 const ttlExceeded = "ttl_exceeded"
 
-// Quote quotes a text of a caller for a message, and shortens it to 80 characters.
-func Quote(text string) string {
+// Quote quotes a text of a caller for a message, and shortens it.
+func Quote(text string) string { return strconv.Quote(Shorten(text)) }
+
+// Shorten shortens a text of a caller to 80 characters.
+func Shorten(text string) string {
 	n := 0
 	for i := range text {
 		if n++; n > 80 {
-			text = text[:i] + "…"
-			break
+			return text[:i] + "..." // not an ellipsis, which not every terminal has
 		}
 	}
-	return strconv.Quote(text)
+	return text
 }

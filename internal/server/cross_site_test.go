@@ -80,7 +80,7 @@ func TestCrossSiteRequests(t *testing.T) {
 		{name: "a subdomain of the external host", path: "/", host: "a.example.com", external: external,
 			refused: `the host is "a.example.com", ` + wanted},
 		{name: "a long foreign host", path: probe, host: strings.Repeat("a.", 5000) + "com", external: external,
-			refused: `the host is "` + strings.Repeat("a.", 40) + `…", ` + wanted},
+			refused: `the host is "` + strings.Repeat("a.", 40) + `...", ` + wanted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			external, err := url.Parse(c.external)

@@ -696,7 +696,7 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 		}
 	}
 	for title, label := range map[string][2]string{
-		"Faults by errno": {"errno", "EADDRNOTAVAIL"}, "Rejected by reason": {"reason", "bad_request"},
+		"Faults by errno": {"errno", "EADDRNOTAVAIL"}, "Rejected by reason": {"reason", "bad_target"},
 	} {
 		got := result(title, 0)
 		if !slices.ContainsFunc(got, func(s series) bool { return s.labels[label[0]] == label[1] && s.last() > 0 }) {
