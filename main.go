@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/common/version"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/cli"
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/server"
 )
 
@@ -38,6 +39,7 @@ func main() {
 		app.UsageTemplate(kingpin.LongHelpTemplate) // shows the flags of all commands
 	}
 	serve, probe := server.Register(app), cli.Register(app)
+	app.PreAction(func(line *kingpin.ParseContext) error { return checkHelp(app, line) })
 
 	command, err := app.Parse(os.Args[1:])
 	if err != nil {
@@ -65,17 +67,41 @@ func setVersion() {
 	}
 }
 
+// checkHelp returns an error if the command help is asked about a command that does not exist.
+func checkHelp(app *kingpin.Application, line *kingpin.ParseContext) error {
+	if line.SelectedCommand == nil || line.SelectedCommand != app.HelpCommand {
+		return nil
+	}
+	for _, e := range line.Elements {
+		if _, ok := e.Clause.(*kingpin.ArgClause); ok && app.GetCommand(*e.Value) == nil {
+			return fmt.Errorf("unexpected %s", *e.Value)
+		}
+	}
+	return nil
+}
+
 // explain adds to an error of the command line the name of the flag and what its value should be, or the command
-// that is probably meant.
+// or flag that is probably meant.
 func explain(app *kingpin.Application, err error) error {
 	line, parseErr := app.ParseContext(os.Args[1:])
 	if word, ok := strings.CutPrefix(err.Error(), "unexpected "); ok {
-		// The word is a target without the command, or a mistyped command before a target.
+		// The word is a target without the command, or a mistyped command, maybe before a target.
 		for _, arg := range os.Args[max(0, slices.Index(os.Args, word)):] {
 			if strings.Contains(arg, ":") && arg[0] != '-' {
 				return fmt.Errorf("%w (did you mean \"%s %s %s\"?)", err, name, cli.Name, arg)
 			}
 		}
+		var commands []string
+		for _, command := range app.Model().Commands {
+			commands = append(commands, command.Name)
+		}
+		if hint := config.Hint(strings.ToLower(word), commands); hint != "" {
+			return fmt.Errorf("%w%s", err, hint)
+		}
+		return fmt.Errorf("%w, want one of the commands %s", err, strings.Join(commands, ", "))
+	}
+	if flag, ok := strings.CutPrefix(err.Error(), "unknown long flag '--"); ok {
+		return fmt.Errorf("%w%s", err, meantFlag(app, "--"+strings.TrimSuffix(flag, "'")))
 	}
 	if parseErr != nil {
 		return err
@@ -86,6 +112,25 @@ func explain(app *kingpin.Application, err error) error {
 		}
 	}
 	return err
+}
+
+// meantFlag returns a hint for a flag that the command does not have: the command that has it, or the flag that is
+// probably meant.
+func meantFlag(app *kingpin.Application, unknown string) string {
+	var flags []string
+	for _, flag := range app.Model().Flags {
+		flags = append(flags, "--"+flag.Name)
+	}
+	for _, command := range app.Model().Commands {
+		for _, flag := range command.Flags {
+			name := "--" + flag.Name
+			if name == unknown {
+				return fmt.Sprintf(" (it is a flag of the command %s)", command.Name)
+			}
+			flags = append(flags, name)
+		}
+	}
+	return config.Hint(unknown, flags)
 }
 
 // wanted returns what the value of a flag should be, given kingpin's error about it.

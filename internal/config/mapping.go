@@ -41,11 +41,11 @@ func readEntries[T any](entries []entry, t *T, keys []key[T]) map[string]value {
 
 // suggest returns what to write instead of an unknown name: the known name that it resembles, and all of them.
 func suggest(unknown string, known []string) string {
-	return fmt.Sprintf("%s, want one of %s", hint(unknown, known), strings.Join(known, ", "))
+	return fmt.Sprintf("%s, want one of %s", Hint(unknown, known), strings.Join(known, ", "))
 }
 
-// hint returns a question with the known name that an unknown one resembles, or "" if there is none.
-func hint(unknown string, known []string) string {
+// Hint returns a question with the known name that an unknown one resembles, or "" if there is none.
+func Hint(unknown string, known []string) string {
 	unknown = shorten(unknown)
 	nearest := slices.MinFunc(known, func(a, b string) int { return distance(unknown, a) - distance(unknown, b) })
 	if distance(unknown, nearest) > (len(nearest)+1)/3 {

@@ -74,6 +74,6 @@ const tcpProber = "tcp"
 func readProber(v value) {
 	if text, ok := v.text(tcpProber); ok && text != tcpProber {
 		v.refuse("is %s%s, want tcp, or a prober of blackbox_exporter: %s", v.quote(),
-			hint(strings.ToLower(text), append(otherProbers, tcpProber)), strings.Join(otherProbers, ", "))
+			Hint(strings.ToLower(text), append(otherProbers, tcpProber)), strings.Join(otherProbers, ", "))
 	}
 }
