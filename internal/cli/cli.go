@@ -132,11 +132,21 @@ func (c *Command) Run(configFile string) (status int) {
 		if c.flags.timeout > 0 {
 			request.Timeout = c.flags.timeout
 		}
-		all = append(all, &target{Command: c, text: text, request: request})
+		t := &target{Command: c, text: text, request: request}
+		request.CountSent(&t.tally.sent)
+		all = append(all, t)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	out := newTerminal(os.Stdout, c.flags.output == "text")
+	quits := make(chan os.Signal, 1)
+	signal.Notify(quits, syscall.SIGQUIT) // Ctrl-\
+	defer func() { signal.Stop(quits); close(quits) }()
+	go func() {
+		for range quits {
+			printStatistics(all, out)
+		}
+	}()
 	var probing sync.WaitGroup
 	for _, t := range all {
 		if c.flags.path {
@@ -150,6 +160,15 @@ func (c *Command) Run(configFile string) (status int) {
 		return fail(statusFailed, err)
 	}
 	return status
+}
+
+// printStatistics prints the statistics so far to stderr, as ping(8) does on Ctrl-\.
+func printStatistics(all []*target, out *terminal) {
+	var text strings.Builder
+	for _, t := range all {
+		fmt.Fprintf(&text, "%s: %s\n", t.text, &t.tally)
+	}
+	out.note(text.String())
 }
 
 // summarize prints the summary of all probes and returns the exit status.

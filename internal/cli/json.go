@@ -22,6 +22,8 @@ type jsonLine struct {
 	Handshake      float64   `json:"handshake_seconds,omitempty"`
 	RTT            float64   `json:"rtt_seconds,omitempty"`
 	SYNRetransmits *int      `json:"syn_retransmits,omitempty"`
+	MSS            int       `json:"mss_bytes,omitempty"`
+	ACKSent        *bool     `json:"ack_sent,omitempty"` // of the final ACK
 	ICMP           *jsonICMP `json:"icmp,omitempty"`
 	Path           []jsonHop `json:"path,omitempty"`
 	Error          string    `json:"error,omitempty"` // error of a probe without a result
@@ -44,11 +46,14 @@ type jsonHop struct {
 }
 
 // newJSONLine returns the result of a handshake in JSON. The path is nil if it was not traced.
-func newJSONLine(t *target, seq int, r *history.Record, path *shaker.Path) jsonLine {
+func newJSONLine(t *target, seq int, r *history.Record, h *shaker.Result, path *shaker.Path) jsonLine {
 	line := jsonLine{
 		Time: r.Time, Target: t.text, Module: t.flags.module, Seq: seq,
 		Success: r.Success, Result: r.Result, Errno: r.Errno, Reason: r.Reason,
-		Duration: r.Duration.Seconds(), Handshake: r.Handshake.Seconds(), RTT: r.RTT.Seconds(),
+		Duration: r.Duration.Seconds(), Handshake: r.Handshake.Seconds(), RTT: r.RTT.Seconds(), MSS: h.MSS,
+	}
+	if h.ACKSent || h.ACKWithheld { // a SYN-ACK came, and the kernel tells
+		line.ACKSent = &h.ACKSent
 	}
 	if r.Address.IsValid() {
 		line.Address = r.Address.String()

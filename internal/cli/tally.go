@@ -5,6 +5,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
@@ -12,23 +14,36 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// A tally summarizes the handshakes with a target. Its size does not depend on their number.
+// A tally summarizes the handshakes with a target. Its size does not depend on their number. It is safe for use by any
+// number of goroutines.
 type tally struct {
-	sent      int            // handshakes whose SYN left this host; retransmissions are not counted
+	sent atomic.Int64 // handshakes whose SYN left this host; retransmissions are not counted
+
+	mu        sync.Mutex
+	ended     int64          // those of them that have a result
 	results   map[string]int // by result
 	failures  int            // results that are not valid for the module
 	unprobed  int            // probes without a result
 	latencies latencies
 }
 
+// fail adds a probe without a result.
+func (t *tally) fail() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unprobed++
+}
+
 // add adds the result of a handshake.
 func (t *tally) add(r *history.Record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.results == nil {
 		t.results = make(map[string]int)
 	}
 	t.results[r.Result]++
 	if r.Sent {
-		t.sent++
+		t.ended++
 	}
 	if !r.Success {
 		t.failures++
@@ -40,12 +55,22 @@ func (t *tally) add(r *history.Record) {
 
 // valid reports whether there was at least one result, every result was valid for the module, and no probe
 // ended without a result.
-func (t *tally) valid() bool { return t.unprobed == 0 && t.failures == 0 && len(t.results) > 0 }
+func (t *tally) valid() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.unprobed == 0 && t.failures == 0 && len(t.results) > 0
+}
 
 // String formats the summary: the number of handshakes, their results and their latencies.
 func (t *tally) String() string {
 	open, lost := shaker.Open.String(), shaker.Timeout.String()
-	text := fmt.Sprintf("%d sent, %d open, %d lost", t.sent, t.results[open], t.results[lost])
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sent := t.sent.Load()
+	text := fmt.Sprintf("%d sent, %d open, %d lost", sent, t.results[open], t.results[lost])
+	if waiting := sent - t.ended; waiting > 0 {
+		text += fmt.Sprintf(", %d not answered yet", waiting)
+	}
 	for _, result := range slices.Sorted(maps.Keys(t.results)) {
 		if result != open && result != lost {
 			text += fmt.Sprintf(", %d %s", t.results[result], result)

@@ -22,8 +22,10 @@ func TestTally(t *testing.T) {
 	}
 	got.add(&history.Record{Result: "timeout", Sent: true})
 	got.add(&history.Record{Result: "unreachable"})
-	got.unprobed++
-	const want = "101 sent, 100 open, 1 lost, 1 unreachable, 1 not probed; min/avg/p95/max = 1.00/50.5/95.0/100 ms"
+	got.fail()
+	got.sent.Store(103)
+	const want = "103 sent, 100 open, 1 lost, 2 not answered yet, 1 unreachable, 1 not probed; " +
+		"min/avg/p95/max = 1.00/50.5/95.0/100 ms"
 	if got.String() != want || got.valid() {
 		t.Errorf("the tally is %q with valid() = %t, want %q and false", &got, got.valid(), want)
 	}

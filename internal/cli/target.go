@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -35,20 +36,21 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 		done()
 		t.printEnd(out, report)
 		switch {
+		case err == nil: // even if the context has ended since, while the path was traced
+			t.report = report
+			verdicts := report.Each()
+			for i, record := range report.Records() {
+				t.tally.add(&record)
+				t.print(out, seq, &record, &verdicts[i].Handshake, report.PathTo(record.Address))
+			}
 		case ctx.Err() != nil:
 			return
-		case err != nil:
-			t.report = nil
-			t.tally.unprobed++
-			t.printError(out, seq, err)
 		default:
-			t.report = report
-			for _, record := range report.Records() {
-				t.tally.add(&record)
-				t.print(out, seq, &record, report.PathTo(record.Address))
-			}
+			t.report = nil
+			t.tally.fail()
+			t.printError(out, seq, err)
 		}
-		if seq == t.flags.count {
+		if seq == t.flags.count || ctx.Err() != nil {
 			return
 		}
 		select {
@@ -60,12 +62,16 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 }
 
 // print prints the result of a handshake. The path is nil if it was not traced.
-func (t *target) print(out *terminal, seq int, r *history.Record, path *shaker.Path) {
+func (t *target) print(out *terminal, seq int, r *history.Record, h *shaker.Result, path *shaker.Path) {
 	switch t.flags.output {
 	case "text":
-		out.line(fmt.Sprintf("%s: seq=%d", t.named(r.Address), seq), r.Result, r.Success, details(r))
+		rest := details(r)
+		if h.ACKSent && t.request.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
+			rest += ", final ACK sent: the application may have seen a connection"
+		}
+		out.line(fmt.Sprintf("%s: seq=%d", t.named(r.Address), seq), r.Result, r.Success, rest)
 	case "json":
-		json.NewEncoder(out).Encode(newJSONLine(t, seq, r, path))
+		json.NewEncoder(out).Encode(newJSONLine(t, seq, r, h, path))
 	}
 }
 

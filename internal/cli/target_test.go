@@ -4,8 +4,12 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -58,6 +62,47 @@ func TestPrintEnd(t *testing.T) {
 		}
 		if got := string(text[len(printed):]); got != c.want {
 			t.Errorf("%s: printEnd printed %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// A line says that the final ACK was sent, unless the module wants it, and JSON has what is known about it.
+func TestPrintACK(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		handshake shaker.Result
+		close     string // how the handshake ends
+		text      string
+		json      string // "" if there is no key ack_sent
+	}{
+		{name: "withheld", handshake: shaker.Result{ACKWithheld: true}, close: config.Reset, json: "false"},
+		{name: "sent", handshake: shaker.Result{ACKSent: true}, close: config.Reset, json: "true",
+			text: ", final ACK sent: the application may have seen a connection"},
+		{name: "sent on purpose", handshake: shaker.Result{ACKSent: true}, close: config.FIN, json: "true"},
+		{name: "not known", close: config.Reset},
+	} {
+		for _, output := range []string{"text", "json"} {
+			file, err := os.Create(t.TempDir() + "/out")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			request := &probe.Request{Module: config.Module{TCP: config.TCP{Close: c.close}}}
+			target := &target{Command: &Command{flags: flags{output: output}}, text: "a:1", request: request}
+			record := &history.Record{Result: "open", Success: true, RTT: time.Millisecond}
+			target.print(newTerminal(file, false), 1, record, &c.handshake, nil)
+			printed, err := os.ReadFile(file.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, want := string(printed), "a:1: seq=1 open time=1.00 ms"+c.text+"\n"
+			if output == "json" {
+				_, got, _ = strings.Cut(got, `"ack_sent":`)
+				got, want = strings.TrimRight(got, "}\n"), c.json
+			}
+			if got != want {
+				t.Errorf("%s: the line in %s = %q, with ack_sent %q, want %q", c.name, output, printed, got, want)
+			}
 		}
 	}
 }

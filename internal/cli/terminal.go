@@ -72,6 +72,18 @@ func (t *terminal) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// note writes whole lines to stderr, where they do not mix with the results. On a terminal they replace the last line,
+// and what the terminal has echoed there, such as ^\.
+func (t *terminal) note(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.erase()
+	if term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb" {
+		text = eraseLine + text
+	}
+	os.Stderr.WriteString(text)
+}
+
 // line writes a line: the target, the coloured result, and the rest.
 func (t *terminal) line(about, result string, good bool, rest string) {
 	if t.colour {

@@ -209,7 +209,7 @@ func (r *running) shake(ctx context.Context, addr netip.Addr) (v Verdict, err er
 	left := time.Until(r.deadline())
 	options := r.Module.Options()
 	options.Timeout = max(1, left)
-	v.Handshake, err = r.prober.options.Shaker.Shake(ctx, target, &options)
+	v.Handshake, err = r.countedShake(ctx, target, &options)
 	v.At = time.Since(r.Start)
 	missing := r.budget() // no SYN was sent
 	if v.Handshake.Outcome == shaker.Timeout && left < needed(r.budget()) {
@@ -276,4 +276,19 @@ func (r *running) shakeAll(ctx context.Context) error {
 	}
 	r.Verdict = slices.MaxFunc(r.Each(), r.worse)
 	return nil
+}
+
+// countedShake performs a handshake and counts it while it runs, and from then on if it has sent a SYN.
+func (r *running) countedShake(ctx context.Context, target netip.AddrPort, options *shaker.Options) (
+	h shaker.Result, err error,
+) {
+	if r.sent == nil {
+		return r.prober.options.Shaker.Shake(ctx, target, options)
+	}
+	r.sent.Add(1)
+	h, err = r.prober.options.Shaker.Shake(ctx, target, options)
+	if err == nil && !sentSYN(&h) || err != nil && !errors.Is(err, context.Canceled) {
+		r.sent.Add(-1)
+	}
+	return h, err
 }

@@ -103,7 +103,7 @@ func (r *Report) Record() history.Record { return r.record(&r.Verdict) }
 // record returns the record of one verdict.
 func (r *Report) record(v *Verdict) history.Record {
 	h := &v.Handshake
-	sent := h.Local.IsValid() || h.Outcome == shaker.Refused || h.Outcome == shaker.Timeout
+	sent := sentSYN(h)
 	if !sent {
 		// There was no SYN, so nothing was measured.
 		h = &shaker.Result{Peer: h.Peer, ICMP: h.ICMP}
@@ -126,4 +126,9 @@ func (r *Report) record(v *Verdict) history.Record {
 		Address:        h.Peer.Addr(),
 		ICMP:           h.ICMP,
 	}
+}
+
+// sentSYN reports whether a SYN left this host, as far as is known.
+func sentSYN(h *shaker.Result) bool {
+	return h.Local.IsValid() || h.Outcome == shaker.Refused || h.Outcome == shaker.Timeout
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -30,7 +31,12 @@ type Request struct {
 
 	targets *config.Targets
 	onHop   func(shaker.Hop) // may be nil
+	sent    *atomic.Int64    // may be nil
 }
+
+// CountSent makes the probe add to n the number of its handshakes whose SYN leaves this host, as soon as it does.
+// Retransmissions are not counted.
+func (r *Request) CountSent(n *atomic.Int64) { r.sent = n }
 
 // A Target is what to probe: a port of Addr if it is valid, otherwise of Name.
 type Target struct {

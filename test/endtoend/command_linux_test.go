@@ -4,6 +4,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -35,24 +36,35 @@ func TestProbeCommandOutputToFullDevice(t *testing.T) {
 	}
 }
 
-// An interrupted probe command prints a summary of the probes that have ended, and exits with 1 if a target
-// has no result yet.
+// An interrupted probe command prints a summary of the probes that have ended, with the SYNs that are not answered yet,
+// and exits with 1 if a target has no result yet. A name that is still looked up has sent no SYN.
 func TestInterruptedProbeCommand(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.SYNACK())
+	// Before SIGINT, SIGQUIT prints the statistics so far, and the command continues.
 	p := process.Start(t, exporter.Command(t, "probe", "--count=0", "--interval=1ms", "--timeout=2m",
-		"192.0.2.1:80", "192.0.2.9:80"))
+		"192.0.2.1:80", "192.0.2.9:443"))
 	lab.Eventually(t, "the command prints the third handshake", func() bool {
 		return strings.Contains(p.Output(), "seq=3 open")
 	})
+	lab.Eventually(t, "the SYN to the silent target is out", func() bool { return exporter.SilentHandshakes(t) == 1 })
+	p.Signal(syscall.SIGQUIT)
+	statistics := regexp.MustCompile(`(?m)^192\.0\.2\.1:80: ` +
+		`\d+ sent, \d+ open, 0 lost(, 1 not answered yet)?; min/avg/p95/max = .* ms\n` +
+		`192\.0\.2\.9:443: 1 sent, 0 open, 0 lost, 1 not answered yet\n`)
+	lab.Eventually(t, "SIGQUIT prints the statistics", func() bool { return statistics.MatchString(p.Output()) })
+	before := strings.Count(p.Output(), " open time=")
+	lab.Eventually(t, "the command continues", func() bool { return strings.Count(p.Output(), " open time=") > before })
+
 	p.Signal(os.Interrupt)
 	if code := p.Wait(); code != 1 {
 		t.Errorf("after SIGINT the command exits with %d, want 1", code)
 	}
 	summary := regexp.MustCompile(`\n--- 192\.0\.2\.1:80 ---\n` +
-		`(\d+) sent, (\d+) open, 0 lost; min/avg/p95/max = .* ms\n` +
-		`\n--- 192\.0\.2\.9:80 ---\n0 sent, 0 open, 0 lost\n$`)
-	if counts := summary.FindStringSubmatch(p.Output()); counts == nil || counts[1] != counts[2] {
+		`(\d+) sent, (\d+) open, 0 lost(, 1 not answered yet)?; min/avg/p95/max = .* ms\n` +
+		`\n--- 192\.0\.2\.9:443 ---\n1 sent, 0 open, 0 lost, 1 not answered yet\n$`)
+	counts := summary.FindStringSubmatch(p.Output())
+	if counts == nil || counts[3] == "" && counts[1] != counts[2] {
 		t.Errorf("after SIGINT the output is\n%s\nwant %v at its end, and as many open as sent", p.Output(), summary)
 	}
 }
