@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -143,6 +144,56 @@ modules:
 		})
 	}
 	compareRows(t, halfOpenPage, "probe of", measured)
+}
+
+// The page's table of counters shows what one probe adds to the counters of the target's host and of the prober.
+func TestHalfOpenCounters(t *testing.T) {
+	const port, probes = 8080, 5
+	chain := kernel.NewChain(t)
+	prober, host := node{chain, 0}, node{chain, 4}
+	kernel.ServeUntilEOF(t, host.listen(t, port, net.ListenConfig{}))
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
+modules:
+  tcp_connect: {prober: tcp, timeout: 900ms}
+  fin: {prober: tcp, tcp: {close: fin}}
+`))
+	node{chain, 3}.rules(t, filterForward("tcp dport 82 drop;"))
+	const cookies = "/proc/sys/net/ipv4/tcp_syncookies"
+	measured := make(map[string][]string)
+	for _, c := range []struct {
+		name, module string
+		port         int
+		cookies      string // 2 uses SYN cookies always, 1 if the SYN queue is full
+		segments     int    // of one probe that arrive at the host
+	}{
+		{name: "an open port", module: "tcp_connect", port: port, cookies: "1", segments: 2},
+		{name: "an open port that uses SYN cookies", module: "tcp_connect", port: port, cookies: "2", segments: 2},
+		{name: "a closed port", module: "tcp_connect", port: 81, cookies: "1", segments: 1},
+		{name: "a silent target", module: "tcp_connect", port: 82, cookies: "1", segments: 0},
+		{name: "an open port, with close: fin", module: "fin", port: port, cookies: "1", segments: 4},
+	} {
+		host.In(host.n, func() error { return os.WriteFile(cookies, []byte(c.cookies), 0) })
+		before := map[node]map[string]int{host: host.Counters(host.n), prober: prober.Counters(prober.n)}
+		grown := func(n node, counter string) int { return n.counter(t, counter) - before[n][counter] }
+		path := fmt.Sprintf("/probe?module=%s&target=10.77.4.2:%d", c.module, c.port)
+		for range probes {
+			if status, body := exporter.Get(t, path); status != 200 {
+				t.Errorf("GET %s = %d, want 200:\n%s", path, status, body)
+			}
+		}
+		lab.Eventually(t, fmt.Sprintf("%d segments of each probe of %s arrive", c.segments, c.name), func() bool {
+			return grown(host, "TcpInSegs") == c.segments*probes
+		})
+		var cells []string
+		for _, counter := range []string{"TcpExtEmbryonicRsts", "TcpAttemptFails", "TcpOutRsts", "TcpPassiveOpens"} {
+			cells = append(cells, fmt.Sprintf("%g", float64(grown(host, counter))/probes))
+		}
+		for _, counter := range []string{"TcpOutRsts", "TcpEstabResets", "TcpAttemptFails", "TcpExtTCPAbortOnData"} {
+			cells = append(cells, fmt.Sprintf("%g", float64(grown(prober, counter))/probes))
+		}
+		measured[c.name] = cells
+	}
+	compareRows(t, halfOpenPage, "one probe of", measured)
 }
 
 // A lost RST leaves the server half open until the server repeats its SYN-ACK: the prober's kernel, which has
