@@ -56,6 +56,9 @@ type logLine = func(when time.Duration, format string, args ...any)
 // writeResolution writes the result of name resolution: nothing if the target was an address.
 func writeResolution(at logLine, r *probe.Report) {
 	took := r.Resolution.Took
+	for _, server := range r.Resolution.Silent {
+		at(took, "DNS server %s did not reply in its share of the time", server)
+	}
 	if len(r.Resolution.Addrs) > 0 {
 		addrs := make([]string, len(r.Resolution.Addrs))
 		for i, addr := range r.Resolution.Addrs {

@@ -94,8 +94,9 @@ func TestDebugLog(t *testing.T) {
 			target: "name.example:80",
 			report: func(r *probe.Report) {
 				r.Resolution = probe.Resolution{
-					Addrs: []netip.Addr{peer.Addr(), silent.Peer.Addr()},
-					Took:  100 * time.Millisecond,
+					Addrs:  []netip.Addr{peer.Addr(), silent.Peer.Addr()},
+					Took:   100 * time.Millisecond,
+					Silent: []string{"192.0.2.53:53"},
 				}
 				r.Verdicts = []probe.Verdict{
 					{Result: "open", Handshake: withheld, At: 123 * time.Millisecond},
@@ -103,7 +104,8 @@ func TestDebugLog(t *testing.T) {
 				}
 				r.Verdict = r.Verdicts[1]
 			},
-			want: `       100ms  name.example resolves to 192.0.2.1, 192.0.2.2; probing 2 of them
+			want: `       100ms  DNS server 192.0.2.53:53 did not reply in its share of the time
+       100ms  name.example resolves to 192.0.2.1, 192.0.2.2; probing 2 of them
        100ms  SYN from 198.51.100.9:40000 to 192.0.2.1:80
        120ms  SYN-ACK from 192.0.2.1:80 after 20ms (kernel: 19ms), MSS 1460 bytes
        121ms  RST, final ACK sent: false

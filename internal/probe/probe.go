@@ -117,6 +117,7 @@ func (r *running) resolve(ctx context.Context) error {
 		r.add(answer.addrs)
 	}
 	r.Resolution.Took = time.Since(r.Start)
+	r.Resolution.Silent = r.lookup.shares.allSilent()
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
 	}

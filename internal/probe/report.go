@@ -38,6 +38,9 @@ type Resolution struct {
 	Addrs   []netip.Addr
 	Took    time.Duration
 	LeftOut []error // one for each address that was not probed, although it is one of the addresses to choose from
+
+	// Silent are the DNS servers that did not reply in their share of the time, so that another query was sent.
+	Silent []string
 }
 
 // A Verdict is the result for one address, or for a name without an address.

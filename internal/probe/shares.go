@@ -3,7 +3,9 @@ package probe
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -110,4 +112,14 @@ func (s *shares) isSilent(server string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.silent[server]
+}
+
+// allSilent returns the servers that did not reply, in the order of their addresses. There are none without queries.
+func (s *shares) allSilent() []string {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.silent))
 }

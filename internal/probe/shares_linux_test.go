@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,6 +88,9 @@ modules:
 				}
 				addr := report.Handshake.Peer.Addr()
 				if report.Result == c.result && (c.addr == "" || addr.String() == c.addr) && n == 2*rounds {
+					if got := report.Resolution.Silent; !slices.Equal(got, []string{silent}) {
+						t.Errorf("Probe(%s) names the silent servers %q, want %s", c.target, got, silent)
+					}
 					return
 				}
 				got = append(got, strings.Join([]string{report.Result, addr.String(),
@@ -96,6 +100,14 @@ modules:
 				"for each IP version", c.target, c.module, got, c.result, c.addr)
 		})
 	}
+	t.Run("control", func(t *testing.T) { // without shares, the first server uses up the timeout
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		addrs, err := newResolver((&net.Dialer{}).DialContext, true).LookupNetIP(ctx, "ip", "both.example.")
+		if err == nil || ctx.Err() == nil {
+			t.Errorf("LookupNetIP(both.example.) without shares = %v, %v, want no answer within a second", addrs, err)
+		}
+	})
 	t.Run("both silent", func(t *testing.T) {
 		p := newProber(t, Options{DialDNS: simnet.DialDNS(silent)})
 		probeUntilDeadline(t, p, "both.example.:7004", 300*time.Millisecond, func(a outcome) bool {
