@@ -33,10 +33,11 @@ type turn struct {
 	shares *shares
 	dial   dialer
 
-	asked   int // number of queries
-	network string
-	server  string
-	last    context.Context // ends with the share of the last query
+	asked int // number of queries
+
+	// Of the last query. Its end is zero if it has no share.
+	network, server string
+	end             time.Time
 }
 
 // errSilent is the error of a query that is not sent. The resolver continues with the next one.
@@ -55,24 +56,22 @@ func newShares(p plan, start, end time.Time, budget time.Duration) *shares {
 
 // query is a dialer that limits each query to its share.
 func (t *turn) query(ctx context.Context, network, server string) (net.Conn, error) {
-	if t.last != nil && t.last.Err() == context.DeadlineExceeded {
+	if !t.end.IsZero() && !time.Now().Before(t.end) {
 		t.shares.setSilent(t.server)
 	}
 	if truncated := network == "tcp" && t.network == "udp"; !truncated {
 		t.asked++
 	}
-	t.network, t.server = network, server
+	t.network, t.server, t.end = network, server, time.Time{}
 	share, ok := t.shares.of(t.asked, server, time.Now())
 	if !ok {
-		t.last = nil
 		return nil, errSilent
 	}
 	if share == 0 {
-		t.last = nil
 		return t.dial(ctx, network, server)
 	}
 	ctx, cancel := context.WithTimeout(ctx, share)
-	t.last = ctx
+	t.end, _ = ctx.Deadline() // that of the resolver may be sooner
 	conn, err := t.dial(ctx, network, server)
 	if err != nil {
 		cancel()

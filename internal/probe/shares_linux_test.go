@@ -119,6 +119,29 @@ modules:
 	})
 }
 
+// The options of resolv.conf(5) apply in addition: a DNS server that does not reply is asked twice, for a second each.
+func TestResolverOptions(t *testing.T) {
+	if again(t, map[string]string{"/etc/resolv.conf": "nameserver 192.0.2.53\noptions timeout:1 attempts:2\n"}) {
+		return
+	}
+	simnet.NewWire(t, nil, "192.0.2.0/24")
+	p := newProber(t, Options{})
+	req := request(t, p, "name.example.:80", config.DefaultModule)
+	req.Timeout = config.MaxTimeout
+	report, err := p.Probe(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const least, most = 2 * time.Second, 8 * time.Second // two queries without the options take 10 s
+	if took := report.Resolution.Took; report.Result != config.DNSTimeout || took < least || took > most {
+		t.Errorf("Probe with options timeout:1 and a silent server = %s after %v, want %s after %v to %v",
+			report.Result, took, config.DNSTimeout, least, most)
+	}
+	if got, want := report.Resolution.Silent, []string{"192.0.2.53:53"}; !slices.Equal(got, want) {
+		t.Errorf("Probe with options timeout:1 names the silent servers %q, want %q", got, want)
+	}
+}
+
 // A query or a reply that is lost costs a share of the timeout, and not all of it.
 func TestLostQuery(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
