@@ -1,5 +1,7 @@
 # make build      builds shaker_exporter in this directory
 # make test       runs all tests; a test that needs more than the machine has is skipped and says why
+# make programs   builds the programs that tests run and Debian lacks, such as Prometheus 3, in the
+#                 cache directory of the user; the first time, this takes minutes
 # make lint       runs gofmt, go vet and staticcheck, checks the length of lines, and runs shellcheck if it is
 #                 installed
 # make release    builds the release archives in dist, one for each platform, and sha256sums.txt;
@@ -28,7 +30,7 @@ export PLATFORMS OUT
 
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build test lint release
+.PHONY: help build test programs lint release
 
 help:
 	@sed '/^#/!q; s/^# \{0,1\}//' Makefile
@@ -38,6 +40,17 @@ build:
 
 test:
 	go test ./... && go -C test test -count=1 ./...
+
+# Prometheus has service discovery for many clouds, which is most of its build, and which no test uses.
+programs:
+	@grep -v '^#' internal/lab/programs.txt | while read -r program; do \
+		directory="$${XDG_CACHE_HOME:-$$HOME/.cache}/shaker_exporter/programs/$$program"; \
+		name=$${program##*/}; \
+		[ -x "$$directory/$${name%@*}" ] || { \
+			echo "building $$program"; \
+			CGO_ENABLED=0 GOBIN="$$directory" go install -trimpath -tags=remove_all_sd "$$program" || exit 1; \
+		}; \
+	done
 
 lint:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted with gofmt:" $$unformatted; exit 1; }

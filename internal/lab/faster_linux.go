@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-var duration = regexp.MustCompile(`\b\d+[smhd]\b`)
+var duration = regexp.MustCompile(`\b(?:\d+[smhd])+\b`)
 
 // Faster divides all durations in a configuration or a file of rules, by 60 for a test that waits for seconds
 // instead of minutes.

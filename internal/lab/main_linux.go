@@ -127,19 +127,6 @@ func Skip(t testing.TB, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// Program returns the path of a program. It skips the test if the program is not installed; the message
-// names the Debian package that contains it.
-func Program(t testing.TB, name, debianPackage string) string {
-	t.Helper()
-	for _, file := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if path, err := exec.LookPath(file); err == nil {
-			return path
-		}
-	}
-	Skip(t, "needs %s (Debian package %s)", name, debianPackage)
-	return ""
-}
-
 // Eventually calls a function until it reports that the condition is true. It fails the test after a
 // minute. What describes the condition, such as "the server is ready".
 func Eventually(t testing.TB, what string, is func() bool) {

@@ -37,7 +37,7 @@ type server struct {
 func startServer(t *testing.T, port int, configFile, hosts string, args ...string) server {
 	t.Helper()
 	lab.Program(t, "sh", "dash") // for process.WithFiles
-	cmd := process.WithFiles(t, process.PrometheusCommand(t, port, configFile, args...),
+	cmd := process.WithFiles(t, process.Prometheus2.Command(t, port, configFile, args...),
 		map[string]string{"/etc/hosts": hosts})
 	return server{process.ServePrometheus(t, cmd, fmt.Sprintf("localhost:%d", port)), t}
 }

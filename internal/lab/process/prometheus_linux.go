@@ -18,15 +18,33 @@ type Prometheus struct {
 	url string
 }
 
-// StartPrometheus starts Debian's Prometheus with a configuration file and waits until it is ready. It
-// listens on the port on all addresses until the test ends, and stores its data in a temporary directory.
-func StartPrometheus(t testing.TB, port int, configFile string, args ...string) *Prometheus {
-	t.Helper()
-	return ServePrometheus(t, PrometheusCommand(t, port, configFile, args...), fmt.Sprintf("localhost:%d", port))
+// A Major is a major version of Prometheus. The examples work with all of them.
+type Major int
+
+const (
+	Prometheus2 Major = 2 // of Debian
+	Prometheus3 Major = 3 // built by `make programs`
+)
+
+// EachPrometheus runs a test with each major version of Prometheus.
+func EachPrometheus(t *testing.T, test func(t *testing.T, major Major)) {
+	for _, major := range []Major{Prometheus2, Prometheus3} {
+		t.Run(fmt.Sprintf("Prometheus %d", major), func(t *testing.T) { test(t, major) })
+	}
 }
 
-// PrometheusCommand returns the command that starts such a Prometheus.
-func PrometheusCommand(t testing.TB, port int, configFile string, args ...string) *exec.Cmd {
+// program returns the path of a program that belongs to Prometheus.
+func (m Major) program(t testing.TB, name string) string {
+	t.Helper()
+	if m == Prometheus3 {
+		return lab.GoProgram(t, name)
+	}
+	return lab.Program(t, name, "prometheus")
+}
+
+// Command returns the command that starts a Prometheus with a configuration file. It listens on the port on
+// all addresses, and stores its data in a temporary directory.
+func (m Major) Command(t testing.TB, port int, configFile string, args ...string) *exec.Cmd {
 	t.Helper()
 	lab.Need(t)
 	args = append([]string{
@@ -34,7 +52,32 @@ func PrometheusCommand(t testing.TB, port int, configFile string, args ...string
 		"--storage.tsdb.path=" + t.TempDir(),
 		fmt.Sprintf("--web.listen-address=:%d", port),
 	}, args...)
-	return exec.Command(lab.Program(t, "prometheus", "prometheus"), args...)
+	return exec.Command(m.program(t, "prometheus"), args...)
+}
+
+// Start starts such a Prometheus and waits until it is ready. It runs until the test ends.
+func (m Major) Start(t testing.TB, port int, configFile string, args ...string) *Prometheus {
+	t.Helper()
+	return ServePrometheus(t, m.Command(t, port, configFile, args...), fmt.Sprintf("localhost:%d", port))
+}
+
+// Promtool runs promtool and returns what it prints.
+func (m Major) Promtool(t testing.TB, args ...string) (output string, err error) {
+	t.Helper()
+	out, err := exec.Command(m.program(t, "promtool"), args...).CombinedOutput()
+	return string(out), err
+}
+
+// StartPrometheus starts a Prometheus 2.
+func StartPrometheus(t testing.TB, port int, configFile string, args ...string) *Prometheus {
+	t.Helper()
+	return Prometheus2.Start(t, port, configFile, args...)
+}
+
+// Promtool runs the promtool of Prometheus 2.
+func Promtool(t testing.TB, args ...string) (output string, err error) {
+	t.Helper()
+	return Prometheus2.Promtool(t, args...)
 }
 
 // ServePrometheus starts a Prometheus by a command and waits until it is ready. The address, host:port, is
@@ -57,13 +100,6 @@ func ServePrometheus(t testing.TB, cmd *exec.Cmd, address string) *Prometheus {
 type Sample struct {
 	Labels map[string]string
 	Value  float64
-}
-
-// Promtool runs promtool and returns what it prints.
-func Promtool(t testing.TB, args ...string) (output string, err error) {
-	t.Helper()
-	out, err := exec.Command(lab.Program(t, "promtool", "prometheus"), args...).CombinedOutput()
-	return string(out), err
 }
 
 // API requests a path of Prometheus' HTTP API, such as "rules", and decodes the data of the response.
