@@ -12,10 +12,12 @@ import (
 
 // With the example's configuration, Prometheus scrapes an open, a refused and a silent target, and stores the right
 // result for each. README's queries are valid, and the first one finds the targets that are down.
-func TestPrometheus(t *testing.T) {
+func TestPrometheus(t *testing.T) { process.EachPrometheus(t, testPrometheus) }
+
+func testPrometheus(t *testing.T, major process.Major) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	exporter.Start(t)
-	prometheus := process.StartPrometheus(t, 9090, "examples/prometheus.yml")
+	prometheus := major.Start(t, 9090, "examples/prometheus.yml")
 
 	lab.Eventually(t, "each target has been scraped", func() bool {
 		return len(prometheus.Query("probe_success")) == 3

@@ -3,6 +3,7 @@ package examples
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -130,6 +131,26 @@ func (p *pager) states(name string) map[string]string {
 	return states
 }
 
+// settle waits until no alert is active and each notified alert has been reported as resolved. Prometheus scrapes
+// nothing in its first seconds, which is long enough for ExporterDown to fire.
+func (p *pager) settle() {
+	p.t.Helper()
+	lab.Eventually(p.t, "no alert is active, and each notified alert is resolved", func() bool {
+		if lab.Get(p.t, "http://localhost:9093/api/v2/alerts") != "[]\n" {
+			return false
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		status := make(map[string]string)
+		for _, n := range p.notifications {
+			for _, a := range n.Alerts {
+				status[n.receiver+" "+a.String()] = a.Status
+			}
+		}
+		return !slices.Contains(slices.Collect(maps.Values(status)), "firing")
+	})
+}
+
 // forget removes all notifications.
 func (p *pager) forget() {
 	p.mu.Lock()
@@ -153,7 +174,7 @@ func replace(t *testing.T, file, text string, replacements ...string) string {
 // startPrometheus starts a Prometheus with the rules and the configuration of the example, so many times as fast, and
 // the given targets. It scrapes half as often as that, so that a probe has time to time out. It has no objectives,
 // because the test has outages of a few seconds and nothing else.
-func startPrometheus(t *testing.T, times int, targets ...string) *process.Prometheus {
+func startPrometheus(t *testing.T, major process.Major, times int, targets ...string) *process.Prometheus {
 	t.Helper()
 	dir := t.TempDir()
 	for _, file := range lab.Files(t, "rules/*.yml") {
@@ -167,7 +188,7 @@ func startPrometheus(t *testing.T, times int, targets ...string) *process.Promet
 		"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list,
 		fmt.Sprintf("scrape_interval: %dms", 15_000/times), fmt.Sprintf("scrape_interval: %dms", 30_000/times),
 		"  - rules/slo.yml\n", "")
-	return process.StartPrometheus(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
+	return major.Start(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
 }
 
 // An incident is a network condition of a target, or trouble of the prober.
@@ -185,7 +206,9 @@ type incident struct {
 // incident, the exporter cannot measure. After each incident, the alert is reported as resolved. There are no other
 // notifications. The first incident is alone; the next three are at the same time, so that their reasons could be
 // mixed up.
-func TestAlerts(t *testing.T) {
+func TestAlerts(t *testing.T) { process.EachPrometheus(t, testAlerts) }
+
+func testAlerts(t *testing.T, major process.Major) {
 	nft := lab.Program(t, "nft", "nftables")
 	ip := lab.Program(t, "ip", "iproute2")
 	lab.Program(t, "sh", "dash") // for process.WithFiles
@@ -207,7 +230,7 @@ func TestAlerts(t *testing.T) {
 		nameless   = "web.example:10115"
 	)
 	pager := newPager(t, 60, "group_interval: 5s", "group_interval: 1s")
-	prometheus := startPrometheus(t, 60, stopped, firewalled, unrouted, nameless)
+	prometheus := startPrometheus(t, major, 60, stopped, firewalled, unrouted, nameless)
 	lab.Eventually(t, "all targets and the exporter are up", func() bool {
 		return len(prometheus.Query("probe_success == 1")) == 4 &&
 			len(prometheus.Query(`up{job="shaker_exporter"} == 1`)) == 1
@@ -291,6 +314,7 @@ func TestAlerts(t *testing.T) {
 		}
 		slices.Sort(want)
 		t.Run(strings.Join(names, ", "), func(t *testing.T) {
+			pager.settle()
 			pager.forget()
 			for _, i := range incidents {
 				i.begin()
@@ -359,7 +383,7 @@ func TestOneDeadRouterPagesOnce(t *testing.T) {
 	config := lab.Write(t, t.TempDir(), "shaker.yml", "modules: {tcp_connect: {prober: tcp, tcp: {path: on_failure}}}")
 	exporter.StartOn(t, exporter.Port, "--config.file="+config, "--timeout-offset=0.1")
 	// A third of a probe's 1.4 s is enough to find the end of the path.
-	prometheus := startPrometheus(t, times, append(targets, other)...)
+	prometheus := startPrometheus(t, process.Prometheus3, times, append(targets, other)...)
 	lab.Eventually(t, "all targets are up", func() bool { return len(prometheus.Query("probe_success == 1")) == 6 })
 
 	for _, target := range targets {

@@ -3,6 +3,7 @@ package examples
 import (
 	"bytes"
 	"cmp"
+	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -169,12 +170,22 @@ func TestCompose(t *testing.T) {
 // listens. Only the scrape interval is shorter.
 func TestComposeServices(t *testing.T) {
 	alertmanager := lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager")
-	prometheusProgram := lab.Program(t, "prometheus", "prometheus")
+	prometheusProgram := lab.GoProgram(t, "prometheus")
 	lab.Program(t, "sh", "dash") // for process.WithFiles
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	c, err := parseCompose(lab.Read(t, composeFile))
 	if err != nil {
 		t.Fatalf("%s: %v", composeFile, err)
+	}
+	// As a Go module, version 3.16.0 is v0.316.0.
+	info, err := buildinfo.ReadFile(prometheusProgram)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := regexp.MustCompile(`^v0\.3(\d\d)\.`).ReplaceAllString(info.Main.Version, "v3.$1.")
+	if want := "prom/prometheus:" + version; c.Services["prometheus"].Image != want {
+		t.Errorf("the image of prometheus is %s, want the version that this test runs, %s",
+			c.Services["prometheus"].Image, want)
 	}
 	dir := t.TempDir()
 	addresses := make(map[string]string)

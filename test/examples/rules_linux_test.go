@@ -34,15 +34,17 @@ func rulesOf(t *testing.T, file string) (rules []rule) {
 
 // The rules and prometheus.yml are valid, and the tests of the rules pass.
 func TestRules(t *testing.T) {
-	for _, args := range [][]string{
-		{"check", "config", "prometheus.yml"},
-		append([]string{"check", "rules", "--lint-fatal"}, lab.Files(t, "rules/*.yml")...),
-		append([]string{"test", "rules"}, lab.Files(t, "rules/tests/*.yml")...),
-	} {
-		if out, err := process.Promtool(t, args...); err != nil {
-			t.Errorf("promtool %s: %v, want no error\n%s", strings.Join(args, " "), err, out)
+	process.EachPrometheus(t, func(t *testing.T, major process.Major) {
+		for _, args := range [][]string{
+			{"check", "config", "prometheus.yml"},
+			append([]string{"check", "rules", "--lint-fatal"}, lab.Files(t, "rules/*.yml")...),
+			append([]string{"test", "rules"}, lab.Files(t, "rules/tests/*.yml")...),
+		} {
+			if out, err := major.Promtool(t, args...); err != nil {
+				t.Errorf("promtool %s: %v, want no error\n%s", strings.Join(args, " "), err, out)
+			}
 		}
-	}
+	})
 }
 
 // Each alert has a test in which it fires, and does not fire before and after that.

@@ -34,10 +34,12 @@ type server struct {
 
 // startServer starts a Prometheus with a configuration file and a hosts file, on a port of localhost. It
 // scrapes no target for the first 5 s: Prometheus waits that long before it uses the targets that it discovered.
-func startServer(t *testing.T, port int, configFile, hosts string, args ...string) server {
+func startServer(
+	t *testing.T, major process.Major, port int, configFile, hosts string, args ...string,
+) server {
 	t.Helper()
 	lab.Program(t, "sh", "dash") // for process.WithFiles
-	cmd := process.WithFiles(t, process.Prometheus2.Command(t, port, configFile, args...),
+	cmd := process.WithFiles(t, major.Command(t, port, configFile, args...),
 		map[string]string{"/etc/hosts": hosts})
 	return server{process.ServePrometheus(t, cmd, fmt.Sprintf("localhost:%d", port)), t}
 }
@@ -305,7 +307,7 @@ func TestSharding(t *testing.T) {
 	dir := t.TempDir()
 	targets := openTargets(0, 200)
 	const interval = "1s"
-	prometheus := startServer(t, 9090, writeSharding(t, dir, targets, interval), s.hosts)
+	prometheus := startServer(t, process.Prometheus2, 9090, writeSharding(t, dir, targets, interval), s.hosts)
 	check := func(when string, exporters int) {
 		t.Helper()
 		var problems []string
@@ -417,7 +419,7 @@ func TestSharesOfServers(t *testing.T) {
 	for i := range servers {
 		file := writeExample(t, t.TempDir(), "sharding.yml", targets,
 			"modulus: 1\n", fmt.Sprintf("modulus: %d\n", servers), `regex: "0"`, fmt.Sprintf(`regex: "%d"`, i))
-		started = append(started, startServer(t, 9090+i, file, hosts))
+		started = append(started, startServer(t, process.Prometheus2, 9090+i, file, hosts))
 	}
 	for i, server := range started {
 		var share []string
@@ -578,7 +580,7 @@ func TestBrokenSharding(t *testing.T) {
 		c := &cases[i]
 		c.targets = openTargets(i, 100)
 		file := writeSharding(t, t.TempDir(), c.targets, "2s", c.replacements...)
-		c.prometheus = startServer(t, 9090+i, file, s.hosts)
+		c.prometheus = startServer(t, process.Prometheus2, 9090+i, file, s.hosts)
 	}
 	s.network.Forget()
 	begin := time.Now()

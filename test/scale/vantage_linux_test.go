@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/common/model"
 	"github.com/vishvananda/netlink"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
@@ -135,26 +134,19 @@ var intervals = []string{
 // waits longer than that, because the scrape interval is only 30 times as short as that of the examples.
 func writeFastRules(t *testing.T, dir string) {
 	t.Helper()
-	duration := regexp.MustCompile(`\b\d+(ms|[smhd])\b`)
 	for _, file := range lab.Files(t, "../rules/*.yml") {
-		rules := duration.ReplaceAllStringFunc(lab.Faster(lab.Read(t, file), 60), func(text string) string {
-			d, err := model.ParseDuration(text)
-			if err != nil {
-				t.Fatalf("duration %q in %s: %v", text, file, err)
-			}
-			return (d / 2).String()
-		})
+		rules := lab.Faster(lab.Read(t, file), 120)
 		lab.Write(t, dir, filepath.Join("rules", filepath.Base(file)), strings.ReplaceAll(rules, "for: 1s", "for: 3s"))
 	}
 }
 
 // startVantageServer starts a Prometheus with vantage.yml and fast rules.
-func (p *probers) startVantageServer() server {
+func (p *probers) startVantageServer(major process.Major) server {
 	p.t.Helper()
 	dir := p.t.TempDir()
 	file := writeExample(p.t, dir, "vantage.yml", p.targets, intervals...)
 	writeFastRules(p.t, dir)
-	s := startServer(p.t, 9090, file, p.hosts)
+	s := startServer(p.t, major, 9090, file, p.hosts)
 	lab.Eventually(p.t, "all targets are open from all vantage points", func() bool {
 		return len(s.Query("probe_success == 1")) == len(p.targets)*len(proberNames)
 	})
@@ -219,9 +211,11 @@ func (s server) paged(want ...string) {
 // A target that is down from one of three vantage points is a ticket. A target that is down from two of them is a
 // page, with the result of each vantage point. A vantage point has no vote while its exporter cannot measure or is
 // down, or while the vantage point is cut off from most targets. A missing vote does not end an alert.
-func TestVantagePoints(t *testing.T) {
+func TestVantagePoints(t *testing.T) { process.EachPrometheus(t, testVantagePoints) }
+
+func testVantagePoints(t *testing.T, major process.Major) {
 	p := newProbers(t)
-	s := p.startVantageServer()
+	s := p.startVantageServer(major)
 	for alert := range s.firing() {
 		if strings.HasPrefix(alert, "TargetDown") || strings.HasPrefix(alert, "Vantage") {
 			t.Errorf("all targets are open, and %s fires, want no such alert", alert)
@@ -306,9 +300,11 @@ func TestVantagePoints(t *testing.T) {
 // central.yml, and another central server federates them. Each central server gets one result at a time of each
 // target and vantage point. These results start pages and use up the error budget. Remote write transfers the
 // important series and no others.
-func TestCentralServers(t *testing.T) {
+func TestCentralServers(t *testing.T) { process.EachPrometheus(t, testCentralServers) }
+
+func testCentralServers(t *testing.T, major process.Major) {
 	p := newProbers(t)
-	const native = "--enable-feature=native-histograms"
+	const native = "--enable-feature=native-histograms" // Prometheus 3 ignores it
 	start := func(port int, name, hosts string, replacements []string, args ...string) server {
 		t.Helper()
 		dir := t.TempDir()
@@ -316,7 +312,7 @@ func TestCentralServers(t *testing.T) {
 		writeFastRules(t, dir)
 		lab.Write(t, dir, "rules/own.yml",
 			"groups: [{name: own, rules: [{record: 'job:up:sum', expr: 'sum by (job) (up)'}]}]")
-		return startServer(t, port, file, hosts, args...)
+		return startServer(t, major, port, file, hosts, args...)
 	}
 	// A series without new samples ends after five minutes. Here, after 2.5 s.
 	const lookback = "--query.lookback-delta=2500ms"
@@ -330,13 +326,17 @@ func TestCentralServers(t *testing.T) {
 	for i, name := range []string{"fra", "nyc"} {
 		hosts := lab.Write(t, t.TempDir(), "hosts",
 			fmt.Sprintf("127.0.0.%d localhost\n127.0.0.1 prometheus.example.com\n%s", i+1, lab.Read(t, p.hosts)))
-		servers[name] = start(9091+i, "place.yml", hosts, []string{
+		replacements := []string{
 			"prober: fra", "prober: " + name,
 			"\nremote_write:", "\nrule_files: [../rules/own.yml]\nremote_write:",
 			// The default of batch_send_deadline, 5s, exceeds the lookback.
 			"send_native_histograms: false",
 			"send_native_histograms: true\n    queue_config: {batch_send_deadline: 100ms}",
-		}, native)
+		}
+		if major == process.Prometheus3 {
+			replacements = append(replacements, "global:\n", "global:\n  scrape_native_histograms: true\n")
+		}
+		servers[name] = start(9091+i, "place.yml", hosts, replacements, native)
 	}
 	for how, center := range centers {
 		lab.Eventually(t, how+": all targets are open from both vantage points", func() bool {
@@ -435,13 +435,15 @@ func TestCentralServerGetsWhatRulesNeed(t *testing.T) {
 
 // The configurations are valid.
 func TestScaleConfigurations(t *testing.T) {
-	for _, name := range []string{"sharding.yml", "vantage.yml", "place.yml", "central.yml"} {
-		file := writeExample(t, t.TempDir(), name, []string{"192.0.2.1:443"})
-		out, err := process.Promtool(t, "check", "config", file)
-		if err != nil || strings.Contains(out, "WARNING") {
-			t.Errorf("promtool check config %s: %v, want no error and no warning\n%s", name, err, out)
+	process.EachPrometheus(t, func(t *testing.T, major process.Major) {
+		for _, name := range []string{"sharding.yml", "vantage.yml", "place.yml", "central.yml"} {
+			file := writeExample(t, t.TempDir(), name, []string{"192.0.2.1:443"})
+			out, err := major.Promtool(t, "check", "config", file)
+			if err != nil || strings.Contains(out, "WARNING") {
+				t.Errorf("promtool check config %s: %v, want no error and no warning\n%s", name, err, out)
+			}
 		}
-	}
+	})
 }
 
 // alertsWithoutReceiver returns the alerts of a Prometheus configuration if it names no Alertmanager. The text is
