@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -171,12 +172,18 @@ func replace(t *testing.T, file, text string, replacements ...string) string {
 	return text
 }
 
-// startPrometheus starts a Prometheus with the rules and the configuration of the example, so many times as fast, and
-// the given targets. It scrapes half as often as that, so that a probe has time to time out. It has no objectives,
-// because the test has outages of a few seconds and nothing else.
+// startPrometheus starts a Prometheus with the files of writeFastExample.
 func startPrometheus(t *testing.T, major process.Major, times int, targets ...string) *process.Prometheus {
 	t.Helper()
-	dir := t.TempDir()
+	return major.Start(t, 9090, filepath.Join(writeFastExample(t, times, targets...), "prometheus.yml"))
+}
+
+// writeFastExample writes prometheus.yml with the given targets, and the rules, all so many times as fast as the
+// examples, and returns their directory. Prometheus scrapes half as often as that, so that a probe has time to time
+// out. It has no objectives, because the test has outages of a few seconds and nothing else.
+func writeFastExample(t *testing.T, times int, targets ...string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
 	for _, file := range lab.Files(t, "rules/*.yml") {
 		lab.Write(t, dir, file, lab.Faster(lab.Read(t, file), times))
 	}
@@ -186,9 +193,10 @@ func startPrometheus(t *testing.T, major process.Major, times int, targets ...st
 	}
 	config := replace(t, "prometheus.yml", lab.Faster(lab.Read(t, "prometheus.yml"), times),
 		"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list,
-		fmt.Sprintf("scrape_interval: %dms", 15_000/times), fmt.Sprintf("scrape_interval: %dms", 30_000/times),
+		lab.Faster("scrape_interval: 15s", times), lab.Faster("scrape_interval: 30s", times),
 		"  - rules/slo.yml\n", "")
-	return major.Start(t, 9090, lab.Write(t, dir, "prometheus.yml", config))
+	lab.Write(t, dir, "prometheus.yml", config)
+	return dir
 }
 
 // An incident is a network condition of a target, or trouble of the prober.
