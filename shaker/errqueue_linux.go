@@ -2,6 +2,7 @@ package shaker
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,4 +54,20 @@ func parseExtendedError(data []byte) (ICMP, unix.Errno) {
 		return ICMP{}, 0
 	}
 	return icmp, errno
+}
+
+// generated reports whether this host generated an ICMP error that answers packets from a local address. The
+// kernel sends such an error to the local address, from the source address of its route to it. That is the
+// same address, unless it is a secondary IPv4 address of a network.
+func (l *loop) generated(icmp ICMP, local netip.Addr) bool {
+	if icmp.From == local || !icmp.destinationUnreachable() || !local.Is4() {
+		return icmp.From.IsValid() && icmp.From == local
+	}
+	fd, err := l.socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer closeDescriptor(fd)
+	to, _ := newRawAddress(netip.AddrPortFrom(local, 9), 0) // no packet is sent
+	return connect(fd, &to) == 0 && getsockname(fd).addrPort("").Addr() == icmp.From
 }

@@ -292,7 +292,7 @@ func (h *handshake) settleUnanswered(l *loop, c conclusion, seen time.Duration) 
 	r := &h.result
 	r.Outcome, r.Errno, r.ICMP = c.outcome, c.errno, c.icmp
 	h.readInfo(&l.info, seen)
-	r.ICMP.Own = c.icmp.From.IsValid() && c.icmp.From == r.Local.Addr().WithZone("")
+	r.ICMP.Own = l.generated(c.icmp, r.Local.Addr().WithZone(""))
 	if c.outcome == Reset {
 		h.readAnswer(&l.info)
 	}

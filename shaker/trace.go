@@ -87,7 +87,8 @@ type Hop struct {
 // probed hops without a reply, at MaxHops, or in a routing loop: a router has replied three times,
 // and others in between, and the target has not replied to the handshake. Hops with the same address
 // one after the other are not a loop: a NAT may rewrite the senders of all ICMP errors. The path
-// is empty if the handshake sent no SYN, or if it ended with an ICMP error that this host generated.
+// is empty if the handshake sent no SYN, or if it ended with an ICMP error that this host generated. The
+// path also ends if this host generates such an error for a SYN of the trace: this host is not a hop.
 //
 // If there is an error, the Path has the hops that were found before it, and does not show where the
 // path ends. The error wraps [context.DeadlineExceeded] if the time was up. Otherwise it wraps the

@@ -102,8 +102,12 @@ func (t *trace) probeGroup(ctx context.Context, first, n int) ([]Hop, error) {
 	return hops, context.Cause(ctx)
 }
 
-// add adds a hop to the path. done reports whether the path ends there.
+// add adds a hop to the path. done reports whether the path ends there. An ICMP error that this host generated
+// is not a reply of a hop: the SYN has not left.
 func (t *trace) add(hop Hop) (done bool) {
+	if hop.ICMP.Own {
+		return true
+	}
 	t.path.Hops = append(t.path.Hops, hop)
 	if t.options.OnHop != nil {
 		t.options.OnHop(hop)
