@@ -130,8 +130,8 @@ func parseTarget(text string) (Target, error) {
 		return Target{}, errors.New("missing target, " + want)
 	}
 	wrong := func(what string) (Target, error) { return Target{}, fmt.Errorf("target %s: %s", Quote(text), what) }
-	if scheme, _, ok := strings.Cut(text, "://"); ok {
-		return wrong("want host:port without " + Quote(scheme+"://") + ", as in example.com:443")
+	if strings.Contains(text, "://") {
+		return wrong("has a scheme, want host:port, as in example.com:443")
 	}
 	if n := utf8.RuneCountInString(text); n > maxTarget {
 		return wrong(fmt.Sprintf("%d characters, want at most %d", n, maxTarget))

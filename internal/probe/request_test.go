@@ -55,9 +55,9 @@ func TestParseTargetMistakes(t *testing.T) {
 		"[192.0.2.1]:80": `target "[192.0.2.1]:80": brackets must contain an IPv6 address`,
 		"[]:80":          `target "[]:80" has no host, ` + want,
 		"http://example.com:1": `target "http://example.com:1": ` +
-			`want host:port without "http://", as in example.com:443`,
-		"https://example.com": `target "https://example.com": want host:port without "https://", as in example.com:443`,
-		"https://x.test/a:b":  `target "https://x.test/a:b": want host:port without "https://", as in example.com:443`,
+			`has a scheme, want host:port, as in example.com:443`,
+		"https://example.com": `target "https://example.com": has a scheme, want host:port, as in example.com:443`,
+		"https://x.test/a:b":  `target "https://x.test/a:b": has a scheme, want host:port, as in example.com:443`,
 		"example.com:":        `target "example.com:": port "", want a number from 1 to 65535`,
 		"example.com:0":       `target "example.com:0": port "0", want a number from 1 to 65535`,
 		"example.com:65536":   `target "example.com:65536": port "65536", want a number from 1 to 65535`,
@@ -239,7 +239,7 @@ func TestDecodeTarget(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"https%3A%2F%2Fa.example%2F": `target "https://a.example/": want host:port without "https://"`,
+		"https%3A%2F%2Fa.example%2F": `target "https://a.example/": has a scheme`,
 		"a.example%3Ahttps":          `target "a.example:https": port "https", want a number`,
 		"a.example%253A443":          `target "a.example%253A443": want host:port`, // encoded three times
 		"a.example%3A%zz":            `target "a.example%3A%zz": want host:port`,
