@@ -102,13 +102,15 @@ func (e *engine) source(options *Options) (rawAddress, error) {
 }
 
 // shake runs one handshake on a loop and waits until it has ended. The scope is the interface index
-// of the target's IPv6 zone. called is when Shake was called. A zero deadline means none.
+// of the target's IPv6 zone. called is when Shake was called. A zero deadline means none. The result is undefined
+// if there is an error.
 func (e *engine) shake(
 	ctx context.Context, target netip.AddrPort, scope uint32, options *Options, called, deadline time.Time,
-) (Result, error) {
+	result *Result,
+) error {
 	source, err := e.source(options)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	h, ok := e.idle.Get().(*handshake)
 	if !ok {
@@ -126,7 +128,7 @@ func (e *engine) shake(
 	}
 	own, err := l.submit(h, interactive, h.deadline)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	select {
 	case <-h.done:
@@ -135,7 +137,8 @@ func (e *engine) shake(
 		<-h.done
 	}
 	l.woke()
-	result, err := h.result, h.err
+	*result = h.result
+	err = h.err
 	e.idle.Put(h)
-	return result, err
+	return err
 }

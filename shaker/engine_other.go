@@ -63,6 +63,15 @@ func (*engine) scopeID(zone string) (uint32, error) { return scopeID(zone) }
 
 func (e *engine) shake(
 	ctx context.Context, target netip.AddrPort, _ uint32, options *Options, called, deadline time.Time,
+	result *Result,
+) (err error) {
+	*result, err = e.dial(ctx, target, options, called, deadline)
+	return err
+}
+
+// dial completes a handshake and resets the connection.
+func (e *engine) dial(
+	ctx context.Context, target netip.AddrPort, options *Options, called, deadline time.Time,
 ) (Result, error) {
 	if err := options.supported(); err != nil {
 		return Result{}, err

@@ -108,7 +108,7 @@ func (r *Repetition) shake(ctx context.Context, target netip.AddrPort, due time.
 		defer r.engine.running.Done()
 		defer r.count(-1)
 		sent := time.Now()
-		result, err := r.engine.shake(ctx, target, 0, &r.options, sent, sent.Add(r.options.Timeout))
+		result, err := r.engine.dial(ctx, target, &r.options, sent, sent.Add(r.options.Timeout))
 		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return
 		}

@@ -124,23 +124,23 @@ func New(config *Config) (*Shaker, error) {
 //
 // Like the errors of package net, every error has a method Timeout() bool. It returns false, because
 // only the error of the verdict Timeout is a timeout.
-func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
+func (s *Shaker) Shake(ctx context.Context, target netip.AddrPort, options *Options) (result Result, err error) {
 	if options == nil {
 		options = &s.options
 	}
-	result, err := s.shake(ctx, target, options)
-	if err != nil {
+	if err := s.shake(ctx, target, options, &result); err != nil {
 		return Result{}, newOpError(ctx, fmt.Sprintf("shake %v", target), err)
 	}
 	return result, nil
 }
 
-// shake is Shake without the description of the error.
-func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Options) (Result, error) {
+// shake is Shake without the description of the error. It and the functions below it get a pointer for the
+// result, because each copy of a Result on the way would enlarge the stack of a goroutine that waits.
+func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Options, result *Result) error {
 	called := time.Now()
 	target, scope, err := s.destination(target, options)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	deadline, limited := ctx.Deadline()
 	if options.Timeout > 0 {
@@ -150,13 +150,13 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 	}
 	if err := ctx.Err(); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return Result{}, ErrUnsent
+			return ErrUnsent
 		}
-		return Result{}, err
+		return err
 	}
-	result, err := s.engine.shake(ctx, target, scope, options, called, deadline)
+	err = s.engine.shake(ctx, target, scope, options, called, deadline, result)
 	result.options = options.ofRoute()
-	return result, err
+	return err
 }
 
 // destination returns the target as the engine takes it, and the interface index of its zone. The error is that of

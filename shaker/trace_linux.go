@@ -161,7 +161,7 @@ func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, e
 		options.TTL, options.Timeout = uint8(ttl), t.wait()
 		// Every error except ErrUnsent may be caused by the port: it is taken, or below 1024, or the
 		// kernel is too old to choose it. If the cause is another one, the last way fails, too.
-		if result, err = t.shaker.shake(ctx, t.after.Peer, &options); err == nil || errors.Is(err, ErrUnsent) {
+		if err = t.shaker.shake(ctx, t.after.Peer, &options, &result); err == nil || errors.Is(err, ErrUnsent) {
 			break
 		}
 	}

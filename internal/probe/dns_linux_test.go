@@ -237,7 +237,8 @@ func TestLateHostIsNoVerdict(t *testing.T) {
 		if c.ctx == nil {
 			c.ctx = t.Context()
 		}
-		v, err := r.shake(c.ctx, netip.MustParseAddr(c.addr))
+		var v Verdict
+		err := r.shake(c.ctx, netip.MustParseAddr(c.addr), &v)
 		if peer := v.Handshake.Peer.String(); err == nil && peer != c.addr+":80" {
 			t.Errorf("a handshake with %s has the peer %s, want %s:80", c.addr, peer, c.addr)
 		}

@@ -18,15 +18,15 @@ func (r *running) fallBack(ctx context.Context) error {
 	if err := r.resolve(ctx); err != nil {
 		return err
 	}
-	var err error
 	if len(r.addrs) > 0 {
 		r.leaveOut(&first)
-		r.Verdict, err = r.shake(ctx, r.choose(r.addrs))
+		r.Verdict = Verdict{}
+		return r.shake(ctx, r.choose(r.addrs), &r.Verdict)
 	} else if reason := r.lookup.failure(); reason != nil {
 		r.leaveOut(&first)
 		r.Verdict = r.aboutName(reason)
 	}
-	return err
+	return nil
 }
 
 // leaveOut notes that an address does not count, because this host lacks its IP version.

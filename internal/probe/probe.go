@@ -68,8 +68,7 @@ func (r *running) run(ctx context.Context) error {
 	case r.Module.TCP.Addresses == config.All:
 		return r.shakeAll(ctx)
 	}
-	var err error
-	if r.Verdict, err = r.shake(ctx, r.choose(r.addrs)); err != nil {
+	if err := r.shake(ctx, r.choose(r.addrs), &r.Verdict); err != nil {
 		return err
 	}
 	if r.lookup != nil && lacksFamily(&r.Verdict) {
@@ -200,12 +199,15 @@ func (r *running) aboutName(reason *nameError) Verdict {
 	return Verdict{Result: reason.result, Err: reason.err, At: time.Since(r.Start)}
 }
 
-// shake performs a handshake with an address.
+// shake performs a handshake with an address. The verdict is undefined if there is an error.
+//
+// The caller provides the memory of the verdict, because a copy of it would enlarge the stack of the goroutine that
+// waits for the target.
 //
 // Silence is a verdict about the target only if the handshake had the time that it needs. If it had less, or
 // nothing at all, the verdict is about the DNS servers, provided that name resolution took most of the missing time.
 // Otherwise this host was late, and there is no verdict.
-func (r *running) shake(ctx context.Context, addr netip.Addr) (v Verdict, err error) {
+func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) (err error) {
 	target := netip.AddrPortFrom(addr, r.Port)
 	left := time.Until(r.deadline())
 	options := r.Module.Options()
@@ -226,13 +228,13 @@ func (r *running) shake(ctx context.Context, addr netip.Addr) (v Verdict, err er
 		v.Result = config.DNSTimeout
 		v.Err = fmt.Errorf("name resolution took %v of %v, which left the target too little time to answer",
 			r.Resolution.Took.Round(time.Millisecond), r.budget())
-		return v, nil
+		return nil
 	case err != nil:
-		return Verdict{}, err
+		return err
 	}
 	v.Result = v.Handshake.Outcome.String()
 	v.Errno = shaker.ErrnoName(v.Handshake.Errno)
-	return v, nil
+	return nil
 }
 
 // shakeAll performs handshakes with all addresses at the same time. If this host could not probe one of
@@ -259,8 +261,7 @@ func (r *running) shakeAll(ctx context.Context) error {
 	var shaking sync.WaitGroup
 	for i, addr := range addrs {
 		shaking.Go(func() {
-			var err error
-			if r.Verdicts[i], err = r.shake(ctx, addr); err != nil {
+			if err := r.shake(ctx, addr, &r.Verdicts[i]); err != nil {
 				cancel(err) // the first one is the cause
 			}
 		})
