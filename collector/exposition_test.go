@@ -58,7 +58,7 @@ func TestUnmeasuredIsAbsent(t *testing.T) {
 		r.Handshake, r.Path = c.result, c.path
 		r.Handshake.Peer = peer
 		var got []string
-		for _, family := range families(r) {
+		for _, family := range new(sheet).fill(r) {
 			got = append(got, family.GetName())
 		}
 		if want := slices.Concat(always, c.want); !slices.Equal(got, want) {
@@ -119,7 +119,7 @@ func (b *brokenWriter) Write(p []byte) (int, error) {
 
 // The error of the writer is returned, whatever the format, and nothing is written after it.
 func TestWriteError(t *testing.T) {
-	all := families(reportOf(t, "192.0.2.1:80"))
+	all := new(sheet).fill(reportOf(t, "192.0.2.1:80"))
 	for _, format := range []expfmt.Format{
 		expfmt.NewFormat(expfmt.TypeTextPlain),
 		expfmt.NewFormat(expfmt.TypeOpenMetrics),

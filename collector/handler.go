@@ -168,20 +168,28 @@ func (h *Handler) reject(w http.ResponseWriter, r *http.Request, status int, rea
 	http.Error(w, err.Error(), status)
 }
 
-// bodies are reusable buffers for responses. Without reuse, they would be a third of the garbage of a probe.
-var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// A response is the memory in which the response to a probe is built.
+type response struct {
+	sheet sheet
+	body  bytes.Buffer
+}
+
+// responses are those that are not in use. Without reuse, they would be most of the garbage of a probe.
+var responses = sync.Pool{New: func() any { return new(response) }}
 
 // answer writes the metrics of a probe, preceded by its log if debug is true.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, report *probe.Report, debug bool) {
-	body := bodies.Get().(*bytes.Buffer)
-	defer func() { body.Reset(); bodies.Put(body) }()
+	response := responses.Get().(*response)
+	defer responses.Put(response)
+	body := &response.body
+	body.Reset()
 	exposition := h.negotiate(r.Header)
 	contentType := string(exposition.format)
 	if debug {
 		exposition, contentType = plainText, "text/plain; charset=utf-8"
 		writeDebug(body, report)
 	}
-	if err := exposition.write(body, families(report)); err != nil {
+	if err := exposition.write(body, response.sheet.fill(report)); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -81,51 +81,66 @@ var (
 		labels: []string{"ip"}}
 )
 
-// families returns the metrics of a probe.
-func families(r *probe.Report) []*dto.MetricFamily {
-	all := make([]*dto.MetricFamily, 0, 16) // enough for a probe of one address
-	gauge := func(m *metric, value float64, labelValues ...string) {
-		all = append(all, m.family(value, labelValues))
-	}
+// A sheet has the metrics of one probe. It can be filled again with those of another probe: without reuse, its memory
+// would be half of the garbage of a probe.
+type sheet struct {
+	families []*dto.MetricFamily
+	gauges   [16]gauge // enough for the metrics of one address
+	used     int       // how many of gauges
+}
+
+// fill replaces the metrics by those of a probe and returns them. They are valid until the next call.
+func (s *sheet) fill(r *probe.Report) []*dto.MetricFamily {
+	s.families, s.used = s.families[:0], 0
 	h := &r.Handshake
 
-	gauge(probeSuccess, boolean(r.Success()))
-	gauge(probeResultInfo, 1, r.Result, r.Errno)
-	gauge(probeDuration, r.Duration.Seconds())
-	gauge(probeTimeout, r.Timeout.Seconds())
-	gauge(probeDNSLookup, r.Resolution.Took.Seconds())
+	s.add(probeSuccess, boolean(r.Success()))
+	s.add(probeResultInfo, 1, r.Result, r.Errno)
+	s.add(probeDuration, r.Duration.Seconds())
+	s.add(probeTimeout, r.Timeout.Seconds())
+	s.add(probeDNSLookup, r.Resolution.Took.Seconds())
 	if addr := h.Peer.Addr(); addr.IsValid() {
-		gauge(probeIPProtocol, ipVersion(addr))
-		gauge(probeIPAddrHash, addrHash(addr))
+		s.add(probeIPProtocol, ipVersion(addr))
+		s.add(probeIPAddrHash, addrHash(addr))
 	} else {
-		gauge(probeIPProtocol, 0)
+		s.add(probeIPProtocol, 0)
 	}
 	if h.Handshake > 0 {
-		gauge(probeHandshake, h.Handshake.Seconds())
+		s.add(probeHandshake, h.Handshake.Seconds())
 	}
 	if h.RTT > 0 {
-		gauge(probeRTT, h.RTT.Seconds())
+		s.add(probeRTT, h.RTT.Seconds())
 	}
 	if h.SYNs > 0 {
-		gauge(probeSYNRetransmits, float64(h.SYNs-1))
+		s.add(probeSYNRetransmits, float64(h.SYNs-1))
 	}
 	if h.MSS > 0 {
-		gauge(probeMSS, float64(h.MSS))
+		s.add(probeMSS, float64(h.MSS))
 	}
 	if h.ACKSent || h.ACKWithheld { // a SYN-ACK came, and the kernel tells
-		gauge(probeACKSent, boolean(h.ACKSent))
+		s.add(probeACKSent, boolean(h.ACKSent))
 	}
 	if icmp := h.ICMP; icmp.From.IsValid() {
 		icmpType, icmpCode := strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code))
-		gauge(probeICMPInfo, 1, icmp.From.String(), icmpType, icmpCode, icmp.String())
+		s.add(probeICMPInfo, 1, icmp.From.String(), icmpType, icmpCode, icmp.String())
 	}
 	if r.Path != nil {
-		all = append(all, pathFamilies(r.Path)...)
+		s.families = append(s.families, pathFamilies(r.Path)...)
 	}
 	if r.Module.TCP.Addresses == config.All {
-		all = append(all, addressFamilies(r)...)
+		s.families = append(s.families, addressFamilies(r)...)
 	}
-	return all
+	return s.families
+}
+
+// add adds a metric with one series.
+func (s *sheet) add(m *metric, value float64, labelValues ...string) {
+	if s.used == len(s.gauges) {
+		s.families = append(s.families, new(gauge).set(m, value, labelValues))
+		return
+	}
+	s.families = append(s.families, s.gauges[s.used].set(m, value, labelValues))
+	s.used++
 }
 
 // addressFamilies returns the metrics of the addresses of a probe with addresses: all.
@@ -146,8 +161,8 @@ func addressFamilies(r *probe.Report) []*dto.MetricFamily {
 		}
 	}
 	families := []*dto.MetricFamily{
-		probeAddresses.family(float64(len(r.Verdicts)), nil),
-		probeAddressesOpen.family(float64(open), nil),
+		new(gauge).set(probeAddresses, float64(len(r.Verdicts)), nil),
+		new(gauge).set(probeAddressesOpen, float64(open), nil),
 	}
 	families = several(families, probeAddressResultInfo, infos)
 	families = several(families, probeAddressHandshake, handshakes)
@@ -171,10 +186,10 @@ func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 	families := several(nil, probePathHopInfo, infos)
 	families = several(families, probePathHopRTT, rtts)
 	if last.From.IsValid() {
-		families = append(families, probePathLastHop.family(float64(last.TTL), []string{last.From.String()}))
+		families = append(families, new(gauge).set(probePathLastHop, float64(last.TTL), []string{last.From.String()}))
 	}
 	if path.Reached > 0 {
-		families = append(families, probePathHops.family(float64(path.Reached), nil))
+		families = append(families, new(gauge).set(probePathHops, float64(path.Reached), nil))
 	}
 	return families
 }
@@ -189,29 +204,39 @@ func several(families []*dto.MetricFamily, of *metric, series []*dto.Metric) []*
 
 // metric returns one series of a metric.
 func (m *metric) metric(value float64, labelValues ...string) *dto.Metric {
-	return m.family(value, labelValues).Metric[0]
+	return new(gauge).set(m, value, labelValues).Metric[0]
+}
+
+// A gauge is the memory of a metric with one series.
+type gauge struct {
+	family  dto.MetricFamily
+	metrics [1]*dto.Metric
+	metric  dto.Metric
+	gauge   dto.Gauge
+	value   float64
+	labels  [4]struct { // as many as any metric has
+		pair  dto.LabelPair
+		value string
+	}
+	pairs [4]*dto.LabelPair
 }
 
 var typeGauge = dto.MetricType_GAUGE
 
-// family returns a metric with one series.
-func (m *metric) family(value float64, labelValues []string) *dto.MetricFamily {
-	// One allocation instead of five: a probe has more than a dozen metrics.
-	f := &struct {
-		family  dto.MetricFamily
-		metrics [1]*dto.Metric
-		metric  dto.Metric
-		gauge   dto.Gauge
-		value   float64
-	}{value: value}
-	f.gauge.Value = &f.value
-	f.metric.Gauge = &f.gauge
-	f.metrics[0] = &f.metric
-	f.family.Name, f.family.Help, f.family.Type, f.family.Metric = &m.name, &m.help, &typeGauge, f.metrics[:]
+// set makes the gauge a metric with one series, and returns the metric.
+func (g *gauge) set(m *metric, value float64, labelValues []string) *dto.MetricFamily {
+	g.value = value
+	g.gauge.Value = &g.value
 	for i := range m.labels {
-		f.metric.Label = append(f.metric.Label, &dto.LabelPair{Name: &m.labels[i], Value: &labelValues[i]})
+		label := &g.labels[i]
+		label.value = labelValues[i]
+		label.pair.Name, label.pair.Value = &m.labels[i], &label.value
+		g.pairs[i] = &label.pair
 	}
-	return &f.family
+	g.metric.Label, g.metric.Gauge = g.pairs[:len(m.labels)], &g.gauge
+	g.metrics[0] = &g.metric
+	g.family.Name, g.family.Help, g.family.Type, g.family.Metric = &m.name, &m.help, &typeGauge, g.metrics[:]
+	return &g.family
 }
 
 func boolean(b bool) float64 {
