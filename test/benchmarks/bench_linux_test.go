@@ -111,11 +111,19 @@ func (l *load) add(m load) {
 // load requests a number of probes of an open port over a number of connections.
 func (p peer) load(b *testing.B, path string, connections, probes int) load {
 	b.Helper()
+	before, began := p.usage(b), time.Now()
+	p.request(b, path, connections, probes)
+	wall := time.Since(began)
+	return load{usage: p.usage(b).minus(before), probes: float64(probes), wall: wall}
+}
+
+// request requests a number of probes of an open port over a number of connections.
+func (p peer) request(b *testing.B, path string, connections, probes int) {
+	b.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: connections}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
 	open := regexp.MustCompile(`(?m)^probe_success 1$`)
-	before, began := p.usage(b), time.Now()
 	var requesting sync.WaitGroup
 	for i := range connections {
 		requesting.Go(func() {
@@ -135,8 +143,6 @@ func (p peer) load(b *testing.B, path string, connections, probes int) load {
 		})
 	}
 	requesting.Wait()
-	wall := time.Since(began)
-	return load{usage: p.usage(b).minus(before), probes: float64(probes), wall: wall}
 }
 
 // resident starts the exporter, requests a path a thousand times, and returns the exporter's resident memory in bytes

@@ -1,9 +1,12 @@
 package process
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -33,4 +36,24 @@ func (p *Process) LimitCPU(percent int) {
 			lab.Skip(p.t, "needs a CPU quota: %v", err)
 		}
 	}
+}
+
+// CPU returns the CPU time, user and system, that the program has used, in steps of a hundredth of a second.
+func (p *Process) CPU() time.Duration {
+	p.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	// After the name in parentheses, fields 12 and 13 are the user and the system time (proc_pid_stat(5)).
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	var ticks time.Duration
+	for _, field := range strings.Fields(rest)[11:13] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			p.t.Fatalf("/proc/%d/stat has the time %q, want a number in %s", p.PID(), field, stat)
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * 10 * time.Millisecond
 }
