@@ -125,6 +125,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Reques
 		h.reject(w, r, http.StatusServiceUnavailable, callerGone, err)
 	case errors.Is(err, probe.ErrInFlight):
 		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Connection", "close") // an idle connection takes half of the memory of a probe
 		h.reject(w, r, http.StatusServiceUnavailable, inFlightLimit, err)
 	case errors.Is(err, probe.ErrAddresses): // without Retry-After: a later probe has the same result
 		h.reject(w, r, http.StatusServiceUnavailable, tooManyAddrs, err)

@@ -2,8 +2,8 @@
 //
 // flags.go contains the flags, routes.go the endpoints, cross_site.go which requests of browsers are refused, and
 // reload.go the reload of the configuration. http_limits.go contains the limits for clients and the end of the
-// running requests on shutdown, connections.go the limit of connections, gate.go that of pages, and
-// max_in_flight_unix.go the default limit of concurrent handshakes.
+// running requests on shutdown, connections.go the limit of connections, gate.go that of pages, max_in_flight.go the
+// default limit of concurrent handshakes, and memory.go the limits that follow from the memory of the process.
 package server
 
 import (
@@ -106,6 +106,8 @@ func (c *Command) serve(
 		// takes less memory and a little more CPU time.
 		debug.SetGCPercent(75)
 	}
+	memory := findMemoryLimit()
+	memory.apply()
 	engine, err := shaker.New(nil)
 	if err != nil {
 		return err
@@ -115,10 +117,11 @@ func (c *Command) serve(
 	if maxInFlight == 0 {
 		maxInFlight = defaultMaxInFlight()
 	}
+	maxInFlight = memory.capped("--probe.max-in-flight", maxInFlight, memory.probes(), logger)
 	logger.Info("Starting", "version", version.Info(), "build_context", version.BuildContext(),
 		"max_in_flight", maxInFlight)
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf, MaxInFlight: maxInFlight})
-	results := history.New(c.flags.historyLimit)
+	results := history.New(memory.capped("--history.limit", c.flags.historyLimit, memory.results(), logger))
 	handler := collector.New(collector.Options{
 		Prober:        prober,
 		Logger:        logger,

@@ -8,7 +8,7 @@ import (
 )
 
 // The open file limit leaves room for the descriptors of all probes that may run at once.
-func TestDefaultMaxInFlight(t *testing.T) {
+func TestOpenFilesForProbes(t *testing.T) {
 	var before unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
@@ -18,8 +18,8 @@ func TestDefaultMaxInFlight(t *testing.T) {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
 			t.Fatal(err)
 		}
-		if got := defaultMaxInFlight(); got != want {
-			t.Errorf("defaultMaxInFlight() with an open file limit of %d = %d, want %d", limit, got, want)
+		if got := openFilesForProbes(); got != want {
+			t.Errorf("openFilesForProbes() with an open file limit of %d = %d, want %d", limit, got, want)
 		}
 	}
 }

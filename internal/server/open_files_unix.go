@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultMaxInFlight derives the limit of handshakes in flight from the open file limit. Each probe needs
-// three descriptors, one for its HTTP connection and two for its DNS queries (its handshake uses one of
-// them afterwards). Some are reserved for everything else.
-func defaultMaxInFlight() int {
+// openFilesForProbes returns how many handshakes the open file limit permits at once. Each probe needs three
+// descriptors, one for its HTTP connection and two for its DNS queries (its handshake uses one of them afterwards).
+// Some are reserved for everything else.
+func openFilesForProbes() int {
 	const each = 3
 	others := 64 + runtime.GOMAXPROCS(0) // the engine has one descriptor per processor
 	var limit unix.Rlimit

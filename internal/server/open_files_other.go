@@ -1,0 +1,6 @@
+//go:build !unix
+
+package server
+
+// openFilesForProbes returns 0, any number: this platform does not limit open files.
+func openFilesForProbes() int { return 0 }
