@@ -1,0 +1,116 @@
+package endtoend
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+)
+
+// Many more targets than the memory is enough for are silent at once. As many probes as the limit says are in flight at
+// the same time, and their result is that the target is silent. The other requests get status 503, and the kernel does
+// not kill the exporter. In the control case there is no memory limit, and all targets are probed.
+func TestMemoryLimit(t *testing.T) {
+	if lab.Race {
+		t.Skip("with the race detector, a program takes several times as much memory")
+	}
+	const callers = 5000
+	lab.NeedDescriptors(t, callers+1000)
+	for _, c := range []struct {
+		name      string
+		megabytes int // the memory limit; 0 is none
+		args      []string
+		room      int // the limit of probes in flight
+	}{
+		{name: "64 MB", megabytes: 64, room: 682},
+		{name: "64 MB, and more in flight by the flag", megabytes: 64,
+			args: []string{"--probe.max-in-flight=5000"}, room: 682},
+		{name: "128 MB", megabytes: 128, room: 2048},
+		{name: "no limit, the control", args: []string{"--probe.max-in-flight=5000"}, room: 5000},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			silent := newSilence(t)
+			cmd := exporter.Command(t, c.args...)
+			if c.megabytes > 0 {
+				group, limited := process.LimitMemory(t, c.megabytes<<20, cmd)
+				defer func() { t.Logf("the peak is %d of %d MB", group.Peak()>>20, c.megabytes) }()
+				cmd = limited
+			}
+			p := exporter.Run(t, cmd)
+			if got := exporter.Metric(t, "shaker_probes_in_flight_limit"); got != c.room {
+				t.Errorf("the limit of probes in flight is %d, want %d", got, c.room)
+			}
+			for round := range 2 {
+				got := silent.probe(t, callers)
+				room := min(c.room, callers)
+				want := map[string]int{"timeout": room}
+				if callers > room {
+					want["503 "+inFlightText] = callers - room
+				}
+				if !maps.Equal(got, want) {
+					t.Errorf("round %d: %d probes of silent targets at once gave %v, want %v", round+1, callers, got, want)
+				}
+				if p.Ended() {
+					t.Fatalf("round %d: the exporter has ended, want it to run", round+1)
+				}
+			}
+			p.Stop() // before its group is removed
+		})
+	}
+}
+
+// A silence is a network in which no target answers.
+type silence struct {
+	mu     sync.Mutex
+	onSYN  map[netip.Addr]func() // what to call for the next SYN to a target
+	asking chan struct{}         // holds a value for each caller whose probe has neither begun nor been refused
+}
+
+func newSilence(t *testing.T) *silence {
+	t.Helper()
+	s := &silence{onSYN: make(map[netip.Addr]func()), asking: make(chan struct{}, 100)}
+	simnet.NewWire(t, func(segment simnet.Segment) [][]byte {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if begun := s.onSYN[segment.Dst.Addr()]; begun != nil {
+			begun()
+		}
+		return nil
+	}, "10.0.0.0/8")
+	return s
+}
+
+// probe probes a number of targets at once and returns how often there was each result.
+func (s *silence) probe(t *testing.T, callers int) map[string]int {
+	t.Helper()
+	results := make(map[string]int)
+	var calling sync.WaitGroup
+	for i := range callers {
+		s.asking <- struct{}{}
+		asked := sync.OnceFunc(func() { <-s.asking })
+		target := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+		s.mu.Lock()
+		s.onSYN[target] = asked
+		s.mu.Unlock()
+		calling.Go(func() {
+			defer asked()
+			a := exporter.Call(t, i).Get(t, fmt.Sprintf("/probe?target=%v:443", target))
+			result := fmt.Sprintf("%d %s", a.Status, a.Body)
+			if a.Status == 200 && strings.Contains(a.Body, `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`) {
+				result = "timeout"
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			results[result]++
+		})
+	}
+	calling.Wait()
+	return results
+}
