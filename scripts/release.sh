@@ -2,10 +2,13 @@
 # Builds the archives of a release. `make release` calls this script, and the Makefile documents the variables.
 #
 # The archives do not depend on who builds them, where or when. They contain no file that git ignores, and do not
-# depend on paths, users, the clock, the time zone, the umask, the order of directory entries, or these variables
-# of the environment:
+# depend on paths, users, the clock, the time zone, the locale, the umask, the order of directory entries, what
+# `go env -w` wrote, the configuration of git, or these variables of the environment:
 set -eu
-unset GOEXPERIMENT GOFIPS140 GO386 GOMIPS GOMIPS64 GOPPC64 GORISCV64 GZIP TAR_OPTIONS
+unset GO111MODULE GO386 GODEBUG GOEXPERIMENT GOFIPS140 GOMIPS GOMIPS64 GOPPC64 GORISCV64 GO_EXTLINK_ENABLED \
+  CDPATH GZIP POSIXLY_CORRECT TAR_OPTIONS
+export LC_ALL=C TZ=UTC
+umask 022
 
 fail() {
   echo "release: $*" >&2
@@ -43,14 +46,31 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 mkdir "$work/source" "$work/tree" "$work/out"
-tree=HEAD
+tree=$(git rev-parse --verify HEAD)
 [ -z "$dirty" ] || tree=$(export GIT_INDEX_FILE="$work/index" && git add --all && git write-tree)
-git archive --format=tar "$tree" >"$work/tar"
+# Both attributes and settings of the user could change the files of an archive, such as the ends of their lines. So
+# git makes the archive in a repository that has no settings of its own, and only borrows the clone's objects.
+clean_git() {
+  env -i PATH="$PATH" GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_ATTR_NOSYSTEM=1 \
+    git -c core.attributesFile=/dev/null -c safe.directory='*' "$@"
+}
+objects=$(git rev-parse --path-format=absolute --git-path objects)
+clean_git init --quiet --bare --template= --object-format="$(git rev-parse --show-object-format)" "$work/git"
+mkdir -p "$work/git/objects/info"
+printf '%s\n' "$objects" >"$work/git/objects/info/alternates"
+clean_git --git-dir="$work/git" archive --format=tar "$tree" >"$work/tar"
 tar --extract --file="$work/tar" --directory="$work/source"
 (
   cd "$work/source"
   find LICENSE README.md CHANGELOG.md docs examples -type f ! -name '*.go' -exec cp --parents -t "$work/tree" {} +
 )
+
+# Settings that `go env -w` wrote count as far as they are about where modules and the Go release come from.
+for name in GOAUTH GOCACHE GOINSECURE GOMODCACHE GONOPROXY GONOSUMDB GOPRIVATE GOPROXY GOSUMDB GOTOOLCHAIN GOVCS; do
+  value=$(go env "$name")
+  export "$name=$value"
+done
+export GOENV=off
 
 echo "shaker_exporter $version, revision $revision, $date, with $(go env GOVERSION)"
 info=github.com/prometheus/common/version

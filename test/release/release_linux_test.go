@@ -307,10 +307,21 @@ func TestRelease(t *testing.T) {
 		t.Setenv("TZ", "America/St_Johns")
 		t.Setenv("USER", "someone")
 		t.Setenv("GOFLAGS", "-tags=other")
-		t.Setenv("GOEXPERIMENT", "nospinbitmutex")
+		t.Setenv("GOEXPERIMENT", "nogreenteagc")
 		t.Setenv("GZIP", "--rsyncable")
 		t.Setenv("TAR_OPTIONS", "--exclude=docs")
+		t.Setenv("GO_EXTLINK_ENABLED", "1")
+		t.Setenv("GODEBUG", "gotypesalias=0")
+		settings := t.TempDir()
+		t.Setenv("GOENV", lab.Write(t, settings, "goenv", "GOEXPERIMENT=nogreenteagc\nGOFIPS140=latest\n"))
+		attributes := lab.Write(t, settings, "attributes", "docs/faq.md export-ignore\ndocs/cost.md text eol=crlf\n")
+		t.Setenv("GIT_CONFIG_GLOBAL", lab.Write(t, settings, "gitconfig",
+			"[core]\nautocrlf = true\nattributesFile = "+attributes+"\n[tar]\numask = 0777\n"))
+		for name, value := range map[string]string{"COUNT": "1", "KEY_0": "core.eol", "VALUE_0": "crlf"} {
+			t.Setenv("GIT_CONFIG_"+name, value)
+		}
 		run(t, root, `umask 077; git clone -q . "$1"; echo other.go >"$1/.git/info/exclude"
+			echo "docs/scale.md text eol=crlf" >"$1/.git/info/attributes"
 			printf 'package main\nfunc init() { println("other") }\n' >"$1/other.go"
 			make -C "$1" release PLATFORMS="$2" OUT=../out`, elsewhere, here)
 		again, err := os.ReadFile(filepath.Join(filepath.Dir(elsewhere), "out", ours+".tar.gz"))
