@@ -16,8 +16,8 @@
 #   ALLOW_DIRTY=1        includes uncommitted changes, to try things out
 #   SOURCE_DATE_EPOCH    the time of all files; by default, the time of the commit
 #
-# The same commit, version and Go release give the same archives, byte by byte, on any Linux with GNU
-# tar and gzip. To verify published archives, build them again and run `sha256sum -c` with the
+# The same commit, version and Go release (`go version`) give the same archives, byte by byte, on any Linux
+# with GNU tar and gzip, whatever the settings of go, git and the shell are. To verify published archives, build them again and run `sha256sum -c` with the
 # published sums.
 #
 # To release: give the top section of CHANGELOG.md its version and date, commit, tag the commit with
@@ -36,7 +36,7 @@ help:
 	@sed '/^#/!q; s/^# \{0,1\}//' Makefile
 
 build:
-	go build -o shaker_exporter .
+	CGO_ENABLED=0 go build -o shaker_exporter .
 
 test:
 	go test ./... && go -C test test -count=1 ./...

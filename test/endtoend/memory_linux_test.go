@@ -16,7 +16,7 @@ import (
 
 // Many more targets than the memory is enough for are silent at once. As many probes as the limit says are in flight at
 // the same time, and their result is that the target is silent. The other requests get status 503, and the kernel does
-// not kill the exporter. In the control case there is no memory limit, and all targets are probed.
+// not kill the exporter. In the control case there is enough memory, and all targets are probed.
 func TestMemoryLimit(t *testing.T) {
 	if lab.Race {
 		t.Skip("with the race detector, a program takes several times as much memory")
@@ -25,7 +25,7 @@ func TestMemoryLimit(t *testing.T) {
 	lab.NeedDescriptors(t, callers+1000)
 	for _, c := range []struct {
 		name      string
-		megabytes int // the memory limit; 0 is none
+		megabytes int // the memory limit
 		args      []string
 		room      int // the limit of probes in flight
 	}{
@@ -33,16 +33,11 @@ func TestMemoryLimit(t *testing.T) {
 		{name: "64 MB, and more in flight by the flag", megabytes: 64,
 			args: []string{"--probe.max-in-flight=5000"}, room: 682},
 		{name: "128 MB", megabytes: 128, room: 2048},
-		{name: "no limit, the control", args: []string{"--probe.max-in-flight=5000"}, room: 5000},
+		{name: "1 GB, the control", megabytes: 1024, args: []string{"--probe.max-in-flight=5000"}, room: 5000},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			silent := newSilence(t)
-			cmd := exporter.Command(t, c.args...)
-			if c.megabytes > 0 {
-				group, limited := process.LimitMemory(t, c.megabytes<<20, cmd)
-				defer func() { t.Logf("the peak is %d of %d MB", group.Peak()>>20, c.megabytes) }()
-				cmd = limited
-			}
+			group, cmd := process.LimitMemory(t, c.megabytes<<20, exporter.Command(t, c.args...))
 			p := exporter.Run(t, cmd)
 			if got := exporter.Metric(t, "shaker_probes_in_flight_limit"); got != c.room {
 				t.Errorf("the limit of probes in flight is %d, want %d", got, c.room)
@@ -62,6 +57,12 @@ func TestMemoryLimit(t *testing.T) {
 				}
 			}
 			p.Stop() // before its group is removed
+			// The formula of docs/cost.md.
+			if peak, most := group.Peak(), 32<<20+c.room*48<<10; peak > most {
+				t.Errorf("with %d probes in flight the peak is %d kB, want at most %d kB", c.room, peak>>10, most>>10)
+			} else {
+				t.Logf("with %d probes in flight the peak is %d kB", c.room, peak>>10)
+			}
 		})
 	}
 }
