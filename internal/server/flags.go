@@ -42,7 +42,8 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 		"Seconds to subtract from Prometheus' scrape timeout, so that the response arrives in time.").
 		Default("0.5").Float64Var(&f.timeoutOffset)
 	cmd.Flag("probe.max-in-flight",
-		"Maximum number of concurrent handshakes. 0 derives it from the open file limit.").
+		"Maximum number of concurrent handshakes, as far as the memory limit permits it. "+
+			"0 derives it from the limits of open files and memory.").
 		Default("0").IntVar(&f.maxInFlight)
 	cmd.Flag("history.limit",
 		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").
