@@ -20,13 +20,12 @@ type MemoryGroup struct {
 }
 
 // LimitMemory returns a control group whose programs may use the given number of bytes of memory together, and a
-// command that runs cmd in it. The group exists until the test ends; the program must have ended before. A machine
-// without cgroup v1 makes the test skip, in CI, too.
+// command that runs cmd in it. The group exists until the test ends; the program must have ended before.
 func LimitMemory(t testing.TB, limit int, cmd *exec.Cmd) (*MemoryGroup, *exec.Cmd) {
 	t.Helper()
 	directory, err := os.MkdirTemp(memoryController, "shaker-lab-")
 	if err != nil {
-		t.Skipf("needs the memory controller of cgroup v1: %v", err)
+		lab.Skip(t, "needs the memory controller of cgroup v1: %v", err)
 	}
 	t.Cleanup(func() {
 		lab.Eventually(t, "the group is removed", func() bool { return os.Remove(directory) == nil })
