@@ -50,7 +50,8 @@ func TestMemoryLimit(t *testing.T) {
 					want["503 "+inFlightText] = callers - room
 				}
 				if !maps.Equal(got, want) {
-					t.Errorf("round %d: %d probes of silent targets at once gave %v, want %v", round+1, callers, got, want)
+					t.Errorf("round %d: %d probes of silent targets at once gave %v, want %v",
+						round+1, callers, got, want)
 				}
 				if p.Ended() {
 					t.Fatalf("round %d: the exporter has ended, want it to run", round+1)
