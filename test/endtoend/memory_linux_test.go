@@ -2,7 +2,6 @@ package endtoend
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -42,20 +41,19 @@ func TestMemoryLimit(t *testing.T) {
 			if got := exporter.Metric(t, "shaker_probes_in_flight_limit"); got != c.room {
 				t.Errorf("the limit of probes in flight is %d, want %d", got, c.room)
 			}
-			for round := range 2 {
-				got := silent.probe(t, callers)
-				room := min(c.room, callers)
-				want := map[string]int{"timeout": room}
-				if callers > room {
-					want["503 "+inFlightText] = callers - room
+			for _, asking := range []int{100, callers} {
+				got := silent.probe(t, callers, asking)
+				timeouts, refused, late := got["timeout"], got["503 "+inFlightText], got["too late"]
+				if timeouts+refused+late != callers {
+					t.Errorf("%d probes of silent targets gave %v, want only timeouts and 503", callers, got)
 				}
-				if !maps.Equal(got, want) {
-					t.Errorf("round %d: %d probes of silent targets at once gave %v, want %v",
-						round+1, callers, got, want)
+				// On a busy machine, some SYNs may be sent too late, so that other probes take their places.
+				if asking < callers && late == 0 && timeouts != c.room {
+					t.Errorf("%d probes of silent targets gave %v, want %d timeouts", callers, got, c.room)
 				}
-				if p.Ended() {
-					t.Fatalf("round %d: the exporter has ended, want it to run", round+1)
-				}
+			}
+			if p.Ended() {
+				t.Fatalf("the exporter has ended, want it to run")
 			}
 			p.Stop() // before its group is removed
 			// The formula of docs/cost.md.
@@ -70,14 +68,13 @@ func TestMemoryLimit(t *testing.T) {
 
 // A silence is a network in which no target answers.
 type silence struct {
-	mu     sync.Mutex
-	onSYN  map[netip.Addr]func() // what to call for the next SYN to a target
-	asking chan struct{}         // holds a value for each caller whose probe has neither begun nor been refused
+	mu    sync.Mutex
+	onSYN map[netip.Addr]func() // what to call for the next SYN to a target
 }
 
 func newSilence(t *testing.T) *silence {
 	t.Helper()
-	s := &silence{onSYN: make(map[netip.Addr]func()), asking: make(chan struct{}, 100)}
+	s := &silence{onSYN: make(map[netip.Addr]func())}
 	simnet.NewWire(t, func(segment simnet.Segment) [][]byte {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -89,14 +86,16 @@ func newSilence(t *testing.T) *silence {
 	return s
 }
 
-// probe probes a number of targets at once and returns how often there was each result.
-func (s *silence) probe(t *testing.T, callers int) map[string]int {
+// probe probes a number of targets at once and returns how often there was each result. No more than asking callers
+// wait at the same time for their probes to begin or to be refused.
+func (s *silence) probe(t *testing.T, callers, asking int) map[string]int {
 	t.Helper()
+	slots := make(chan struct{}, asking)
 	results := make(map[string]int)
 	var calling sync.WaitGroup
 	for i := range callers {
-		s.asking <- struct{}{}
-		asked := sync.OnceFunc(func() { <-s.asking })
+		slots <- struct{}{}
+		asked := sync.OnceFunc(func() { <-slots })
 		target := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		s.mu.Lock()
 		s.onSYN[target] = asked
@@ -105,8 +104,11 @@ func (s *silence) probe(t *testing.T, callers int) map[string]int {
 			defer asked()
 			a := exporter.Call(t, i).Get(t, fmt.Sprintf("/probe?target=%v:443", target))
 			result := fmt.Sprintf("%d %s", a.Status, a.Body)
-			if a.Status == 200 && strings.Contains(a.Body, `probe_result_info{result="timeout",errno="ETIMEDOUT"} 1`) {
+			switch {
+			case a.Status == 200 && strings.Contains(a.Body, `result="timeout",errno="ETIMEDOUT"} 1`):
 				result = "timeout"
+			case a.Status == 503 && strings.HasSuffix(a.Body, "no SYN was sent in time for the deadline\n"):
+				result = "too late"
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
