@@ -33,7 +33,11 @@ type Module struct {
 	Prober  string        // "tcp"
 	Timeout time.Duration // upper limit of a probe's timeout, at most MaxTimeout
 	TCP     TCP
+	Watch   Watch // the zero value: only scrapes probe the targets
 }
+
+// Watched reports whether the module's targets are also probed between scrapes.
+func (m Module) Watched() bool { return m.Watch.Interval > 0 }
 
 // TCP describes the handshakes of the tcp prober.
 type TCP struct {
@@ -76,6 +80,13 @@ type TCP struct {
 
 	// Close is how a handshake ends, Reset or FIN.
 	Close string
+}
+
+// Watch describes how targets are probed between scrapes.
+type Watch struct {
+	Interval time.Duration // between two handshakes with a target, 100 ms to 1 min
+	Expire   time.Duration // a target that is not scraped for this long is forgotten, 1 min to 24 h
+	Resolve  time.Duration // between two lookups of a name, 1 s to 1 h
 }
 
 // Values of PreferredIPProtocol.
@@ -123,6 +134,12 @@ func results() []string {
 // MaxTimeout is the longest timeout of a module. The kernel gives up on a SYN after about that time.
 const MaxTimeout = 2 * time.Minute
 
+// Timeouts of modules that set none.
+const (
+	defaultTimeout        = 5 * time.Second
+	defaultWatchedTimeout = firstRetransmission
+)
+
 // DefaultModule is the module of a probe that does not name one.
 const DefaultModule = "tcp_connect"
 
@@ -144,7 +161,7 @@ func Default() *Config {
 func defaultModule() Module {
 	return Module{
 		Prober:  tcpProber,
-		Timeout: 5 * time.Second,
+		Timeout: defaultTimeout,
 		TCP: TCP{
 			PreferredIPProtocol: IP6,
 			IPProtocolFallback:  true,
@@ -155,6 +172,11 @@ func defaultModule() Module {
 			Close:               Reset,
 		},
 	}
+}
+
+// defaultWatch returns the values of the keys that a section watch leaves out.
+func defaultWatch() Watch {
+	return Watch{Interval: time.Second, Expire: 5 * time.Minute, Resolve: time.Minute}
 }
 
 // Options returns the module's options for one handshake, without Timeout.

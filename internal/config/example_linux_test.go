@@ -43,17 +43,30 @@ func TestExampleHasEveryKey(t *testing.T) {
 	for name, keys := range map[string][2][]string{
 		"the file": {keysAt(t, text), names(configKeys)},
 		"targets":  {keysAt(t, text, "targets"), names(targetsKeys)},
-		"module":   {keysAt(t, text, "modules", DefaultModule), names(moduleKeys)},
+		"module":   {append(keysAt(t, text, "modules", DefaultModule), "watch"), names(moduleKeys)},
 		"tcp":      {keysAt(t, text, "modules", DefaultModule, "tcp"), names(tcpKeys)},
+		"watch":    {keysAt(t, text, "modules", "tcp_watch", "watch"), names(watchKeys)},
 	} {
 		if !slices.Equal(keys[0], keys[1]) {
 			t.Errorf("%s: %s has the keys %s, want %s", example, name, keys[0], keys[1])
 		}
 	}
+	// The watched module has the default values.
+	watched, _, err := Parse("watched.yml", []byte("modules: {tcp_watch: {prober: tcp, watch: {}}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.Modules["tcp_watch"], watched.Modules["tcp_watch"]; !reflect.DeepEqual(got, want) {
+		t.Errorf("%s with every key: tcp_watch is %+v, want %+v", example, got, want)
+	}
 	// The effective configuration has all of them too.
 	shown := encode(t, c)
 	if got := keysAt(t, shown, "modules", DefaultModule, "tcp"); !slices.Equal(got, names(tcpKeys)) {
 		t.Errorf("%s with every key, encoded again: tcp has the keys %s, want %s", example, got, names(tcpKeys))
+	}
+	if got := keysAt(t, shown, "modules", "tcp_watch"); !slices.Equal(got, names(moduleKeys)) {
+		t.Errorf("%s with every key, encoded again: tcp_watch has the keys %s, want %s",
+			example, got, names(moduleKeys))
 	}
 }
 

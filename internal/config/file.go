@@ -14,8 +14,8 @@ import (
 //
 // The error has one line for each mistake in the text, in the order of the text's lines. An option
 // that this process may not use on this host is a mistake too. A warning is about an address or an
-// interface to send from that this host lacks now, but may have later, or about a setting from a file
-// of blackbox_exporter that has no effect.
+// interface to send from that this host lacks now, but may have later, about a setting from a file of
+// blackbox_exporter that has no effect, or about a watched module that cannot show every lost SYN.
 func Parse(name string, text []byte) (c *Config, warnings []string, err error) {
 	f := &file{name: name, budget: maxAliased}
 	c = Default()
@@ -39,10 +39,11 @@ func Parse(name string, text []byte) (c *Config, warnings []string, err error) {
 type file struct {
 	name             string
 	errors, warnings []problem
-	foreign          *Foreign // what the module that is read turned out to be, nil if it is not foreign
-	alias            int      // line of the alias that was read last
-	budget           int      // how many more nodes may be visited
-	exhausted        *problem // the error when the budget is used up
+	foreign          *Foreign         // what the module that is read turned out to be, nil if it is not foreign
+	tcp              map[string]value // the keys of the section tcp that was read last
+	alias            int              // line of the alias that was read last
+	budget           int              // how many more nodes may be visited
+	exhausted        *problem         // the error when the budget is used up
 }
 
 // problem is an error or a warning about a line.

@@ -2,6 +2,9 @@ package config
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -16,7 +19,7 @@ type key[T any] struct {
 	read func(t *T, v value) // sets t to the value in the file, or refuses it
 
 	// show returns the value of t, or nil if it has none. The func itself is nil for keys that only
-	// blackbox_exporter has.
+	// blackbox_exporter has, and for misplaced ones.
 	show func(t *T) any
 }
 
@@ -52,19 +55,27 @@ var targetsKeys = []key[Targets]{
 		func(t *Targets) any { return showRanges(t.Deny) }},
 }
 
-var moduleKeys = append([]key[Module]{
+var moduleKeys = slices.Concat([]key[Module]{
 	{"prober",
 		func(_ *Module, v value) { readProber(v) },
 		func(m *Module) any { return m.Prober }},
 	{"timeout",
 		optional(func(m *Module, v value) { readTimeout(v, &m.Timeout) }),
-		func(m *Module) any { return m.Timeout }},
+		func(m *Module) any { return showDuration(m.Timeout) }},
 	{"tcp",
 		func(m *Module, v value) { readTCP(v, &m.TCP) },
 		func(m *Module) any { return m.TCP }},
-}, otherSections()...)
+	{"watch",
+		func(m *Module, v value) { readWatch(v, &m.Watch) },
+		func(m *Module) any {
+			if !m.Watched() {
+				return nil
+			}
+			return m.Watch
+		}},
+}, otherSections(), misplaced[Module]("tcp", names(tcpKeys)...), misplaced[Module]("watch", names(watchKeys)...))
 
-var tcpKeys = []key[TCP]{
+var tcpKeys = append([]key[TCP]{
 	{"preferred_ip_protocol",
 		optional(func(t *TCP, v value) { readPreferred(v, &t.PreferredIPProtocol) }),
 		func(t *TCP) any { return t.PreferredIPProtocol }},
@@ -135,7 +146,19 @@ var tcpKeys = []key[TCP]{
 	{"query_response", optional(func(_ *TCP, v value) { readQueries(v) }), nil},
 	{"tls", optional(func(_ *TCP, v value) { readTLS(v) }), nil},
 	{"tls_config", optional(func(_ *TCP, v value) { ignoreTLSConfig(v) }), nil},
-}
+}, misplaced[TCP]("the module", "timeout", "watch")...)
+
+var watchKeys = append([]key[Watch]{
+	{"interval",
+		func(w *Watch, v value) { v.duration(&w.Interval, 100*time.Millisecond, time.Minute) },
+		func(w *Watch) any { return showDuration(w.Interval) }},
+	{"expire",
+		func(w *Watch, v value) { v.duration(&w.Expire, time.Minute, 24*time.Hour) },
+		func(w *Watch) any { return showDuration(w.Expire) }},
+	{"resolve",
+		func(w *Watch, v value) { v.duration(&w.Resolve, time.Second, time.Hour) },
+		func(w *Watch) any { return showDuration(w.Resolve) }},
+}, misplaced[Watch]("the module", "timeout")...)
 
 // unless returns the value, or nil if it is the one that stands for no value.
 func unless[T comparable](none, value T) any {
@@ -143,6 +166,18 @@ func unless[T comparable](none, value T) any {
 		return nil
 	}
 	return value
+}
+
+// showDuration returns a duration as a person writes it: 5m, where String returns 5m0s.
+func showDuration(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 func showRanges(ranges []Range) any {
@@ -188,3 +223,6 @@ func (m Module) MarshalYAML() (any, error) { return show(&m, moduleKeys) }
 
 // MarshalYAML returns the section tcp, including defaults, as in the configuration file.
 func (t TCP) MarshalYAML() (any, error) { return show(&t, tcpKeys) }
+
+// MarshalYAML returns the section watch, including defaults, as in the configuration file.
+func (w Watch) MarshalYAML() (any, error) { return show(&w, watchKeys) }

@@ -6,7 +6,16 @@ import (
 	"strings"
 )
 
-// names returns the names of the keys, without those of blackbox_exporter only.
+// misplaced returns keys that a mapping does not have, because they belong below another key.
+func misplaced[T any](below string, names ...string) (keys []key[T]) {
+	refuse := func(_ *T, v value) { v.refuse("is misplaced, want it below %s", below) }
+	for _, name := range names {
+		keys = append(keys, key[T]{name, refuse, nil})
+	}
+	return keys
+}
+
+// names returns the names of the keys that can be shown.
 func names[T any](keys []key[T]) []string {
 	var names []string
 	for _, key := range keys {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -59,7 +60,13 @@ func readModule(v value) (module Module, foreign *Foreign) {
 	if slices.Contains(otherProbers, prober) {
 		v.file.foreign = &Foreign{Prober: prober}
 	} else {
-		readEntries(entries, &module, moduleKeys)
+		module.Timeout = 0 // until it is known whether the module is watched
+		given := readEntries(entries, &module, moduleKeys)
+		if module.Watched() {
+			module.Timeout = cmp.Or(module.Timeout, defaultWatchedTimeout)
+			module.checkWatch(given, v.file.tcp)
+		}
+		module.Timeout = cmp.Or(module.Timeout, defaultTimeout)
 	}
 	if foreign = v.file.foreign; foreign == nil || foreign.Prober != prober { // tls does not excuse a wrong prober
 		return module, nil

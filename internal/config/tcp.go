@@ -14,9 +14,9 @@ func readTCP(v value, t *TCP) {
 	if isNull(v.Node) { // all its keys are commented out
 		return
 	}
-	given := readMapping(v, t, tcpKeys)
+	v.file.tcp = readMapping(v, t, tcpKeys)
 	if t.SourceIPAddress.IsValid() {
-		t.checkSource(given["source_ip_address"])
+		t.checkSource(v.file.tcp["source_ip_address"])
 	}
 }
 

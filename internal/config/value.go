@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
@@ -162,6 +163,21 @@ func number[T uint8 | uint32](v value, into *T, first, last uint64) (ok bool) {
 	}
 	*into = T(n)
 	return true
+}
+
+// duration reads a duration from first to last.
+func (v value) duration(into *time.Duration, first, last time.Duration) {
+	want := fmt.Sprintf("a duration with a unit, from %s to %s", showDuration(first), showDuration(last))
+	text, ok := v.text(want)
+	if !ok {
+		return
+	}
+	duration, err := time.ParseDuration(text)
+	if err != nil || duration < first || duration > last {
+		v.wrong(want)
+		return
+	}
+	*into = duration
 }
 
 // items returns the values of a list. If the value is not a list, ok is false and it is refused.

@@ -26,17 +26,28 @@ func TestOperationFlags(t *testing.T) {
 	}
 }
 
-// docs/configuration.md has a row for each key below tcp, with its default, and no row for any other key. The keys
-// are those of examples/shaker.yml, which a test in internal/config compares with the exporter.
+// docs/configuration.md has a row for each key below tcp and below watch, with its default, and no row for any other
+// key. The keys are those of examples/shaker.yml, which a test in internal/config compares with the exporter.
 func TestConfigurationKeys(t *testing.T) {
 	example := lab.Read(t, "examples/shaker.yml")
-	defaults := tcpKeys(t, example)
-	keys := tcpKeys(t, regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAllString(example, "$1$2"))
+	uncommented := regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAllString(example, "$1$2")
+	defaults, keys := keysOf(t, example, "tcp_connect", "tcp"), keysOf(t, uncommented, "tcp_connect", "tcp")
 	if len(keys) < 10 || len(defaults) < 5 || len(defaults) >= len(keys) {
 		t.Fatalf("examples/shaker.yml has %d keys below tcp, %d of them with a default, want more of both",
 			len(keys), len(defaults))
 	}
-	table := rows(t, configurationPage, "key")
+	compareKeys(t, "key", keys, defaults)
+	watch := keysOf(t, uncommented, "tcp_watch", "watch") // its values are the defaults
+	if len(watch) < 3 {
+		t.Fatalf("examples/shaker.yml has the keys %v below watch, want at least 3", watch)
+	}
+	compareKeys(t, "key below `watch`", watch, watch)
+}
+
+// compareKeys compares a table of docs/configuration.md with the keys of a section and their defaults.
+func compareKeys(t *testing.T, heading string, keys, defaults map[string]string) {
+	t.Helper()
+	table := rows(t, configurationPage, heading)
 	for key := range keys {
 		cells, ok := table[key]
 		if !ok {
@@ -50,26 +61,30 @@ func TestConfigurationKeys(t *testing.T) {
 	}
 	for key := range table {
 		if _, ok := keys[key]; !ok {
-			t.Errorf("%s has a row for %s, which is not a key below tcp", configurationPage, key)
+			t.Errorf("%s, table %q: a row for %s, which is not a key there", configurationPage, heading, key)
 		}
 	}
 }
 
-// tcpKeys returns the keys below tcp of the module tcp_connect in a configuration, with their values as the file has
-// them.
-func tcpKeys(t *testing.T, configuration string) map[string]string {
+// keysOf returns the keys of a section of a module in a configuration, with their values as the file has them.
+func keysOf(t *testing.T, configuration, module, section string) map[string]string {
 	t.Helper()
 	var file struct {
-		Modules map[string]struct{ TCP map[string]yaml.Node }
+		Modules map[string]map[string]yaml.Node
 	}
 	if err := yaml.Unmarshal([]byte(configuration), &file); err != nil {
 		t.Fatalf("%v in\n%s", err, configuration)
 	}
+	node := file.Modules[module][section]
+	var values map[string]yaml.Node
+	if err := node.Decode(&values); err != nil {
+		t.Fatalf("module %s: %s: %v", module, section, err)
+	}
 	keys := make(map[string]string)
-	for key, value := range file.Modules["tcp_connect"].TCP {
+	for key, value := range values {
 		text, err := yaml.Marshal(&value)
 		if err != nil {
-			t.Fatalf("tcp.%s: %v", key, err)
+			t.Fatalf("%s.%s: %v", section, key, err)
 		}
 		keys[key] = strings.TrimSpace(string(text))
 	}
