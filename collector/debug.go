@@ -11,12 +11,19 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // writeDebug writes what happened in a probe, step by step, and the module that it used. The metrics
 // follow it.
-func writeDebug(w io.Writer, r *probe.Report) {
+func writeDebug(w io.Writer, answer watch.Answer) {
+	r := answer.Report
+	if !answer.Probed {
+		fmt.Fprintf(w, "# Watched since %s, with a handshake every %v. What follows is the last one, of %s.\n\n",
+			answer.Watch.Registered.UTC().Format(time.RFC3339), answer.Watch.Interval,
+			answer.Watch.LastHandshake.UTC().Format("15:04:05.000"))
+	}
 	fmt.Fprintf(w, "# Log\n\n")
 	var at logLine = func(when time.Duration, format string, args ...any) {
 		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))

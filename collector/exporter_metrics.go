@@ -17,6 +17,7 @@ const (
 	badRequest    = "bad_request"   // any other mistake of the caller
 	denied        = "denied"        // the policy for targets does not permit the target
 	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
+	watchLimit    = "watch_limit"   // a limit permits no further watched target
 	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once
 	shuttingDown  = "shutting_down" // the exporter is shutting down
 	tooLate       = "too_late"      // the timeout ended before a SYN had been out for long enough
@@ -37,13 +38,15 @@ type metrics struct {
 	inFlightLimit  prometheus.Gauge
 }
 
+// histogram returns the options of a histogram with classic and native buckets.
+func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
+		NativeHistogramMinResetDuration: time.Hour}
+}
+
 // newMetrics returns the metrics. Their initial values are 0.
 func newMetrics(prober *probe.Prober) *metrics {
-	histogram := func(name, help string, buckets ...float64) prometheus.HistogramOpts {
-		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets,
-			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
-			NativeHistogramMinResetDuration: time.Hour}
-	}
 	m := &metrics{
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shaker_probes_total",
 			Help: "Total number of probes that ended with a verdict about the target, open or not."},
@@ -76,7 +79,8 @@ func newMetrics(prober *probe.Prober) *metrics {
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.
 	for _, reason := range []string{
-		badTarget, unknownModule, badRequest, denied, inFlightLimit, tooManyAddrs, shuttingDown, tooLate, callerGone,
+		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, tooManyAddrs, shuttingDown, tooLate,
+		callerGone,
 	} {
 		m.rejected.WithLabelValues(reason)
 	}
@@ -111,12 +115,17 @@ func (m *metrics) count(r *probe.Report) {
 		if h.Outcome == shaker.Open {
 			m.handshake.WithLabelValues(r.ModuleName).Observe(h.Handshake.Seconds())
 		}
-		if h.ResetLag > 0 {
-			m.resetLag.Observe(h.ResetLag.Seconds())
-		}
-		m.synRetransmits.Add(float64(max(0, h.SYNs-1)))
-		if h.ACKSent && r.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
-			m.acksSent.Inc()
-		}
+		m.countHandshake(h, r.Module.TCP.Close == config.FIN)
+	}
+}
+
+// countHandshake counts what a handshake shows about this host. fin reports whether the ACK was sent on purpose.
+func (m *metrics) countHandshake(h *shaker.Result, fin bool) {
+	if h.ResetLag > 0 {
+		m.resetLag.Observe(h.ResetLag.Seconds())
+	}
+	m.synRetransmits.Add(float64(max(0, h.SYNs-1)))
+	if h.ACKSent && !fin {
+		m.acksSent.Inc()
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -43,6 +44,8 @@ const AnswerTime = 5 * time.Second
 type Handler struct {
 	options Options
 	metrics *metrics
+	watcher *watch.Watcher // nil before Watch is called
+	watch   *watchMetrics
 
 	faultLogged atomic.Int64               // Unix time, in seconds, at which a fault was last logged
 	exposition  atomic.Pointer[exposition] // last negotiated one
@@ -58,14 +61,19 @@ func New(options Options) *Handler {
 	if options.History == nil {
 		options.History = history.New(0)
 	}
-	return &Handler{options: options, metrics: newMetrics(options.Prober)}
+	return &Handler{options: options, metrics: newMetrics(options.Prober), watch: newWatchMetrics()}
 }
+
+// Watch makes the Handler serve watched modules from a Watcher. Without it, every scrape is a probe. It must be
+// called before the first request.
+func (h *Handler) Watch(w *watch.Watcher) { h.watcher = w }
 
 // Describe implements prometheus.Collector.
 func (h *Handler) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range h.metrics.all() {
 		c.Describe(ch)
 	}
+	h.watch.describe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -73,6 +81,9 @@ func (h *Handler) Collect(ch chan<- prometheus.Metric) {
 	h.metrics.initialize(h.options.Prober.Config())
 	for _, c := range h.metrics.all() {
 		c.Collect(ch)
+	}
+	if h.watcher != nil {
+		h.watch.collect(ch, h.watcher, h.options.Prober.Config())
 	}
 }
 
@@ -85,17 +96,28 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// httptest.ResponseRecorder does not support deadlines; ignore the error.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(req.Timeout + AnswerTime))
-	report, err := h.options.Prober.Probe(r.Context(), req)
+	answer, err := h.probe(r, req)
 	if err != nil {
 		h.fail(w, r, req, err)
 		return
 	}
-	h.metrics.count(report)
-	h.options.History.Add(req.Text, req.ModuleName, report.Record(), report.Path)
-	if !report.Success() {
-		h.logFailure(r.Context(), report)
+	if report := answer.Report; answer.Probed {
+		h.metrics.count(report)
+		h.options.History.Add(req.Text, req.ModuleName, report.Record(), report.Path)
+		if !report.Success() {
+			h.logFailure(r.Context(), report)
+		}
 	}
-	h.answer(w, r, report, debug)
+	h.answer(w, r, answer, debug)
+}
+
+// probe performs a probe, or answers from memory if the module and the target are watched.
+func (h *Handler) probe(r *http.Request, req *probe.Request) (watch.Answer, error) {
+	if req.Module.Watched() && h.watcher != nil {
+		return h.watcher.Scrape(r.Context(), req, clientOf(r))
+	}
+	report, err := h.options.Prober.Probe(r.Context(), req)
+	return watch.Answer{Report: report, Probed: true}, err
 }
 
 // logFailure logs a probe whose result is not valid for the module.
@@ -127,6 +149,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Reques
 		w.Header().Set("Retry-After", "1")
 		w.Header().Set("Connection", "close") // an idle connection takes half of the memory of a probe
 		h.reject(w, r, http.StatusServiceUnavailable, inFlightLimit, err)
+	case errors.Is(err, watch.ErrLimit):
+		w.Header().Set("Retry-After", "60")
+		h.reject(w, r, http.StatusServiceUnavailable, watchLimit, err)
 	case errors.Is(err, probe.ErrAddresses): // without Retry-After: a later probe has the same result
 		h.reject(w, r, http.StatusServiceUnavailable, tooManyAddrs, err)
 	case errors.Is(err, shaker.ErrClosed):
@@ -179,7 +204,7 @@ type response struct {
 var responses = sync.Pool{New: func() any { return new(response) }}
 
 // answer writes the metrics of a probe, preceded by its log if debug is true.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, report *probe.Report, debug bool) {
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, answer watch.Answer, debug bool) {
 	response := responses.Get().(*response)
 	defer responses.Put(response)
 	body := &response.body
@@ -188,9 +213,13 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, report *probe.R
 	contentType := string(exposition.format)
 	if debug {
 		exposition, contentType = plainText, "text/plain; charset=utf-8"
-		writeDebug(body, report)
+		writeDebug(body, answer)
 	}
-	if err := exposition.write(body, response.sheet.fill(report)); err != nil {
+	all := response.sheet.fill(answer.Report)
+	if answer.Watch != nil {
+		all = append(all, watchFamilies(answer.Watch)...)
+	}
+	if err := exposition.write(body, all); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -514,6 +514,7 @@ shaker_probes_rejected_total{reason="in_flight"} 0
 shaker_probes_rejected_total{reason="shutting_down"} 0
 shaker_probes_rejected_total{reason="too_late"} 0
 shaker_probes_rejected_total{reason="unknown_module"} 0
+shaker_probes_rejected_total{reason="watch_limit"} 0
 # HELP shaker_probes_total Total number of probes that ended with a verdict about the target, open or not.
 # TYPE shaker_probes_total counter
 shaker_probes_total{module="tcp_connect"} 0

@@ -40,6 +40,7 @@ type Prober struct {
 	options  Options
 	config   atomic.Pointer[config.Config]
 	inFlight atomic.Int64
+	reserved atomic.Int64
 }
 
 // New returns a Prober.
@@ -70,7 +71,7 @@ func (p *Prober) MaxInFlight() int { return p.options.MaxInFlight }
 func (p *Prober) admit(n int64) bool {
 	for {
 		before := p.inFlight.Load()
-		if limit := int64(p.options.MaxInFlight); limit > 0 && before+n > limit {
+		if limit := int64(p.options.MaxInFlight); limit > 0 && before+n+p.reserved.Load() > limit {
 			return false
 		}
 		if p.inFlight.CompareAndSwap(before, before+n) {
@@ -78,6 +79,10 @@ func (p *Prober) admit(n int64) bool {
 		}
 	}
 }
+
+// Reserve subtracts n handshakes from those that probes may have in flight, because others in the background may need
+// as many descriptors. A negative n gives them back.
+func (p *Prober) Reserve(n int) { p.reserved.Add(int64(n)) }
 
 // release undoes admit.
 func (p *Prober) release(n int64) { p.inFlight.Add(-n) }

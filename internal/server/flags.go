@@ -26,6 +26,8 @@ type flags struct {
 	reloadSeconds uint
 	timeoutOffset float64
 	maxInFlight   int
+	watchTargets  int
+	watchRate     float64
 	historyLimit  int
 	logProber     string
 }
@@ -45,6 +47,11 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 		"Maximum number of concurrent handshakes, as far as the memory limit permits it. "+
 			"0 derives it from the limits of open files and memory.").
 		Default("0").IntVar(&f.maxInFlight)
+	cmd.Flag("watch.max-targets", "Maximum number of watched targets. 0 means no limit.").
+		Default("20000").IntVar(&f.watchTargets)
+	cmd.Flag("watch.max-rate",
+		"Maximum number of handshakes per second with all watched targets. 0 means no limit.").
+		Default("20000").Float64Var(&f.watchRate)
 	cmd.Flag("history.limit",
 		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").
 		Default("10000").IntVar(&f.historyLimit)
@@ -67,6 +74,12 @@ func (f *flags) validate(configFile string) error {
 	}
 	if f.maxInFlight < 0 {
 		return fmt.Errorf("--probe.max-in-flight is %d, want 0 or more", f.maxInFlight)
+	}
+	if f.watchTargets < 0 {
+		return fmt.Errorf("--watch.max-targets is %d, want 0 or more", f.watchTargets)
+	}
+	if !(f.watchRate >= 0) { // rejects NaN, too
+		return fmt.Errorf("--watch.max-rate is %v, want 0 or more", f.watchRate)
 	}
 	if f.historyLimit < 0 {
 		return fmt.Errorf("--history.limit is %d, want 0 or more", f.historyLimit)

@@ -14,14 +14,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
-	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
 // A reloader reloads the configuration file on SIGHUP, on a request to /-/reload and, with
 // --config.enable-auto-reload, when its content has changed. An invalid file changes nothing.
 type reloader struct {
-	file   string // "" if the built-in configuration is active
-	prober *probe.Prober
+	file   string               // "" if the built-in configuration is active
+	apply  func(*config.Config) // makes a configuration the active one
 	logger *slog.Logger
 
 	mu         sync.Mutex // serializes reloads
@@ -60,11 +59,11 @@ func (c content) equal(other content) bool {
 }
 
 // newReloader returns a reloader for a file whose content has just been loaded.
-func newReloader(file string, loaded content, prober *probe.Prober, logger *slog.Logger) *reloader {
+func newReloader(file string, loaded content, apply func(*config.Config), logger *slog.Logger) *reloader {
 	r := &reloader{
 		file:   file,
 		last:   loaded,
-		prober: prober,
+		apply:  apply,
 		logger: logger,
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "shaker_exporter_config_last_reload_successful",
@@ -127,7 +126,7 @@ func (r *reloader) activate(c content) error {
 	}
 	warn(r.logger, warnings)
 	logForeign(r.logger, conf)
-	r.prober.Configure(conf)
+	r.apply(conf)
 	r.successful.Set(1)
 	r.when.SetToCurrentTime()
 	r.logger.Info("Configuration reloaded", "file", r.file, "modules", len(conf.Modules))

@@ -55,7 +55,7 @@ func TestReloadIfChanged(t *testing.T) {
 	defer engine.Close()
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
 	var log bytes.Buffer
-	r := newReloader(file, loaded, prober, slog.New(slog.NewTextHandler(&log, nil)))
+	r := newReloader(file, loaded, prober.Configure, slog.New(slog.NewTextHandler(&log, nil)))
 	const reloaded, rejected = "Configuration reloaded", "Configuration rejected"
 	check := func(when, module, message string, successful float64) {
 		t.Helper()

@@ -30,7 +30,7 @@ func newRoutes(t *testing.T, health func() error) http.Handler {
 		pages: pages.New(pages.Options{
 			Tracks: results.Tracks, Modules: func() []string { return nil }, Version: "1.2.3", Logger: logger,
 		}),
-		reload: newReloader("", content{}, prober, logger),
+		reload: newReloader("", content{}, prober.Configure, logger),
 		config: prober.Config,
 		health: health,
 	})

@@ -31,6 +31,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/pages"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -129,7 +130,20 @@ func (c *Command) serve(
 		History:       results,
 		TimeoutOffset: time.Duration(c.flags.timeoutOffset * float64(time.Second)),
 	})
-	reloader := newReloader(configFile, loaded, prober, logger)
+	watcher := watch.New(watch.Options{
+		Shaker:     engine,
+		Prober:     prober,
+		MaxTargets: c.flags.watchTargets,
+		MaxRate:    c.flags.watchRate,
+		History:    results,
+		Observe:    handler.Observe,
+	})
+	defer watcher.Close()
+	handler.Watch(watcher)
+	reloader := newReloader(configFile, loaded, func(c *config.Config) {
+		prober.Configure(c)
+		watcher.Configure()
+	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
 	statusPage := pages.New(pages.Options{
 		Tracks:  results.Tracks,
@@ -152,6 +166,7 @@ func (c *Command) serve(
 		<-ctx.Done()
 		stop() // from now on, a signal has its default effect
 		logger.Info("Shutting down, waiting for the running probes")
+		watcher.Close()
 		if err := drain(server, config.MaxTimeout+collector.AnswerTime); err != nil {
 			logger.Warn("Shutdown timed out, closing the remaining connections", "err", err)
 		}

@@ -1,2 +1,10 @@
 // Package watch probes targets continuously in the background, and answers scrapes from memory.
+//
+// The targets are listed in Prometheus only. The first scrape of a target with a watched module performs an
+// ordinary probe and registers the target (watcher.go). From then on the engine shakes hands with the target at
+// each interval of the module, and the target counts the results (target.go). Later scrapes read them and send
+// no packet. A target that is not scraped for some time expires, and names are resolved again now and then
+// (upkeep.go).
+//
+// A handshake that this host could not perform is counted as skipped, by reason. It never counts as lost.
 package watch

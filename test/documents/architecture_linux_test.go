@@ -37,6 +37,7 @@ func TestArchitecture(t *testing.T) {
 		{dir: "./internal/config", forbidden: []string{collector, module + "/internal/", "github.com/", "net/http"}},
 		{dir: "./internal/history", forbidden: []string{collector, module + "/internal/", "github.com/", "net/http"}},
 		{dir: "./internal/probe", forbidden: []string{collector, pages, "github.com/prometheus/", "net/http"}},
+		{dir: "./internal/watch", forbidden: []string{collector, pages, server, cli, "net/http"}},
 		{dir: "./internal/pages", forbidden: []string{collector, server, cli}},
 		{dir: "./collector", forbidden: []string{pages, server, cli}},
 		{dir: "./internal/cli", forbidden: []string{pages, server}},

@@ -93,13 +93,18 @@ func keysOf(t *testing.T, configuration, module, section string) map[string]stri
 
 // docs/metrics.md has a row for each metric, with its labels, and no row for any other metric.
 func TestMetricsTables(t *testing.T) {
-	const module = "modules: {tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}}"
-	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", module))
+	const modules = `modules:
+  tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}
+  watched: {prober: tcp, watch: {}}`
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", modules))
 	exported := make(map[string]bool)
 	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}
 	}, "192.0.2.0/24")
-	for _, path := range []string{"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/metrics"} {
+	for _, path := range []string{
+		"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/probe?target=localhost:10115&module=watched",
+		"/metrics",
+	} {
 		_, body := exporter.Get(t, path)
 		for _, line := range regexp.MustCompile(`(?m)^# TYPE ((?:probe|shaker)_\S+)`).FindAllStringSubmatch(body, -1) {
 			exported[line[1]+labelsOf(body, line[1])] = true

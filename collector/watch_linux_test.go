@@ -1,0 +1,194 @@
+package collector
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// newWatchHandler returns a handler with a Watcher. Its module "watched" is watched.
+func newWatchHandler(t *testing.T, options watch.Options) *handler {
+	t.Helper()
+	conf, _, err := config.Parse("watch.yml", []byte("modules: {watched: {prober: tcp, watch: {interval: 100ms}}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHandler(t, settings{config: conf})
+	options.Shaker, options.Prober, options.Observe = h.shaker, h.prober, h.Observe
+	w := watch.New(options)
+	t.Cleanup(w.Close)
+	h.Watch(w)
+	return h
+}
+
+// scrapeProtobuf requests a path in the format that Prometheus prefers with native histograms.
+func scrapeProtobuf(t *testing.T, h *handler, path string) map[string]*dto.MetricFamily {
+	t.Helper()
+	format := expfmt.NewFormat(expfmt.TypeProtoDelim)
+	w := get(h, path, "Accept", string(format))
+	if w.Code != 200 {
+		t.Fatalf("GET %s = %d %s, want 200", path, w.Code, w.Body)
+	}
+	families := make(map[string]*dto.MetricFamily)
+	decoder := expfmt.NewDecoder(w.Body, format)
+	for {
+		var family dto.MetricFamily
+		if decoder.Decode(&family) != nil {
+			return families
+		}
+		families[family.GetName()] = &family
+	}
+}
+
+// The first scrape of a watched target is a probe, the others are answered from memory. All have the metrics of
+// watching, with the time of their creation, and a native histogram.
+func TestWatchedTarget(t *testing.T) {
+	h := newWatchHandler(t, watch.Options{})
+	listen(t, "127.0.0.1:7100")
+	const path = "/probe?module=watched&target=127.0.0.1:7100"
+	before := time.Now()
+	var families map[string]*dto.MetricFamily
+	lab.Eventually(t, "there are five handshakes", func() bool {
+		families = scrapeProtobuf(t, h, path)
+		return families["probe_watch_handshakes_total"].Metric[0].Counter.GetValue() >= 5
+	})
+	checkValue(t, "probes of the module", h.metrics.probes.WithLabelValues("watched"), 1)
+	for name, labels := range map[string]string{
+		"probe_watch_handshakes_total":                 `open,|timeout,ETIMEDOUT`,
+		"probe_watch_rtt_seconds":                      ``,
+		"probe_watch_syn_retransmits_total":            ``,
+		"probe_watch_acks_sent_total":                  ``,
+		"probe_watch_skipped_total":                    `fault|late|overlapping|unread`,
+		"probe_watch_interval_seconds":                 ``,
+		"probe_watch_registered_timestamp_seconds":     ``,
+		"probe_watch_last_handshake_timestamp_seconds": ``,
+	} {
+		family := families[name]
+		if family == nil {
+			t.Errorf("the scrape has no %s", name)
+			continue
+		}
+		var got []string
+		for _, series := range family.Metric {
+			var values []string
+			for _, label := range series.Label {
+				values = append(values, label.GetValue())
+			}
+			got = append(got, strings.Join(values, ","))
+			created := series.GetCounter().GetCreatedTimestamp()
+			if series.Histogram != nil {
+				created = series.Histogram.CreatedTimestamp
+			}
+			if series.Gauge == nil && created.AsTime().Before(before.Add(-time.Minute)) {
+				t.Errorf("%s was created at %v, want at the registration", name, created.AsTime())
+			}
+		}
+		if strings.Join(got, "|") != labels {
+			t.Errorf("%s has the labels %q, want %q", name, strings.Join(got, "|"), labels)
+		}
+	}
+	if families["probe_watch_lookups_total"] != nil {
+		t.Error("the scrape of an address has probe_watch_lookups_total, want none")
+	}
+	rtt := families["probe_watch_rtt_seconds"].Metric[0].Histogram
+	if rtt.GetSchema() != 3 || len(rtt.Bucket) == 0 || rtt.GetSampleCount() < 5 {
+		t.Errorf("the histogram has schema %d, %d classic buckets, %d samples, want 3, some, 5 or more",
+			rtt.GetSchema(), len(rtt.Bucket), rtt.GetSampleCount())
+	}
+	if last := families["probe_watch_last_handshake_timestamp_seconds"].Metric[0].Gauge.GetValue(); last <
+		float64(before.Unix()-60) {
+		t.Errorf("the last handshake was at %v, want within the last minute", last)
+	}
+	text := get(h, path, "Accept", "text/plain").Body.String()
+	if !strings.Contains(text, `probe_watch_handshakes_total{result="open",errno=""} `) ||
+		!strings.Contains(text, "probe_watch_rtt_seconds_bucket") || !strings.Contains(text, "probe_success 1\n") {
+		t.Errorf("the scrape as text lacks metrics:\n%s", text)
+	}
+	if head := get(h, "/probe?module=watched&target=127.0.0.1:7100&debug=true").Body.String(); !strings.HasPrefix(head,
+		"# Watched since 2") || !strings.Contains(head, "SYN-ACK from 127.0.0.1:7100") {
+		t.Errorf("debug=true begins with\n%.300s\nwant since when the target is watched, and its last handshake", head)
+	}
+}
+
+// A limit is a fault with a hint when to try again.
+func TestWatchLimit(t *testing.T) {
+	h := newWatchHandler(t, watch.Options{MaxTargets: 1})
+	scrapeProtobuf(t, h, "/probe?module=watched&target=127.0.0.1:7101")
+	const path = "/probe?module=watched&target=127.0.0.1:7102"
+	w := get(h, path)
+	checkResponse(t, path, w, 503, "target not watched: 1 targets are watched already (limit: --watch.max-targets)\n")
+	if w.Header().Get("Retry-After") == "" {
+		t.Errorf("GET %s has no Retry-After, want one", path)
+	}
+	checkValue(t, "rejected by watch_limit", h.metrics.rejected.WithLabelValues(watchLimit), 1)
+}
+
+// The exporter's own metrics count registrations and handshakes in the background.
+func TestOwnMetricsOfWatching(t *testing.T) {
+	h := newWatchHandler(t, watch.Options{MaxTargets: 7})
+	listen(t, "127.0.0.1:7103")
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(h)
+	gather := func(name string) *dto.Metric {
+		t.Helper()
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			if family.GetName() == name {
+				return family.Metric[0]
+			}
+		}
+		t.Fatalf("/metrics has no %s", name)
+		return nil
+	}
+	if n := gather("shaker_registrations_total").Counter.GetValue(); n != 0 {
+		t.Errorf("%v registrations at the start, want 0", n)
+	}
+	scrapeProtobuf(t, h, "/probe?module=watched&target=127.0.0.1:7103")
+	lab.Eventually(t, "handshakes in the background are counted", func() bool {
+		return gather("shaker_watch_lag_seconds").Histogram.GetSampleCount() >= 3
+	})
+	for name, want := range map[string]float64{"shaker_watched_targets": 1, "shaker_watched_targets_limit": 7} {
+		if got := gather(name).Gauge.GetValue(); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	if n := gather("shaker_registrations_total").Counter.GetValue(); n != 1 {
+		t.Errorf("%v registrations, want 1", n)
+	}
+	if n := gather("shaker_reset_lag_seconds").Histogram.GetSampleCount(); n < 3 {
+		t.Errorf("shaker_reset_lag_seconds has %d samples, want those of the background, 3 or more", n)
+	}
+}
+
+// A local error of a handshake in the background is counted by its errno.
+func TestWatchFaults(t *testing.T) {
+	h := newWatchHandler(t, watch.Options{})
+	listen(t, "127.0.0.1:7104")
+	scrapeProtobuf(t, h, "/probe?module=watched&target=127.0.0.1:7104")
+	peer := netip.MustParseAddrPort("127.0.0.1:7104")
+	result, err := h.shaker.Shake(t.Context(), peer, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Observe("watched", &shaker.Repeated{Result: result})
+	lab.WithDescriptors(t, 0, func() {
+		lab.Eventually(t, "EMFILE is counted", func() bool {
+			var m dto.Metric
+			h.metrics.faults.WithLabelValues("EMFILE").Write(&m)
+			return m.Counter.GetValue() > 0
+		})
+	})
+}

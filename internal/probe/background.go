@@ -1,0 +1,39 @@
+package probe
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// What runs in the background between probes uses these parts of a probe.
+
+// Resolve resolves the name of a request, as a probe does, without a handshake. The addresses are those that may be
+// probed, the first one being the one that a probe would choose. If there are none, the report has a verdict about the
+// name. An error means that there is no verdict: it is [ErrDenied], or a local error.
+func (p *Prober) Resolve(ctx context.Context, req *Request) (*Report, []netip.Addr, error) {
+	r := &running{Report: &Report{Request: req, Start: time.Now()}, prober: p}
+	r.lookup = newLookup(ctx, p.options.DialDNS, r.Report)
+	defer r.lookup.end()
+	if err := r.resolve(ctx); err != nil {
+		return nil, nil, err
+	}
+	if len(r.addrs) == 0 {
+		return r.Report, nil, r.noAddress()
+	}
+	first := r.choose(r.addrs)
+	others := slices.DeleteFunc(r.addrs, func(addr netip.Addr) bool { return addr == first })
+	return r.Report, append([]netip.Addr{first}, others...), nil
+}
+
+// TracePath traces the path to the address of a report whose handshake has ended. It sets the Path of the report, or
+// its PathErr.
+func (p *Prober) TracePath(ctx context.Context, r *Report) {
+	if !p.admit(1) {
+		r.PathErr = errTooManyForTrace
+		return
+	}
+	defer p.release(1)
+	r.trace(ctx, p, time.Now().Add(longestTrace))
+}

@@ -1,0 +1,374 @@
+package watch
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+const openTarget = "10.0.0.1:80"
+
+// The first scrape performs a probe and registers the target. The next ones are answered from memory.
+func TestScrape(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	first := b.scrape(openTarget, "fast")
+	if !first.Probed || first.Result != "open" || first.Watch == nil || first.Watch.total("open") != 1 {
+		t.Errorf("the first scrape: %+v, want a probe that is open, and 1 handshake", first)
+	}
+	second := b.scrape(openTarget, "fast")
+	if second.Probed || second.Result != "open" || second.Handshake.RTT == 0 ||
+		second.Timeout != 300*time.Millisecond || time.Since(second.Start) > time.Minute {
+		t.Errorf("the second scrape: %+v, want the last handshake from memory", second)
+	}
+	later := b.awaitHandshakes(openTarget, "fast", "open", 5)
+	if later.Watch.Registered != first.Watch.Registered || !later.Watch.LastHandshake.After(first.Watch.LastHandshake) {
+		t.Errorf("registered %v, then %v, last handshake %v, then %v; want the same, and later",
+			first.Watch.Registered, later.Watch.Registered, first.Watch.LastHandshake, later.Watch.LastHandshake)
+	}
+	if other := b.scrape("10.0.1.1:80", "fast"); !other.Probed || other.Result != "refused" || other.Success() {
+		t.Errorf("the first scrape of a closed port: %+v, want refused", other)
+	}
+	b.awaitHandshakes("10.0.1.1:80", "fast", "refused", 3)
+	got, want := b.watcher.Modules(), []Module{{Name: "fast", Watched: 2, Registrations: 2}}
+	if !slices.Equal(got, want) {
+		t.Errorf("Modules = %+v, want %+v", got, want)
+	}
+}
+
+// The counters are what the wire shows, with losses, and no scrape sends a packet.
+func TestCountersMatchTheWire(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	b.network.At("10.0.2.0/24", simnet.SYNACK().After(time.Millisecond)).Losing(0.2, 0)
+	targets := []string{"10.0.2.1:80", "10.0.2.2:80", "10.0.2.3:80", "10.0.2.4:80"}
+	for _, target := range targets {
+		b.scrape(target, "fast")
+	}
+	for _, target := range targets {
+		b.awaitHandshakes(target, "fast", "", 20)
+	}
+	// Nothing is sent any more when the Watcher is closed. The handshakes that were running then have no result.
+	all := make(map[string]*Snapshot)
+	b.watcher.mu.Lock()
+	watched := b.watcher.targets
+	b.watcher.mu.Unlock()
+	b.watcher.Close()
+	for k, t := range watched {
+		all[k.text] = t.snapshot("")
+	}
+	lost := uint64(0)
+	for _, target := range targets {
+		syns := uint64(0)
+		for segment := range b.network.SentTo(netip.MustParseAddrPort(target)) {
+			if segment.SYN {
+				syns++
+			}
+		}
+		s := all[target]
+		lost += s.total("timeout")
+		if got := s.total("") + s.SYNRetransmits; got > syns || got+4 < syns {
+			t.Errorf("%s: %+v, want %d SYNs, except at most 4 whose handshakes were running",
+				target, s.Handshakes, syns)
+		}
+	}
+	if lost == 0 {
+		t.Error("no handshake was lost, want one in five")
+	}
+}
+
+// A target that is not scraped expires: no further SYN is sent. If it is scraped again within a minute, its counters
+// continue; later they begin again.
+func TestExpiry(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	first := b.scrape(openTarget, "fast")
+	b.awaitHandshakes(openTarget, "fast", "open", 3)
+	expire := func(after time.Duration) { b.watcher.expire(time.Now().Add(after)) }
+	expire(4 * time.Minute) // the module says 5m
+	if got := b.watcher.Modules()[0]; got.Watched != 1 || got.Expirations != 0 {
+		t.Errorf("Modules = %+v before the target expires, want 1 watched", got)
+	}
+	expire(6 * time.Minute)
+	if got := b.watcher.Modules()[0]; got.Watched != 0 || got.Expirations != 1 {
+		t.Errorf("Modules = %+v after the target has expired, want 1 expiration, 0 watched", got)
+	}
+	back := b.scrape(openTarget, "fast")
+	if !back.Probed || back.Watch.total("open") < 4 || back.Watch.Registered != first.Watch.Registered {
+		t.Errorf("the scrape after the expiry: probed %t, %+v, want a probe and the counters of before",
+			back.Probed, back.Watch)
+	}
+	b.awaitHandshakes(openTarget, "fast", "open", back.Watch.total("open")+2)
+	expire(6 * time.Minute)
+	expire(2 * time.Minute) // after the expiry
+	anew := b.scrape(openTarget, "fast")
+	if anew.Watch.total("open") != 1 || anew.Watch.Registered.Equal(first.Watch.Registered) {
+		t.Errorf("the scrape two minutes after the expiry: %+v, want new counters", anew.Watch)
+	}
+}
+
+// A limit permits no further target, and says which limit. Targets that are watched are not affected, and when one of
+// them has gone there is room again.
+func TestLimits(t *testing.T) {
+	for _, c := range []struct {
+		flag        string
+		maxInFlight int
+		options     Options
+	}{
+		{flag: "--watch.max-targets", options: Options{MaxTargets: 2}},
+		{flag: "--watch.max-rate", options: Options{MaxRate: 20}},
+		{flag: "--probe.max-in-flight", maxInFlight: 12},
+	} {
+		t.Run(c.flag, func(t *testing.T) {
+			b := newBench(t, watchConfig, c.maxInFlight, c.options)
+			b.scrape("10.0.0.1:80", "fast")
+			b.scrape("10.0.0.2:80", "fast")
+			_, err := b.watcher.Scrape(t.Context(), b.request("10.0.0.3:80", "fast"), "")
+			if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), c.flag) {
+				t.Errorf("Scrape of a third target: error %v, want %v that names %s", err, ErrLimit, c.flag)
+			}
+			b.scrape("10.0.0.1:80", "fast")
+			b.watcher.expire(time.Now().Add(time.Hour))
+			b.scrape("10.0.0.3:80", "fast")
+			if got := b.watcher.Modules()[0].Watched; got != 1 {
+				t.Errorf("%d watched targets, want 1", got)
+			}
+		})
+	}
+}
+
+// A reload keeps the targets of modules that have not changed, with their counters. It forgets the others, and those
+// that the policy does not permit any more.
+func TestReload(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	reload := func(text string) {
+		b.prober.Configure(b.parse(text))
+		b.watcher.Configure()
+	}
+	b.scrape(openTarget, "fast")
+	b.scrape(openTarget, "traced")
+	kept := b.awaitHandshakes(openTarget, "fast", "open", 3)
+	reload(strings.Replace(watchConfig, "tcp: {path: on_failure}", "tcp: {ttl: 9}", 1))
+	if again := b.scrape(openTarget, "fast"); again.Probed || again.Watch.total("open") < kept.Watch.total("open") {
+		t.Errorf("after a reload without a change of the module: %+v, want its counters", again)
+	}
+	if again := b.scrape(openTarget, "traced"); !again.Probed || again.Watch.total("") != 1 {
+		t.Errorf("after a reload with a change of the module: %+v, want a new registration", again)
+	}
+	reload(`targets: {deny: ["10.0.0.0/24:*"]}` + watchConfig)
+	for _, m := range b.watcher.Modules() {
+		if m.Watched != 0 {
+			t.Errorf("module %s has %d watched targets that are denied now, want 0", m.Name, m.Watched)
+		}
+	}
+	if _, err := b.watcher.Scrape(t.Context(), b.request(openTarget, "fast"), ""); !errors.Is(err, probe.ErrDenied) {
+		t.Errorf("Scrape of a denied target: error %v, want %v", err, probe.ErrDenied)
+	}
+	reload(strings.Replace(watchConfig, "  fast:", "  slow:", 1))
+	if got := len(b.watcher.targets); got != 0 {
+		t.Errorf("%d targets after the module has gone, want 0", got)
+	}
+}
+
+// The address of a name is followed: another one, none, one again, more, a denied one. DNS servers that do not answer
+// change nothing.
+func TestNames(t *testing.T) {
+	b := newBench(t, `targets: {deny: ["10.0.0.9/32:*"]}`+watchConfig, 0, Options{})
+	const name = "host.example:80"
+	const module = "ip6"
+	look := func(result string) Answer {
+		t.Helper()
+		before := b.scrape(name, module).Watch.looked(result)
+		b.watcher.resolve(time.Now().Add(time.Hour))
+		var answer Answer
+		lab.Eventually(t, "the name is looked up: "+result, func() bool {
+			answer = b.scrape(name, module)
+			return answer.Watch.looked(result) > before
+		})
+		return answer
+	}
+	awaitPeer := func(addr string) {
+		t.Helper()
+		lab.Eventually(t, "the address is "+addr, func() bool {
+			return b.scrape(name, module).Handshake.Peer.Addr().String() == addr
+		})
+	}
+	unregistered := b.scrape(name, module)
+	if unregistered.Watch != nil || unregistered.Result != config.DNSNotFound {
+		t.Errorf("a name that does not exist: %+v, want %s, not watched", unregistered, config.DNSNotFound)
+	}
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.1"}})
+	if first := b.scrape(name, module); first.Watch.looked(resolved) != 1 || first.Resolution.Addrs == nil {
+		t.Errorf("the first scrape: %+v, want 1 lookup", first)
+	}
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.2"}})
+	look(resolved)
+	awaitPeer("10.0.0.2")
+
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.3", "10.0.0.2"}})
+	look(resolved)
+	b.awaitHandshakes(name, module, "open", b.scrape(name, module).Watch.total("open")+3)
+	awaitPeer("10.0.0.2") // as long as the name has it
+
+	b.answerDNS(simnet.Names{"host.broken.example": nil})
+	refuse := simnet.DialDNS("127.0.0.1:1")
+	b.dns.Store(&refuse)
+	if during := look(config.DNSError); during.Result != "open" {
+		t.Errorf("while no DNS server answers: %+v, want open", during)
+	}
+
+	b.answerDNS(nil)
+	gone := look(config.DNSNotFound)
+	total := gone.Watch.total("")
+	if gone.Result != config.DNSNotFound || gone.Success() || total == 0 || gone.Handshake.Peer.IsValid() {
+		t.Errorf("when the name has gone: %+v, want %s and its counters", gone, config.DNSNotFound)
+	}
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.4"}})
+	if back := look(resolved); back.Watch.total("") < total {
+		t.Errorf("when the name is back: %+v, want the counters of before, %d or more", back.Watch, total)
+	}
+	awaitPeer("10.0.0.4")
+
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.9"}})
+	b.watcher.resolve(time.Now().Add(time.Hour))
+	lab.Eventually(t, "the target with the denied address is forgotten", func() bool {
+		_, err := b.watcher.Scrape(t.Context(), b.request(name, module), "")
+		return errors.Is(err, probe.ErrDenied)
+	})
+	for segment := range b.network.SentTo(netip.MustParseAddrPort("10.0.0.9:80")) {
+		t.Errorf("%v was sent to the denied address, want nothing", segment)
+	}
+}
+
+// Handshakes that this host cannot perform are skipped and counted. If that goes on for too long, a scrape is an error,
+// and no verdict.
+func TestFaults(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	b.scrape(openTarget, "fast")
+	before := b.awaitHandshakes(openTarget, "fast", "open", 2)
+	lab.WithDescriptors(t, 0, func() {
+		lab.Eventually(t, "the scrape is an error", func() bool {
+			answer, err := b.watcher.Scrape(t.Context(), b.request(openTarget, "fast"), "")
+			if err == nil {
+				if answer.Result != "open" {
+					t.Errorf("without descriptors: %+v, want no verdict but open", answer)
+				}
+				return false
+			}
+			if !errors.Is(err, ErrStale) || !errors.Is(err, unix.EMFILE) || !errors.Is(err, shaker.ErrLocal) {
+				t.Errorf("without descriptors: error %v, want %v, EMFILE", err, ErrStale)
+			}
+			return true
+		})
+	})
+	var after Answer
+	lab.Eventually(t, "the target is shaken hands with again", func() (ok bool) {
+		var err error
+		after, err = b.watcher.Scrape(t.Context(), b.request(openTarget, "fast"), "")
+		return err == nil && after.Watch.total("open") >= before.Watch.total("open")+2
+	})
+	if after.Watch.Skipped.Fault < 3 || after.Watch.total("") != after.Watch.total("open") {
+		t.Errorf("afterwards: %+v, want skipped faults, and no result but open", after.Watch)
+	}
+}
+
+// Failures are in the history with their own times, successes are not. The path is traced once when a target begins to
+// fail.
+func TestFailures(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	host := b.network.At("10.0.3.1:80", simnet.SYNACK()).Behind("10.1.0.1", "10.1.0.2")
+	const name = "10.0.3.1:80"
+	b.scrape(name, "traced")
+	b.awaitHandshakes(name, "traced", "open", 2)
+	if tracks := b.results.Tracks("", ""); len(tracks) != 0 {
+		t.Errorf("the history has %+v, want nothing: the target is open", tracks)
+	}
+	host.Losing(1, 0)
+	failing := b.awaitHandshakes(name, "traced", "timeout", 3)
+	lab.Eventually(t, "the path is traced", func() bool {
+		failing = b.scrape(name, "traced")
+		return failing.Path != nil || failing.PathErr != nil
+	})
+	if failing.PathErr != nil || len(failing.Path.Hops) < 2 {
+		t.Errorf("path %+v, error %v, want the two routers", failing.Path, failing.PathErr)
+	}
+	tracks := b.results.Tracks("", "")
+	if len(tracks) != 1 || tracks[0].Target != name || len(tracks[0].Records) < 3 {
+		t.Fatalf("the history has %+v, want one target with 3 records or more", tracks)
+	}
+	for _, record := range tracks[0].Records {
+		if record.Success || record.Result != "timeout" || time.Since(record.Time) > time.Minute {
+			t.Errorf("the history has %+v, want timeouts of the last minute", record)
+		}
+	}
+	host.Losing(0, 0)
+	b.awaitHandshakes(name, "traced", "open", failing.Watch.total("open")+1)
+	if good := b.scrape(name, "traced"); good.Success() && good.Path != nil {
+		t.Errorf("the target is open and has the path %+v, want none", good.Path)
+	}
+}
+
+// After Close, scrapes are an error, and no handshake runs.
+func TestClose(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	b.scrape(openTarget, "fast")
+	b.watcher.Close()
+	b.watcher.Close()
+	if _, err := b.watcher.Scrape(t.Context(), b.request(openTarget, "fast"), ""); !errors.Is(err, shaker.ErrClosed) {
+		t.Errorf("Scrape after Close: error %v, want %v", err, shaker.ErrClosed)
+	}
+}
+
+// Scrapes, reloads, expiry and results at the same time.
+func TestConcurrency(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{MaxTargets: 30})
+	var group sync.WaitGroup
+	over := make(chan struct{})
+	again := func(f func()) {
+		group.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					f()
+				}
+			}
+		})
+	}
+	for i := range 4 {
+		n := i
+		again(func() {
+			n = (n + 7) % 40
+			addr := netip.AddrFrom4([4]byte{10, 0, byte(n % 2), byte(n)})
+			req := b.request(netip.AddrPortFrom(addr, 80).String(), "fast")
+			answer, err := b.watcher.Scrape(t.Context(), req, "")
+			want := []string{"open", "refused"}[n%2]
+			allowed := errors.Is(err, ErrLimit) || errors.Is(err, ErrStale)
+			if err == nil && answer.Result != want || err != nil && !allowed {
+				t.Errorf("Scrape of %v = %+v, error %v, want %s", addr, answer, err, want)
+			}
+		})
+	}
+	again(func() { b.watcher.expire(time.Now().Add(time.Duration(time.Now().UnixNano()%10) * time.Minute)) })
+	again(func() { b.watcher.Configure() })
+	again(func() { b.watcher.Modules() })
+	time.Sleep(time.Second)
+	close(over)
+	group.Wait()
+	b.watcher.expire(time.Now().Add(time.Hour))
+	b.watcher.mu.Lock()
+	defer b.watcher.mu.Unlock()
+	if w := b.watcher; w.watched != 0 || w.reserved != 0 || w.rate > 1e-6 || w.rate < -1e-6 {
+		t.Errorf("with all targets expired: %d watched, %d reserved, rate %g, want 0", w.watched, w.reserved, w.rate)
+	}
+}
