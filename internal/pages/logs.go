@@ -21,6 +21,7 @@ const pageLength = 200
 // clients as plain text with one line per probe. The query may select one target, one module, and the
 // results before a time.
 func (p *Pages) Logs(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Vary", "Accept")
 	s, err := parseSelection(r.URL.RawQuery)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -36,7 +37,6 @@ func (p *Pages) Logs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, s.noResults(), status)
 		return
 	}
-	w.Header().Set("Vary", "Accept")
 	if l.Older > 0 {
 		w.Header().Set("Link", fmt.Sprintf(`<%s>; rel="next"`, l.Next()))
 	}
