@@ -224,8 +224,11 @@ func (h *handshake) conclude(l *loop, errno unix.Errno, seen time.Duration) (end
 	var err error
 	if errs.pending, err = socketError(h.fd); err == nil {
 		icmp, errs.queued = readErrorQueue(h.fd, l.control[:])
-		if errs.pending != 0 && icmp.soft() {
-			err = tcpInfo(h.fd, &l.info) // to see whether the error has closed the socket
+		// Look again whether the error has closed the socket. Also look again before the counters say that this
+		// host drops the SYN: the kernel reads the state before it locks the socket for the counters, and the
+		// SYN-ACK resets one of them (tcp_get_info in net/ipv4/tcp.c).
+		if errs.pending != 0 && icmp.soft() || errno == unix.ETIMEDOUT && isDropped(&l.info) {
+			err = tcpInfo(h.fd, &l.info)
 		}
 	}
 	if err != nil {
