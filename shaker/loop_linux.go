@@ -102,7 +102,8 @@ type loop struct {
 	left     sync.Cond     // on mu; signalled when a caller has stopped driving
 	alarm    time.Duration // when the loop's goroutine has to wake up; 0 is never
 
-	ahead atomic.Int32 // waiters that were woken and have not run yet
+	ahead   atomic.Int32 // waiters that were woken and have not run yet
+	callers atomic.Int32 // interactive tasks among arrivals
 
 	// Only the goroutine that drives the loop uses the fields below.
 
@@ -209,6 +210,9 @@ func (l *loop) submit(t task, u urgency, due time.Duration) (ticket, error) {
 	}
 	own := l.tickets.take()
 	l.arrivals = append(l.arrivals, arrival{ticket: own, task: t, urgency: u, due: due})
+	if u == interactive {
+		l.callers.Add(1)
+	}
 	l.drive()
 	return own, nil
 }
@@ -383,6 +387,7 @@ func (l *loop) receive() error {
 	l.mu.Lock()
 	arrivals := l.arrivals
 	l.arrivals = l.spareArrivals[:0]
+	l.callers.Store(0)
 	l.unread.add(l.messages...)
 	clear(l.messages)
 	l.messages = l.messages[:0]
@@ -428,26 +433,26 @@ func (l *loop) passMessages() {
 	}
 }
 
-// start starts queued tasks, at most startsPerTurn, until startingPerTurn has passed.
+// start starts queued tasks of one urgency, at most startsPerTurn, until startingPerTurn has passed or, if they are
+// background tasks, until there is an interactive one. So a caller waits for one start in the background at most, and
+// if its task ends at once, it is woken before the next one.
 func (l *loop) start() {
-	var end time.Duration
-	for range startsPerTurn {
-		next := &l.waiting[interactive]
-		if next.len() == 0 {
-			next = &l.waiting[background]
-		}
-		if next.len() == 0 {
-			return
-		}
-		if end == 0 {
-			end = l.clock() + startingPerTurn
-		}
+	u := interactive
+	if l.waiting[u].len() == 0 {
+		u = background
+	}
+	next := &l.waiting[u]
+	if next.len() == 0 {
+		return
+	}
+	end := l.clock() + startingPerTurn
+	for range min(startsPerTurn, next.len()) {
 		l.call(next.first(), event{kind: eventStart})
 		if l.elsewhere {
 			return // the loop's goroutine starts it
 		}
 		next.drop()
-		if l.clock() >= end {
+		if l.clock() >= end || u == background && l.callers.Load() > 0 {
 			return
 		}
 	}

@@ -128,11 +128,13 @@ func (s *Shaker) Repeat(target netip.AddrPort, schedule Schedule, each func(Repe
 	if schedule.Options.Timeout == 0 {
 		schedule.Options.Timeout = schedule.Interval
 	}
+	r := &Repetition{shaker: s, each: each}
+	err := schedule.validate()
 	if schedule.Offset == 0 {
 		schedule.Offset = spread(target)
 	}
-	r := &Repetition{shaker: s, each: each}
-	err := schedule.validate()
+	// Handshakes that are due at the same time share the cost of waking a thread.
+	schedule.Offset = schedule.Offset.Truncate(time.Millisecond)
 	if err == nil {
 		var scope uint32
 		if target, scope, err = s.destination(target, &schedule.Options); err == nil {
