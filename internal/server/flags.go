@@ -47,8 +47,9 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 		"Maximum number of concurrent handshakes, as far as the memory limit permits it. "+
 			"0 derives it from the limits of open files and memory.").
 		Default("0").IntVar(&f.maxInFlight)
-	cmd.Flag("watch.max-targets", "Maximum number of watched targets. 0 means no limit.").
-		Default("20000").IntVar(&f.watchTargets)
+	cmd.Flag("watch.max-targets", "Maximum number of watched targets, as far as the memory limit permits it. "+
+		"0 means 20000 or what the memory limit permits, whichever is less.").
+		Default("0").IntVar(&f.watchTargets)
 	cmd.Flag("watch.max-rate",
 		"Maximum number of handshakes per second with all watched targets. 0 means no limit.").
 		Default("20000").Float64Var(&f.watchRate)

@@ -18,6 +18,9 @@ const (
 
 	// memoryPerResult is for a result in the history, with its share of the garbage.
 	memoryPerResult = 1 << 10
+
+	// memoryPerTarget is for a watched target, with its share of the garbage.
+	memoryPerTarget = 4 << 10
 )
 
 // A memoryLimit is how much memory this process may use, in bytes. [noMemoryLimit] means any amount.
@@ -64,6 +67,23 @@ func (l memoryLimit) results() int {
 		return 0
 	}
 	return int(max(1, l/4/memoryPerResult))
+}
+
+// targets returns how many targets may be watched, 0 for any number. They take a quarter of the memory at most.
+func (l memoryLimit) targets() int {
+	if l == noMemoryLimit {
+		return 0
+	}
+	return int(max(1, l/4/memoryPerTarget))
+}
+
+// defaultMaxTargets returns how many targets may be watched if the flag does not say so.
+func (l memoryLimit) defaultMaxTargets() int {
+	const enough = 20_000
+	if most := l.targets(); 0 < most && most < enough {
+		return most
+	}
+	return enough
 }
 
 // capped returns the value of a flag, or the most that the memory limit permits, 0 for any value. It logs that the

@@ -134,20 +134,26 @@ func TestGoMemoryLimit(t *testing.T) {
 // What the memory is enough for. A limit of 0 would mean any number, so it is at least 1.
 func TestMemoryIsEnoughFor(t *testing.T) {
 	for _, c := range []struct {
-		limit           memoryLimit
-		probes, results int
+		limit                    memoryLimit
+		probes, results, targets int
+		defaultTargets           int
 	}{
-		{limit: noMemoryLimit, probes: 0, results: 0},
-		{limit: 512 << 20, probes: 10_240, results: 131_072}, // the example for Kubernetes has 10,000 probes
-		{limit: 128 << 20, probes: 2048, results: 32_768},
-		{limit: 64 << 20, probes: 682, results: 16_384},
-		{limit: 32 << 20, probes: 170, results: 8192},
-		{limit: 1000, probes: 1, results: 1},
-		{limit: 0, probes: 1, results: 1},
+		{limit: noMemoryLimit, probes: 0, results: 0, targets: 0, defaultTargets: 20_000},
+		// The example for Kubernetes has 10,000 probes.
+		{limit: 512 << 20, probes: 10_240, results: 131_072, targets: 32_768, defaultTargets: 20_000},
+		{limit: 128 << 20, probes: 2048, results: 32_768, targets: 8192, defaultTargets: 8192},
+		{limit: 64 << 20, probes: 682, results: 16_384, targets: 4096, defaultTargets: 4096},
+		{limit: 32 << 20, probes: 170, results: 8192, targets: 2048, defaultTargets: 2048},
+		{limit: 1000, probes: 1, results: 1, targets: 1, defaultTargets: 1},
+		{limit: 0, probes: 1, results: 1, targets: 1, defaultTargets: 1},
 	} {
-		if probes, results := c.limit.probes(), c.limit.results(); probes != c.probes || results != c.results {
-			t.Errorf("%d bytes are enough for %d probes and %d results, want %d and %d",
-				c.limit, probes, results, c.probes, c.results)
+		probes, results, targets := c.limit.probes(), c.limit.results(), c.limit.targets()
+		if probes != c.probes || results != c.results || targets != c.targets {
+			t.Errorf("%d bytes are enough for %d probes, %d results and %d targets, want %d, %d and %d",
+				c.limit, probes, results, targets, c.probes, c.results, c.targets)
+		}
+		if got := c.limit.defaultMaxTargets(); got != c.defaultTargets {
+			t.Errorf("with %d bytes, %d targets are watched by default, want %d", c.limit, got, c.defaultTargets)
 		}
 	}
 }

@@ -130,10 +130,14 @@ func (c *Command) serve(
 		History:       results,
 		TimeoutOffset: time.Duration(c.flags.timeoutOffset * float64(time.Second)),
 	})
+	maxTargets := c.flags.watchTargets
+	if maxTargets == 0 {
+		maxTargets = memory.defaultMaxTargets()
+	}
 	watcher := watch.New(watch.Options{
 		Shaker:     engine,
 		Prober:     prober,
-		MaxTargets: c.flags.watchTargets,
+		MaxTargets: memory.capped("--watch.max-targets", maxTargets, memory.targets(), logger),
 		MaxRate:    c.flags.watchRate,
 		History:    results,
 		Observe:    handler.Observe,

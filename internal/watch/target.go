@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,8 +19,8 @@ import (
 type target struct {
 	watcher *Watcher
 	key     key
-	module  config.Module
-	expired time.Time // when it expired, zero if it has not; the Watcher's mu guards it
+	module  *config.Module // shared by all targets of the module
+	expired time.Time      // when it expired, zero if it has not; the Watcher's mu guards it
 
 	mu         sync.Mutex
 	repetition *shaker.Repetition // nil while there is no address to shake hands with
@@ -95,7 +96,7 @@ type LookupCount struct {
 // resolved is the result of a lookup that found an address.
 const resolved = "resolved"
 
-func newTarget(w *Watcher, k key, m config.Module) *target {
+func newTarget(w *Watcher, k key, m *config.Module) *target {
 	return &target{watcher: w, key: k, module: m, registered: time.Now().Round(0)} // on the wall clock
 }
 
@@ -179,7 +180,7 @@ func (t *target) take(r shaker.Repeated) {
 	report := t.report(&probe.Request{
 		Target:     probe.Target{Text: t.key.text},
 		ModuleName: t.key.module,
-		Module:     t.module,
+		Module:     *t.module,
 	})
 	t.watcher.options.History.Add(t.key.text, t.key.module, report.Record(), nil)
 	if !failedBefore && t.module.TCP.Path == config.OnFailure {
@@ -211,7 +212,7 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 
 // isFailing reports whether the result of the last handshake is not valid. Its caller holds mu.
 func (t *target) isFailing() bool {
-	return t.last.Outcome != 0 && !(&probe.Request{Module: t.module}).Valid(t.last.Outcome.String())
+	return t.last.Outcome != 0 && !slices.Contains(t.module.TCP.ValidResults, t.last.Outcome.String())
 }
 
 func (t *target) count(outcome shaker.Outcome, errno shaker.Errno) {

@@ -58,7 +58,7 @@ type Watcher struct {
 	mu       sync.Mutex
 	closed   bool
 	targets  map[key]*target
-	modules  map[string]*Module
+	modules  map[string]*module
 	watched  int     // targets that have not expired
 	rate     float64 // handshakes with them in a second
 	reserved int     // handshakes with them that may be running at once
@@ -74,6 +74,20 @@ type Module struct {
 	Registrations, Expirations uint64
 }
 
+// A module is what the Watcher keeps of a module.
+type module struct {
+	Module
+	configured *config.Module // as of the last registration
+}
+
+// share returns a configured module that is equal to c. All targets of the module share one, until it changes.
+func (m *module) share(c *config.Module) *config.Module {
+	if m.configured == nil || !reflect.DeepEqual(m.configured, c) {
+		m.configured = new(*c)
+	}
+	return m.configured
+}
+
 // New returns a Watcher that runs until Close.
 func New(options Options) *Watcher {
 	if options.History == nil {
@@ -87,7 +101,7 @@ func New(options Options) *Watcher {
 		lookups: make(chan struct{}, lookupsAtOnce),
 		traces:  make(chan struct{}, tracesAtOnce),
 		targets: make(map[key]*target),
-		modules: make(map[string]*Module),
+		modules: make(map[string]*module),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.running.Go(w.upkeep)
@@ -184,7 +198,7 @@ func (w *Watcher) register(k key, report *probe.Report) (*target, error) {
 		return nil, err
 	}
 	if t == nil {
-		t = newTarget(w, k, report.Module)
+		t = newTarget(w, k, w.module(k.module).share(&report.Module))
 	}
 	if err := t.begin(report); err != nil {
 		return nil, err
@@ -220,16 +234,16 @@ func atOnce(m *config.Module) int { return int((m.Timeout + m.Watch.Interval - 1
 func (w *Watcher) account(t *target, n int) {
 	w.watched += n
 	w.module(t.key.module).Watched += n
-	w.rate += float64(n) * perSecond(&t.module)
-	w.reserved += n * atOnce(&t.module)
-	w.options.Prober.Reserve(n * atOnce(&t.module))
+	w.rate += float64(n) * perSecond(t.module)
+	w.reserved += n * atOnce(t.module)
+	w.options.Prober.Reserve(n * atOnce(t.module))
 }
 
 // module returns the totals of a module. Its caller holds mu.
-func (w *Watcher) module(name string) *Module {
+func (w *Watcher) module(name string) *module {
 	m := w.modules[name]
 	if m == nil {
-		m = &Module{Name: name}
+		m = &module{Module: Module{Name: name}}
 		w.modules[name] = m
 	}
 	return m
@@ -258,7 +272,7 @@ func (w *Watcher) Configure() {
 	defer w.mu.Unlock()
 	for k, t := range w.targets {
 		module, ok := c.Modules[k.module]
-		if !ok || !reflect.DeepEqual(module, t.module) || c.Targets.Check(t.peer()) != nil {
+		if !ok || !reflect.DeepEqual(module, *t.module) || c.Targets.Check(t.peer()) != nil {
 			w.forget(t)
 		}
 	}
@@ -270,7 +284,7 @@ func (w *Watcher) Modules() []Module {
 	defer w.mu.Unlock()
 	var all []Module
 	for _, m := range w.modules {
-		all = append(all, *m)
+		all = append(all, m.Module)
 	}
 	slices.SortFunc(all, func(a, b Module) int { return cmp.Compare(a.Name, b.Name) })
 	return all
