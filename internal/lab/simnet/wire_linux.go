@@ -244,6 +244,41 @@ func (w *Wire) ACKs() []Segment {
 	return w.withoutStalls(acks)
 }
 
+// An Exchange is a SYN that this machine has sent, and the time until the SYN-ACK arrived. The time is 0 if there was
+// none.
+type Exchange struct {
+	SYN   Segment
+	After time.Duration
+}
+
+// Exchanges returns the SYNs that this machine has sent into the wire, in their order.
+func (w *Wire) Exchanges() []Exchange {
+	w.t.Helper()
+	w.flush()
+	var p parser
+	var all []Exchange
+	type pending struct {
+		index int
+		at    time.Duration
+	}
+	waiting := make(map[flow]pending)
+	for e := range w.record.all() {
+		s, _ := p.parse(e.packet)
+		switch {
+		case (e.fate == sent || e.fate == sentLost) && s.SYN && !s.ACK:
+			waiting[flow{s.Src, s.Dst}] = pending{index: len(all), at: e.at}
+			all = append(all, Exchange{SYN: s})
+		case e.fate == arrived && s.SYN && s.ACK:
+			in := flow{s.Dst, s.Src}
+			if syn, ok := waiting[in]; ok {
+				all[syn.index].After = e.at - syn.at
+				delete(waiting, in)
+			}
+		}
+	}
+	return all
+}
+
 // Await waits until this machine has sent n segments into the wire. It fails the test after a minute.
 func (w *Wire) Await(n int) {
 	w.t.Helper()

@@ -1,0 +1,146 @@
+package watch
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+)
+
+// Whatever the network loses, the counters of each target are what the wire shows, to the handshake, and the quantiles
+// of the latency lie within one bucket of the wire's. This is a million handshakes:
+//
+//	go test -run MatchesTheWire -soak 2m ./internal/watch
+func TestWatchMatchesTheWire(t *testing.T) {
+	const perGroup = 150
+	handshakes := 60_000
+	switch {
+	case *lab.Soak >= time.Minute:
+		handshakes = 1_000_000
+	case lab.Race || testing.Short():
+		handshakes = 10_000
+	}
+	b := newBench(t, watchConfig, 0, Options{})
+	b.network.WatchStalls()
+	groups := []struct {
+		prefix string
+		loss   float64
+		bursts bool
+	}{
+		{prefix: "10.9.0.0/24", loss: 0.001},
+		{prefix: "10.9.1.0/24", loss: 0.01},
+		{prefix: "10.9.2.0/24", loss: 0.05},
+		{prefix: "10.9.3.0/24", bursts: true},
+	}
+	var targets []netip.AddrPort
+	var bursting *simnet.Host
+	for i, g := range groups {
+		host := b.network.At(g.prefix, simnet.SYNACK().Between(time.Millisecond, 200*time.Millisecond)).Losing(g.loss, 0)
+		if g.bursts {
+			bursting = host
+		}
+		for n := range perGroup {
+			targets = append(targets, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(i), byte(n + 1)}), 443))
+		}
+	}
+	var scraping sync.WaitGroup
+	for _, target := range targets {
+		scraping.Go(func() { b.scrape(target.String(), "fast") })
+	}
+	scraping.Wait()
+	// The network is silent for the last group for a while, again and again.
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for loss := 1.0; ; loss = 1 - loss {
+			select {
+			case <-over:
+				return
+			case <-time.After(700 * time.Millisecond):
+				bursting.Losing(loss, 0)
+			}
+		}
+	}()
+	total := func() (n int) {
+		for _, target := range targets {
+			n += int(b.watcher.targets[key{module: "fast", text: target.String()}].snapshot("").total(""))
+		}
+		return n
+	}
+	for before := 0; total() < handshakes; {
+		lab.Eventually(t, fmt.Sprintf("there are more than %d handshakes", before),
+			func() bool { return total() > before })
+		before = total()
+	}
+	close(over)
+	<-ended
+	watched := b.watcher.targets
+	b.watcher.Close() // the handshakes that are running end without a result
+
+	type truth struct {
+		open, lost, last int
+		rtts             []time.Duration
+	}
+	wire := make(map[netip.AddrPort]*truth)
+	for _, target := range targets {
+		wire[target] = &truth{}
+	}
+	for _, exchange := range b.network.Exchanges() {
+		w := wire[exchange.SYN.Dst]
+		switch {
+		case exchange.After == 0:
+			w.lost++
+			w.last++ // it may be one that was running at the end
+		default:
+			w.open++
+			w.rtts = append(w.rtts, exchange.After)
+			w.last = 0
+		}
+	}
+	var lost, wrong [4]int
+	seen := 0
+	for i, target := range targets {
+		counters := watched[key{module: "fast", text: target.String()}]
+		s, w := counters.snapshot(""), wire[target]
+		open, timeouts := int(s.total("open")), int(s.total("timeout"))
+		group := i / perGroup
+		lost[group] += timeouts
+		seen += open + timeouts
+		// Up to three handshakes of 300 ms, and one of the answer that was just coming in, were running at the end.
+		late := int(s.Skipped.Fault) // answered, but this host stood still: no verdict
+		if open > w.open || open+late < w.open-4 || timeouts > w.lost+late || timeouts < w.lost-4 {
+			wrong[group]++
+			t.Errorf("%v: %d open and %d lost, %+v, want %d and %d as on the wire, but for 4 that were running:\n%s",
+				target, open, timeouts, s.Skipped, w.open, w.lost, b.network.Trace(target.Addr()))
+			if wrong[group] > 3 {
+				break
+			}
+		}
+		if len(w.rtts) < 50 {
+			continue
+		}
+		slices.Sort(w.rtts)
+		for _, q := range []float64{0.5, 0.9} {
+			// Up to 4 handshakes are on the wire and not in the histogram.
+			rank := q * float64(len(w.rtts)-1)
+			least, most := w.rtts[int(rank)-4], w.rtts[min(int(rank)+5, len(w.rtts)-1)]
+			const bucket = 1.0905077326652577 // 2^(1/8)
+			got := counters.rtt.quantile(q)
+			if got.Seconds() < least.Seconds()/bucket || got.Seconds() > most.Seconds()*bucket {
+				t.Errorf("%v: quantile %v is %v, want %v to %v as on the wire, give or take a bucket",
+					target, q, got, least, most)
+			}
+		}
+	}
+	t.Logf("%d handshakes; lost, by group: %v", seen, lost)
+	for i, g := range groups {
+		if lost[i] == 0 {
+			t.Errorf("no handshake of the group with a loss of %v (bursts: %t) was lost, want some", g.loss, g.bursts)
+		}
+	}
+}
