@@ -41,8 +41,8 @@ func watched(t *testing.T, target, metric string) (sum int) {
 	return sum
 }
 
-// The exporter is stopped for 5 s. The handshakes that were due meanwhile are counted as skipped: none is lost, and none
-// is made up for.
+// The exporter is stopped for 5 s. The handshakes that were due meanwhile are counted as skipped: none is lost, and
+// none is made up for.
 func TestWatchStopped(t *testing.T) {
 	const targets = 20
 	const interval = 100 * time.Millisecond
