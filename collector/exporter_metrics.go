@@ -18,6 +18,7 @@ const (
 	denied        = "denied"        // the policy for targets does not permit the target
 	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
 	watchLimit    = "watch_limit"   // a limit permits no further watched target
+	watchStale    = "watch_stale"   // no handshake with a watched target was completed recently because of this host
 	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once
 	shuttingDown  = "shutting_down" // the exporter is shutting down
 	tooLate       = "too_late"      // the timeout ended before a SYN had been out for long enough
@@ -71,7 +72,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 			"Time from the arrival of a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Handshakes in progress, including name resolution."},
+			Help: "Handshakes in progress, including name resolution, and those that are reserved for watched targets."},
 			func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
 			Help: "Maximum number of concurrent handshakes, 0 if there is no limit."}),
@@ -79,7 +80,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.
 	for _, reason := range []string{
-		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, tooManyAddrs, shuttingDown, tooLate,
+		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, watchStale, tooManyAddrs, shuttingDown, tooLate,
 		callerGone,
 	} {
 		m.rejected.WithLabelValues(reason)

@@ -149,6 +149,8 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Reques
 		w.Header().Set("Retry-After", "1")
 		w.Header().Set("Connection", "close") // an idle connection takes half of the memory of a probe
 		h.reject(w, r, http.StatusServiceUnavailable, inFlightLimit, err)
+	case errors.Is(err, watch.ErrStale): // the errors of the handshakes are counted as faults
+		h.reject(w, r, http.StatusServiceUnavailable, watchStale, err)
 	case errors.Is(err, watch.ErrLimit):
 		w.Header().Set("Retry-After", "60")
 		h.reject(w, r, http.StatusServiceUnavailable, watchLimit, err)

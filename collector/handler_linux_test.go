@@ -430,7 +430,7 @@ shaker_acks_sent_total 2
 # HELP shaker_probe_failures_total Total number of probes whose result is not in valid_results, by result and errno.
 # TYPE shaker_probe_failures_total counter
 shaker_probe_failures_total{errno="ECONNREFUSED",module="tcp_connect_ip4",result="refused"} 1
-# HELP shaker_probes_in_flight Handshakes in progress, including name resolution.
+# HELP shaker_probes_in_flight Handshakes in progress, including name resolution, and those that are reserved for watched targets.
 # TYPE shaker_probes_in_flight gauge
 shaker_probes_in_flight 0
 # HELP shaker_probes_total Total number of probes that ended with a verdict about the target, open or not.
@@ -515,6 +515,7 @@ shaker_probes_rejected_total{reason="shutting_down"} 0
 shaker_probes_rejected_total{reason="too_late"} 0
 shaker_probes_rejected_total{reason="unknown_module"} 0
 shaker_probes_rejected_total{reason="watch_limit"} 0
+shaker_probes_rejected_total{reason="watch_stale"} 0
 # HELP shaker_probes_total Total number of probes that ended with a verdict about the target, open or not.
 # TYPE shaker_probes_total counter
 shaker_probes_total{module="tcp_connect"} 0

@@ -234,6 +234,7 @@ func TestLateHostIsNoVerdict(t *testing.T) {
 		req.Timeout = 1200 * time.Millisecond
 		r := &running{Report: &Report{Request: req, Start: time.Now().Add(-c.late)}, prober: p}
 		r.Resolution.Took = c.resolved
+		r.lookup = &lookup{asked: true}
 		if c.ctx == nil {
 			c.ctx = t.Context()
 		}

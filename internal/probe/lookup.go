@@ -21,6 +21,7 @@ type lookup struct {
 	name     string
 	networks []string // "ip4", "ip6" or both
 
+	asked   bool        // queries were sent: the answer is not from hosts(5)
 	rest    []string    // full names of the search list that have not been asked for
 	answers chan answer // has room for one answer of each network, so that no query outlives the probe
 	waiting []string    // networks whose answer for the current full name is not known yet
@@ -63,6 +64,7 @@ func (l *lookup) isGo() bool { return onlyGo || l.server != "" }
 // it. Both networks continue together: the IPv4 addresses of one name and the IPv6 addresses of another one would
 // not be of the same host.
 func (l *lookup) ask() {
+	l.asked = true
 	if l.earlier == nil {
 		l.earlier = l.failed
 	}

@@ -28,7 +28,7 @@ func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
 		}
 	}
 	if !p.admit(1) {
-		return nil, ErrInFlight
+		return nil, p.errInFlight()
 	}
 	defer p.release(1)
 	r := &running{Report: &Report{Request: req, Start: start}, prober: p}
@@ -223,7 +223,7 @@ func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) (err e
 	case errors.Is(err, syscall.EAFNOSUPPORT):
 		// This kernel lacks the IP version, which is no other verdict than that of a kernel that has it disabled.
 		v.Handshake = shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EAFNOSUPPORT, Peer: target}
-	case errors.Is(err, shaker.ErrUnsent) && r.Resolution.Took > missing/2:
+	case errors.Is(err, shaker.ErrUnsent) && r.lookup != nil && r.lookup.asked && r.Resolution.Took > missing/2:
 		v.Handshake.Peer = target
 		v.Result = config.DNSTimeout
 		v.Err = fmt.Errorf("name resolution took %v of %v, which left the target too little time to answer",
@@ -251,7 +251,7 @@ func (r *running) shakeAll(ctx context.Context) error {
 	}
 	others := int64(len(addrs) - 1) // Probe has admitted one already
 	if !r.prober.admit(others) {
-		return ErrInFlight
+		return r.prober.errInFlight()
 	}
 	defer r.prober.release(others)
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // choose returns the first address of the preferred protocol, or the first address if there is none.
@@ -190,5 +191,36 @@ func TestMaxHops(t *testing.T) {
 func TestDefaultDialer(t *testing.T) {
 	if p := newProber(t, Options{}); p.options.DialDNS == nil {
 		t.Error("New without DialDNS has none, want the one of net.Dialer")
+	}
+}
+
+// Reserved handshakes count as in flight: probes may use only the rest.
+func TestReserve(t *testing.T) {
+	p := newProber(t, Options{MaxInFlight: 4})
+	listen(t, "127.0.0.1:7205")
+	req := request(t, p, "127.0.0.1:7205", config.DefaultModule)
+	p.Reserve(4)
+	if n := p.InFlight(); n != 4 {
+		t.Errorf("%d handshakes are in flight with 4 reserved, want 4", n)
+	}
+	const want = "too many probes in flight (limit: --probe.max-in-flight), 4 of them reserved for watched targets"
+	if r, err := p.Probe(t.Context(), req); !errors.Is(err, ErrInFlight) || err.Error() != want {
+		t.Errorf("Probe with all handshakes reserved = %+v, error %v, want %s", r, err, want)
+	}
+	p.Reserve(-1)
+	if r, err := p.Probe(t.Context(), req); err != nil || r.Result != "open" {
+		t.Errorf("Probe with one handshake that is not reserved = %+v, error %v, want open", r, err)
+	}
+}
+
+// If no DNS server was asked, name resolution is not to blame for a timeout that is too short.
+func TestTimeoutTooShortForHostsFile(t *testing.T) {
+	p := newProber(t, Options{})
+	req := request(t, p, "localhost:7206", config.DefaultModule)
+	for req.Timeout = time.Nanosecond; req.Timeout < 10*time.Microsecond; req.Timeout *= 2 {
+		if r, err := p.Probe(t.Context(), req); !errors.Is(err, shaker.ErrUnsent) {
+			t.Errorf("Probe of localhost with the timeout %v = %+v, error %v, want %v",
+				req.Timeout, r, err, shaker.ErrUnsent)
+		}
 	}
 }

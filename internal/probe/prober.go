@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 
@@ -60,8 +61,16 @@ func (p *Prober) Configure(c *config.Config) { p.config.Store(c) }
 // Config returns the active configuration.
 func (p *Prober) Config() *config.Config { return p.config.Load() }
 
-// InFlight returns the number of handshakes in progress, including name resolution.
-func (p *Prober) InFlight() int64 { return p.inFlight.Load() }
+// InFlight returns the number of handshakes in progress, including name resolution, and those that are reserved.
+func (p *Prober) InFlight() int64 { return p.inFlight.Load() + p.reserved.Load() }
+
+// errInFlight returns ErrInFlight, with the number of reserved handshakes if there are any.
+func (p *Prober) errInFlight() error {
+	if n := p.reserved.Load(); n > 0 {
+		return fmt.Errorf("%w, %d of them reserved for watched targets", ErrInFlight, n)
+	}
+	return ErrInFlight
+}
 
 // MaxInFlight returns the maximum number of concurrent handshakes, 0 if there is no limit.
 func (p *Prober) MaxInFlight() int { return p.options.MaxInFlight }

@@ -26,6 +26,9 @@ func sameSite(next http.Handler, external *url.URL) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := protection.Check(r) // of all methods except GET, HEAD and OPTIONS
+		if err != nil {
+			err = fmt.Errorf("only the exporter's own pages may send a %s request", r.Method)
+		}
 		if err == nil && loadsFromOtherSite(r.Header) {
 			err = errors.New("another site may link to the exporter, but not load it")
 		}
