@@ -18,6 +18,7 @@ import (
 type Record struct {
 	Time           time.Time // start of the probe
 	Success        bool
+	AfterGap       bool          // whether probes between the previous record and this one have no records
 	Result, Errno  string        // as in probe_result_info
 	Reason         string        // the resolver's error, "" if the lookup succeeded or timed out
 	Duration       time.Duration // from the start of the probe to the verdict
@@ -158,6 +159,10 @@ func (h *History) Add(name, module string, record Record, path *shaker.Path) {
 		}
 	}
 	t.latest = record
+	if record.AfterGap {
+		t.complete = len(t.earlier)
+		t.since, t.changed = record.Time, false
+	}
 	if path != nil {
 		t.path = path
 		if record.Success {

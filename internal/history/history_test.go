@@ -34,6 +34,24 @@ func resultsOf(h *History, target string) string {
 }
 
 // The history returns the tracks of all targets, of one target, or of one module. A track has the records of the
+// Nothing is known about the time of a gap: the records before it are incomplete, and the result may have changed.
+func TestGap(t *testing.T) {
+	h := New(100)
+	addAll(h, 100, "a:1", "ott")
+	h.Add("a:1", "tcp_connect", Record{Time: time.Unix(200, 0), Result: "timeout", AfterGap: true}, nil)
+	a := h.Tracks("a:1", "")[0]
+	if a.Complete != 3 || a.Since.Unix() != 200 || a.Changed {
+		t.Errorf("after a gap, Complete = %d, Since = %d, Changed = %t; want 3, 200, false",
+			a.Complete, a.Since.Unix(), a.Changed)
+	}
+	h.Add("a:1", "tcp_connect", Record{Time: time.Unix(201, 0), Result: "timeout"}, nil)
+	a = h.Tracks("a:1", "")[0]
+	if a.Complete != 3 || a.Since.Unix() != 200 || len(a.Records) != 5 {
+		t.Errorf("after one more record, Complete = %d, Since = %d, %d records; want 3, 200, 5",
+			a.Complete, a.Since.Unix(), len(a.Records))
+	}
+}
+
 // target, the latest one, and the time since which the result has been the same.
 func TestHistory(t *testing.T) {
 	h := New(1000)

@@ -3,6 +3,7 @@ package pages
 import (
 	"flag"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -19,16 +20,18 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/browser"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
 var pictures = flag.String("pictures", "", "directory for the screenshots that TestLooks takes")
 
 // A site serves the status page and /logs below a path prefix.
 type site struct {
-	url    string
-	tracks atomic.Pointer[[]history.Track]
-	broken atomic.Bool  // the status page is answered with an error
-	served atomic.Int64 // requests for the status page
+	url     string
+	tracks  atomic.Pointer[[]history.Track]
+	watched atomic.Pointer[[]*watch.Status]
+	broken  atomic.Bool  // the status page is answered with an error
+	served  atomic.Int64 // requests for the status page
 }
 
 // serve starts a site that shows the tracks until the end of the test.
@@ -37,12 +40,14 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 	lab.Need(t)
 	s := &site{}
 	s.show(tracks...)
+	s.watch()
 	p := New(Options{
 		Tracks: func(target, module string) []history.Track {
 			return slices.DeleteFunc(slices.Clone(*s.tracks.Load()), func(t history.Track) bool {
 				return target != "" && t.Target != target || module != "" && t.Module != module
 			})
 		},
+		Watched: func() iter.Seq[*watch.Status] { return slices.Values(*s.watched.Load()) },
 		Modules: func() []string { return []string{"tcp_connect", "tcp_connect_ip4", hostileModule} },
 		Version: "1.0.0",
 		Logger:  slog.New(slog.DiscardHandler),
@@ -67,6 +72,9 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 // show replaces the tracks.
 func (s *site) show(tracks ...history.Track) { s.tracks.Store(&tracks) }
 
+// watch replaces the watched targets.
+func (s *site) watch(watched ...*watch.Status) { s.watched.Store(&watched) }
+
 // noComplaints fails the test if the browser reported an error.
 func noComplaints(t *testing.T, b *browser.Browser) {
 	t.Helper()
@@ -85,12 +93,13 @@ func setScreen(b *browser.Browser, scheme string, width, height int) {
 
 // overflowing is a script that returns the elements that overflow their container or the page, and the
 // cells that overlap another cell. In the table layout, an explanation may reach below the latency, and
-// paths up to the module's cell.
+// paths and what is said of a watched target up to the module's cell.
 const overflowing = `(() => {
 	const right = e => e.getBoundingClientRect().right;
 	const boundary = part => {
 		const cell = part.closest("td");
-		const next = part.matches(".paths") ? ".module" : part.matches("main:not(.log) .why") ? ".recent" : null;
+		const next = part.matches(".paths, .watch") ? ".module" :
+			part.matches("main:not(.log) .why") ? ".recent" : null;
 		return next && getComputedStyle(cell).display === "table-cell" ?
 			cell.closest("tr").querySelector(next).getBoundingClientRect().left : right(cell);
 	};
@@ -98,12 +107,13 @@ const overflowing = `(() => {
 		a.top < b.bottom - 1 && b.top < a.bottom - 1;
 	const overlapsAnother = cell => [...cell.parentElement.children].some(other => other !== cell &&
 		overlap(cell.getBoundingClientRect(), other.getBoundingClientRect()));
-	const boxes = document.querySelectorAll("td, tbody th, input, select, button, .why, .paths, .paths *");
+	const boxes = document.querySelectorAll(
+		"td, tbody th, input, select, button, .why, .paths, .paths *, .watch, .watch *");
 	return [document.documentElement, ...boxes]
 		.filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "visible" &&
-			getComputedStyle(e).display !== "inline" && !e.querySelector(".paths, .why") ||
+			getComputedStyle(e).display !== "inline" && !e.querySelector(".paths, .why, .watch") ||
 			right(e) > innerWidth)
-		.concat([...document.querySelectorAll("td > *, .paths")].filter(part => right(part) > boundary(part)))
+		.concat([...document.querySelectorAll("td > *, .paths, .watch")].filter(part => right(part) > boundary(part)))
 		.concat([...document.querySelectorAll("tbody th, td")].filter(overlapsAnother))
 		.map(e => e.outerHTML).join("\n");
 })()`
@@ -144,6 +154,7 @@ const lowContrast = `(() => {
 //	go test ./internal/pages -run TestLooks -pictures /tmp
 func TestLooks(t *testing.T) {
 	s := serve(t, fleet()...)
+	s.watch(watchedFleet()...)
 	b := browser.New(t)
 	screenshot := func(name string) {
 		if *pictures == "" {

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/shaker-exporter/shaker_exporter/internal/history"
 )
 
 // Limits of a filter, which bound the work that a request can cause. The longest possible target fits.
@@ -34,17 +32,15 @@ func parseFilter(text string) (filter, error) {
 	return filter{text: text, words: words}, nil
 }
 
-// apply returns the targets that match each word of the filter. It reuses the given slice.
-func (f *filter) apply(entries []entry) []entry {
+// matches reports whether a target matches each word of the filter.
+func (f *filter) matches(e *entry) bool {
 	if len(f.words) == 0 {
-		return entries
+		return true
 	}
-	return slices.DeleteFunc(entries, func(e entry) bool {
-		text := searchable(e.Track)
-		labels := []string{statusLabel(e.status), resultLabel(e.Last().Result)}
-		return slices.ContainsFunc(f.words, func(word string) bool {
-			return !strings.Contains(text, word) && !slices.Contains(labels, word)
-		})
+	text := searchable(e)
+	labels := []string{statusLabel(e.status), resultLabel(e.Last().Result)}
+	return !slices.ContainsFunc(f.words, func(word string) bool {
+		return !strings.Contains(text, word) && !slices.Contains(labels, word)
 	})
 }
 
@@ -56,9 +52,12 @@ func resultLabel(result string) string { return "result=" + result }
 
 // searchable returns the text in which the filter finds a target, in lower case: what the page
 // shows of the target, and the corresponding label values of the metrics.
-func searchable(t *history.Track) string {
-	last := t.Last()
-	parts := []string{t.Target, t.Module, last.Result, words(last.Result), why(last), icmp(last)}
+func searchable(e *entry) string {
+	last := e.Last()
+	parts := []string{e.Target, e.Module, last.Result, words(last.Result), e.why(), icmp(last)}
+	if e.watch != nil {
+		parts = append(parts, e.watch.Client)
+	}
 	if last.Address.IsValid() {
 		parts = append(parts, last.Address.String())
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -163,4 +164,93 @@ func fleet() []history.Track {
 		"2001:db8:1::1", "", "2001:db8:ffff:ffff:ffff:ffff:ffff:fff1", "2001:db8:4::443")
 	tracks[5].GoodPath = tracks[5].Path
 	return tracks
+}
+
+// A watchedMember describes a watched target of the fleet.
+type watchedMember struct {
+	target, address string
+
+	// Letters of slots, 5 s apart: o has successes, l is one lost SYN, r one retransmission, t has timeouts only,
+	// k handshakes that this host skipped, b both of these, and - none at all.
+	slots string
+
+	result string // the last one
+	rtt    time.Duration
+	since  time.Duration // registration
+}
+
+// status returns the status of m.
+func (m watchedMember) status(now time.Time) *watch.Status {
+	s := &watch.Status{
+		Target:     m.target,
+		Module:     "tcp_watch",
+		Registered: now.Add(-m.since),
+		Since:      now.Add(-m.since),
+		SlotLength: 5 * time.Second,
+		P50:        m.rtt,
+		P99:        m.rtt * 7 / 4,
+		Client:     "10.1.0.90",
+		Scraped:    now.Add(-8 * time.Second),
+		Expires:    now.Add(292 * time.Second),
+		Last: history.Record{
+			Time: now.Add(-time.Second), Result: m.result, Success: m.result == "open", RTT: m.rtt * 11 / 10,
+			Handshake: m.rtt * 12 / 10, Address: netip.MustParseAddr(m.address),
+		},
+		All: watch.Tally{Completed: uint64(m.since / time.Second)},
+	}
+	if !s.Last.Success {
+		s.Last.Errno, s.Last.RTT, s.Last.Handshake = "ETIMEDOUT", 0, 0
+		s.Changed, s.Since = true, now.Add(-22*time.Second)
+	}
+	for i, c := range m.slots {
+		slot := map[rune]watch.Slot{
+			'o': {Completed: 5},
+			'l': {Completed: 5, Failed: 1, Lost: 1},
+			'r': {Completed: 5, Lost: 1},
+			't': {Completed: 5, Failed: 5, Lost: 5},
+			'k': {Skipped: 5},
+			'b': {Completed: 3, Failed: 1, Lost: 1, Skipped: 2},
+			'-': {},
+		}[c]
+		s.Slots = append(s.Slots, slot)
+		s.All.Lost += uint64(slot.Lost)
+		s.All.Failed += uint64(slot.Failed)
+		if age := s.SlotLength * time.Duration(len(m.slots)-i); slot.Failed > 0 {
+			s.Failure, s.FailureAt = "timeout", now.Add(1234*time.Millisecond-age)
+		}
+		if i >= len(m.slots)-13 {
+			s.LastMinute.Completed += uint64(slot.Completed)
+			s.LastMinute.Lost += uint64(slot.Lost)
+			s.LastMinute.Failed += uint64(slot.Failed)
+		}
+	}
+	return s
+}
+
+// watchedFleet returns many kinds of watched targets.
+func watchedFleet() []*watch.Status {
+	const us, ms = time.Microsecond, time.Millisecond
+	n := strings.Repeat
+	var all []*watch.Status
+	for _, m := range []watchedMember{
+		{
+			target: "gateway.lon.example:443", address: "203.0.113.77", result: "timeout", rtt: 9 * ms,
+			slots: n("o", 40) + "l" + n("o", 14) + n("t", 5), since: 75 * time.Hour,
+		},
+		{
+			target: "wan.sgp.example:443", address: "203.0.113.140", result: "open", rtt: 171 * ms,
+			slots: n("o", 13) + "l" + n("o", 20) + "l" + n("o", 21) + "l" + "ooo", since: 26 * time.Hour,
+		},
+		{
+			target: "10.3.8.15:5671", address: "10.3.8.15", result: "open", rtt: 600 * us,
+			slots: n("o", 20) + n("k", 6) + "b" + n("o", 20) + "r" + n("o", 12), since: 31 * time.Hour,
+		},
+		{
+			target: "payments.example:443", address: "203.0.113.5", result: "open", rtt: 14 * ms,
+			slots: n("-", 31) + n("o", 29), since: 145 * time.Second,
+		},
+	} {
+		all = append(all, m.status(time.Now()))
+	}
+	return all
 }

@@ -4,28 +4,57 @@ import (
 	"cmp"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
-// An entry is the history of a target, with what the page groups and sorts it by.
+// An entry is a target, with what the page groups and sorts it by.
 type entry struct {
-	*history.Track
-	status status
-	name   name
+	*history.Track               // of a watched target: its last result only
+	watch          *watch.Status // nil if the target is not watched
+	logged         bool          // whether the history has results of the target
+	status         status
+	name           name
 }
 
-// newEntries returns the entries of tracks.
-func newEntries(tracks []history.Track, now time.Time) []entry {
-	entries := make([]entry, len(tracks))
-	for i := range tracks {
-		t := &tracks[i]
-		entries[i] = entry{Track: t, status: statusOf(t, now), name: parseName(t.Target)}
+// newEntry returns the entry of a target that is not watched.
+func newEntry(t *history.Track, now time.Time) entry {
+	return entry{Track: t, logged: true, status: statusOf(t, now), name: parseName(t.Target)}
+}
+
+// newWatchedEntry returns the entry of a watched target. Its history, nil if there is none, has the failures only.
+func newWatchedEntry(s *watch.Status, past *history.Track) entry {
+	t := &history.Track{
+		Target:  s.Target,
+		Module:  s.Module,
+		Since:   s.Since,
+		Changed: s.Changed,
+		Records: []history.Record{s.Last},
+		Path:    s.Path,
 	}
-	return entries
+	if past != nil {
+		t.GoodPath = past.GoodPath
+	}
+	return entry{Track: t, watch: s, logged: past != nil, status: statusOfWatched(s), name: parseName(s.Target)}
+}
+
+// why explains the status of the target, "" if it needs no explanation.
+func (e *entry) why() string {
+	if e.watch != nil && e.watch.Stale != nil {
+		return e.watch.Stale.Error()
+	}
+	return why(e.Last())
+}
+
+// trouble returns the share of the handshakes of the last minute that failed or lost a SYN.
+func (e *entry) trouble() float64 {
+	t := &e.watch.LastMinute
+	return float64(max(t.Failed, t.Lost)) / float64(max(t.Completed, 1))
 }
 
 // compareNames compares two entries by target and module.
@@ -37,8 +66,8 @@ func compareNames(a, b *entry) int {
 type order string
 
 const (
-	// byStatus sorts by status, failing targets then by their last change with the latest first, and all
-	// targets by name.
+	// byStatus sorts by status, failing targets then by their last change with the latest first, unstable targets
+	// by the share of their handshakes that failed or lost a SYN, and all targets by name.
 	byStatus order = ""
 
 	// byLatency sorts by the latency of the latest probe, the longest first. Targets without a recent
@@ -61,10 +90,44 @@ func (o order) compare(a, b entry) int {
 		first = cmp.Compare(b.recentLatency(), a.recentLatency())
 	}
 	first = cmp.Or(first, cmp.Compare(a.status, b.status))
-	if first == 0 && a.status == failing {
+	switch {
+	case first != 0:
+	case a.status == failing:
 		first = b.Since.Compare(a.Since)
+	case a.status == unstable:
+		first = cmp.Compare(b.trouble(), a.trouble())
 	}
 	return cmp.Or(first, compareNames(&a, &b))
+}
+
+// A shortlist keeps the first of many entries, so that the memory for a page does not grow with their number.
+type shortlist struct {
+	order   order
+	limit   int
+	added   int
+	entries []entry
+	cut     bool // whether the first entries, as many as the limit, are sorted and no dropped one belongs before them
+}
+
+// add adds an entry.
+func (s *shortlist) add(e entry) {
+	s.added++
+	if s.cut && s.order.compare(e, s.entries[s.limit-1]) > 0 {
+		return
+	}
+	s.entries = append(s.entries, e)
+	if len(s.entries) == 2*s.limit {
+		s.first()
+	}
+}
+
+// first returns the first entries in order, at most as many as the limit.
+func (s *shortlist) first() []entry {
+	slices.SortFunc(s.entries, s.order.compare)
+	if len(s.entries) >= s.limit {
+		s.entries, s.cut = slices.Delete(s.entries, s.limit, len(s.entries)), true
+	}
+	return s.entries
 }
 
 // recentLatency returns the latency of the latest probe, 0 if it has none or is not recent.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"html/template"
+	"iter"
 	"maps"
 	"net/url"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
 // maxRows limits the number of rows on the page.
@@ -94,32 +96,39 @@ type resultCount struct {
 type status int
 
 const (
-	failing status = iota
+	failing  status = iota
+	unstable        // a watched target that succeeds, but has failed or lost SYNs in the last minute
 	succeeding
 	unprobed // not probed recently, whatever the latest result
 )
 
 // Class returns the CSS class of the status.
-func (s status) Class() string { return [...]string{"failing", "succeeding", "unprobed"}[s] }
+func (s status) Class() string {
+	return [...]string{"failing", "unstable", "succeeding", "unprobed"}[s]
+}
 
 func (s status) String() string {
-	return [...]string{"failing", "succeeding", "not probed recently"}[s]
+	return [...]string{"failing", "unstable", "succeeding", "not probed recently"}[s]
 }
 
 // A row is the line of one target.
 type row struct {
-	*history.Track
+	*entry
 	Status    status
 	Probed    string // time since the latest probe
 	For       string // time since the result last changed, as far as is known
 	SinceText string // the same in words
 	Latency   latency
 	Spark     template.HTML
-	Recent    tally // of the probes in the sparkline
+	Recent    tally    // of the probes in the sparkline
+	Watch     *watched // nil if the target is not watched
 }
 
 // Why explains the verdict, "" if it needs no explanation.
-func (r *row) Why() string { return why(r.Last()) }
+func (r *row) Why() string { return r.why() }
+
+// Logged reports whether the history has results of the target.
+func (r *row) Logged() bool { return r.logged }
 
 // ICMP describes the ICMP error that ended the latest probe, "" if there was none.
 func (r *row) ICMP() string { return icmp(r.Last()) }
@@ -131,20 +140,38 @@ func (r *row) Address() string { return address(r.Target, r.Last()) }
 // if the number is unknown.
 func (r *row) Retransmits() string { return retransmits(r.Last()) }
 
-// newOverview returns an overview of the targets, with rows for those that the view selects.
-func newOverview(tracks []history.Track, v view, now time.Time) *overview {
-	entries := newEntries(tracks, now)
-	o := &overview{
-		Now: now, Groups: groups(entries), Targets: len(entries), Filter: v.filter.text, Order: v.order,
+// newOverview returns an overview of the targets, with rows for those that the view selects. A watched target is shown
+// by its status instead of its history, which has only its failures.
+func newOverview(tracks []history.Track, watched iter.Seq[*watch.Status], v view, now time.Time) *overview {
+	o := &overview{Now: now, Filter: v.filter.text, Order: v.order}
+	counts := make(census)
+	matching := shortlist{order: v.order, limit: maxRows}
+	add := func(e entry) {
+		o.Targets++
+		counts.add(&e)
+		if v.filter.matches(&e) {
+			matching.add(e)
+		}
 	}
-	entries = v.filter.apply(entries)
-	slices.SortFunc(entries, v.order.compare)
-	o.Matching = len(entries)
-	shown := entries[:min(len(entries), maxRows)]
-	o.Omitted = len(entries) - len(shown)
-	for _, e := range shown {
+	type key struct{ target, module string }
+	past := make(map[key]*history.Track, len(tracks))
+	for i := range tracks {
+		t := &tracks[i]
+		past[key{t.Target, t.Module}] = t
+	}
+	for s := range watched {
+		k := key{s.Target, s.Module}
+		add(newWatchedEntry(s, past[k]))
+		delete(past, k)
+	}
+	for _, t := range past {
+		add(newEntry(t, now))
+	}
+	o.Groups, o.Matching = counts.groups(), matching.added
+	for _, e := range matching.first() {
 		o.Rows = append(o.Rows, newRow(e, now))
 	}
+	o.Omitted = o.Matching - len(o.Rows)
 	return o
 }
 
@@ -169,15 +196,32 @@ func statusOf(t *history.Track, now time.Time) status {
 	}
 }
 
-// groups returns the groups of the targets, in display order.
-func groups(entries []entry) []group {
-	counts := make(map[status]map[string]int)
-	for _, e := range entries {
-		if counts[e.status] == nil {
-			counts[e.status] = make(map[string]int)
-		}
-		counts[e.status][e.Last().Result]++
+// statusOfWatched returns the status of a watched target.
+func statusOfWatched(s *watch.Status) status {
+	switch {
+	case s.Stale != nil:
+		return unprobed
+	case !s.Last.Success:
+		return failing
+	case s.Unstable():
+		return unstable
+	default:
+		return succeeding
 	}
+}
+
+// A census counts targets by status and result.
+type census map[status]map[string]int
+
+func (counts census) add(e *entry) {
+	if counts[e.status] == nil {
+		counts[e.status] = make(map[string]int)
+	}
+	counts[e.status][e.Last().Result]++
+}
+
+// groups returns the groups of the targets, in display order.
+func (counts census) groups() []group {
 	var groups []group
 	for _, s := range slices.Sorted(maps.Keys(counts)) {
 		g := group{Status: s}
@@ -209,7 +253,7 @@ func (o *overview) Title() string {
 func newRow(t entry, now time.Time) row {
 	last := t.Last()
 	r := row{
-		Track:  t.Track,
+		entry:  &t,
 		Status: t.status,
 		Probed: span(now.Sub(last.Time)),
 	}
@@ -222,6 +266,12 @@ func newRow(t entry, now time.Time) row {
 		r.SinceText = fmt.Sprintf("%s since the first probe at %s", words(last.Result), timestamp(t.Since))
 	}
 	r.Latency = latencyOf(last)
+	if t.watch != nil {
+		r.Watch = newWatched(t.watch, now)
+		r.Recent = r.Watch.Recent()
+		r.Spark = strip(t.watch)
+		return r
+	}
 	// Older records are incomplete: failures are kept longer than successes, so they would make the
 	// target look worse than it was.
 	recent := t.Records[t.Complete:]
@@ -246,6 +296,9 @@ func tallyOf(records []history.Record) tally {
 // String returns the share of successes as a whole percentage, rounded down. It is 100 % only if all
 // probes succeeded, and 0 % only if none did.
 func (t tally) String() string {
+	if t.Probes == 0 {
+		return "–"
+	}
 	percent := t.Successes * 100 / t.Probes
 	if percent == 0 && t.Successes > 0 {
 		percent = 1

@@ -13,19 +13,25 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"html/template"
+	"iter"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
-// Options configure Pages. All fields except Lost are required.
+// Options configure Pages. All fields except Watched and Lost are required.
 type Options struct {
 	// Tracks returns the history of one target, or of all targets if target is "", limited to one
 	// module unless module is "", in any order. See history.History.
 	Tracks func(target, module string) []history.Track
+
+	// Watched returns the watched targets. See watch.Watcher.Targets.
+	Watched func() iter.Seq[*watch.Status]
 
 	// Lost returns when the history last dropped a target because it was full, zero if it never
 	// did. See history.History.
@@ -48,6 +54,9 @@ type Pages struct {
 
 // New returns Pages with the given options.
 func New(options Options) *Pages {
+	if options.Watched == nil {
+		options.Watched = func() iter.Seq[*watch.Status] { return func(func(*watch.Status) bool) {} }
+	}
 	return &Pages{options: options, page: parse(pageHTML), logs: parse(logsHTML), now: time.Now}
 }
 
@@ -67,7 +76,7 @@ var (
 // parse parses the template of a page.
 func parse(text string) *template.Template {
 	funcs := template.FuncMap{
-		"words": words, "timestamp": timestamp,
+		"words": words, "timestamp": timestamp, "milliseconds": probe.Milliseconds,
 		"style":  func() template.CSS { return template.CSS(pageCSS) },
 		"script": func() template.JS { return template.JS(pageJS) },
 	}
@@ -101,7 +110,7 @@ func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 	}{
 		p.options.Version, p.options.Modules(), config.DefaultModule,
 		p.options.Lost != nil && now.Sub(p.options.Lost()) < recently,
-		newOverview(p.options.Tracks("", ""), v, now),
+		newOverview(p.options.Tracks("", ""), p.options.Watched(), v, now),
 	})
 }
 

@@ -478,7 +478,7 @@ func TestHomeFailsAsAWhole(t *testing.T) {
 }
 
 // rowOf returns the row of a track at noon.
-func rowOf(t history.Track) row { return newRow(newEntries([]history.Track{t}, noon)[0], noon) }
+func rowOf(t history.Track) row { return newRow(newEntry(&t, noon), noon) }
 
 func TestRow(t *testing.T) {
 	icmp := shaker.ICMP{From: netip.MustParseAddr("192.0.2.254"), Type: 3, Code: 13}

@@ -48,14 +48,21 @@ func sparkline(records []history.Record) template.HTML {
 			joined = true
 		}
 	}
+	return svg(width, caption(records), part{class: "failures", d: failures.String()},
+		part{class: "dots", d: dots.String()}, part{class: "line", d: line.String()})
+}
+
+// A part is a path of a drawing.
+type part struct{ class, d string }
+
+// svg returns a drawing with the given width in SVG units. It leaves out the parts that are empty.
+func svg(width int, caption string, parts ...part) template.HTML {
 	var svg strings.Builder
 	fmt.Fprintf(&svg, `<svg class="spark" role="img" viewBox="0 0 %d %d" preserveAspectRatio="none"><title>%s</title>`,
-		width, sparkHeight, template.HTMLEscapeString(caption(records)))
-	for _, path := range []struct{ class, d string }{
-		{"failures", failures.String()}, {"dots", dots.String()}, {"line", line.String()},
-	} {
-		if path.d != "" {
-			fmt.Fprintf(&svg, `<path class="%s" d="%s"/>`, path.class, path.d)
+		width, sparkHeight, template.HTMLEscapeString(caption))
+	for _, p := range parts {
+		if p.d != "" {
+			fmt.Fprintf(&svg, `<path class="%s" d="%s"/>`, p.class, p.d)
 		}
 	}
 	svg.WriteString("</svg>")

@@ -151,6 +151,7 @@ func (c *Command) serve(
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
 	statusPage := pages.New(pages.Options{
 		Tracks:  results.Tracks,
+		Watched: watcher.Targets,
 		Lost:    results.Lost,
 		Modules: func() []string { return slices.Sorted(maps.Keys(prober.Config().Modules)) },
 		Version: version.Version,

@@ -6,5 +6,7 @@
 // no packet. A target that is not scraped for some time expires, and names are resolved again now and then
 // (upkeep.go).
 //
+// The status page reads the status of each target (status.go), which includes the last minutes (strip.go).
+//
 // A handshake that this host could not perform is counted as skipped, by reason. It never counts as lost.
 package watch

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -19,7 +19,7 @@ import (
 type target struct {
 	watcher *Watcher
 	key     key
-	module  *config.Module // shared by all targets of the module
+	module  *config.Module // shared by its targets
 	expired time.Time      // when it expired, zero if it has not; the Watcher's mu guards it
 
 	mu         sync.Mutex
@@ -39,12 +39,23 @@ type target struct {
 	completed   time.Time // when the last one was completed
 	fault       error     // why the last one was not performed, nil if it was completed
 
+	// For the status page, see Status
+	failed, lost uint64 // since registration
+	recent       strip
+	noted        uint64    // skipped handshakes that are counted in recent
+	result       string    // the present one
+	since        time.Time // start of the first one with this result in a row
+	failure      string
+	failureAt    time.Time // on the wall clock, as in the history
+	changed      bool      // whether there was another result before since
+	unrecorded   bool      // whether there were successes after the last record in the history
+
 	// Name resolution
 	nextLookup time.Time // zero if the target is an address
 	looking    bool
 	lookups    []lookupCount
-	resolution probe.Resolution
-	gone       *probe.Verdict // why the name has no address now, nil if it has one
+	resolution *probe.Resolution // nil if the target is an address
+	gone       *probe.Verdict    // why the name has no address now, nil if it has one
 
 	// The path at the begin of the present failure, nil if there is none
 	path    *shaker.Path
@@ -111,11 +122,16 @@ func (t *target) begin(report *probe.Report) error {
 		t.looked(report)
 	}
 	t.expired = time.Time{}
+	t.scraped = time.Now() // it must not expire before its first client is noted
 	t.add(&shaker.Repeated{
 		Result: report.Handshake,
 		Sent:   report.Start.Add(max(0, report.At-report.Handshake.Waited)),
 	})
 	t.path, t.pathErr = report.Path, report.PathErr
+	t.unrecorded = false // the caller of Scrape adds this one to the history
+	if t.isFailing() {
+		t.failure, t.failureAt = report.Result, report.Start
+	}
 	return nil
 }
 
@@ -177,19 +193,39 @@ func (t *target) take(r shaker.Repeated) {
 	if !t.add(&r) || !t.isFailing() {
 		return
 	}
-	report := t.report(&probe.Request{
-		Target:     probe.Target{Text: t.key.text},
-		ModuleName: t.key.module,
-		Module:     *t.module,
-	})
-	t.watcher.options.History.Add(t.key.text, t.key.module, report.Record(), nil)
+	report := t.report(t.request())
+	t.recordFailure(report)
 	if !failedBefore && t.module.TCP.Path == config.OnFailure {
 		t.watcher.trace(t, report)
 	}
 }
 
+// recordFailure adds a failure to the history. Its caller holds mu.
+func (t *target) recordFailure(report *probe.Report) {
+	record := report.Record()
+	t.failure, t.failureAt = record.Result, record.Time
+	t.record(record)
+}
+
+// record adds a record to the history. Its caller holds mu.
+func (t *target) record(record history.Record) {
+	record.AfterGap, t.unrecorded = t.unrecorded, false
+	t.watcher.options.History.Add(t.key.text, t.key.module, record, nil)
+}
+
+// recordEnd adds the last handshake to the history if it succeeded after a failure: otherwise the history would end
+// with the failure although the target has recovered.
+func (t *target) recordEnd() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failure != "" && t.unrecorded && t.gone == nil && !t.isFailing() {
+		t.record(t.report(t.request()).Record())
+	}
+}
+
 // add counts a handshake. completed reports whether there is a verdict. Its caller holds mu.
 func (t *target) add(r *shaker.Repeated) (completed bool) {
+	defer t.noteSkipped()
 	if r.Err != nil {
 		t.skipped.Fault++
 		t.fault = r.Err
@@ -204,15 +240,44 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 	if r.Result.ACKSent {
 		t.acksSent++
 	}
-	if !t.isFailing() {
+	t.found(r.Result.Outcome.String(), r.Sent)
+	slot := t.recent.at(t.watcher.uptime())
+	increase(&slot.Completed, 1)
+	if t.lostSYN() {
+		t.lost++
+		increase(&slot.Lost, 1)
+	}
+	if t.isFailing() {
+		t.failed++
+		increase(&slot.Failed, 1)
+	} else {
 		t.path, t.pathErr = nil, nil
+		t.unrecorded = true
 	}
 	return true
 }
 
+// found notes the present result, and that it was found by a handshake or lookup that began at the given time. Its
+// caller holds mu.
+func (t *target) found(result string, start time.Time) {
+	if t.result != result {
+		t.changed = t.result != ""
+		t.result, t.since = result, start
+	}
+}
+
+// lostSYN reports whether a SYN of the last handshake got no reply, unless the module expects that there is none. Its
+// caller holds mu.
+func (t *target) lostSYN() bool {
+	if t.last.Outcome == shaker.Timeout {
+		return t.isFailing()
+	}
+	return t.last.SYNs > 1
+}
+
 // isFailing reports whether the result of the last handshake is not valid. Its caller holds mu.
 func (t *target) isFailing() bool {
-	return t.last.Outcome != 0 && !slices.Contains(t.module.TCP.ValidResults, t.last.Outcome.String())
+	return t.last.Outcome != 0 && !(&probe.Request{Module: *t.module}).Valid(t.last.Outcome.String())
 }
 
 func (t *target) count(outcome shaker.Outcome, errno shaker.Errno) {
@@ -264,11 +329,14 @@ func (t *target) stale() error {
 // report returns the report of the last handshake, or of name resolution if the name has no address now. Its caller
 // holds mu.
 func (t *target) report(req *probe.Request) *probe.Report {
-	r := &probe.Report{Request: req, Resolution: t.resolution}
+	r := &probe.Report{Request: req}
+	if t.resolution != nil {
+		r.Resolution = *t.resolution
+	}
 	if t.gone != nil {
 		r.Start = time.Now()
 		r.Verdict = *t.gone
-		r.Duration = t.resolution.Took
+		r.Duration = r.Resolution.Took
 		return r
 	}
 	r.Start = onWallClock(t.sent)
@@ -285,7 +353,10 @@ func (t *target) report(req *probe.Request) *probe.Report {
 
 // onWallClock returns a time with a reading of the monotonic clock as the wall clock shows it now, which may have been
 // set since.
-func onWallClock(t time.Time) time.Time { return time.Now().Add(-time.Since(t)) }
+func onWallClock(t time.Time) time.Time {
+	now := time.Now()
+	return now.Add(t.Sub(now))
+}
 
 // snapshot returns what is known about the target, and notes that a client has scraped it.
 func (t *target) snapshot(client string) *Snapshot {

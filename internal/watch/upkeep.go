@@ -131,7 +131,8 @@ func (t *target) looked(report *probe.Report) {
 		result = resolved
 	}
 	t.countLookup(result)
-	t.resolution = report.Resolution
+	resolution := report.Resolution
+	t.resolution = &resolution
 	t.scheduleLookup()
 }
 
@@ -158,6 +159,8 @@ func (t *target) adapt(report *probe.Report, addrs []netip.Addr) {
 	case len(addrs) == 0 && report.Result == config.DNSNotFound:
 		t.pause()
 		t.gone = &report.Verdict
+		t.found(report.Result, report.Start)
+		t.recordFailure(report)
 	case len(addrs) == 0 || t.gone == nil && slices.Contains(addrs, current.Addr()):
 	default:
 		if t.gone != nil {

@@ -49,6 +49,7 @@ type Options struct {
 // A Watcher watches targets. It is safe for concurrent use.
 type Watcher struct {
 	options Options
+	started time.Time
 	ctx     context.Context // until Close
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -58,10 +59,11 @@ type Watcher struct {
 	mu       sync.Mutex
 	closed   bool
 	targets  map[key]*target
-	modules  map[string]*module
-	watched  int     // targets that have not expired
-	rate     float64 // handshakes with them in a second
-	reserved int     // handshakes with them that may be running at once
+	modules  map[string]*Module
+	configs  map[string]*config.Module // by name, see shared
+	watched  int                       // targets that have not expired
+	rate     float64                   // handshakes with them in a second
+	reserved int                       // handshakes with them that may be running at once
 }
 
 // A key names a target. Two texts of one address are two targets, because they are two targets in Prometheus.
@@ -74,20 +76,6 @@ type Module struct {
 	Registrations, Expirations uint64
 }
 
-// A module is what the Watcher keeps of a module.
-type module struct {
-	Module
-	configured *config.Module // as of the last registration
-}
-
-// share returns a configured module that is equal to c. All targets of the module share one, until it changes.
-func (m *module) share(c *config.Module) *config.Module {
-	if m.configured == nil || !reflect.DeepEqual(m.configured, c) {
-		m.configured = new(*c)
-	}
-	return m.configured
-}
-
 // New returns a Watcher that runs until Close.
 func New(options Options) *Watcher {
 	if options.History == nil {
@@ -98,15 +86,20 @@ func New(options Options) *Watcher {
 	}
 	w := &Watcher{
 		options: options,
+		started: time.Now(),
 		lookups: make(chan struct{}, lookupsAtOnce),
 		traces:  make(chan struct{}, tracesAtOnce),
 		targets: make(map[key]*target),
-		modules: make(map[string]*module),
+		modules: make(map[string]*Module),
+		configs: make(map[string]*config.Module),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.running.Go(w.upkeep)
 	return w
 }
+
+// uptime returns the time since New, on a clock that cannot be set.
+func (w *Watcher) uptime() time.Duration { return time.Since(w.started) }
 
 // Close stops all handshakes. Later scrapes are an error that wraps [shaker.ErrClosed].
 func (w *Watcher) Close() {
@@ -198,7 +191,7 @@ func (w *Watcher) register(k key, report *probe.Report) (*target, error) {
 		return nil, err
 	}
 	if t == nil {
-		t = newTarget(w, k, w.module(k.module).share(&report.Module))
+		t = newTarget(w, k, w.shared(k.module, &report.Module))
 	}
 	if err := t.begin(report); err != nil {
 		return nil, err
@@ -240,18 +233,30 @@ func (w *Watcher) account(t *target, n int) {
 }
 
 // module returns the totals of a module. Its caller holds mu.
-func (w *Watcher) module(name string) *module {
+func (w *Watcher) module(name string) *Module {
 	m := w.modules[name]
 	if m == nil {
-		m = &module{Module: Module{Name: name}}
+		m = &Module{Name: name}
 		w.modules[name] = m
 	}
 	return m
 }
 
+// shared returns the configuration of a module, which all of its targets share. Its caller holds mu.
+func (w *Watcher) shared(name string, m *config.Module) *config.Module {
+	c := w.configs[name]
+	if c == nil || !reflect.DeepEqual(*c, *m) {
+		copied := *m
+		c = &copied
+		w.configs[name] = c
+	}
+	return c
+}
+
 // retire stops the handshakes with a target. Its counters are kept for some time. Its caller holds mu.
 func (w *Watcher) retire(t *target) {
 	t.stop()
+	t.recordEnd()
 	t.expired = time.Now()
 	w.account(t, -1)
 }
@@ -284,7 +289,7 @@ func (w *Watcher) Modules() []Module {
 	defer w.mu.Unlock()
 	var all []Module
 	for _, m := range w.modules {
-		all = append(all, m.Module)
+		all = append(all, *m)
 	}
 	slices.SortFunc(all, func(a, b Module) int { return cmp.Compare(a.Name, b.Name) })
 	return all

@@ -1,0 +1,117 @@
+package watch
+
+import (
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// A Status is what the status page shows of a watched target.
+type Status struct {
+	Target, Module string
+
+	Last      history.Record // the last handshake, or that the name has no address
+	Since     time.Time      // start of the first one with this result in a row
+	Changed   bool           // whether there was another result before Since
+	Stale     error          // why there is no recent handshake because of this host, nil if there is one
+	Path      *shaker.Path   // at the begin of the present failure, nil if there is none
+	Failure   string         // the result of the last failure, "" if there was none
+	FailureAt time.Time      // its start
+
+	Registered time.Time
+	All        Tally // since Registered
+	LastMinute Tally // and up to five seconds more
+	Slots      []Slot
+	SlotLength time.Duration
+	P50, P99   time.Duration // of the RTTs since Registered, 0 if there are none
+
+	Client           string // the last one that scraped the target
+	Scraped, Expires time.Time
+}
+
+// Unstable reports whether handshakes in the last minute failed or lost a SYN.
+func (s *Status) Unstable() bool { return s.LastMinute.Failed > 0 || s.LastMinute.Lost > 0 }
+
+// Targets returns the statuses of all watched targets, in no particular order. Each of them is computed when it is its
+// turn, so that neither the Watcher nor any target waits for the caller.
+func (w *Watcher) Targets() iter.Seq[*Status] {
+	return func(yield func(*Status) bool) {
+		for _, t := range w.all() {
+			if !w.hasExpired(t) && !yield(t.status()) {
+				return
+			}
+		}
+	}
+}
+
+// all returns all targets. It does not look at them, because that takes too long for a caller that holds mu.
+func (w *Watcher) all() []*target {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.AppendSeq(make([]*target, 0, len(w.targets)), maps.Values(w.targets))
+}
+
+func (w *Watcher) hasExpired(t *target) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !t.expired.IsZero()
+}
+
+// status returns the status of the target.
+func (t *target) status() *Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noteSkipped()
+	recent := t.recent.read(t.watcher.uptime())
+	skipped := t.allSkipped()
+	report := t.report(t.request())
+	s := &Status{
+		Target:     t.key.text,
+		Module:     t.key.module,
+		Last:       report.Record(),
+		Since:      onWallClock(t.since),
+		Changed:    t.changed,
+		Path:       report.Path,
+		Failure:    t.failure,
+		FailureAt:  t.failureAt,
+		Registered: t.registered,
+		All:        Tally{Failed: t.failed, Lost: t.lost, Skipped: skipped.total()},
+		LastMinute: TallyOf(recent[slots-lastMinute:]),
+		Slots:      recent[:],
+		SlotLength: slotLength,
+		P50:        t.rtt.quantile(0.5),
+		P99:        t.rtt.quantile(0.99),
+		Client:     t.client,
+		Scraped:    onWallClock(t.scraped),
+	}
+	s.Expires = s.Scraped.Add(t.module.Watch.Expire)
+	for _, c := range t.counts {
+		s.All.Completed += c.n
+	}
+	if t.gone == nil {
+		s.Stale = t.stale()
+	} else {
+		s.Last.Time = t.failureAt // of the last lookup
+	}
+	return s
+}
+
+// request returns a request for the target.
+func (t *target) request() *probe.Request {
+	return &probe.Request{Target: probe.Target{Text: t.key.text}, ModuleName: t.key.module, Module: *t.module}
+}
+
+// noteSkipped counts the handshakes that were skipped since the last call in the present slot. Its caller holds mu.
+func (t *target) noteSkipped() {
+	skipped := t.allSkipped()
+	total := skipped.total()
+	increase(&t.recent.at(t.watcher.uptime()).Skipped, total-t.noted)
+	t.noted = total
+}
+
+func (s *Skipped) total() uint64 { return s.Late + s.Overlapping + s.Unread + s.Fault }
