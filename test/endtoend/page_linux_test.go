@@ -90,3 +90,34 @@ modules:
 		}
 	}
 }
+
+// The page and /logs show a watched target with what happens between scrapes: its failures, but not its successes.
+func TestPageOfWatchedTarget(t *testing.T) {
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
+modules:
+  watched: {prober: tcp, watch: {interval: 100ms}}
+`))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	query := "?module=watched&target=" + listener.Addr().String()
+	exporter.Get(t, "/probe"+query) // the only scrape
+	shows := func(path, text string) {
+		t.Helper()
+		lab.Eventually(t, "GET "+path+" shows "+text, func() bool {
+			_, body := exporter.Get(t, path)
+			return strings.Contains(body, text)
+		})
+	}
+	shows("/", " ago by ")
+	shows("/", "</b> succeeding</a>")
+	listener.Close()
+	shows("/", "</b> failing</a>")
+	shows("/logs"+query, "ECONNREFUSED")
+	_, logs := exporter.Get(t, "/logs"+query)
+	if got := strings.Count(logs, " true "); got != 1 {
+		t.Errorf("GET /logs%s shows %d successes, want 1, the probe of the scrape:\n%s", query, got, logs)
+	}
+}
