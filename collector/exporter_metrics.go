@@ -72,7 +72,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 			"Time from the arrival of a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Handshakes in progress, including name resolution, and those that are reserved for watched targets."},
+			Help: "Handshakes in progress or reserved for watched targets, including name resolution."},
 			func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
 			Help: "Maximum number of concurrent handshakes, 0 if there is no limit."}),
@@ -80,8 +80,8 @@ func newMetrics(prober *probe.Prober) *metrics {
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.
 	for _, reason := range []string{
-		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, watchStale, tooManyAddrs, shuttingDown, tooLate,
-		callerGone,
+		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, watchStale, tooManyAddrs, shuttingDown,
+		tooLate, callerGone,
 	} {
 		m.rejected.WithLabelValues(reason)
 	}

@@ -122,6 +122,20 @@ func (h *Handler) probe(r *http.Request, req *probe.Request) (watch.Answer, erro
 
 // logFailure logs a probe whose result is not valid for the module.
 func (h *Handler) logFailure(ctx context.Context, r *probe.Report) {
+	h.logProbe(ctx, "Probe failed", r)
+}
+
+// LogChange logs that a watched target begins to fail, or has recovered. It is for [watch.Options].
+func (h *Handler) LogChange(r *probe.Report) {
+	text := "Watched target fails"
+	if r.Success() {
+		text = "Watched target has recovered"
+	}
+	h.logProbe(context.Background(), text, r)
+}
+
+// logProbe logs a probe at the level of failures.
+func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report) {
 	level := h.options.FailureLevel
 	if !h.options.Logger.Enabled(ctx, level) {
 		return
@@ -137,7 +151,7 @@ func (h *Handler) logFailure(ctx context.Context, r *probe.Report) {
 	if icmp := r.Handshake.ICMP; icmp.From.IsValid() {
 		attributes = append(attributes, "icmp", icmp, "icmp_from", icmp.From)
 	}
-	h.options.Logger.Log(ctx, level, "Probe failed", attributes...)
+	h.options.Logger.Log(ctx, level, text, attributes...)
 }
 
 // fail responds to a request whose probe ended without a verdict.

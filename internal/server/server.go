@@ -141,6 +141,7 @@ func (c *Command) serve(
 		MaxRate:    c.flags.watchRate,
 		History:    results,
 		Observe:    handler.Observe,
+		Changed:    handler.LogChange,
 	})
 	defer watcher.Close()
 	handler.Watch(watcher)

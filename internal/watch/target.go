@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,7 +109,7 @@ type LookupCount struct {
 const resolved = "resolved"
 
 func newTarget(w *Watcher, k key, m *config.Module) *target {
-	return &target{watcher: w, key: k, module: m, registered: time.Now().Round(0)} // on the wall clock
+	return &target{watcher: w, key: k, module: m}
 }
 
 // begin starts the handshakes with the address of a probe, and counts the handshake of that probe.
@@ -122,6 +123,9 @@ func (t *target) begin(report *probe.Report) error {
 		t.looked(report)
 	}
 	t.expired = time.Time{}
+	if t.registered.IsZero() {
+		t.registered = report.Start.Round(0) // on the wall clock
+	}
 	t.scraped = time.Now() // it must not expire before its first client is noted
 	t.add(&shaker.Repeated{
 		Result: report.Handshake,
@@ -190,12 +194,16 @@ func (t *target) take(r shaker.Repeated) {
 		return // it was stopped
 	}
 	failedBefore := t.isFailing()
-	if !t.add(&r) || !t.isFailing() {
+	if completed := t.add(&r); completed && !t.isValid(&r.Result) {
+		t.recordFailure(t.reportOf(t.request(), &r.Result, r.Sent))
+	}
+	failing := t.isFailing()
+	if failing == failedBefore {
 		return
 	}
 	report := t.report(t.request())
-	t.recordFailure(report)
-	if !failedBefore && t.module.TCP.Path == config.OnFailure {
+	t.watcher.options.Changed(report)
+	if failing && t.module.TCP.Path == config.OnFailure {
 		t.watcher.trace(t, report)
 	}
 }
@@ -223,7 +231,9 @@ func (t *target) recordEnd() {
 	}
 }
 
-// add counts a handshake. completed reports whether there is a verdict. Its caller holds mu.
+// add counts a handshake. completed reports whether there is a verdict. The last handshake is the one whose SYN was
+// sent last: one that ends later because it waited for a lost SYN does not describe the present state. Its caller holds
+// mu.
 func (t *target) add(r *shaker.Repeated) (completed bool) {
 	defer t.noteSkipped()
 	if r.Err != nil {
@@ -231,7 +241,14 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 		t.fault = r.Err
 		return false
 	}
-	t.fault, t.last, t.sent, t.completed = nil, r.Result, r.Sent, time.Now()
+	t.fault, t.completed = nil, time.Now()
+	if !r.Sent.Before(t.sent) {
+		t.last, t.sent = r.Result, r.Sent
+		t.found(r.Result.Outcome.String(), r.Sent)
+		if !t.isFailing() {
+			t.path, t.pathErr = nil, nil
+		}
+	}
 	t.count(r.Result.Outcome, r.Result.Errno)
 	if r.Result.RTT > 0 {
 		t.rtt.observe(r.Result.RTT)
@@ -240,19 +257,17 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 	if r.Result.ACKSent {
 		t.acksSent++
 	}
-	t.found(r.Result.Outcome.String(), r.Sent)
 	slot := t.recent.at(t.watcher.uptime())
 	increase(&slot.Completed, 1)
-	if t.lostSYN() {
+	if t.lostSYN(&r.Result) {
 		t.lost++
 		increase(&slot.Lost, 1)
 	}
-	if t.isFailing() {
+	if t.isValid(&r.Result) {
+		t.unrecorded = true
+	} else {
 		t.failed++
 		increase(&slot.Failed, 1)
-	} else {
-		t.path, t.pathErr = nil, nil
-		t.unrecorded = true
 	}
 	return true
 }
@@ -266,18 +281,22 @@ func (t *target) found(result string, start time.Time) {
 	}
 }
 
-// lostSYN reports whether a SYN of the last handshake got no reply, unless the module expects that there is none. Its
-// caller holds mu.
-func (t *target) lostSYN() bool {
-	if t.last.Outcome == shaker.Timeout {
-		return t.isFailing()
+// lostSYN reports whether a SYN of a handshake got no reply, unless the module expects that there is none.
+func (t *target) lostSYN(r *shaker.Result) bool {
+	if r.Outcome == shaker.Timeout {
+		return !t.isValid(r)
 	}
-	return t.last.SYNs > 1
+	return r.SYNs > 1
+}
+
+// isValid reports whether the result of a handshake is valid for the module.
+func (t *target) isValid(r *shaker.Result) bool {
+	return slices.Contains(t.module.TCP.ValidResults, r.Outcome.String())
 }
 
 // isFailing reports whether the result of the last handshake is not valid. Its caller holds mu.
 func (t *target) isFailing() bool {
-	return t.last.Outcome != 0 && !(&probe.Request{Module: *t.module}).Valid(t.last.Outcome.String())
+	return t.last.Outcome != 0 && !t.isValid(&t.last)
 }
 
 func (t *target) count(outcome shaker.Outcome, errno shaker.Errno) {
@@ -339,15 +358,24 @@ func (t *target) report(req *probe.Request) *probe.Report {
 		r.Duration = r.Resolution.Took
 		return r
 	}
-	r.Start = onWallClock(t.sent)
-	r.Verdict = probe.Verdict{
-		Result:    t.last.Outcome.String(),
-		Errno:     shaker.ErrnoName(t.last.Errno),
-		Handshake: t.last,
-		At:        t.last.Waited,
-	}
-	r.Duration = t.last.Waited
+	r = t.reportOf(req, &t.last, t.sent)
 	r.Path, r.PathErr = t.path, t.pathErr
+	return r
+}
+
+// reportOf returns the report of a handshake whose SYN was sent at the given time, without a path. Its caller holds mu.
+func (t *target) reportOf(req *probe.Request, h *shaker.Result, sent time.Time) *probe.Report {
+	r := &probe.Report{Request: req, Start: onWallClock(sent)}
+	if t.resolution != nil {
+		r.Resolution = *t.resolution
+	}
+	r.Verdict = probe.Verdict{
+		Result:    h.Outcome.String(),
+		Errno:     shaker.ErrnoName(h.Errno),
+		Handshake: *h,
+		At:        r.Resolution.Took + h.Waited,
+	}
+	r.Duration = r.At
 	return r
 }
 

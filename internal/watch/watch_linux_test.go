@@ -284,7 +284,10 @@ func TestFaults(t *testing.T) {
 // Failures are in the history with their own times, successes are not. The path is traced once when a target begins to
 // fail.
 func TestFailures(t *testing.T) {
-	b := newBench(t, watchConfig, 0, Options{})
+	var changes []string // appended to by one goroutine after the other
+	b := newBench(t, watchConfig, 0, Options{Changed: func(r *probe.Report) {
+		changes = append(changes, r.Text+" "+r.Result)
+	}})
 	host := b.network.At("10.0.3.1:80", simnet.SYNACK()).Behind("10.1.0.1", "10.1.0.2")
 	const name = "10.0.3.1:80"
 	b.scrape(name, "traced")
@@ -314,6 +317,11 @@ func TestFailures(t *testing.T) {
 	b.awaitHandshakes(name, "traced", "open", failing.Watch.total("open")+1)
 	if good := b.scrape(name, "traced"); good.Success() && good.Path != nil {
 		t.Errorf("the target is open and has the path %+v, want none", good.Path)
+	}
+	b.watcher.Close()
+	// There are more if the machine stood still.
+	if n := len(changes); n < 2 || changes[0] != name+" timeout" || changes[n-1] != name+" open" {
+		t.Errorf("the changes of the target are %q, want timeout first and open last", changes)
 	}
 }
 
@@ -370,5 +378,27 @@ func TestConcurrency(t *testing.T) {
 	defer b.watcher.mu.Unlock()
 	if w := b.watcher; w.watched != 0 || w.reserved != 0 || w.rate > 1e-6 || w.rate < -1e-6 {
 		t.Errorf("with all targets expired: %d watched, %d reserved, rate %g, want 0", w.watched, w.reserved, w.rate)
+	}
+}
+
+// A handshake that waited for a lost SYN may end after one that was sent later. It counts, but does not describe the
+// present state.
+func TestLastHandshakeIsTheOneSentLast(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	module := b.prober.Config().Modules["fast"]
+	target := newTarget(b.watcher, key{module: "fast", text: openTarget}, &module)
+	now := time.Now()
+	add := func(outcome shaker.Outcome, sent time.Time) {
+		target.add(&shaker.Repeated{Result: shaker.Result{Outcome: outcome}, Sent: sent})
+	}
+	add(shaker.Timeout, now)
+	if !target.isFailing() {
+		t.Error("the target is not failing after a timeout, want that it is")
+	}
+	add(shaker.Open, now.Add(200*time.Millisecond))
+	add(shaker.Timeout, now.Add(100*time.Millisecond))
+	if s := target.snapshot(""); target.isFailing() || s.total("timeout") != 2 || s.total("open") != 1 {
+		t.Errorf("%+v, failing: %t, want all three handshakes, and that the last one is open",
+			s.Handshakes, target.isFailing())
 	}
 }

@@ -44,6 +44,10 @@ type Options struct {
 	// Observe is called with every handshake in the background; nil ignores them. The calls are made one after
 	// the other.
 	Observe func(module string, r *shaker.Repeated)
+
+	// Changed is called with the first handshake in the background with which a target begins to fail, and with
+	// the first one with which it has recovered; nil ignores them.
+	Changed func(*probe.Report)
 }
 
 // A Watcher watches targets. It is safe for concurrent use.
@@ -83,6 +87,9 @@ func New(options Options) *Watcher {
 	}
 	if options.Observe == nil {
 		options.Observe = func(string, *shaker.Repeated) {}
+	}
+	if options.Changed == nil {
+		options.Changed = func(*probe.Report) {}
 	}
 	w := &Watcher{
 		options: options,
