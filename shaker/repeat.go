@@ -20,6 +20,10 @@ const (
 	// sooner.
 	latestStart = 250 * time.Millisecond
 
+	// offsetStep is the unit of offsets. Handshakes that are due at the same time share the cost of waking a
+	// thread: it is a fifth of the CPU time of 10,000 handshakes a second.
+	offsetStep = 2 * time.Millisecond
+
 	// unreadResults is for how many results of all Repetitions of a Shaker there is room.
 	unreadResults = 1 << 14
 )
@@ -133,8 +137,7 @@ func (s *Shaker) Repeat(target netip.AddrPort, schedule Schedule, each func(Repe
 	if schedule.Offset == 0 {
 		schedule.Offset = spread(target)
 	}
-	// Handshakes that are due at the same time share the cost of waking a thread.
-	schedule.Offset = schedule.Offset.Truncate(time.Millisecond)
+	schedule.Offset = schedule.Offset.Truncate(offsetStep)
 	if err == nil {
 		var scope uint32
 		if target, scope, err = s.destination(target, &schedule.Options); err == nil {
