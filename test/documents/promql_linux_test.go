@@ -10,17 +10,18 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// With the example's configuration, Prometheus scrapes an open, a refused and a silent target, and stores the right
-// result for each. README's queries are valid, and the first one finds the targets that are down.
+// With the example's configurations, Prometheus scrapes an open, a refused and a silent target, and a target that is
+// watched, and stores the right result for each. README's queries are valid, and the first one finds the targets that
+// are down.
 func TestPrometheus(t *testing.T) { process.EachPrometheus(t, testPrometheus) }
 
 func testPrometheus(t *testing.T, major process.Major) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
-	exporter.Start(t)
+	exporter.Start(t, "--config.file=examples/shaker.yml")
 	prometheus := major.Start(t, 9090, "examples/prometheus.yml")
 
 	lab.Eventually(t, "each target has been scraped", func() bool {
-		return len(prometheus.Query("probe_success")) == 3
+		return len(prometheus.Query("probe_success")) == 4
 	})
 	for _, c := range []struct {
 		instance      string
@@ -58,6 +59,10 @@ func testPrometheus(t *testing.T, major process.Major) {
 	lab.Eventually(t, "the exporter itself has been scraped", func() bool {
 		return len(prometheus.Query(`shaker_exporter_build_info{job="shaker_exporter"}`)) == 1
 	})
+	const watched = `probe_watch_handshakes_total{job="shaker_watch",instance="localhost:9090",result="open"}`
+	if got := prometheus.Query(watched); len(got) != 1 || got[0].Value < 1 {
+		t.Errorf("Query(%s) = %v, want one series with a value of at least 1", watched, got)
+	}
 	queries := readmeQueries(t)
 	for _, expression := range queries {
 		prometheus.Query(expression) // fails the test if the expression is invalid

@@ -398,7 +398,7 @@ func testCentralServers(t *testing.T, major process.Major) {
 // The central server gets every metric that the rules use, by remote write and by federation.
 func TestCentralServerGetsWhatRulesNeed(t *testing.T) {
 	needed := make(map[string]bool)
-	for _, file := range []string{"targets", "prober", "vantage", "slo"} {
+	for _, file := range []string{"targets", "prober", "watch", "vantage", "slo"} {
 		var rules struct {
 			Groups []struct{ Rules []struct{ Expr string } }
 		}
