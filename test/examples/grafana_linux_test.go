@@ -12,6 +12,7 @@ import (
 
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+	"github.com/grafana/grafana-foundation-sdk/go/heatmap"
 	"github.com/grafana/grafana-foundation-sdk/go/prometheus"
 	"github.com/grafana/grafana-foundation-sdk/go/stat"
 	"github.com/grafana/grafana-foundation-sdk/go/statetimeline"
@@ -39,6 +40,7 @@ type board = dashboard.Dashboard
 func readDashboard(text string) (*board, error) {
 	runtime := cog.NewRuntime()
 	runtime.RegisterDataqueryVariant(prometheus.VariantConfig())
+	runtime.RegisterPanelcfgVariant(heatmap.VariantConfig())
 	runtime.RegisterPanelcfgVariant(stat.VariantConfig())
 	runtime.RegisterPanelcfgVariant(statetimeline.VariantConfig())
 	runtime.RegisterPanelcfgVariant(table.VariantConfig())
@@ -409,11 +411,15 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 			complain("has two queries with the refId %s", orEmpty(query.RefId))
 		}
 		refs = append(refs, orEmpty(query.RefId))
-		isTable := query.Format != nil && *query.Format == prometheus.PromQueryFormatTable
+		format := prometheus.PromQueryFormatTimeSeries
+		if query.Format != nil {
+			format = *query.Format
+		}
 		if query.Instant == nil || query.Range == nil || *query.Instant == *query.Range {
 			complain("has a query %s that is not either an instant query or a range query", orEmpty(query.RefId))
 		}
-		if isTable != (p.Type == "table") {
+		if (format == prometheus.PromQueryFormatTable) != (p.Type == "table") ||
+			(format == prometheus.PromQueryFormatHeatmap) != (p.Type == "heatmap") {
 			complain("has a query %s with the format of another panel type", orEmpty(query.RefId))
 		}
 		for _, w := range lookback.FindAllStringSubmatch(query.Expr, -1) {
@@ -466,12 +472,12 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 		if available := float64(p.GridPos.W) / 24 * screenWidth; width > available {
 			complain("has columns of %.0f pixels together, want at most %.0f", width, available)
 		}
-	} else if unit := orEmpty(fields.Defaults.Unit); unit == "" {
+	} else if unit := unitOf(p); unit == "" {
 		complain("has no unit")
 	} else if slices.Contains([]string{"reqps", "pps", "cps", "ops"}, unit) { // 0.02 pps would be 20 mp/s
 		complain("has the unit %s, and does not count requests, packets, counts or operations", unit)
 	}
-	if orEmpty(fields.Defaults.NoValue) == "" {
+	if orEmpty(fields.Defaults.NoValue) == "" && p.Type != "heatmap" { // which has no such text
 		complain("has no text for no data")
 	}
 	if p.Type == "stat" && fields.Defaults.Thresholds == nil { // Grafana's default makes 80 red
@@ -483,6 +489,14 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 		complain("has no names for its numbers")
 	}
 	return problems
+}
+
+// unitOf returns the unit of a panel that is not a table.
+func unitOf(p *dashboard.Panel) string {
+	if options, ok := p.Options.(*heatmap.Options); ok {
+		return orEmpty(options.YAxis.Unit)
+	}
+	return orEmpty(p.FieldConfig.Defaults.Unit)
 }
 
 // toDashboard reports whether a URL leads to a dashboard.

@@ -132,7 +132,7 @@ func (g *grafana) interpolate(expression, instance string) string {
 	).Replace(expression)
 }
 
-// A series is a series in the result of a query.
+// A series is a series in the result of a query. Each value of a native histogram is the count of its samples.
 type series struct {
 	labels map[string]string
 	values []float64
@@ -166,6 +166,8 @@ func (g *grafana) query(query *prometheus.Dataquery, instance string) (result []
 				Metric map[string]string
 				Value  []any // a point: the time, and the value as text
 				Values [][]any
+
+				Histograms [][]any // points with histograms
 			}
 		}
 	}
@@ -174,6 +176,10 @@ func (g *grafana) query(query *prometheus.Dataquery, instance string) (result []
 		s := series{labels: found.Metric}
 		if found.Value != nil {
 			found.Values = append(found.Values, found.Value)
+		}
+		for _, point := range found.Histograms {
+			histogram := point[1].(map[string]any)
+			found.Values = append(found.Values, []any{point[0], histogram["count"]})
 		}
 		for _, point := range found.Values {
 			value, err := strconv.ParseFloat(point[1].(string), 64)
@@ -237,7 +243,8 @@ func (g *grafana) dataProblems(d *board, instances []string) (problems []string)
 					*query.RefId)
 			}
 			for _, label := range legendLabel.FindAllStringSubmatch(orEmpty(query.LegendFormat), -1) {
-				if !has[label[1]] {
+				native := p.Type == "heatmap" && len(has) == 0 // a native histogram has no label le
+				if !has[label[1]] && !native {
 					complain("the legend of query %s has %s, which no series has", *query.RefId, label[1])
 				}
 			}
@@ -356,6 +363,7 @@ modules:
   all: {prober: tcp, tcp: {addresses: all}}
   fault: {prober: tcp, tcp: {source_ip_address: 203.0.113.9}}
   audit: {prober: tcp, tcp: {valid_results: [refused, timeout]}}
+  watch: {prober: tcp, timeout: 500ms, watch: {interval: 100ms}, tcp: {valid_results: [open, timeout]}}
 `
 
 // Two probers, which are the same exporter with different modules, probe the targets of the job "views", with opposite
@@ -374,6 +382,7 @@ scrape_configs:
       - {targets: ["192.0.2.1:80", "192.0.2.2:80"], labels: {job: views, prober: near}}
       - {targets: ["192.0.2.1:80", "192.0.2.2:80"], labels: {job: views, prober: far, __param_module: audit}}
       - {targets: ["192.0.2.1:80"], labels: {job: steady}}
+      - {targets: ["lossy.test:80"], labels: {job: watched, prober: near, __param_module: watch}}
     relabel_configs:
       - {source_labels: [__address__], target_label: __param_target}
       - {source_labels: [__param_target], target_label: instance}
@@ -390,6 +399,7 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 	network.At("192.0.2.3")
 	network.At("192.0.2.4", simnet.SYNACK()).LosingSYNs(1)
 	network.At("192.0.2.5", simnet.ICMP("198.51.100.9", 3, 13))
+	network.At("192.0.2.6", simnet.SYNACK()).Losing(0.2, 0)
 	network.At("192.0.2.11", simnet.SYNACK().After(10*time.Millisecond)).Behind("198.51.100.1", "198.51.100.2")
 	network.At("192.0.2.12").Behind("198.51.100.1", "198.51.100.3")
 	network.At("192.0.2.21", simnet.SYNACK())
@@ -400,7 +410,7 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 	cmd := exporter.Command(t, "--web.listen-address=127.0.0.1:10115", "--config.file="+config)
 	p := process.Start(t, process.WithFiles(t, cmd, map[string]string{
 		"/etc/hosts": lab.Write(t, dir, "hosts",
-			"127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n"),
+			"127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n192.0.2.6 lossy.test\n"),
 		"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // no DNS server listens there
 	}))
 	p.Listening(exporter.Port)
@@ -420,7 +430,7 @@ func TestDashboardQueries(t *testing.T) {
 	classic := process.StartPrometheus(t, 9090, config)
 	native := process.StartPrometheus(t, 9091, withRules, "--enable-feature=native-histograms")
 	t.Run("classic", func(t *testing.T) { testDashboardQueries(t, classic, 9090) })
-	t.Run("docs/promql.md", func(t *testing.T) { testPromQLPage(t, classic) })
+	t.Run("pages", func(t *testing.T) { testPromQLPages(t, classic) })
 	t.Run("native", func(t *testing.T) {
 		testDashboardQueries(t, native, 9091)
 		if classic := native.Query("shaker_reset_lag_seconds_bucket"); len(classic) > 0 {
@@ -451,15 +461,15 @@ func testOutage(t *testing.T, server *process.Prometheus, port int) {
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	for _, file := range []string{fleetFile, targetFile} {
-		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 5 {
-			t.Errorf("%s, during an outage: the values of job are %q, want 5", file, g.jobs)
+		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 6 {
+			t.Errorf("%s, during an outage: the values of job are %q, want 6", file, g.jobs)
 		}
 	}
-	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 9 {
-		t.Errorf("%s, during an outage: the values of instance are %q, want 9", targetFile, got)
+	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 10 {
+		t.Errorf("%s, during an outage: the values of instance are %q, want 10", targetFile, got)
 	}
 	for title, want := range map[string]string{
-		"Targets": "14", "Not measured": "14", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
+		"Targets": "15", "Not measured": "15", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
 	} {
 		got := ""
 		for _, s := range g.query(queriesOf(panelNamed(t, boards[fleetFile], title))[0], "") {
@@ -487,16 +497,16 @@ func readBoards(t *testing.T) map[string]*board {
 // testDashboardQueries checks the results of all queries of the dashboards.
 func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 	lab.Eventually(t, "each target has been scraped three times", func() bool {
-		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 17 &&
+		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 18 &&
 			len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
 	})
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	instances := g.values(boards[targetFile], "instance")
-	if want := []string{"names", "paths", "shaker", "steady", "views"}; !slices.Equal(g.jobs, want) {
+	if want := []string{"names", "paths", "shaker", "steady", "views", "watched"}; !slices.Equal(g.jobs, want) {
 		t.Errorf("the values of job are %q, want %q", g.jobs, want)
 	}
-	if want := 9; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
+	if want := 10; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
 		t.Errorf("the values of instance are %q, want %d with pair.test:80", instances, want)
 	}
 
@@ -613,7 +623,7 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 		return g.query(queriesOf(panelNamed(g.t, d, title))[query], "")
 	}
 	for title, want := range map[string]float64{
-		"Targets": 14, "Answering": 4. / 12, "Down": 8, "Losing SYNs": 1, "Not measured": 2,
+		"Targets": 15, "Answering": 5. / 13, "Down": 8, "Losing SYNs": 1, "Not measured": 2,
 	} {
 		if got := result(title, 0); len(got) != 1 || math.Abs(got[0].last()-want) > 1e-9 {
 			complain("panel %q: %v, want %v", title, got, want)
@@ -649,14 +659,15 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 		{
 			title: "Slowest targets", query: 0, labels: "instance job prober",
 			want: "192.0.2.11:80 paths near, 192.0.2.1:80 shaker, 192.0.2.1:80 steady, " +
-				"192.0.2.1:80 views far, 192.0.2.1:80 views near",
+				"192.0.2.1:80 views far, 192.0.2.1:80 views near, lossy.test:80 watched near",
 		},
+		{title: "Most handshakes lost", query: 0, labels: "instance job prober", want: "lossy.test:80 watched near"},
 		{title: "Most SYN retransmissions", query: 0, labels: "instance", want: "192.0.2.4:80"},
 		{title: "ICMP errors", query: 0, labels: "from icmp", want: "198.51.100.9 admin_prohibited"},
 		{title: "Last hops to targets that are down", query: 0, labels: "address", want: "198.51.100.3"},
 		{
 			title: "Availability and error budget", query: 1, labels: "job",
-			want: "names, paths, shaker, steady, views",
+			want: "names, paths, shaker, steady, views, watched",
 		},
 	} {
 		if got := formatLabels(result(c.title, c.query), strings.Fields(c.labels)...); got != c.want {
@@ -809,6 +820,7 @@ func (g *grafana) targetProblems(d *board) (problems []string) {
 		{title: "Where the path ends", query: 0, instance: "192.0.2.11:80", min: 3, max: 3},
 		{title: "Where the path ends", query: 1, instance: "192.0.2.12:80", min: 2, max: 2},
 		{title: "Probe duration", query: 1, instance: "192.0.2.11:80", min: 0.01, max: 1},
+		{title: "Handshakes lost", query: 0, instance: "lossy.test:80", min: 0.02, max: 0.5},
 	} {
 		got := result(c.title, c.query, c.instance)
 		if len(got) != 1 || got[0].last() < c.min || got[0].last() > c.max {

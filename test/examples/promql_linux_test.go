@@ -9,18 +9,10 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
 
-// testPromQLPage checks that every metric of docs/metrics.md is in a query of docs/promql.md, and that every query
-// returns a series after the exporter has probed the network of newGrafanaNetwork.
-func testPromQLPage(t *testing.T, prometheus *process.Prometheus) {
-	var queries []string
-	blocks := regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(lab.Read(t, "../docs/promql.md"), -1)
-	for _, block := range blocks {
-		for line := range strings.Lines(block[1]) {
-			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-				queries = append(queries, line)
-			}
-		}
-	}
+// testPromQLPages checks that every metric of docs/metrics.md is in a query of docs/promql.md, and that every query of
+// this page and of docs/watch.md returns a series after the exporter has probed the network of newGrafanaNetwork.
+func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
+	queries := queriesOfPage(t, "../docs/promql.md")
 	all := strings.Join(queries, "\n")
 	row := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)")
 	metrics := row.FindAllStringSubmatch(lab.Read(t, "../docs/metrics.md"), -1)
@@ -37,10 +29,28 @@ func testPromQLPage(t *testing.T, prometheus *process.Prometheus) {
 	changed := strings.NewReplacer("[1h:15s]", "[1h:1s]",
 		"[1d]) > 0", "[1d]) >= 0", "probe_tcp_ack_sent == 1", "probe_tcp_ack_sent == 0",
 		"last_reload_successful == 0", "last_reload_successful == 1", `icmp!="",icmp!="ttl_exceeded"`, `icmp!=""`,
+		`result!="resolved"`, `result="resolved"`, "registrations_total[1h]) > 0", "registrations_total[1h]) >= 0",
 		" unless count by (job, instance, address) ", " and count by (job, instance, address) ")
-	for _, query := range queries {
+	inWatch := queriesOfPage(t, "../docs/watch.md")
+	if len(inWatch) < 3 {
+		t.Fatalf("docs/watch.md has %d queries, want at least 3", len(inWatch))
+	}
+	for _, query := range append(queries, inWatch...) {
 		lab.Eventually(t, query+" returns a series", func() bool {
 			return len(prometheus.Query(changed.Replace(query))) > 0
 		})
 	}
+}
+
+// queriesOfPage returns the queries of a page, each of one line.
+func queriesOfPage(t *testing.T, page string) (queries []string) {
+	t.Helper()
+	for _, block := range regexp.MustCompile("(?s)```promql\n(.*?)```").FindAllStringSubmatch(lab.Read(t, page), -1) {
+		for line := range strings.Lines(block[1]) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				queries = append(queries, line)
+			}
+		}
+	}
+	return queries
 }
