@@ -777,9 +777,10 @@ func TestResultsHaveColors(t *testing.T) {
 			t.Errorf("panel %q has the colors %v, want %v", panel, got, want)
 		}
 	}
-	for _, panel := range []string{"Failures by reason", "Failures by result"} {
+	overridden := func(file, panel string) map[string]string {
+		t.Helper()
 		got := make(map[string]string)
-		for _, o := range panelNamed(t, boards[fleetFile], panel).FieldConfig.Overrides {
+		for _, o := range panelNamed(t, boards[file], panel).FieldConfig.Overrides {
 			pattern := regexp.MustCompile(strings.Trim(fmt.Sprint(o.Matcher.Options), "/"))
 			for result := range want {
 				if pattern.MatchString(result) && pattern.MatchString(result+" ECONNREFUSED") {
@@ -787,7 +788,13 @@ func TestResultsHaveColors(t *testing.T) {
 				}
 			}
 		}
-		check(panel, got)
+		return got
+	}
+	for _, panel := range []string{"Failures by reason", "Failures by result"} {
+		check(panel, overridden(fleetFile, panel))
+	}
+	if got := overridden(targetFile, "Handshakes"); !maps.Equal(got, want) { // where open is no failure
+		t.Errorf("panel %q has the colors %v, want %v", "Handshakes", got, want)
 	}
 	got := make(map[string]string)
 	for _, o := range panelNamed(t, boards[fleetFile], "Down now").FieldConfig.Overrides {
