@@ -126,7 +126,7 @@ func TestLimits(t *testing.T) {
 	}{
 		{flag: "--watch.max-targets", options: Options{MaxTargets: 2}},
 		{flag: "--watch.max-rate", options: Options{MaxRate: 20}},
-		{flag: "--probe.max-in-flight", maxInFlight: 12},
+		{flag: "--probe.max-in-flight", maxInFlight: 4},
 	} {
 		t.Run(c.flag, func(t *testing.T) {
 			b := newBench(t, watchConfig, c.maxInFlight, c.options)

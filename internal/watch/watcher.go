@@ -211,7 +211,7 @@ func (w *Watcher) register(k key, report *probe.Report) (*target, error) {
 
 // permit returns an error if a limit does not permit another target of a module. Its caller holds mu.
 func (w *Watcher) permit(m *config.Module) error {
-	most := w.options.Prober.MaxInFlight() / 2
+	most := handshakesPerProbe * w.options.Prober.MaxInFlight() / 2
 	switch rate, reserved := w.rate+perSecond(m), w.reserved+atOnce(m); {
 	case w.options.MaxTargets > 0 && w.watched >= w.options.MaxTargets:
 		return fmt.Errorf("%w: %d targets are watched already (limit: --watch.max-targets)", ErrLimit, w.watched)
@@ -219,10 +219,14 @@ func (w *Watcher) permit(m *config.Module) error {
 		return fmt.Errorf("%w: %.6g handshakes a second would be too many (limit: --watch.max-rate)", ErrLimit, rate)
 	case most > 0 && reserved > most:
 		return fmt.Errorf("%w: watched targets that are silent could have %d handshakes in flight "+
-			"(limit: %d, half of --probe.max-in-flight)", ErrLimit, reserved, most)
+			"(limit: %d, 1.5 times --probe.max-in-flight)", ErrLimit, reserved, most)
 	}
 	return nil
 }
+
+// handshakesPerProbe is how many handshakes in the background count as one probe in flight. A probe needs three
+// descriptors, with those of its HTTP connection and of its DNS queries, and a handshake in the background one.
+const handshakesPerProbe = 3
 
 // perSecond returns how many handshakes with a target of the module there are in a second.
 func perSecond(m *config.Module) float64 { return 1 / m.Watch.Interval.Seconds() }
@@ -235,8 +239,14 @@ func (w *Watcher) account(t *target, n int) {
 	w.watched += n
 	w.module(t.key.module).Watched += n
 	w.rate += float64(n) * perSecond(t.module)
+	before := w.reservedProbes()
 	w.reserved += n * atOnce(t.module)
-	w.options.Prober.Reserve(n * atOnce(t.module))
+	w.options.Prober.Reserve(w.reservedProbes() - before)
+}
+
+// reservedProbes returns how many probes need as much as the handshakes that are reserved. Its caller holds mu.
+func (w *Watcher) reservedProbes() int {
+	return (w.reserved + handshakesPerProbe - 1) / handshakesPerProbe
 }
 
 // module returns the totals of a module. Its caller holds mu.
