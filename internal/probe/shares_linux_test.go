@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -103,10 +104,13 @@ modules:
 	t.Run("control", func(t *testing.T) { // without shares, the first server uses up the timeout
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
+		descriptors := lab.Descriptors(t)
 		addrs, err := newResolver((&net.Dialer{}).DialContext, true).LookupNetIP(ctx, "ip", "both.example.")
 		if err == nil || ctx.Err() == nil {
 			t.Errorf("LookupNetIP(both.example.) without shares = %v, %v, want no answer within a second", addrs, err)
 		}
+		lab.Eventually(t, "the resolver has closed its sockets",
+			func() bool { return lab.Descriptors(t) <= descriptors })
 	})
 	t.Run("both silent", func(t *testing.T) {
 		p := newProber(t, Options{DialDNS: simnet.DialDNS(silent)})
