@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,12 +30,12 @@ var build = sync.OnceValues(func() (program string, err error) {
 	}
 	program = filepath.Join(lab.Dir(), "shaker_exporter")
 	args := []string{"build", "-C", strings.TrimSpace(string(directory)), "-buildvcs=false", "-o", program}
-	cmd := exec.Command("go", append(args, ".")...)
-	if lab.Race { // needs cgo
-		cmd.Args = slices.Insert(cmd.Args, len(args), "-race")
-	} else {
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in a release
+	cgo := "CGO_ENABLED=0" // as in a release
+	if lab.Race {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
 	}
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
