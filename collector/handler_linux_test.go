@@ -3,6 +3,7 @@ package collector
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http/httptest"
@@ -334,10 +335,10 @@ func TestNoLocalPort(t *testing.T) {
 // EAGAIN, which package net reports as a timeout: it must not become the result dns_timeout.
 func TestNoLocalPortForDNS(t *testing.T) {
 	h := newHandler(t, settings{dialDNS: simnet.NewDNS(t, simnet.Names{"four.example": {"127.0.0.1"}})})
-	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40001") // a lookup makes two queries
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40009") // a lookup makes two queries, or repeats them
 	var taken []net.PacketConn
-	for _, address := range []string{":40000", ":40001"} {
-		conn, err := net.ListenPacket("udp4", address)
+	for port := 40000; port < 40010; port++ {
+		conn, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
 		if err != nil {
 			t.Fatal(err)
 		}
