@@ -61,6 +61,9 @@ func startVictoriaMetrics(t *testing.T, dir string, times int) *process.Promethe
 // vmagent scrapes with the configuration of the example, and vmalert evaluates the rules as Prometheus does: the
 // reasons of the alerts are right, and they keep firing when the exporter is stopped.
 func TestVictoriaMetrics(t *testing.T) {
+	if lab.Race {
+		t.Skip("runs the exporter as TestAlerts does; the race detector does not affect the other programs")
+	}
 	for _, program := range []string{"victoria-metrics", "vmagent", "vmalert"} {
 		lab.GoProgram(t, program)
 	}
