@@ -15,7 +15,7 @@ import (
 // Whatever the network loses, the counters of each target are what the wire shows, to the handshake, and the quantiles
 // of the latency lie within one bucket of the wire's. This is a million handshakes:
 //
-//	go test -run MatchesTheWire -soak 2m ./internal/watch
+//	go test -run MatchesTheWire ./internal/watch -soak 2m
 func TestWatchMatchesTheWire(t *testing.T) {
 	const perGroup = 150
 	handshakes := 60_000
