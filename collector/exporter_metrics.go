@@ -75,7 +75,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 			Help: "Handshakes in progress or reserved for watched targets, including name resolution."},
 			func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
-			Help: "Maximum number of concurrent handshakes, 0 if there is no limit."}),
+			Help: "Maximum number of concurrent handshakes; 0 means no limit."}),
 	}
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.

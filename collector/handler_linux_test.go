@@ -501,7 +501,7 @@ shaker_faults_total{errno="EMFILE"} 0
 shaker_faults_total{errno="ENFILE"} 0
 shaker_faults_total{errno="ENOBUFS"} 0
 shaker_faults_total{errno="ENOMEM"} 0
-# HELP shaker_probes_in_flight_limit Maximum number of concurrent handshakes, 0 if there is no limit.
+# HELP shaker_probes_in_flight_limit Maximum number of concurrent handshakes; 0 means no limit.
 # TYPE shaker_probes_in_flight_limit gauge
 shaker_probes_in_flight_limit 7
 # HELP shaker_probes_rejected_total Total number of requests whose probe was not performed or not finished, by reason.

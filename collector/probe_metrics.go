@@ -194,12 +194,12 @@ func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 	return families
 }
 
-// several adds a metric with its series. It adds nothing if there are no series.
+// several adds a metric with its series. Without series it adds nothing.
 func several(families []*dto.MetricFamily, of *metric, series []*dto.Metric) []*dto.MetricFamily {
 	if len(series) == 0 {
 		return families
 	}
-	return append(families, &dto.MetricFamily{Name: &of.name, Help: &of.help, Type: &typeGauge, Metric: series})
+	return append(families, of.familyOf(typeGauge, series...))
 }
 
 // metric returns one series of a metric.

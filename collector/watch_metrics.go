@@ -163,7 +163,7 @@ func newWatchMetrics() *watchMetrics {
 	}
 	return &watchMetrics{
 		watched: desc("shaker_watched_targets", "Number of watched targets.", "module"),
-		limit:   desc("shaker_watched_targets_limit", "Maximum number of watched targets, 0 if there is no limit."),
+		limit:   desc("shaker_watched_targets_limit", "Maximum number of watched targets; 0 means no limit."),
 		registrations: desc("shaker_registrations_total",
 			"Total number of targets that began to be watched because of a scrape.", "module"),
 		expirations: desc("shaker_expirations_total",

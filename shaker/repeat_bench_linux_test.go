@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -87,11 +85,7 @@ func BenchmarkRepeat(b *testing.B) {
 			skipped = skippedOf(all) - skipped
 			s.Close()
 
-			cmd := exec.Command(floor, "127.0.0.1", strconv.Itoa(int(target.Port())), strconv.Itoa(b.N), "100")
-			if out, err := cmd.CombinedOutput(); err != nil {
-				b.Fatalf("%v: %v: %s", cmd, err, out)
-			}
-			theirs := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds() / float64(b.N)
+			theirs := runFloor(b, floor, target.Port(), b.N, 100).cpu.Seconds() / float64(b.N)
 			slices.Sort(lags)
 			b.ReportMetric(0, "ns/op") // it depends on the interval
 			b.ReportMetric(cpu.Seconds()/float64(n)/theirs, "CPU-ratio")

@@ -72,7 +72,7 @@ func (p *Prober) errInFlight() error {
 	return ErrInFlight
 }
 
-// MaxInFlight returns the maximum number of concurrent handshakes, 0 if there is no limit.
+// MaxInFlight returns the maximum number of concurrent handshakes; 0 means no limit.
 func (p *Prober) MaxInFlight() int { return p.options.MaxInFlight }
 
 // admit counts n more handshakes as in flight, and reports whether the limit permits them. If it does not,

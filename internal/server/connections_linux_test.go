@@ -88,8 +88,11 @@ func (c client) get() error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 200 {
-		return fmt.Errorf("%s, %w", response.Status, err)
+	if response.StatusCode != 200 {
+		return fmt.Errorf("GET / = %s, want 200", response.Status)
+	}
+	if _, err := io.ReadAll(response.Body); err != nil {
+		return fmt.Errorf("GET /: the body ends with %w, want all of it", err)
 	}
 	return nil
 }

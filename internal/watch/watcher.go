@@ -312,5 +312,5 @@ func (w *Watcher) Modules() []Module {
 	return all
 }
 
-// MaxTargets returns the maximum number of watched targets, 0 if there is no limit.
+// MaxTargets returns the maximum number of watched targets; 0 means no limit.
 func (w *Watcher) MaxTargets() int { return w.options.MaxTargets }

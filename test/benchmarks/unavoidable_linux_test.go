@@ -50,7 +50,7 @@ func BenchmarkUnavoidable(b *testing.B) {
 
 				cmd := exec.Command(floor, host, port, strconv.Itoa(n), strconv.Itoa(connections))
 				if out, err := cmd.CombinedOutput(); err != nil {
-					b.Fatalf("%v: %v: %s", cmd, err, out)
+					b.Fatalf("%d handshakes of the C program %v end with %v, want no error: %s", n, cmd, err, out)
 				}
 				handshakes += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 			}
