@@ -30,10 +30,7 @@ func BenchmarkUnavoidable(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	plain := peer{program: compileNetHTTP(b), port: 10116}
-	body := lab.Write(b, b.TempDir(), "body", string(ours.get(b, lab.Client, path)))
-	plain.args = []string{fmt.Sprintf("127.0.0.1:%d", plain.port), body}
-	server := plain.start(b)
+	plain, server := startNetHTTP(b, ours.get(b, lab.Client, path))
 	for _, connections := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
 			var probes, responses, handshakes time.Duration
@@ -64,8 +61,8 @@ func BenchmarkUnavoidable(b *testing.B) {
 	}
 }
 
-// compileNetHTTP builds the plain net/http server and returns its path.
-func compileNetHTTP(b *testing.B) string {
+// startNetHTTP builds and starts the plain net/http server, which answers every request with the body.
+func startNetHTTP(b *testing.B, body []byte) (peer, *process.Process) {
 	b.Helper()
 	program := filepath.Join(b.TempDir(), "nethttp")
 	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, "main.go")
@@ -74,5 +71,8 @@ func compileNetHTTP(b *testing.B) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("go build: %v: %s", err, out)
 	}
-	return program
+	plain := peer{program: program, port: 10116}
+	file := lab.Write(b, b.TempDir(), "body", string(body))
+	plain.args = []string{fmt.Sprintf("127.0.0.1:%d", plain.port), file}
+	return plain, plain.start(b)
 }

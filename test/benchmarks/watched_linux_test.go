@@ -20,10 +20,7 @@ func BenchmarkWatchedScrape(b *testing.B) {
 	exporter := ours.start(b)
 	path := "/probe?module=watched&target=" + listen(b)
 	ours.get(b, lab.Client, path) // registers the target
-	plain := peer{program: compileNetHTTP(b), port: 10116}
-	body := lab.Write(b, b.TempDir(), "body", string(ours.get(b, lab.Client, path)))
-	plain.args = []string{fmt.Sprintf("127.0.0.1:%d", plain.port), body}
-	server := plain.start(b)
+	plain, server := startNetHTTP(b, ours.get(b, lab.Client, path))
 	for _, connections := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
 			var scrapes, responses time.Duration
