@@ -24,6 +24,7 @@ type target struct {
 	expired time.Time      // when it expired, zero if it has not; the Watcher's mu guards it
 
 	mu         sync.Mutex
+	stopped    bool               // it has expired, or the Watcher is closed
 	repetition *shaker.Repetition // nil while there is no address to shake hands with
 	registered time.Time
 	scraped    time.Time // by the client that scraped last
@@ -122,7 +123,7 @@ func (t *target) begin(report *probe.Report) error {
 	if !report.Addr.IsValid() {
 		t.looked(report)
 	}
-	t.expired = time.Time{}
+	t.expired, t.stopped = time.Time{}, false
 	if t.registered.IsZero() {
 		t.registered = report.Start.Round(0) // on the wall clock
 	}
@@ -159,6 +160,7 @@ func (t *target) repeat(peer netip.AddrPort) (err error) {
 func (t *target) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.stopped = true
 	t.pause()
 }
 

@@ -154,8 +154,7 @@ func (t *target) scheduleLookup() { t.nextLookup = time.Now().Add(t.module.Watch
 func (t *target) adapt(report *probe.Report, addrs []netip.Addr) {
 	current := t.last.Peer
 	switch {
-	case t.repetition == nil && t.gone == nil:
-		// It was stopped meanwhile.
+	case t.stopped: // during the lookup
 	case len(addrs) == 0 && report.Result == config.DNSNotFound:
 		t.pause()
 		t.gone = &report.Verdict

@@ -402,3 +402,31 @@ func TestLastHandshakeIsTheOneSentLast(t *testing.T) {
 			s.Handshakes, target.isFailing())
 	}
 }
+
+// A lookup may end after the target has expired. It starts no handshakes then: nothing would stop them.
+func TestLookupOfAnExpiredTarget(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.1"}})
+	const name = "host.example:80"
+	b.scrape(name, "fast")
+	target := b.watcher.targets[key{module: "fast", text: name}]
+	look := func() { b.watcher.lookUp(target) }
+	repeats := func() bool {
+		target.mu.Lock()
+		defer target.mu.Unlock()
+		return target.repetition != nil
+	}
+	b.answerDNS(nil)
+	if look(); repeats() {
+		t.Error("handshakes go on although the name has gone, want none")
+	}
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.2"}})
+	b.watcher.expire(time.Now().Add(time.Hour))
+	if look(); repeats() {
+		t.Error("handshakes begin with an expired target, want none")
+	}
+	b.scrape(name, "fast") // the control: it is registered again
+	if look(); !repeats() {
+		t.Error("no handshakes with a target that was scraped again, want some")
+	}
+}
