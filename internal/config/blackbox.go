@@ -43,12 +43,16 @@ var otherProbers = []string{"http", "dns", "icmp", "grpc", "unix", "websocket"}
 // otherSections returns the keys of a module that are for another prober. Each has the name of its prober. A tcp
 // module may have them: blackbox_exporter does not use them either.
 func otherSections() (keys []key[Module]) {
-	ignore := func(_ *Module, v value) {
-		if !isEmpty(v.Node) {
-			v.warn("is ignored, because the prober is tcp")
-		}
-	}
 	for _, prober := range otherProbers {
+		ignore := func(m *Module, v value) {
+			switch {
+			case isEmpty(v.Node):
+			case m.Prober == tcpProber:
+				v.warn("is ignored, because the prober is tcp")
+			default: // blackbox_exporter has no such modules
+				v.onlyFor(prober, m)
+			}
+		}
 		keys = append(keys, key[Module]{prober, ignore, nil})
 	}
 	return keys

@@ -30,16 +30,25 @@ func Name(name string) string { return quote(name) }
 
 // Module describes how to probe. Keys shared with blackbox_exporter have the same names.
 type Module struct {
-	Prober  string        // "tcp"
+	Prober  string        // "tcp", "hold" or "idle"
 	Timeout time.Duration // upper limit of a probe's timeout, at most MaxTimeout
 	TCP     TCP
 	Watch   Watch // the zero value: only scrapes probe the targets
+	Hold    Hold  // the zero value unless Held
+	Idle    Idle  // the zero value unless MeasuresIdle
 }
+
+// Held reports whether the prober is hold: it opens a connection to each target, and keeps it.
+func (m Module) Held() bool { return m.Prober == holdProber }
+
+// MeasuresIdle reports whether the prober is idle: it measures for how long a connection to a target may be idle.
+func (m Module) MeasuresIdle() bool { return m.Prober == idleProber }
 
 // Watched reports whether the module's targets are also probed between scrapes.
 func (m Module) Watched() bool { return m.Watch.Interval > 0 }
 
-// TCP describes the handshakes of the tcp prober.
+// TCP describes how to connect. With the probers hold and idle, Addresses is First, and ValidResults, Path, MaxHops and
+// Close have their defaults, because they are only about a handshake.
 type TCP struct {
 	// PreferredIPProtocol is the IP version of the addresses to use, IP4 or IP6.
 	PreferredIPProtocol string
@@ -122,7 +131,7 @@ const (
 	DNSError    = "dns_error"     // any other answer, such as SERVFAIL
 )
 
-// results returns all results that a probe can have.
+// results returns all results that a probe with prober tcp can have.
 func results() []string {
 	var all []string
 	for outcome := shaker.Open; outcome <= shaker.Failed; outcome++ {
@@ -146,21 +155,21 @@ const DefaultModule = "tcp_connect"
 // Default returns the built-in configuration.
 func Default() *Config {
 	only := func(protocol string) Module {
-		module := defaultModule()
+		module := defaultModule(tcpProber)
 		module.TCP.PreferredIPProtocol, module.TCP.IPProtocolFallback = protocol, false
 		return module
 	}
 	return &Config{Modules: map[string]Module{
-		DefaultModule:     defaultModule(),
+		DefaultModule:     defaultModule(tcpProber),
 		"tcp_connect_ip4": only(IP4),
 		"tcp_connect_ip6": only(IP6),
 	}}
 }
 
-// defaultModule returns the values of the keys that a module leaves out.
-func defaultModule() Module {
-	return Module{
-		Prober:  tcpProber,
+// defaultModule returns the values of the keys that a module with that prober leaves out.
+func defaultModule(prober string) Module {
+	module := Module{
+		Prober:  prober,
 		Timeout: defaultTimeout,
 		TCP: TCP{
 			PreferredIPProtocol: IP6,
@@ -172,6 +181,13 @@ func defaultModule() Module {
 			Close:               Reset,
 		},
 	}
+	switch prober {
+	case holdProber:
+		module.Hold = defaultHold()
+	case idleProber:
+		module.Idle = defaultIdle()
+	}
+	return module
 }
 
 // defaultWatch returns the values of the keys that a section watch leaves out.

@@ -21,14 +21,13 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	if err != nil || warnings != nil {
 		t.Fatalf("Load(%s) = %q, %v, want no warnings and no error", example, warnings, err)
 	}
-	watched, _, err := Parse("watched.yml", []byte("modules: {tcp_watch: {prober: tcp, watch: {}}}"))
+	others, _, err := Parse("others.yml", []byte("modules: {tcp_watch: {prober: tcp, watch: {}}, "+
+		"redis_held: {prober: hold}, path_idle: {prober: idle}}"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Config{Modules: map[string]Module{
-		DefaultModule: Default().Modules[DefaultModule],
-		"tcp_watch":   watched.Modules["tcp_watch"],
-	}}
+	want := &Config{Modules: others.Modules}
+	want.Modules[DefaultModule] = Default().Modules[DefaultModule]
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("Load(%s) = %+v, want %+v", example, c, want)
 	}
@@ -50,9 +49,17 @@ func TestExampleHasEveryKey(t *testing.T) {
 	for name, keys := range map[string][2][]string{
 		"the file": {keysAt(t, text), names(configKeys)},
 		"targets":  {keysAt(t, text, "targets"), names(targetsKeys)},
-		"module":   {append(keysAt(t, text, "modules", DefaultModule), "watch"), names(moduleKeys)},
-		"tcp":      {keysAt(t, text, "modules", DefaultModule, "tcp"), names(tcpKeys)},
-		"watch":    {keysAt(t, text, "modules", "tcp_watch", "watch"), names(watchKeys)},
+		"module": {
+			append(keysAt(t, text, "modules", DefaultModule), "watch", "hold", "idle"), names(moduleKeys),
+		},
+		"tcp":       {keysAt(t, text, "modules", DefaultModule, "tcp"), names(tcpKeys)},
+		"watch":     {keysAt(t, text, "modules", "tcp_watch", "watch"), names(watchKeys)},
+		"hold":      {keysAt(t, text, "modules", "redis_held", "hold"), names(holdKeys)},
+		"keepalive": {keysAt(t, text, "modules", "redis_held", "hold", "keepalive"), names(keepAliveKeys)},
+		"heartbeat": {keysAt(t, text, "modules", "redis_held", "hold", "heartbeat"), names(heartbeatKeys)},
+		"reconnect": {keysAt(t, text, "modules", "redis_held", "hold", "reconnect"), names(reconnectKeys)},
+		"idle":      {keysAt(t, text, "modules", "path_idle", "idle"), names(idleKeys)},
+		"probe":     {keysAt(t, text, "modules", "path_idle", "idle", "probe"), names(idleProbeKeys)},
 	} {
 		if !slices.Equal(keys[0], keys[1]) {
 			t.Errorf("%s: %s has the keys %s, want %s", example, name, keys[0], keys[1])
@@ -63,9 +70,11 @@ func TestExampleHasEveryKey(t *testing.T) {
 	if got := keysAt(t, shown, "modules", DefaultModule, "tcp"); !slices.Equal(got, names(tcpKeys)) {
 		t.Errorf("%s with every key, encoded again: tcp has the keys %s, want %s", example, got, names(tcpKeys))
 	}
-	if got := keysAt(t, shown, "modules", "tcp_watch"); !slices.Equal(got, names(moduleKeys)) {
-		t.Errorf("%s with every key, encoded again: tcp_watch has the keys %s, want %s",
-			example, got, names(moduleKeys))
+	for module, section := range map[string]string{"tcp_watch": "watch", "redis_held": "hold", "path_idle": "idle"} {
+		want := []string{"prober", "timeout", "tcp", section}
+		if got := keysAt(t, shown, "modules", module); !slices.Equal(got, want) {
+			t.Errorf("%s with every key, encoded again: %s has the keys %s, want %s", example, module, got, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -15,7 +16,8 @@ import (
 // The error has one line for each mistake in the text, in the order of the text's lines. An option
 // that this process may not use on this host is a mistake too. A warning is about an address or an
 // interface to send from that this host lacks now, but may have later, about a setting from a file of
-// blackbox_exporter that has no effect, or about a watched module that cannot show every lost SYN.
+// blackbox_exporter that has no effect, about a watched module that cannot show every lost SYN, or about connections
+// that are held without a way to notice that their peer is gone.
 func Parse(name string, text []byte) (c *Config, warnings []string, err error) {
 	f := &file{name: name, budget: maxAliased}
 	c = Default()
@@ -39,11 +41,12 @@ func Parse(name string, text []byte) (c *Config, warnings []string, err error) {
 type file struct {
 	name             string
 	errors, warnings []problem
-	foreign          *Foreign         // what the module that is read turned out to be, nil if it is not foreign
-	tcp              map[string]value // the keys of the section tcp that was read last
-	alias            int              // line of the alias that was read last
-	budget           int              // how many more nodes may be visited
-	exhausted        *problem         // the error when the budget is used up
+	foreign          *Foreign                  // what the module that is read turned out to be, nil if not foreign
+	tcp              map[string]value          // the keys of the section tcp that was read last
+	patterns         map[string]*regexp.Regexp // by their texts
+	alias            int                       // line of the alias that was read last
+	budget           int                       // how many more nodes may be visited
+	exhausted        *problem                  // the error when the budget is used up
 }
 
 // problem is an error or a warning about a line.

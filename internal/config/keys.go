@@ -12,7 +12,7 @@ import (
 )
 
 // key is a key of a mapping that configures a T. A new key needs a row in one of the tables below,
-// and a field in config.go, with its default there. If the key is an option of the handshake, it also
+// and a field of the T, with its default. If the key is an option of the handshake, it also
 // belongs in Module.Options.
 type key[T any] struct {
 	name string
@@ -63,17 +63,33 @@ var moduleKeys = slices.Concat([]key[Module]{
 		optional(func(m *Module, v value) { readTimeout(v, &m.Timeout) }),
 		func(m *Module) any { return showDuration(m.Timeout) }},
 	{"tcp",
-		func(m *Module, v value) { readTCP(v, &m.TCP) },
-		func(m *Module) any { return m.TCP }},
+		func(m *Module, v value) { readTCP(v, &m.TCP, m.tcpKeys()) },
+		func(m *Module) any { return shown[TCP]{&m.TCP, m.tcpKeys()} }},
 	{"watch",
-		func(m *Module, v value) { readWatch(v, &m.Watch) },
+		section(tcpProber, func(m *Module, v value) { readWatch(v, &m.Watch) }),
 		func(m *Module) any {
 			if !m.Watched() {
 				return nil
 			}
-			return m.Watch
+			return shown[Watch]{&m.Watch, watchKeys}
 		}},
-}, otherSections(), misplaced[Module]("tcp", names(tcpKeys)...), misplaced[Module]("watch", names(watchKeys)...))
+	{"hold",
+		section(holdProber, func(m *Module, v value) { readHold(v, &m.Hold) }),
+		func(m *Module) any {
+			if !m.Held() {
+				return nil
+			}
+			return shown[Hold]{&m.Hold, holdKeys}
+		}},
+	{"idle",
+		section(idleProber, func(m *Module, v value) { readIdle(v, &m.Idle) }),
+		func(m *Module) any {
+			if !m.MeasuresIdle() {
+				return nil
+			}
+			return shown[Idle]{&m.Idle, idleKeys}
+		}},
+}, otherSections(), keysOfSections())
 
 var tcpKeys = append([]key[TCP]{
 	{"preferred_ip_protocol",
@@ -146,7 +162,7 @@ var tcpKeys = append([]key[TCP]{
 	{"query_response", optional(func(_ *TCP, v value) { readQueries(v) }), nil},
 	{"tls", optional(func(_ *TCP, v value) { readTLS(v) }), nil},
 	{"tls_config", optional(func(_ *TCP, v value) { ignoreTLSConfig(v) }), nil},
-}, misplaced[TCP]("the module", "timeout", "watch")...)
+}, misplaced[TCP]("the module", "timeout", "watch", "hold", "idle")...)
 
 var watchKeys = append([]key[Watch]{
 	{"interval",
@@ -159,6 +175,132 @@ var watchKeys = append([]key[Watch]{
 		func(w *Watch, v value) { v.duration(&w.Resolve, time.Second, time.Hour) },
 		func(w *Watch) any { return showDuration(w.Resolve) }},
 }, misplaced[Watch]("the module", "timeout")...)
+
+var holdKeys = slices.Concat([]key[Hold]{
+	{"keepalive",
+		func(h *Hold, v value) { readKeepAlive(v, &h.KeepAlive) },
+		func(h *Hold) any {
+			if h.KeepAlive == (shaker.KeepAlive{}) {
+				return false
+			}
+			return shown[shaker.KeepAlive]{&h.KeepAlive, keepAliveKeys}
+		}},
+	{"heartbeat",
+		func(h *Hold, v value) { readHeartbeat(v, &h.Heartbeat) },
+		func(h *Hold) any {
+			if h.Heartbeat.Interval == 0 {
+				return nil
+			}
+			return shown[Heartbeat]{&h.Heartbeat, heartbeatKeys}
+		}},
+	{"greeting",
+		func(h *Hold, v value) { readPattern(v, &h.Greeting) },
+		func(h *Hold) any { return showPattern(h.Greeting) }},
+	{"reconnect",
+		func(h *Hold, v value) { readReconnect(v, &h.Reconnect) },
+		func(h *Hold) any { return shown[Backoff]{&h.Reconnect, reconnectKeys} }},
+	{"close",
+		func(h *Hold, v value) { v.choice(&h.Close, FIN, Reset) },
+		func(h *Hold) any { return h.Close }},
+	{"expire",
+		func(h *Hold, v value) { v.duration(&h.Expire, time.Minute, 24*time.Hour) },
+		func(h *Hold) any { return showDuration(h.Expire) }},
+	{"resolve",
+		func(h *Hold, v value) { v.duration(&h.Resolve, time.Second, time.Hour) },
+		func(h *Hold) any { return showDuration(h.Resolve) }},
+}, misplaced[Hold]("heartbeat", names(heartbeatKeys)...), misplaced[Hold]("heartbeat.frame", names(frameKeys)...),
+	misplaced[Hold]("keepalive", names(keepAliveKeys)...), misplaced[Hold]("reconnect", names(reconnectKeys)...))
+
+var keepAliveKeys = []key[shaker.KeepAlive]{
+	{"idle",
+		func(k *shaker.KeepAlive, v value) { v.seconds(&k.Idle, time.Second, maxKeepAlive) },
+		func(k *shaker.KeepAlive) any { return showDuration(k.Idle) }},
+	{"interval",
+		func(k *shaker.KeepAlive, v value) { v.seconds(&k.Interval, time.Second, maxKeepAlive) },
+		func(k *shaker.KeepAlive) any { return showDuration(k.Interval) }},
+	{"count",
+		func(k *shaker.KeepAlive, v value) { number(v, &k.Count, 1, maxKeepAliveCount) },
+		func(k *shaker.KeepAlive) any { return k.Count }},
+}
+
+var heartbeatKeys = append([]key[Heartbeat]{
+	{"interval",
+		func(h *Heartbeat, v value) { v.duration(&h.Interval, time.Second, 24*time.Hour) },
+		func(h *Heartbeat) any { return showDuration(h.Interval) }},
+	{"timeout",
+		func(h *Heartbeat, v value) { v.duration(&h.Timeout, time.Millisecond, 24*time.Hour) },
+		func(h *Heartbeat) any { return showDuration(h.Timeout) }},
+	{"send",
+		func(h *Heartbeat, v value) { v.bytes(&h.Send, longestSend) },
+		func(h *Heartbeat) any { return showBytes(h.Send) }},
+	{"expect",
+		func(h *Heartbeat, v value) { readPattern(v, &h.Expect) },
+		func(h *Heartbeat) any { return showPattern(h.Expect) }},
+	{"frame",
+		func(h *Heartbeat, v value) { readFrame(v, &h.Framing) },
+		func(h *Heartbeat) any {
+			if h.Framing.Delimiter == "" && h.Framing.Length == 0 {
+				return nil
+			}
+			return shown[shaker.Framing]{&h.Framing, frameKeys}
+		}},
+	{"max_frame",
+		func(h *Heartbeat, v value) { readMaxFrame(v, &h.Framing.Max) },
+		func(h *Heartbeat) any { return showSize(h.Framing.Max) }},
+}, misplaced[Heartbeat]("heartbeat.frame", names(frameKeys)...)...)
+
+var frameKeys = append([]key[shaker.Framing]{
+	{"delimiter",
+		func(f *shaker.Framing, v value) { v.bytes(&f.Delimiter, longestDelimiter) },
+		func(f *shaker.Framing) any { return showBytes(f.Delimiter) }},
+	{"length",
+		func(f *shaker.Framing, v value) { readFrameLength(v, &f.Length) },
+		func(f *shaker.Framing) any { return unless(0, f.Length) }},
+	{"order",
+		func(f *shaker.Framing, v value) { readFrameOrder(v, &f.LittleEndian) },
+		func(f *shaker.Framing) any {
+			switch {
+			case f.Length == 0:
+				return nil
+			case f.LittleEndian:
+				return "little"
+			}
+			return "big"
+		}},
+}, misplaced[shaker.Framing]("heartbeat", "max_frame")...)
+
+var reconnectKeys = []key[Backoff]{
+	{"min",
+		func(b *Backoff, v value) { v.duration(&b.Min, 100*time.Millisecond, 24*time.Hour) },
+		func(b *Backoff) any { return showDuration(b.Min) }},
+	{"max",
+		func(b *Backoff, v value) { v.duration(&b.Max, 100*time.Millisecond, 24*time.Hour) },
+		func(b *Backoff) any { return showDuration(b.Max) }},
+}
+
+var idleKeys = slices.Concat([]key[Idle]{
+	{"steps",
+		func(i *Idle, v value) { readSteps(v, &i.Steps) },
+		func(i *Idle) any { return showDurations(i.Steps) }},
+	{"probe",
+		func(i *Idle, v value) { readIdleProbe(v, &i.Probe) },
+		func(i *Idle) any { return shown[IdleProbe]{&i.Probe, idleProbeKeys} }},
+	{"control",
+		func(i *Idle, v value) { readControl(v, &i.Control) },
+		func(i *Idle) any { return showDuration(i.Control) }},
+	{"expire",
+		func(i *Idle, v value) { v.duration(&i.Expire, time.Minute, 24*time.Hour) },
+		func(i *Idle) any { return showDuration(i.Expire) }},
+}, misplaced[Idle]("the module", "timeout"), misplaced[Idle]("probe", names(idleProbeKeys)...))
+
+var idleProbeKeys = []key[IdleProbe]{
+	{"interval",
+		func(p *IdleProbe, v value) { v.seconds(&p.Interval, time.Second, maxKeepAlive) },
+		func(p *IdleProbe) any { return showDuration(p.Interval) }},
+	{"count",
+		func(p *IdleProbe, v value) { number(v, &p.Count, 1, maxKeepAliveCount) },
+		func(p *IdleProbe) any { return p.Count }},
+}
 
 // unless returns the value, or nil if it is the one that stands for no value.
 func unless[T comparable](none, value T) any {
@@ -178,6 +320,14 @@ func showDuration(d time.Duration) string {
 		text = strings.TrimSuffix(text, "0m")
 	}
 	return text
+}
+
+func showDurations(durations []time.Duration) []string {
+	texts := make([]string, len(durations))
+	for i, d := range durations {
+		texts[i] = showDuration(d)
+	}
+	return texts
 }
 
 func showRanges(ranges []Range) any {
@@ -221,8 +371,10 @@ func (t Targets) MarshalYAML() (any, error) { return show(&t, targetsKeys) }
 // MarshalYAML returns the module, including defaults, as in the configuration file.
 func (m Module) MarshalYAML() (any, error) { return show(&m, moduleKeys) }
 
-// MarshalYAML returns the section tcp, including defaults, as in the configuration file.
-func (t TCP) MarshalYAML() (any, error) { return show(&t, tcpKeys) }
+// shown is a section of a module, which is encoded as in the configuration file.
+type shown[T any] struct {
+	t    *T
+	keys []key[T]
+}
 
-// MarshalYAML returns the section watch, including defaults, as in the configuration file.
-func (w Watch) MarshalYAML() (any, error) { return show(&w, watchKeys) }
+func (s shown[T]) MarshalYAML() (any, error) { return show(s.t, s.keys) }

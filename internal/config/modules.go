@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"slices"
-	"strings"
 )
 
 // readModules reads the modules, which replace the built-in ones.
@@ -40,7 +39,7 @@ func readModules(v value, c *Config) {
 // readModule reads a module. If it turns out to be foreign, its content is not validated: the problems that were found
 // until then are forgotten.
 func readModule(v value) (module Module, foreign *Foreign) {
-	module = defaultModule()
+	module = defaultModule(tcpProber)
 	if isEmpty(v.Node) {
 		v.refuse("is empty, want prober: tcp")
 		return module, nil
@@ -55,16 +54,20 @@ func readModule(v value) (module Module, foreign *Foreign) {
 	if i := slices.IndexFunc(entries, func(e entry) bool { return e.name == "prober" }); i >= 0 {
 		prober = entries[i].value.Value
 	} else {
-		v.refuse("has no prober, want prober: tcp")
+		v.refuse("has no prober, want prober: %s", intended(prober, entries))
 	}
 	if slices.Contains(otherProbers, prober) {
 		v.file.foreign = &Foreign{Prober: prober}
 	} else {
+		module = defaultModule(intended(prober, entries))
 		module.Timeout = 0 // until it is known whether the module is watched
 		given := readEntries(entries, &module, moduleKeys)
-		if module.Watched() {
+		switch {
+		case module.Watched():
 			module.Timeout = cmp.Or(module.Timeout, defaultWatchedTimeout)
 			module.checkWatch(given, v.file.tcp)
+		case module.MeasuresIdle():
+			module.checkIdle(v.file.tcp)
 		}
 		module.Timeout = cmp.Or(module.Timeout, defaultTimeout)
 	}
@@ -73,14 +76,4 @@ func readModule(v value) (module Module, foreign *Foreign) {
 	}
 	v.file.errors, v.file.warnings = v.file.errors[:errors], v.file.warnings[:warnings]
 	return module, foreign
-}
-
-// tcpProber is the prober of this exporter.
-const tcpProber = "tcp"
-
-func readProber(v value) {
-	if text, ok := v.text(tcpProber); ok && text != tcpProber {
-		v.refuse("is %s%s, want tcp, or a prober of blackbox_exporter: %s", v.quote(),
-			Hint(strings.ToLower(text), append(otherProbers, tcpProber)), strings.Join(otherProbers, ", "))
-	}
 }

@@ -10,11 +10,11 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-func readTCP(v value, t *TCP) {
+func readTCP(v value, t *TCP, keys []key[TCP]) {
 	if isNull(v.Node) { // all its keys are commented out
 		return
 	}
-	v.file.tcp = readMapping(v, t, tcpKeys)
+	v.file.tcp = readMapping(v, t, keys)
 	if t.SourceIPAddress.IsValid() {
 		t.checkSource(v.file.tcp["source_ip_address"])
 	}

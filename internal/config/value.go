@@ -142,7 +142,7 @@ func (v value) boolean(into *bool) {
 var leadingZero = regexp.MustCompile(`^[-+]?0[0-9_]*[0-9]$`)
 
 // number reads an integer from first to last. It may be written 0x34 or 0o64, but not 064.
-func number[T uint8 | uint32](v value, into *T, first, last uint64) (ok bool) {
+func number[T uint8 | uint32 | int](v value, into *T, first, last uint64) (ok bool) {
 	want := fmt.Sprintf("%d to %d", first, last)
 	if !v.is(yaml.ScalarNode, want) {
 		return false
@@ -168,12 +168,30 @@ func number[T uint8 | uint32](v value, into *T, first, last uint64) (ok bool) {
 // duration reads a duration from first to last.
 func (v value) duration(into *time.Duration, first, last time.Duration) {
 	want := fmt.Sprintf("a duration with a unit, from %s to %s", showDuration(first), showDuration(last))
-	text, ok := v.text(want)
-	if !ok {
+	v.durationThat(want, into, func(d time.Duration) bool { return d >= first && d <= last })
+}
+
+// seconds reads a duration of whole seconds from first to last.
+func (v value) seconds(into *time.Duration, first, last time.Duration) {
+	v.durationThat(wantSeconds(first, last), into, func(d time.Duration) bool { return inSeconds(d, first, last) })
+}
+
+func wantSeconds(first, last time.Duration) string {
+	return fmt.Sprintf("whole seconds with a unit, from %s to %s", showDuration(first), showDuration(last))
+}
+
+func inSeconds(d, first, last time.Duration) bool {
+	return d >= first && d <= last && d%time.Second == 0
+}
+
+// durationThat reads a duration for which ok is true.
+func (v value) durationThat(want string, into *time.Duration, ok func(time.Duration) bool) {
+	text, isText := v.text(want)
+	if !isText {
 		return
 	}
 	duration, err := time.ParseDuration(text)
-	if err != nil || duration < first || duration > last {
+	if err != nil || !ok(duration) {
 		v.wrong(want)
 		return
 	}

@@ -26,8 +26,8 @@ func TestOperationFlags(t *testing.T) {
 	}
 }
 
-// docs/configuration.md has a row for each key below tcp and below watch, with its default, and no row for any other
-// key. The keys are those of examples/shaker.yml, which a test in internal/config compares with the exporter.
+// docs/configuration.md has a row for each key of each section, with its default, and no row for any other key. The
+// keys are those of examples/shaker.yml, which a test in internal/config compares with the exporter.
 func TestConfigurationKeys(t *testing.T) {
 	example := lab.Read(t, "examples/shaker.yml")
 	uncommented := regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAllString(example, "$1$2")
@@ -37,11 +37,34 @@ func TestConfigurationKeys(t *testing.T) {
 			len(keys), len(defaults))
 	}
 	compareKeys(t, "key", keys, defaults)
-	watch := keysOf(t, uncommented, "tcp_watch", "watch") // its values are the defaults
-	if len(watch) < 3 {
-		t.Fatalf("examples/shaker.yml has the keys %v below watch, want at least 3", watch)
+	for _, section := range []struct {
+		path  []string // of the module and its sections
+		least int      // number of keys
+	}{
+		{path: []string{"tcp_watch", "watch"}, least: 3},
+		{path: []string{"redis_held", "hold"}, least: 7},
+		{path: []string{"redis_held", "hold", "keepalive"}, least: 3},
+		{path: []string{"redis_held", "hold", "heartbeat"}, least: 6},
+		{path: []string{"redis_held", "hold", "reconnect"}, least: 2},
+		{path: []string{"path_idle", "idle"}, least: 4},
+	} {
+		name := section.path[len(section.path)-1]
+		keys := keysOf(t, uncommented, section.path...)
+		if len(keys) < section.least {
+			t.Errorf("examples/shaker.yml has the keys %v below %s, want at least %d", keys, name, section.least)
+		}
+		defaults := keys // the values in the example are the defaults
+		switch name {
+		case "hold": // heartbeat and greeting are commented out
+			defaults = keysOf(t, example, section.path...)
+		case "heartbeat": // what is sent and expected has no default
+			defaults = map[string]string{}
+			for _, key := range []string{"interval", "timeout", "max_frame"} {
+				defaults[key] = keys[key]
+			}
+		}
+		compareKeys(t, "key below `"+name+"`", keys, defaults)
 	}
-	compareKeys(t, "key below `watch`", watch, watch)
 }
 
 // compareKeys compares a table of docs/configuration.md with the keys of a section and their defaults.
@@ -66,25 +89,27 @@ func compareKeys(t *testing.T, heading string, keys, defaults map[string]string)
 	}
 }
 
-// keysOf returns the keys of a section of a module in a configuration, with their values as the file has them.
-func keysOf(t *testing.T, configuration, module, section string) map[string]string {
+// keysOf returns the keys of a section in a configuration, with their values as the file has them. The path begins with
+// the name of a module.
+func keysOf(t *testing.T, configuration string, path ...string) map[string]string {
 	t.Helper()
-	var file struct {
-		Modules map[string]map[string]yaml.Node
-	}
+	var file struct{ Modules map[string]yaml.Node }
 	if err := yaml.Unmarshal([]byte(configuration), &file); err != nil {
 		t.Fatalf("%v in\n%s", err, configuration)
 	}
-	node := file.Modules[module][section]
-	var values map[string]yaml.Node
-	if err := node.Decode(&values); err != nil {
-		t.Fatalf("module %s: %s: %v", module, section, err)
+	values := file.Modules
+	for i, name := range path {
+		node := values[name]
+		values = nil
+		if err := node.Decode(&values); err != nil {
+			t.Fatalf("module %s: %v", strings.Join(path[:i+1], "."), err)
+		}
 	}
 	keys := make(map[string]string)
 	for key, value := range values {
 		text, err := yaml.Marshal(&value)
 		if err != nil {
-			t.Fatalf("%s.%s: %v", section, key, err)
+			t.Fatalf("%s.%s: %v", strings.Join(path, "."), key, err)
 		}
 		keys[key] = strings.TrimSpace(string(text))
 	}
