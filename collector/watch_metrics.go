@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -185,16 +186,16 @@ func (m *watchMetrics) describe(ch chan<- *prometheus.Desc) {
 func (m *watchMetrics) collect(ch chan<- prometheus.Metric, w *watch.Watcher, c *config.Config) {
 	modules := w.Modules()
 	for name, module := range c.Modules {
-		known := slices.ContainsFunc(modules, func(m watch.Module) bool { return m.Name == name })
+		known := slices.ContainsFunc(modules, func(m registry.Module) bool { return m.Name == name })
 		if module.Watched() && !known {
-			modules = append(modules, watch.Module{Name: name})
+			modules = append(modules, registry.Module{Name: name})
 		}
 	}
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
 	}
 	for _, module := range modules {
-		send(m.watched, prometheus.GaugeValue, float64(module.Watched), module.Name)
+		send(m.watched, prometheus.GaugeValue, float64(module.Registered), module.Name)
 		send(m.registrations, prometheus.CounterValue, float64(module.Registrations), module.Name)
 		send(m.expirations, prometheus.CounterValue, float64(module.Expirations), module.Name)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -112,6 +113,24 @@ func (b *bench) scrape(target, module string) (answer Answer) {
 		return err == nil
 	})
 	return answer
+}
+
+// expire lets targets expire as if so much time had passed.
+func (b *bench) expire(after time.Duration) { b.watcher.registry.Expire(time.Now().Add(after)) }
+
+// resolve looks all names up.
+func (b *bench) resolve() { b.watcher.registry.Resolve(time.Now().Add(time.Hour)) }
+
+// target returns a watched target.
+func (b *bench) target(text, module string) *target {
+	b.t.Helper()
+	for t := range b.watcher.registry.Targets() {
+		if t.Key == (registry.Key{Module: module, Target: text}) {
+			return t
+		}
+	}
+	b.t.Fatalf("target %s is not watched with module %s, want that it is", text, module)
+	return nil
 }
 
 // total returns the number of completed handshakes with a result, or with any if it is "".

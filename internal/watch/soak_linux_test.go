@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -31,22 +32,19 @@ func TestSoak(t *testing.T) {
 		}
 		scraping.Wait()
 		b.awaitHandshakes("10.0.0.1:80", "fast", "open", 5)
-		b.watcher.expire(time.Now().Add(time.Hour))     // they expire
-		b.watcher.expire(time.Now().Add(2 * time.Hour)) // and are forgotten
+		b.expire(time.Hour)     // they expire
+		b.expire(2 * time.Hour) // and are forgotten
 		for range 3 {
 			debug.FreeOSMemory() // a sync.Pool survives one garbage collection
 		}
 		var stats runtime.MemStats
 		runtime.ReadMemStats(&stats)
-		b.watcher.mu.Lock()
-		defer b.watcher.mu.Unlock()
-		w := b.watcher
 		return footprint{
 			goroutines:  runtime.NumGoroutine(),
 			descriptors: lab.Descriptors(t),
-			targets:     len(w.targets),
-			watched:     w.watched,
-			reserved:    w.reserved,
+			targets:     len(slices.Collect(b.watcher.registry.Targets())),
+			watched:     b.watcher.limits.watched,
+			reserved:    b.watcher.limits.reserved,
 		}, stats.HeapAlloc
 	}
 	round()

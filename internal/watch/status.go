@@ -2,8 +2,6 @@ package watch
 
 import (
 	"iter"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
@@ -41,25 +39,12 @@ func (s *Status) Unstable() bool { return s.LastMinute.Failed > 0 || s.LastMinut
 // turn, so that neither the Watcher nor any target waits for the caller.
 func (w *Watcher) Targets() iter.Seq[*Status] {
 	return func(yield func(*Status) bool) {
-		for _, t := range w.all() {
-			if !w.hasExpired(t) && !yield(t.status()) {
+		for t := range w.registry.Targets() {
+			if !yield(t.status()) {
 				return
 			}
 		}
 	}
-}
-
-// all returns all targets. It does not look at them, because that takes too long for a caller that holds mu.
-func (w *Watcher) all() []*target {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.AppendSeq(make([]*target, 0, len(w.targets)), maps.Values(w.targets))
-}
-
-func (w *Watcher) hasExpired(t *target) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return !t.expired.IsZero()
 }
 
 // status returns the status of the target.
@@ -70,9 +55,10 @@ func (t *target) status() *Status {
 	recent := t.recent.read(t.watcher.uptime())
 	skipped := t.allSkipped()
 	report := t.report(t.request())
+	scraped, client := t.watcher.registry.LastScrape(t)
 	s := &Status{
-		Target:     t.key.text,
-		Module:     t.key.module,
+		Target:     t.Key.Target,
+		Module:     t.Key.Module,
 		Last:       report.Record(),
 		Since:      onWallClock(t.since),
 		Changed:    t.changed,
@@ -86,10 +72,10 @@ func (t *target) status() *Status {
 		SlotLength: slotLength,
 		P50:        t.rtt.quantile(0.5),
 		P99:        t.rtt.quantile(0.99),
-		Client:     t.client,
-		Scraped:    onWallClock(t.scraped),
+		Client:     client,
+		Scraped:    scraped,
 	}
-	s.Expires = s.Scraped.Add(t.module.Watch.Expire)
+	s.Expires = s.Scraped.Add(t.Module.Watch.Expire)
 	for _, c := range t.counts {
 		s.All.Completed += c.n
 	}
@@ -103,7 +89,7 @@ func (t *target) status() *Status {
 
 // request returns a request for the target.
 func (t *target) request() *probe.Request {
-	return &probe.Request{Target: probe.Target{Text: t.key.text}, ModuleName: t.key.module, Module: *t.module}
+	return &probe.Request{Target: probe.Target{Text: t.Key.Target}, ModuleName: t.Key.Module, Module: *t.Module}
 }
 
 // noteSkipped counts the handshakes that were skipped since the last call in the present slot. Its caller holds mu.

@@ -25,13 +25,6 @@ func (b *bench) status() *Status {
 	return all[0]
 }
 
-// target returns a watched target.
-func (b *bench) target(text, module string) *target {
-	b.watcher.mu.Lock()
-	defer b.watcher.mu.Unlock()
-	return b.watcher.targets[key{module: module, text: text}]
-}
-
 // resultsOf returns the results in the history of a target.
 func (b *bench) resultsOf(target string) (results []string) {
 	for _, track := range b.results.Tracks(target, "") {
@@ -68,7 +61,7 @@ func TestStatus(t *testing.T) {
 
 	watched := b.target(target, "fast")
 	watched.stop() // from now on, nothing changes
-	s, counters := b.status(), watched.snapshot("")
+	s, counters := b.status(), watched.snapshot()
 	if lost := counters.total("timeout"); s.All.Lost != lost || s.All.Failed != lost ||
 		s.All.Completed != counters.total("") {
 		t.Errorf("the status has the handshakes %+v, want those of the counters, %+v", s.All, counters.Handshakes)
@@ -161,7 +154,7 @@ func TestStatusOfName(t *testing.T) {
 	b.answerDNS(nil)
 	for range 2 {
 		before := len(b.resultsOf(name))
-		b.watcher.resolve(time.Now().Add(time.Hour))
+		b.resolve()
 		lab.Eventually(t, "the lookup is in the history", func() bool { return len(b.resultsOf(name)) > before })
 	}
 	results, s := b.resultsOf(name), b.status()
@@ -185,7 +178,7 @@ func TestStatusEnds(t *testing.T) {
 	b.awaitHandshakes(target, "fast", "timeout", 2)
 	host.Losing(0, 0)
 	b.awaitHandshakes(target, "fast", "open", b.scrape(target, "fast").Watch.total("open")+6)
-	b.watcher.expire(time.Now().Add(time.Hour))
+	b.expire(time.Hour)
 	for s := range b.watcher.Targets() {
 		t.Errorf("Targets has %+v, which has expired", s)
 	}
@@ -206,21 +199,5 @@ func TestTimeOfSkipped(t *testing.T) {
 	defer watched.mu.Unlock()
 	if got := TallyOf(watched.recent.ring[:]); got.Skipped == 0 {
 		t.Errorf("after a local error the slots have %+v, want a skipped handshake", got)
-	}
-}
-
-// A target does not expire before the client that registers it is noted.
-func TestRegistrationDoesNotExpire(t *testing.T) {
-	b := newBench(t, watchConfig, 0, Options{})
-	report, err := b.prober.Probe(t.Context(), b.request(openTarget, "fast"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.watcher.register(key{module: "fast", text: openTarget}, report); err != nil {
-		t.Fatal(err)
-	}
-	b.watcher.expire(time.Now())
-	if got := b.watcher.Modules()[0]; got.Watched != 1 {
-		t.Errorf("Modules = %+v right after the registration, want 1 watched", got)
 	}
 }

@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"sync"
@@ -13,22 +14,20 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // A target is a watched target.
 type target struct {
+	registry.Registration
 	watcher *Watcher
-	key     key
-	module  *config.Module // shared by its targets
-	expired time.Time      // when it expired, zero if it has not; the Watcher's mu guards it
 
 	mu         sync.Mutex
 	stopped    bool               // it has expired, or the Watcher is closed
 	repetition *shaker.Repetition // nil while there is no address to shake hands with
+	peer       netip.AddrPort     // of the repetition, or of the last one
 	registered time.Time
-	scraped    time.Time // by the client that scraped last
-	client     string
 
 	// The handshakes
 	counts      []handshakeCount
@@ -53,9 +52,6 @@ type target struct {
 	unrecorded   bool      // whether there were successes after the last record in the history
 
 	// Name resolution
-	nextLookup time.Time // zero if the target is an address
-	looking    bool
-	lookups    []lookupCount
 	resolution *probe.Resolution // nil if the target is an address
 	gone       *probe.Verdict    // why the name has no address now, nil if it has one
 
@@ -68,11 +64,6 @@ type handshakeCount struct {
 	outcome shaker.Outcome
 	errno   shaker.Errno
 	n       uint64
-}
-
-type lookupCount struct {
-	result string
-	n      uint64
 }
 
 // Skipped counts handshakes that were due and that this host could not perform or report, by reason.
@@ -88,7 +79,7 @@ type Snapshot struct {
 	Interval                  time.Duration
 	Registered, LastHandshake time.Time
 	Handshakes                []HandshakeCount
-	Lookups                   []LookupCount // empty if the target is an address
+	Lookups                   []registry.LookupCount // empty if the target is an address
 	SYNRetransmits, ACKsSent  uint64
 	Skipped                   Skipped
 	RTT                       *dto.Histogram
@@ -100,19 +91,6 @@ type HandshakeCount struct {
 	Total         uint64
 }
 
-// A LookupCount is the number of lookups with a result: resolved, or a result of a probe such as dns_timeout.
-type LookupCount struct {
-	Result string
-	Total  uint64
-}
-
-// resolved is the result of a lookup that found an address.
-const resolved = "resolved"
-
-func newTarget(w *Watcher, k key, m *config.Module) *target {
-	return &target{watcher: w, key: k, module: m}
-}
-
 // begin starts the handshakes with the address of a probe, and counts the handshake of that probe.
 func (t *target) begin(report *probe.Report) error {
 	t.mu.Lock()
@@ -121,13 +99,12 @@ func (t *target) begin(report *probe.Report) error {
 		return err
 	}
 	if !report.Addr.IsValid() {
-		t.looked(report)
+		t.resolved(report)
 	}
-	t.expired, t.stopped = time.Time{}, false
+	t.stopped = false
 	if t.registered.IsZero() {
 		t.registered = report.Start.Round(0) // on the wall clock
 	}
-	t.scraped = time.Now() // it must not expire before its first client is noted
 	t.add(&shaker.Repeated{
 		Result: report.Handshake,
 		Sent:   report.Start.Add(max(0, report.At-report.Handshake.Waited)),
@@ -143,17 +120,35 @@ func (t *target) begin(report *probe.Report) error {
 // repeat starts the handshakes with an address, or continues them with another one. Its caller holds mu.
 func (t *target) repeat(peer netip.AddrPort) (err error) {
 	t.gone = nil
+	defer func() {
+		if err == nil {
+			t.peer = peer
+		}
+	}()
 	if t.repetition != nil {
 		return t.repetition.SetTarget(peer)
 	}
-	options := t.module.Options()
-	options.Timeout = t.module.Timeout
+	options := t.Module.Options()
+	options.Timeout = t.Module.Timeout
 	t.repetition, err = t.watcher.options.Shaker.Repeat(peer, shaker.Schedule{
-		Interval: t.module.Watch.Interval,
-		Offset:   t.key.offset(),
+		Interval: t.Module.Watch.Interval,
+		Offset:   offset(t.Key),
 		Options:  options,
 	}, t.take)
 	return err
+}
+
+// offset spreads the handshakes of all targets over the interval.
+func offset(k registry.Key) time.Duration {
+	h := fnv.New64a()
+	h.Write([]byte(k.Module + "\n" + k.Target))
+	return max(1, time.Duration(h.Sum64()>>1))
+}
+
+// Stop implements registry.Target.
+func (t *target) Stop() {
+	t.stop()
+	t.recordEnd()
 }
 
 // stop stops the handshakes. The counters stay as they are.
@@ -189,7 +184,7 @@ func (t *target) allSkipped() Skipped {
 
 // take takes the result of a handshake in the background.
 func (t *target) take(r shaker.Repeated) {
-	t.watcher.options.Observe(t.key.module, &r)
+	t.watcher.options.Observe(t.Key.Module, &r)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.repetition == nil {
@@ -205,7 +200,7 @@ func (t *target) take(r shaker.Repeated) {
 	}
 	report := t.report(t.request())
 	t.watcher.options.Changed(report)
-	if failing && t.module.TCP.Path == config.OnFailure {
+	if failing && t.Module.TCP.Path == config.OnFailure {
 		t.watcher.trace(t, report)
 	}
 }
@@ -220,7 +215,7 @@ func (t *target) recordFailure(report *probe.Report) {
 // record adds a record to the history. Its caller holds mu.
 func (t *target) record(record history.Record) {
 	record.AfterGap, t.unrecorded = t.unrecorded, false
-	t.watcher.options.History.Add(t.key.text, t.key.module, record, nil)
+	t.watcher.options.History.Add(t.Key.Target, t.Key.Module, record, nil)
 }
 
 // recordEnd adds the last handshake to the history if it succeeded after a failure: otherwise the history would end
@@ -293,7 +288,7 @@ func (t *target) lostSYN(r *shaker.Result) bool {
 
 // isValid reports whether the result of a handshake is valid for the module.
 func (t *target) isValid(r *shaker.Result) bool {
-	return slices.Contains(t.module.TCP.ValidResults, r.Outcome.String())
+	return slices.Contains(t.Module.TCP.ValidResults, r.Outcome.String())
 }
 
 // isFailing reports whether the result of the last handshake is not valid. Its caller holds mu.
@@ -311,16 +306,16 @@ func (t *target) count(outcome shaker.Outcome, errno shaker.Errno) {
 	t.counts = append(t.counts, handshakeCount{outcome: outcome, errno: errno, n: 1})
 }
 
-// peer returns the address and port of the last handshake.
-func (t *target) peer() netip.AddrPort {
+// Peer implements registry.Target.
+func (t *target) Peer() netip.AddrPort {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.last.Peer
+	return t.peer
 }
 
 // answer answers a scrape from memory.
-func (t *target) answer(req *probe.Request, client string) (Answer, error) {
-	snapshot := t.snapshot(client)
+func (t *target) answer(req *probe.Request) (Answer, error) {
+	snapshot := t.snapshot()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.gone == nil {
@@ -329,13 +324,13 @@ func (t *target) answer(req *probe.Request, client string) (Answer, error) {
 		}
 	}
 	answered := *req
-	answered.Timeout = t.module.Timeout
+	answered.Timeout = t.Module.Timeout
 	return Answer{Report: t.report(&answered), Watch: snapshot}, nil
 }
 
 // stale returns an error if this host has completed no handshake for too long. Its caller holds mu.
 func (t *target) stale() error {
-	most := 3*t.module.Watch.Interval + t.module.Timeout
+	most := 3*t.Module.Watch.Interval + t.Module.Timeout
 	age := time.Since(t.completed)
 	if age <= most {
 		return nil
@@ -388,27 +383,24 @@ func onWallClock(t time.Time) time.Time {
 	return now.Add(t.Sub(now))
 }
 
-// snapshot returns what is known about the target, and notes that a client has scraped it.
-func (t *target) snapshot(client string) *Snapshot {
+// snapshot returns what is known about the target.
+func (t *target) snapshot() *Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.scraped, t.client = time.Now(), client
 	s := &Snapshot{
-		Interval:       t.module.Watch.Interval,
+		Interval:       t.Module.Watch.Interval,
 		Registered:     t.registered,
 		LastHandshake:  onWallClock(t.sent),
 		SYNRetransmits: t.retransmits,
 		ACKsSent:       t.acksSent,
 		Skipped:        t.allSkipped(),
+		Lookups:        t.Lookups(),
 		RTT:            &dto.Histogram{},
 	}
 	t.rtt.write(s.RTT, s.Registered)
 	for _, c := range t.counts {
 		s.Handshakes = append(s.Handshakes,
 			HandshakeCount{Result: c.outcome.String(), Errno: shaker.ErrnoName(c.errno), Total: c.n})
-	}
-	for _, c := range t.lookups {
-		s.Lookups = append(s.Lookups, LookupCount{Result: c.result, Total: c.n})
 	}
 	return s
 }

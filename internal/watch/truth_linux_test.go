@@ -67,9 +67,13 @@ func TestWatchMatchesTheWire(t *testing.T) {
 			}
 		}
 	}()
+	watched := make(map[string]*target)
+	for t := range b.watcher.registry.Targets() {
+		watched[t.Key.Target] = t
+	}
 	total := func() (n int) {
-		for _, target := range targets {
-			n += int(b.watcher.targets[key{module: "fast", text: target.String()}].snapshot("").total(""))
+		for _, t := range watched {
+			n += int(t.snapshot().total(""))
 		}
 		return n
 	}
@@ -80,7 +84,6 @@ func TestWatchMatchesTheWire(t *testing.T) {
 	}
 	close(over)
 	<-ended
-	watched := b.watcher.targets
 	b.watcher.Close() // the handshakes that are running end without a result
 
 	// A late answer is one that may be after the deadline, because the simulated network was late.
@@ -107,8 +110,8 @@ func TestWatchMatchesTheWire(t *testing.T) {
 	var lost [4]int
 	seen, wrong := 0, 0
 	for i, target := range targets {
-		counters := watched[key{module: "fast", text: target.String()}]
-		s, w := counters.snapshot(""), wire[target]
+		counters := watched[target.String()]
+		s, w := counters.snapshot(), wire[target]
 		open, timeouts := int(s.total("open")), int(s.total("timeout"))
 		group := i / perGroup
 		lost[group] += timeouts

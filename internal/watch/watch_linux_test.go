@@ -15,6 +15,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -41,7 +42,7 @@ func TestScrape(t *testing.T) {
 		t.Errorf("the first scrape of a closed port: %+v, want refused", other)
 	}
 	b.awaitHandshakes("10.0.1.1:80", "fast", "refused", 3)
-	got, want := b.watcher.Modules(), []Module{{Name: "fast", Watched: 2, Registrations: 2}}
+	got, want := b.watcher.Modules(), []registry.Module{{Name: "fast", Registered: 2, Registrations: 2}}
 	if !slices.Equal(got, want) {
 		t.Errorf("Modules = %+v, want %+v", got, want)
 	}
@@ -60,12 +61,10 @@ func TestCountersMatchTheWire(t *testing.T) {
 	}
 	// Nothing is sent any more when the Watcher is closed. The handshakes that were running then have no result.
 	all := make(map[string]*Snapshot)
-	b.watcher.mu.Lock()
-	watched := b.watcher.targets
-	b.watcher.mu.Unlock()
+	watched := slices.Collect(b.watcher.registry.Targets())
 	b.watcher.Close()
-	for k, t := range watched {
-		all[k.text] = t.snapshot("")
+	for _, t := range watched {
+		all[t.Key.Target] = t.snapshot()
 	}
 	lost := uint64(0)
 	for _, target := range targets {
@@ -93,13 +92,12 @@ func TestExpiry(t *testing.T) {
 	b := newBench(t, watchConfig, 0, Options{})
 	first := b.scrape(openTarget, "fast")
 	b.awaitHandshakes(openTarget, "fast", "open", 3)
-	expire := func(after time.Duration) { b.watcher.expire(time.Now().Add(after)) }
-	expire(4 * time.Minute) // the module says 5m
-	if got := b.watcher.Modules()[0]; got.Watched != 1 || got.Expirations != 0 {
+	b.expire(4 * time.Minute) // the module says 5m
+	if got := b.watcher.Modules()[0]; got.Registered != 1 || got.Expirations != 0 {
 		t.Errorf("Modules = %+v before the target expires, want 1 watched", got)
 	}
-	expire(6 * time.Minute)
-	if got := b.watcher.Modules()[0]; got.Watched != 0 || got.Expirations != 1 {
+	b.expire(6 * time.Minute)
+	if got := b.watcher.Modules()[0]; got.Registered != 0 || got.Expirations != 1 {
 		t.Errorf("Modules = %+v after the target has expired, want 1 expiration, 0 watched", got)
 	}
 	back := b.scrape(openTarget, "fast")
@@ -108,8 +106,8 @@ func TestExpiry(t *testing.T) {
 			back.Probed, back.Watch)
 	}
 	b.awaitHandshakes(openTarget, "fast", "open", back.Watch.total("open")+2)
-	expire(6 * time.Minute)
-	expire(2 * time.Minute) // after the expiry
+	b.expire(6 * time.Minute)
+	b.expire(2 * time.Minute) // after the expiry
 	anew := b.scrape(openTarget, "fast")
 	if anew.Watch.total("open") != 1 || anew.Watch.Registered.Equal(first.Watch.Registered) {
 		t.Errorf("the scrape two minutes after the expiry: %+v, want new counters", anew.Watch)
@@ -137,9 +135,9 @@ func TestLimits(t *testing.T) {
 				t.Errorf("Scrape of a third target: error %v, want %v that names %s", err, ErrLimit, c.flag)
 			}
 			b.scrape("10.0.0.1:80", "fast")
-			b.watcher.expire(time.Now().Add(time.Hour))
+			b.expire(time.Hour)
 			b.scrape("10.0.0.3:80", "fast")
-			if got := b.watcher.Modules()[0].Watched; got != 1 {
+			if got := b.watcher.Modules()[0].Registered; got != 1 {
 				t.Errorf("%d watched targets, want 1", got)
 			}
 		})
@@ -166,16 +164,16 @@ func TestReload(t *testing.T) {
 	}
 	reload(`targets: {deny: ["10.0.0.0/24:*"]}` + watchConfig)
 	for _, m := range b.watcher.Modules() {
-		if m.Watched != 0 {
-			t.Errorf("module %s has %d watched targets that are denied now, want 0", m.Name, m.Watched)
+		if m.Registered != 0 {
+			t.Errorf("module %s has %d watched targets that are denied now, want 0", m.Name, m.Registered)
 		}
 	}
 	if _, err := b.watcher.Scrape(t.Context(), b.request(openTarget, "fast"), ""); !errors.Is(err, probe.ErrDenied) {
 		t.Errorf("Scrape of a denied target: error %v, want %v", err, probe.ErrDenied)
 	}
 	reload(strings.Replace(watchConfig, "  fast:", "  slow:", 1))
-	if got := len(b.watcher.targets); got != 0 {
-		t.Errorf("%d targets after the module has gone, want 0", got)
+	if got := slices.Collect(b.watcher.registry.Targets()); len(got) != 0 {
+		t.Errorf("%d targets after the module has gone, want 0", len(got))
 	}
 }
 
@@ -188,7 +186,7 @@ func TestNames(t *testing.T) {
 	look := func(result string) Answer {
 		t.Helper()
 		before := b.scrape(name, module).Watch.looked(result)
-		b.watcher.resolve(time.Now().Add(time.Hour))
+		b.resolve()
 		var answer Answer
 		lab.Eventually(t, "the name is looked up: "+result, func() bool {
 			answer = b.scrape(name, module)
@@ -207,15 +205,15 @@ func TestNames(t *testing.T) {
 		t.Errorf("a name that does not exist: %+v, want %s, not watched", unregistered, config.DNSNotFound)
 	}
 	b.answerDNS(simnet.Names{"host.example": {"10.0.0.1"}})
-	if first := b.scrape(name, module); first.Watch.looked(resolved) != 1 || first.Resolution.Addrs == nil {
+	if first := b.scrape(name, module); first.Watch.looked(registry.Resolved) != 1 || first.Resolution.Addrs == nil {
 		t.Errorf("the first scrape: %+v, want 1 lookup", first)
 	}
 	b.answerDNS(simnet.Names{"host.example": {"10.0.0.2"}})
-	look(resolved)
+	look(registry.Resolved)
 	awaitPeer("10.0.0.2")
 
 	b.answerDNS(simnet.Names{"host.example": {"10.0.0.3", "10.0.0.2"}})
-	look(resolved)
+	look(registry.Resolved)
 	b.awaitHandshakes(name, module, "open", b.scrape(name, module).Watch.total("open")+3)
 	awaitPeer("10.0.0.2") // as long as the name has it
 
@@ -233,13 +231,13 @@ func TestNames(t *testing.T) {
 		t.Errorf("when the name has gone: %+v, want %s and its counters", gone, config.DNSNotFound)
 	}
 	b.answerDNS(simnet.Names{"host.example": {"10.0.0.4"}})
-	if back := look(resolved); back.Watch.total("") < total {
+	if back := look(registry.Resolved); back.Watch.total("") < total {
 		t.Errorf("when the name is back: %+v, want the counters of before, %d or more", back.Watch, total)
 	}
 	awaitPeer("10.0.0.4")
 
 	b.answerDNS(simnet.Names{"host.example": {"10.0.0.9"}})
-	b.watcher.resolve(time.Now().Add(time.Hour))
+	b.resolve()
 	lab.Eventually(t, "the target with the denied address is forgotten", func() bool {
 		_, err := b.watcher.Scrape(t.Context(), b.request(name, module), "")
 		return errors.Is(err, probe.ErrDenied)
@@ -367,17 +365,15 @@ func TestConcurrency(t *testing.T) {
 			}
 		})
 	}
-	again(func() { b.watcher.expire(time.Now().Add(time.Duration(time.Now().UnixNano()%10) * time.Minute)) })
+	again(func() { b.expire(time.Duration(time.Now().UnixNano()%10) * time.Minute) })
 	again(func() { b.watcher.Configure() })
 	again(func() { b.watcher.Modules() })
 	time.Sleep(time.Second)
 	close(over)
 	group.Wait()
-	b.watcher.expire(time.Now().Add(time.Hour))
-	b.watcher.mu.Lock()
-	defer b.watcher.mu.Unlock()
-	if w := b.watcher; w.watched != 0 || w.reserved != 0 || w.rate > 1e-6 || w.rate < -1e-6 {
-		t.Errorf("with all targets expired: %d watched, %d reserved, rate %g, want 0", w.watched, w.reserved, w.rate)
+	b.expire(time.Hour)
+	if l := &b.watcher.limits; l.watched != 0 || l.reserved != 0 || l.rate > 1e-6 || l.rate < -1e-6 {
+		t.Errorf("with all targets expired: %d watched, %d reserved, rate %g, want 0", l.watched, l.reserved, l.rate)
 	}
 }
 
@@ -386,7 +382,7 @@ func TestConcurrency(t *testing.T) {
 func TestLastHandshakeIsTheOneSentLast(t *testing.T) {
 	b := newBench(t, watchConfig, 0, Options{})
 	module := b.prober.Config().Modules["fast"]
-	target := newTarget(b.watcher, key{module: "fast", text: openTarget}, &module)
+	target := &target{watcher: b.watcher, Registration: registry.Registration{Module: &module}}
 	now := time.Now()
 	add := func(outcome shaker.Outcome, sent time.Time) {
 		target.add(&shaker.Repeated{Result: shaker.Result{Outcome: outcome}, Sent: sent})
@@ -397,7 +393,7 @@ func TestLastHandshakeIsTheOneSentLast(t *testing.T) {
 	}
 	add(shaker.Open, now.Add(200*time.Millisecond))
 	add(shaker.Timeout, now.Add(100*time.Millisecond))
-	if s := target.snapshot(""); target.isFailing() || s.total("timeout") != 2 || s.total("open") != 1 {
+	if s := target.snapshot(); target.isFailing() || s.total("timeout") != 2 || s.total("open") != 1 {
 		t.Errorf("%+v, failing: %t, want all three handshakes, and that the last one is open",
 			s.Handshakes, target.isFailing())
 	}
@@ -409,8 +405,15 @@ func TestLookupOfAnExpiredTarget(t *testing.T) {
 	b.answerDNS(simnet.Names{"host.example": {"10.0.0.1"}})
 	const name = "host.example:80"
 	b.scrape(name, "fast")
-	target := b.watcher.targets[key{module: "fast", text: name}]
-	look := func() { b.watcher.lookUp(target) }
+	target := b.target(name, "fast")
+	look := func() {
+		t.Helper()
+		report, addrs, err := b.prober.Resolve(t.Context(), b.request(name, "fast"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		target.Adapt(report, addrs)
+	}
 	repeats := func() bool {
 		target.mu.Lock()
 		defer target.mu.Unlock()
@@ -421,12 +424,30 @@ func TestLookupOfAnExpiredTarget(t *testing.T) {
 		t.Error("handshakes go on although the name has gone, want none")
 	}
 	b.answerDNS(simnet.Names{"host.example": {"10.0.0.2"}})
-	b.watcher.expire(time.Now().Add(time.Hour))
+	b.expire(time.Hour)
 	if look(); repeats() {
 		t.Error("handshakes begin with an expired target, want none")
 	}
 	b.scrape(name, "fast") // the control: it is registered again
 	if look(); !repeats() {
 		t.Error("no handshakes with a target that was scraped again, want some")
+	}
+}
+
+// The policy is about the address in use, even if no handshake with it has been completed yet.
+func TestReloadDeniesNewAddress(t *testing.T) {
+	text := strings.ReplaceAll(watchConfig, "interval: 100ms", "interval: 1m")
+	b := newBench(t, text, 0, Options{})
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.1"}})
+	const name = "host.example:80"
+	b.scrape(name, "ip6")
+	b.answerDNS(simnet.Names{"host.example": {"10.0.3.1"}}) // no handshake with it ends soon
+	b.resolve()
+	target := b.target(name, "ip6")
+	lab.Eventually(t, "the name is looked up", func() bool { return target.Lookups()[0].Total == 2 })
+	b.prober.Configure(b.parse(`targets: {deny: ["10.0.3.1/32:*"]}` + text))
+	b.watcher.Configure()
+	for s := range b.watcher.Targets() {
+		t.Errorf("%s is watched although its address is denied, want that it is not", s.Target)
 	}
 }

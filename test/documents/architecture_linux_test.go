@@ -26,6 +26,7 @@ func TestArchitecture(t *testing.T) {
 		module    = "github.com/shaker-exporter/shaker_exporter"
 		collector = module + "/collector"
 		pages     = module + "/internal/pages"
+		watch     = module + "/internal/watch"
 		server    = module + "/internal/server"
 		cli       = module + "/internal/cli"
 	)
@@ -37,6 +38,8 @@ func TestArchitecture(t *testing.T) {
 		{dir: "./internal/config", forbidden: []string{collector, module + "/internal/", "github.com/", "net/http"}},
 		{dir: "./internal/history", forbidden: []string{collector, module + "/internal/", "github.com/", "net/http"}},
 		{dir: "./internal/probe", forbidden: []string{collector, pages, "github.com/prometheus/", "net/http"}},
+		{dir: "./internal/registry",
+			forbidden: []string{collector, pages, watch, "github.com/prometheus/", "net/http"}},
 		{dir: "./internal/watch", forbidden: []string{collector, pages, server, cli, "net/http"}},
 		{dir: "./internal/pages", forbidden: []string{collector, server, cli}},
 		{dir: "./collector", forbidden: []string{pages, server, cli}},

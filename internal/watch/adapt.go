@@ -1,0 +1,41 @@
+package watch
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+)
+
+// Adapt implements registry.Target. The handshakes go on with the present address as long as it is one of those of the
+// name, even if it is not the first one, because DNS servers change the order. They also go on if the addresses are not
+// known at present. They pause if the name has no address any more.
+func (t *target) Adapt(report *probe.Report, addrs []netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.resolved(report)
+	switch {
+	case t.stopped: // during the lookup
+	case len(addrs) == 0 && report.Result == config.DNSNotFound:
+		t.pause()
+		t.gone = &report.Verdict
+		t.found(report.Result, report.Start)
+		t.recordFailure(report)
+	case len(addrs) == 0 || t.repetition != nil && slices.Contains(addrs, t.peer.Addr()):
+	default:
+		if t.gone != nil {
+			t.completed = time.Now() // the pause was not the fault of this host
+		}
+		if err := t.repeat(netip.AddrPortFrom(addrs[0], t.peer.Port())); err != nil {
+			t.fault = err
+		}
+	}
+}
+
+// resolved notes how the name was resolved last. Its caller holds mu.
+func (t *target) resolved(report *probe.Report) {
+	resolution := report.Resolution
+	t.resolution = &resolution
+}
