@@ -25,6 +25,7 @@ const (
 	operationPage     = "docs/operation.md"
 	pathPage          = "docs/path.md"
 	synackPage        = "docs/what-a-syn-ack-proves.md"
+	watchPage         = "docs/watch.md"
 )
 
 // triedPages are the pages whose YAML, PromQL and metric names are all tested.

@@ -10,29 +10,29 @@ import (
 
 // The table of docs/watch.md has the numbers that its formula gives, for a relative error of 30%.
 func TestHandshakesForALossRate(t *testing.T) {
-	const page, e = "docs/watch.md", 0.3
+	const e = 0.3
 	intervals := []time.Duration{time.Second, 200 * time.Millisecond, 15 * time.Second}
-	table := rows(t, page, "loss")
+	table := rows(t, watchPage, "loss")
 	if len(table) != 3 {
-		t.Fatalf("%s has %d rows about loss rates, want 3", page, len(table))
+		t.Fatalf("%s has %d rows about loss rates, want 3", watchPage, len(table))
 	}
 	for loss, cells := range table {
 		percent, err := strconv.ParseFloat(strings.TrimSuffix(loss, "%"), 64)
 		if err != nil {
-			t.Fatalf("%s: loss %q: %v", page, loss, err)
+			t.Fatalf("%s: loss %q: %v", watchPage, loss, err)
 		}
 		p := percent / 100
 		n := (1 - p) / (p * e * e)
 		got, err := strconv.ParseFloat(strings.ReplaceAll(cells[0], ",", ""), 64)
 		if err != nil || math.Abs(got/n-1) > 0.005 {
-			t.Errorf("%s: a loss of %s needs %s handshakes, want %.0f", page, loss, cells[0], n)
+			t.Errorf("%s: a loss of %s needs %s handshakes, want %.0f", watchPage, loss, cells[0], n)
 		}
 		for i, interval := range intervals {
 			d, err := time.ParseDuration(cells[i+1])
 			want := time.Duration(n * float64(interval))
 			if err != nil || math.Abs(d.Seconds()/want.Seconds()-1) > 0.01 {
 				t.Errorf("%s: a loss of %s takes %s at an interval of %v, want %v",
-					page, loss, cells[i+1], interval, want)
+					watchPage, loss, cells[i+1], interval, want)
 			}
 		}
 	}
