@@ -2,6 +2,7 @@ package watch
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -13,7 +14,8 @@ import (
 )
 
 // Whatever the network loses, the counters of each target are what the wire shows, to the handshake, and the quantiles
-// of the latency lie within one bucket of the wire's. This is a million handshakes:
+// of the latency lie within one bucket of the wire's. The control: one SYN per 15 s over the same losses, as a scrape
+// without watch sends it, shows next to nothing of them. This is a million handshakes:
 //
 //	go test -run MatchesTheWire ./internal/watch -soak 2m
 func TestWatchMatchesTheWire(t *testing.T) {
@@ -86,17 +88,13 @@ func TestWatchMatchesTheWire(t *testing.T) {
 	<-ended
 	b.watcher.Close() // the handshakes that are running end without a result
 
-	// A late answer is one that may be after the deadline, because the simulated network was late.
-	type truth struct {
-		open, lost, late int
-		rtts             []time.Duration
-	}
 	wire := make(map[netip.AddrPort]*truth)
 	for _, target := range targets {
 		wire[target] = &truth{}
 	}
 	for _, exchange := range b.network.Exchanges() {
 		w := wire[exchange.SYN.Dst]
+		w.losses = append(w.losses, exchange.After == 0)
 		switch {
 		case exchange.After == 0:
 			w.lost++
@@ -116,8 +114,6 @@ func TestWatchMatchesTheWire(t *testing.T) {
 		group := i / perGroup
 		lost[group] += timeouts
 		seen += open + timeouts
-		// Up to three handshakes of 300 ms, and one whose answer was just coming in, were running at the end.
-		const running = 4
 		w.late += int(s.Skipped.Late) // the machine stood still, and with it the network: any answer may have been late
 		if open > w.open+w.late || open < w.open-running-w.late ||
 			timeouts > w.lost+w.late || timeouts < w.lost-running ||
@@ -145,10 +141,95 @@ func TestWatchMatchesTheWire(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d handshakes; lost, by group: %v", seen, lost)
+	t.Logf("%d handshakes; timeouts, by group: %v", seen, lost)
 	for i, g := range groups {
 		if lost[i] == 0 {
 			t.Errorf("no handshake of the group with a loss of %v (bursts: %t) was lost, want some", g.loss, g.bursts)
 		}
+		var c control
+		for n := range perGroup {
+			c.add(wire[targets[i*perGroup+n]], n)
+		}
+		t.Logf("loss of %v (bursts: %t): the wire, and one SYN per 15 s: %+v", g.loss, g.bursts, c)
+		switch {
+		case g.bursts && c.outagesSeen*10 > c.outages:
+			t.Errorf("one SYN per 15 s sees %d of %d outages, want a tenth at most", c.outagesSeen, c.outages)
+		case !g.bursts && c.estimates > 0:
+			t.Errorf("one SYN per 15 s estimates a loss of %v within 30%% for %d targets, want none",
+				g.loss, c.estimates)
+		case g.loss == 0.001 && c.lossySeen*10 > c.lossy:
+			t.Errorf("one SYN per 15 s sees a loss for %d of %d targets that have lost 1 of 1000, want a tenth at most",
+				c.lossySeen, c.lossy)
+		}
+	}
+}
+
+// running is how many handshakes with a target may be running at the end: three of 300 ms, and one whose answer was
+// just coming in.
+const running = 4
+
+// A truth is what the wire shows of the handshakes with a target. A late answer is one that may be after the deadline,
+// because the simulated network was late.
+type truth struct {
+	open, lost, late int
+	rtts             []time.Duration
+	losses           []bool // of all SYNs in their order, whether there was no answer
+}
+
+// A control is what one SYN per 15 s shows of the losses of a group of targets.
+type control struct {
+	all, allLost         int // SYNs of all targets
+	syns, lost           int // those of them that the control has
+	lossy, lossySeen     int // targets that have lost handshakes, and those of them for which the control has a loss
+	estimates            int // lossy targets whose loss the control has within 30%
+	outages, outagesSeen int // three or more losses in a row, and those of them in which the control has a SYN
+}
+
+// add adds a target. The control has one of 150 of its SYNs, which are sent every 100 ms, from the given one on.
+func (c *control) add(w *truth, first int) {
+	const every = int(15 * time.Second / (100 * time.Millisecond))
+	losses := w.losses[:max(0, len(w.losses)-running)]
+	var syns, lost, lostOfSampled, row int
+	sampledInRow := false
+	endRow := func() {
+		if row >= 3 {
+			c.outages++
+			if sampledInRow {
+				c.outagesSeen++
+			}
+		}
+		row, sampledInRow = 0, false
+	}
+	for i, loss := range losses {
+		sampled := i%every == first
+		if sampled {
+			syns++
+		}
+		if !loss {
+			endRow()
+			continue
+		}
+		lost++
+		row++
+		if sampled {
+			lostOfSampled++
+			sampledInRow = true
+		}
+	}
+	endRow()
+	c.all += len(losses)
+	c.allLost += lost
+	c.syns += syns
+	c.lost += lostOfSampled
+	if lost == 0 {
+		return
+	}
+	c.lossy++
+	if lostOfSampled > 0 {
+		c.lossySeen++
+	}
+	share := float64(lost) / float64(len(losses))
+	if syns > 0 && math.Abs(float64(lostOfSampled)/float64(syns)/share-1) <= 0.3 {
+		c.estimates++
 	}
 }
