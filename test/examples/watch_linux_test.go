@@ -23,6 +23,18 @@ func scrapeNatively(major process.Major) (global string, args []string) {
 	return ", scrape_native_histograms: true", nil
 }
 
+const watchPage = "../docs/watch.md"
+
+// watchFiles returns the configurations of the exporter and of Prometheus that the page about watched targets has.
+func watchFiles(t *testing.T) (shaker, prometheus string) {
+	t.Helper()
+	files := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(lab.Read(t, watchPage), -1)
+	if len(files) != 2 {
+		t.Fatalf("%s has %d blocks of YAML, want 2: shaker.yml and prometheus.yml", watchPage, len(files))
+	}
+	return files[0][1], files[1][1]
+}
+
 // A losingWire is a network that answers the SYNs to all addresses of 203.0.113.0/24, but loses one of ten SYNs to a
 // target. It counts the SYNs to that target.
 type losingWire struct {
@@ -78,13 +90,8 @@ func testWatchedTargets(t *testing.T, major process.Major) {
 	wire := &losingWire{target: netip.MustParseAddrPort(lossy), losing: true}
 	simnet.NewWire(t, wire.answer, "203.0.113.0/24")
 	dir := t.TempDir()
-	// The files of the page, with other targets, and faster.
-	const page = "../docs/watch.md"
-	files := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(lab.Read(t, page), -1)
-	if len(files) != 2 {
-		t.Fatalf("%s has %d blocks of YAML, want 2: shaker.yml and prometheus.yml", page, len(files))
-	}
-	exporter.Start(t, "--config.file="+lab.Write(t, dir, "shaker.yml", replace(t, page, files[0][1],
+	shaker, prometheus := watchFiles(t) // with other targets, and faster
+	exporter.Start(t, "--config.file="+lab.Write(t, dir, "shaker.yml", replace(t, watchPage, shaker,
 		"watch: {interval: 1s}", "timeout: 500ms, watch: {interval: 100ms}")))
 	fast := lab.Faster(lab.Read(t, "rules/watch.yml"), times)
 	rules := lab.Write(t, dir, "watch.yml", // ten seconds have fewer handshakes than ten minutes
@@ -93,7 +100,7 @@ func testWatchedTargets(t *testing.T, major process.Major) {
 		return lab.Write(t, dir, name, `
 global: {scrape_interval: 1s, evaluation_interval: 1s`+global+`}
 rule_files: [`+rules+`]
-`+replace(t, page, files[1][1], `"db.example:5432"`, fmt.Sprintf("%q, %q", lossy, good))+`
+`+replace(t, watchPage, prometheus, `"db.example:5432"`, fmt.Sprintf("%q, %q", lossy, good))+`
   - job_name: shaker_exporter
     static_configs: [{targets: ["localhost:10115"]}]
 `)
