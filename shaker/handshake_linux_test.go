@@ -21,7 +21,7 @@ import (
 
 // withoutTimes returns the result without the fields that differ from run to run.
 func withoutTimes(r Result) Result {
-	r.Handshake, r.RTT, r.ResetLag, r.Waited, r.Local, r.options = 0, 0, 0, 0, netip.AddrPort{}, Options{}
+	r.Handshake, r.RTT, r.ResetLag, r.Waited, r.Local, r.options = 0, 0, 0, 0, netip.AddrPort{}, sharedOptions{}
 	return r
 }
 

@@ -649,6 +649,17 @@ func TestOptionsOfRoute(t *testing.T) {
 	if got := all.ofRoute(); got != route {
 		t.Errorf("ofRoute of %+v = %+v, want %+v", all, got, route)
 	}
+	for _, o := range []Options{{}, route, all} {
+		if got := o.share().get(); got != o {
+			t.Errorf("the shared options of %+v are %+v", o, got)
+		}
+	}
+	if copied := all; all.share() != copied.share() || all.share() == route.share() {
+		t.Error("shared options are not equal if and only if the options are")
+	}
+	if got := (Options{}).share(); got != (sharedOptions{}) {
+		t.Errorf("the shared options of %+v are %+v, want the zero value", Options{}, got)
+	}
 }
 
 // Check leaves no descriptor open. It accepts a zone that matches the interface, and an IPv4 address that is

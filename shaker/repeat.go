@@ -57,17 +57,20 @@ func (s *Schedule) validate() error {
 	return s.Options.validate()
 }
 
+// A pace is the part of a Schedule that says when handshakes are due.
+type pace struct{ interval, offset time.Duration }
+
 // tolerance returns how late a handshake may start.
-func (s *Schedule) tolerance() time.Duration { return min(s.Interval/4, latestStart) }
+func (p *pace) tolerance() time.Duration { return min(p.interval/4, latestStart) }
 
 // next returns the first time after now at which a handshake is due, given the time since an arbitrary but fixed
 // moment.
-func (s *Schedule) next(now time.Duration) time.Duration {
-	since := (now - s.Offset) % s.Interval
+func (p *pace) next(now time.Duration) time.Duration {
+	since := (now - p.offset) % p.interval
 	if since < 0 {
-		since += s.Interval
+		since += p.interval
 	}
-	return now - since + s.Interval
+	return now - since + p.interval
 }
 
 // Repeated is one handshake of a [Repetition]: a verdict, or the reason why there is none.
@@ -161,7 +164,8 @@ func spread(target netip.AddrPort) time.Duration {
 // SetTarget lets the following handshakes have another target. Those that are running end as they would have ended. The
 // error is that of [Shaker.Shake] for an invalid target: nothing changes then.
 func (r *Repetition) SetTarget(target netip.AddrPort) error {
-	target, scope, err := r.shaker.destination(target, &r.options)
+	options := r.options.get()
+	target, scope, err := r.shaker.destination(target, &options)
 	if err != nil {
 		return newOpError(context.Background(), fmt.Sprintf("repeat shake %v", target), err)
 	}
@@ -172,7 +176,7 @@ func (r *Repetition) SetTarget(target netip.AddrPort) error {
 // SetInterval lets the following handshakes be due at another interval, the first of them within one such interval. The
 // error wraps [os.ErrInvalid] for an interval that is invalid or too short for the timeout: nothing changes then.
 func (r *Repetition) SetInterval(interval time.Duration) error {
-	schedule := Schedule{Interval: interval, Options: r.options}
+	schedule := Schedule{Interval: interval, Options: r.options.get()}
 	if err := schedule.validate(); err != nil {
 		return newOpError(context.Background(), "repeat shake", err)
 	}

@@ -9,18 +9,17 @@ import (
 // repeating is the part of a Repetition that a loop drives. The Repetition is a task whose time comes once in an
 // interval: then it hands the loop a tick, which is a handshake.
 type repeating struct {
-	options Options // never changes
+	options sharedOptions // never changes
 	loop    *loop
 	ticket  ticket
 
 	// Only the loop uses these.
-	target      netip.AddrPort
-	scope       uint32 // the interface index of the target's zone
-	source      rawAddress
-	schedule    Schedule // without Options
-	due         time.Duration
-	running     []ticket // the ticks that have not ended
-	withholdACK bool
+	target  netip.AddrPort
+	scope   uint32      // the interface index of the target's zone
+	source  *rawAddress // nil if there is none
+	pace    pace
+	due     time.Duration
+	running []ticket // the ticks that have not ended
 }
 
 // What callers tell a Repetition.
@@ -42,9 +41,12 @@ func (e *engine) repeat(r *Repetition, target netip.AddrPort, scope uint32, sche
 	}
 	e.reading.Do(func() { go e.read() })
 	r.repeating = repeating{
-		options: schedule.Options, loop: e.nextLoop(),
-		target: target, scope: scope, source: source, withholdACK: e.withholdACK,
-		schedule: Schedule{Interval: schedule.Interval, Offset: schedule.Offset},
+		options: schedule.Options.share(), loop: e.nextLoop(),
+		target: target, scope: scope,
+		pace: pace{interval: schedule.Interval, offset: schedule.Offset},
+	}
+	if source != (rawAddress{}) {
+		r.source = &source
 	}
 	r.ticket, err = r.loop.submit(r, interactive, 0)
 	return err
@@ -98,7 +100,7 @@ func (r *Repetition) handle(l *loop, own ticket, e event) {
 		case newTarget:
 			r.target, r.scope = m.target, m.scope
 		case newInterval:
-			r.schedule.Interval = time.Duration(m)
+			r.pace.interval = time.Duration(m)
 			r.setNext(l, own)
 		case stopping:
 			for _, tick := range slices.Clone(r.running) {
@@ -114,15 +116,15 @@ func (r *Repetition) handle(l *loop, own ticket, e event) {
 
 // setNext sets the time of the next tick.
 func (r *Repetition) setNext(l *loop, own ticket) {
-	r.due = r.schedule.next(l.now)
+	r.due = r.pace.next(l.now)
 	l.setDue(own, r.due)
 }
 
 // tick starts the handshake that was due last. It skips it, and those that were due before, if it is too late for them.
 func (r *Repetition) tick(l *loop) {
-	missed := (l.now - r.due) / r.schedule.Interval
+	missed := (l.now - r.due) / r.pace.interval
 	r.late.Add(uint64(missed))
-	due := r.due + missed*r.schedule.Interval
+	due := r.due + missed*r.pace.interval
 	switch {
 	case r.isTooLate(due, l.now):
 		r.late.Add(1)
@@ -131,14 +133,17 @@ func (r *Repetition) tick(l *loop) {
 	default:
 		t := l.newTick()
 		t.of, t.due = r, due
-		t.withholdACK = r.withholdACK
+		t.withholdACK = r.shaker.engine.withholdACK
 		t.aim(r.target, r.scope)
-		t.options, t.source = r.options, r.source
+		t.options, t.source = r.options.get(), rawAddress{}
+		if r.source != nil {
+			t.source = *r.source
+		}
 		r.running = append(r.running, l.enqueue(t, background))
 	}
 }
 
-func (r *Repetition) isTooLate(due, now time.Duration) bool { return now-due > r.schedule.tolerance() }
+func (r *Repetition) isTooLate(due, now time.Duration) bool { return now-due > r.pace.tolerance() }
 
 // A tick is one handshake of a Repetition.
 type tick struct {
@@ -181,7 +186,7 @@ func (t *tick) complete(l *loop) {
 		sent = t.called
 	}
 	result := t.result
-	result.options = t.options.ofRoute()
+	result.options = t.options.ofRoute().share()
 	l.outbox = append(l.outbox, Repeated{
 		Result: result, Err: t.describe(), Sent: l.epoch.Add(sent), Lag: sent - t.due, repetition: t.of,
 	})

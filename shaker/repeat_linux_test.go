@@ -134,18 +134,18 @@ func TestRepeatCountsWhatTheWireShows(t *testing.T) {
 
 // The handshakes with a target are an interval apart. Those with many targets are spread over the interval.
 func TestRepeatIsSpread(t *testing.T) {
-	schedule := Schedule{Interval: time.Second, Offset: 300 * time.Millisecond}
+	pace := pace{interval: time.Second, offset: 300 * time.Millisecond}
 	for now, want := range map[time.Duration]time.Duration{0: 300, 299: 300, 300: 1300, 1299: 1300, 5301: 6300} {
-		if got := schedule.next(now * time.Millisecond); got != want*time.Millisecond {
-			t.Errorf("next(%d ms) = %v with the offset %v, want %d ms", now, got, schedule.Offset, want)
+		if got := pace.next(now * time.Millisecond); got != want*time.Millisecond {
+			t.Errorf("next(%d ms) = %v with the offset %v, want %d ms", now, got, pace.offset, want)
 		}
 	}
 	const targets, tenths = 10_000, 10
 	var in [tenths]int
 	for i := range targets {
 		target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)
-		schedule := Schedule{Interval: time.Second, Offset: spread(target)}
-		in[schedule.next(0)*tenths/(time.Second+1)]++
+		pace.offset = spread(target)
+		in[pace.next(0)*tenths/(time.Second+1)]++
 	}
 	for i, n := range in {
 		if n < targets/tenths*8/10 || n > targets/tenths*12/10 {
@@ -214,12 +214,12 @@ func TestRepeatSkips(t *testing.T) {
 		{name: "as many as possible", interval: time.Second, running: maxOverlap - 1, starts: true},
 		{name: "one more", interval: time.Second, running: maxOverlap, want: Skipped{Overlapping: 1}},
 	} {
-		_, l := startOne(t)
+		s, l := startOne(t)
 		h := hold(l)
 		l.now = time.Hour
-		r := &Repetition{}
+		r := &Repetition{shaker: s}
 		r.target, r.due, r.running = target4, l.now-c.late, make([]ticket, c.running)
-		r.schedule.Interval = c.interval
+		r.pace.interval = c.interval
 		r.tick(l)
 		starts := len(r.running) > c.running
 		if got := r.Skipped(); got != c.want || starts != c.starts {
@@ -228,7 +228,7 @@ func TestRepeatSkips(t *testing.T) {
 		if starts {
 			// It had to wait in the queue for too long.
 			s := l.slots.find(r.running[c.running])
-			s.task.(*tick).due = l.clock() - r.schedule.tolerance() - ms
+			s.task.(*tick).due = l.clock() - r.pace.tolerance() - ms
 			l.call(s.ticket, event{kind: eventStart})
 			c.want.Late++
 			if got := r.Skipped(); got != c.want || len(r.running) != c.running {

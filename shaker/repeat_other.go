@@ -12,16 +12,16 @@ import (
 
 // repeating is the part of a Repetition that its goroutine drives.
 type repeating struct {
-	options Options // never changes
+	options sharedOptions // never changes
 	engine  *engine
 	began   time.Time     // zero of the schedule's clock
 	changed chan struct{} // has room for one value, which means that the interval has changed
 	cancel  context.CancelFunc
 
-	mu       sync.Mutex
-	target   netip.AddrPort
-	schedule Schedule // without Options
-	running  int
+	mu      sync.Mutex
+	target  netip.AddrPort
+	pace    pace
+	running int
 }
 
 // repeat starts the goroutine of a Repetition.
@@ -33,8 +33,8 @@ func (e *engine) repeat(r *Repetition, target netip.AddrPort, _ uint32, schedule
 		return err
 	}
 	var ctx context.Context
-	r.options, r.engine, r.target = schedule.Options, e, target
-	r.schedule = Schedule{Interval: schedule.Interval, Offset: schedule.Offset}
+	r.options, r.engine, r.target = schedule.Options.share(), e, target
+	r.pace = pace{interval: schedule.Interval, offset: schedule.Offset}
 	r.began, r.changed = time.Now(), make(chan struct{}, 1)
 	ctx, r.cancel = context.WithCancel(e.closing)
 	go func() {
@@ -53,7 +53,7 @@ func (r *Repetition) setTarget(target netip.AddrPort, _ uint32) {
 func (r *Repetition) setInterval(interval time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.schedule.Interval = interval
+	r.pace.interval = interval
 	select {
 	case r.changed <- struct{}{}:
 	default:
@@ -68,10 +68,10 @@ func (r *Repetition) run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		r.mu.Lock()
-		schedule := r.schedule
+		pace := r.pace
 		r.mu.Unlock()
 		now := time.Since(r.began)
-		due := schedule.next(now)
+		due := pace.next(now)
 		timer.Reset(due - now)
 		select {
 		case <-ctx.Done():
@@ -81,14 +81,14 @@ func (r *Repetition) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		lateness := time.Since(r.began) - due
-		missed := lateness / schedule.Interval
+		missed := lateness / pace.interval
 		r.late.Add(uint64(missed))
-		due += missed * schedule.Interval
+		due += missed * pace.interval
 		r.mu.Lock()
 		target, running := r.target, r.running
 		r.mu.Unlock()
 		switch {
-		case time.Since(r.began)-due > schedule.tolerance():
+		case time.Since(r.began)-due > pace.tolerance():
 			r.late.Add(1)
 		case running >= maxOverlap:
 			r.overlapping.Add(1)
@@ -108,7 +108,8 @@ func (r *Repetition) shake(ctx context.Context, target netip.AddrPort, due time.
 		defer r.engine.running.Done()
 		defer r.count(-1)
 		sent := time.Now()
-		result, err := r.engine.dial(ctx, target, &r.options, sent, sent.Add(r.options.Timeout))
+		options := r.options.get()
+		result, err := r.engine.dial(ctx, target, &options, sent, sent.Add(options.Timeout))
 		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return
 		}

@@ -137,7 +137,7 @@ type Result struct {
 	ICMP ICMP
 
 	// options are the handshake's options that Trace has to repeat: see ofRoute.
-	options Options
+	options sharedOptions
 }
 
 // Err returns nil if the Outcome is Open. Otherwise it returns an error that wraps the Errno and,

@@ -155,7 +155,7 @@ func (s *Shaker) shake(ctx context.Context, target netip.AddrPort, options *Opti
 		return err
 	}
 	err = s.engine.shake(ctx, target, scope, options, called, deadline, result)
-	result.options = options.ofRoute()
+	result.options = options.ofRoute().share()
 	return err
 }
 

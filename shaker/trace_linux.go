@@ -192,7 +192,7 @@ func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, e
 // waysFrom returns the options with which to send from the given address and port, in the order in
 // which to try them. The last ones leave the port to the kernel.
 func (t *trace) waysFrom(from netip.AddrPort) []Options {
-	free := t.after.options
+	free := t.after.options.get()
 	if !from.IsValid() {
 		return []Options{free}
 	}
