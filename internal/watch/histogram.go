@@ -2,6 +2,8 @@ package watch
 
 import (
 	"math"
+	"math/bits"
+	"slices"
 	"sort"
 	"time"
 
@@ -17,8 +19,10 @@ const (
 	perOctave     = 1 << schema
 	zeroThreshold = 1e-5             // seconds
 	zeroKey       = -133             // the zero bucket takes the place of this key
+	firstKey      = -135             // the key of the first bucket in the octave of the zero bucket
 	lastKey       = 6 * perOctave    // the key of the last bucket
 	maxSample     = 64 * time.Second // the upper bound of the last bucket
+	octaves       = (lastKey - firstKey + 1) / perOctave
 )
 
 // nativeBounds are the lower bounds of the buckets in an octave, as fractions that math.Frexp returns. They are the
@@ -34,8 +38,9 @@ var classicBounds = [...]float64{
 	.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5,
 }
 
-// A histogram counts durations in fixed classic and native buckets. It takes 800 bytes and has no pointers, because
-// each watched target has one. The zero value is an empty histogram. A histogram is not safe for concurrent use.
+// A histogram counts durations in fixed classic and native buckets. Each watched target has one, so it only has
+// memory for the octaves in which there are samples: the RTTs of most targets lie in one to three of them. The zero
+// value is an empty histogram. A histogram is not safe for concurrent use.
 //
 // A sample below 0 counts as 0, because a sum that decreases would look like a counter reset. A sample above 64 s
 // counts as 64 s. After 4,294,967,295 samples, which takes 13 years with 10 samples a second, the next sample starts
@@ -44,8 +49,34 @@ var classicBounds = [...]float64{
 type histogram struct {
 	sum     float64 // seconds
 	count   uint32
-	classic [len(classicBounds)]uint32    // not cumulative; without the samples above the last bound
-	native  [lastKey - zeroKey + 1]uint32 // at key - zeroKey; the first is the zero bucket
+	used    uint32   // the bit 1<<i is set if the octave i has samples
+	octaves []octave // those with samples, in their order
+}
+
+// An octave counts the samples from one power of two to the next one. The octave 0 starts with firstKey.
+type octave struct {
+	native  [perOctave]uint32
+	classic uint32 // the samples up to the classic bound in this octave, see classicBoundIn
+}
+
+// classicBoundIn has the classic bound in each octave, 0 if there is none. No octave has two, because each classic
+// bound is at least twice as large as the one before it.
+var classicBoundIn = func() (all [octaves]float64) {
+	for _, bound := range classicBounds {
+		i, _ := bucketOf(bound)
+		all[i] = bound
+	}
+	return all
+}()
+
+// bucketOf returns the octave of a sample and its native bucket in the octave.
+func bucketOf(seconds float64) (i, bucket int) {
+	key := zeroKey
+	if seconds > zeroThreshold {
+		fraction, exponent := math.Frexp(seconds)
+		key = (exponent-1)*perOctave + sort.SearchFloat64s(nativeBounds[:], fraction)
+	}
+	return (key - firstKey) / perOctave, (key - firstKey) % perOctave
 }
 
 // observe adds a sample.
@@ -56,18 +87,50 @@ func (h *histogram) observe(d time.Duration) {
 	seconds := min(max(d, 0), maxSample).Seconds()
 	h.sum += seconds
 	h.count++
-	for i, bound := range classicBounds {
-		if seconds <= bound {
-			h.classic[i]++
-			break
+	i, bucket := bucketOf(seconds)
+	position := bits.OnesCount32(h.used & (1<<i - 1))
+	if h.used&(1<<i) == 0 {
+		h.used |= 1 << i
+		h.octaves = slices.Insert(h.octaves, position, octave{})
+	}
+	in := &h.octaves[position]
+	in.native[bucket]++
+	if seconds <= classicBoundIn[i] {
+		in.classic++
+	}
+}
+
+// native returns the counts of all native buckets. That of a key is at key - firstKey.
+func (h *histogram) native() (all [octaves * perOctave]uint32) {
+	position := 0
+	for i := range octaves {
+		if h.used&(1<<i) != 0 {
+			copy(all[i*perOctave:], h.octaves[position].native[:])
+			position++
 		}
 	}
-	key := zeroKey
-	if seconds > zeroThreshold {
-		fraction, exponent := math.Frexp(seconds)
-		key = (exponent-1)*perOctave + sort.SearchFloat64s(nativeBounds[:], fraction)
+	return all
+}
+
+// classic returns the counts of the classic buckets without that of +Inf, each with the counts of those below it.
+func (h *histogram) classic() (all [len(classicBounds)]uint64) {
+	var total uint64 // of the octaves below
+	next, position := 0, 0
+	for i, bound := range classicBoundIn {
+		var in octave
+		if h.used&(1<<i) != 0 {
+			in = h.octaves[position]
+			position++
+		}
+		if bound > 0 {
+			all[next] = total + uint64(in.classic)
+			next++
+		}
+		for _, count := range in.native {
+			total += uint64(count)
+		}
 	}
-	h.native[key-zeroKey]++
+	return all
 }
 
 // write replaces the contents of out with the histogram. The result equals that of a client_golang histogram with the
@@ -81,35 +144,32 @@ func (h *histogram) write(out *dto.Histogram, created time.Time) {
 
 	out.Bucket = make([]*dto.Bucket, len(classicBounds))
 	buckets := make([]dto.Bucket, len(classicBounds))
-	cumulative := make([]uint64, len(classicBounds))
-	var total uint64
+	cumulative := h.classic()
 	for i := range classicBounds {
-		total += uint64(h.classic[i])
-		cumulative[i] = total
 		buckets[i].CumulativeCount = &cumulative[i]
 		buckets[i].UpperBound = &classicBounds[i]
 		out.Bucket[i] = &buckets[i]
 	}
 
+	native := h.native()
 	out.Schema = new(int32(schema))
 	out.ZeroThreshold = new(zeroThreshold)
-	out.ZeroCount = new(uint64(h.native[0]))
+	out.ZeroCount = new(uint64(native[zeroKey-firstKey]))
 	const widestGap = 2 // in buckets; a span takes more bytes than two empty buckets
 	var span *dto.BucketSpan
 	var previous int64 // the count of the bucket before next
 	next := 0          // the key after the last one of the span
-	for i, count := range h.native[1:] {
-		if count == 0 {
+	for key := zeroKey + 1; key <= lastKey; key++ {
+		if native[key-firstKey] == 0 {
 			continue
 		}
-		key := zeroKey + 1 + i
 		if gap := key - next; span == nil || gap > widestGap {
 			span = &dto.BucketSpan{Offset: new(int32(gap)), Length: new(uint32)}
 			out.PositiveSpan = append(out.PositiveSpan, span)
 			next = key
 		}
 		for ; next <= key; next++ {
-			current := int64(h.native[next-zeroKey])
+			current := int64(native[next-firstKey])
 			out.PositiveDelta = append(out.PositiveDelta, current-previous)
 			previous = current
 			*span.Length++
@@ -124,22 +184,23 @@ func (h *histogram) quantile(q float64) time.Duration {
 	if h.count == 0 {
 		return 0
 	}
+	native := h.native()
 	i, step, rank := 0, 1, q*float64(h.count)
 	if q >= 0.5 {
-		i, step, rank = len(h.native)-1, -1, (1-q)*float64(h.count)
+		i, step, rank = len(native)-1, -1, (1-q)*float64(h.count)
 	}
-	passed := float64(h.native[i])
-	for h.native[i] == 0 || passed < rank {
+	passed := float64(native[i])
+	for native[i] == 0 || passed < rank {
 		i += step
-		passed += float64(h.native[i])
+		passed += float64(native[i])
 	}
-	fraction := (passed - rank) / float64(h.native[i]) // of the bucket, beyond the quantile
+	fraction := (passed - rank) / float64(native[i]) // of the bucket, beyond the quantile
 	if step > 0 {
 		fraction = 1 - fraction
 	}
 	seconds := zeroThreshold * fraction
-	if i > 0 {
-		upper := float64(zeroKey+i) / perOctave
+	if key := firstKey + i; key > zeroKey {
+		upper := float64(key) / perOctave
 		lower := max(upper-1./perOctave, math.Log2(zeroThreshold))
 		seconds = math.Exp2(lower + (upper-lower)*fraction)
 	}

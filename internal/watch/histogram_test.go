@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -154,7 +155,7 @@ func TestObserveOutOfRange(t *testing.T) {
 		var got, want histogram
 		got.observe(test.sample)
 		want.observe(test.want)
-		if got != want {
+		if !reflect.DeepEqual(got, want) {
 			t.Errorf("observe(%d) gave %+v, want the same as observe(%d): %+v", test.sample, got, test.want, want)
 		}
 	}
@@ -162,16 +163,18 @@ func TestObserveOutOfRange(t *testing.T) {
 
 // When the count cannot grow any more, the next sample starts from an empty histogram.
 func TestObserveStartsAgain(t *testing.T) {
-	h := histogram{sum: 1e6, count: math.MaxUint32 - 1}
-	h.native[0] = math.MaxUint32 - 1
+	var h histogram
 	h.observe(0)
-	if h.count != math.MaxUint32 || h.native[0] != math.MaxUint32 || h.sum != 1e6 {
+	h.sum, h.count, h.octaves[0].native[zeroKey-firstKey] = 1e6, math.MaxUint32-1, math.MaxUint32-1
+	h.observe(0)
+	zero := h.octaves[0].native[zeroKey-firstKey]
+	if h.count != math.MaxUint32 || zero != math.MaxUint32 || h.sum != 1e6 {
 		t.Errorf("the last sample that fits gave count %d, zero bucket %d, sum %v, want %d, %d, 1e6",
-			h.count, h.native[0], h.sum, uint32(math.MaxUint32), uint32(math.MaxUint32))
+			h.count, zero, h.sum, uint32(math.MaxUint32), uint32(math.MaxUint32))
 	}
 	var want histogram
 	want.observe(time.Millisecond)
-	if h.observe(time.Millisecond); h != want {
+	if h.observe(time.Millisecond); !reflect.DeepEqual(h, want) {
 		t.Errorf("after %d samples, observe gave %+v, want a new histogram: %+v", uint32(math.MaxUint32), h, want)
 	}
 }
@@ -202,7 +205,7 @@ func TestQuantileIsInTheBucketOfTheSample(t *testing.T) {
 			if q >= 0.5 {
 				i = n - max(int(math.Ceil((1-q)*float64(n))), 1)
 			}
-			lower, upper := bucketOf(samples[i])
+			lower, upper := boundsOf(samples[i])
 			if got := h.quantile(q); got < lower || got > upper {
 				t.Errorf("the quantile %v of %d samples is %v, want one from %v to %v, the bucket of the sample %v",
 					q, n, got, lower, upper, samples[i])
@@ -211,8 +214,8 @@ func TestQuantileIsInTheBucketOfTheSample(t *testing.T) {
 	}
 }
 
-// bucketOf returns the bounds of the native bucket that contains the sample, found with logarithms.
-func bucketOf(d time.Duration) (lower, upper time.Duration) {
+// boundsOf returns the bounds of the native bucket that contains the sample, found with logarithms.
+func boundsOf(d time.Duration) (lower, upper time.Duration) {
 	if d.Seconds() <= zeroThreshold {
 		return 0, 10 * time.Microsecond
 	}
@@ -253,13 +256,17 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-// A histogram is small, and a sample allocates nothing.
+// A histogram is small, and a sample allocates nothing unless it is the first one in its octave.
 func TestCost(t *testing.T) {
-	if got, most := unsafe.Sizeof(histogram{}), uintptr(1024); got > most {
-		t.Errorf("a histogram takes %d bytes, want at most %d", got, most)
-	}
 	var h histogram
-	if got := testing.AllocsPerRun(100, func() { h.observe(time.Millisecond) }); got != 0 {
+	for d := 10 * time.Millisecond; d < 30*time.Millisecond; d += time.Millisecond { // in two octaves
+		h.observe(d)
+	}
+	size := unsafe.Sizeof(h) + uintptr(cap(h.octaves))*unsafe.Sizeof(h.octaves[0])
+	if most := uintptr(150); size > most {
+		t.Errorf("a histogram with samples from 10 to 29 ms takes %d bytes, want at most %d", size, most)
+	}
+	if got := testing.AllocsPerRun(100, func() { h.observe(20 * time.Millisecond) }); got != 0 {
 		t.Errorf("observe allocates %v times, want 0", got)
 	}
 }
