@@ -96,7 +96,7 @@ func (t *target) request() *probe.Request {
 func (t *target) noteSkipped() {
 	skipped := t.allSkipped()
 	total := skipped.total()
-	increase(&t.recent.at(t.watcher.uptime()).Skipped, total-t.noted)
+	t.recent.add(t.watcher.uptime(), Tally{Skipped: total - t.noted})
 	t.noted = total
 }
 

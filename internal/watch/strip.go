@@ -23,30 +23,59 @@ type Slot struct {
 	Skipped   uint8 // not performed, or not counted, because of this host
 }
 
-// A strip counts the handshakes of the last five minutes. It takes 248 bytes and has no pointers, because each watched
-// target has one. No timer moves it: whoever reads or writes it says what time it is. A strip is not safe for
+// A strip counts the handshakes of the last five minutes. Each watched target has one, so a strip has memory for
+// failures only while there are some. No timer moves it: its caller passes the present moment. A strip is not safe for
 // concurrent use.
 type strip struct {
-	newest int64       // the number of the newest slot
-	ring   [slots]Slot // the slot n is at n % slots
+	newest    int64        // the number of the newest slot
+	completed [slots]uint8 // of the slot n at n % slots
+	troubles  *[slots]Slot // the other counts, at the same places; nil if all of them are 0
 }
 
-// at returns the slot of a time, which is the newest one from then on. The time counts from a fixed moment, on a clock
-// that cannot be set.
-func (s *strip) at(now time.Duration) *Slot {
+// move makes the slot of a time the newest one, and forgets those that are too old. The time counts from a fixed moment,
+// on a clock that cannot be set.
+func (s *strip) move(now time.Duration) {
 	number := int64(now / slotLength)
-	for n := max(s.newest, number-slots) + 1; n <= number; n++ {
-		s.ring[n%slots] = Slot{}
+	if number <= s.newest {
+		return
 	}
-	s.newest = max(s.newest, number)
-	return &s.ring[s.newest%slots]
+	for n := max(s.newest, number-slots) + 1; n <= number; n++ {
+		s.completed[n%slots] = 0
+		if s.troubles != nil {
+			s.troubles[n%slots] = Slot{}
+		}
+	}
+	s.newest = number
+	if s.troubles != nil && *s.troubles == ([slots]Slot{}) {
+		s.troubles = nil
+	}
+}
+
+// add adds handshakes to the slot of a time, which is the newest one from then on.
+func (s *strip) add(now time.Duration, t Tally) {
+	s.move(now)
+	i := s.newest % slots
+	increase(&s.completed[i], t.Completed)
+	if t.Failed+t.Lost+t.Skipped == 0 {
+		return
+	}
+	if s.troubles == nil {
+		s.troubles = new([slots]Slot)
+	}
+	increase(&s.troubles[i].Failed, t.Failed)
+	increase(&s.troubles[i].Lost, t.Lost)
+	increase(&s.troubles[i].Skipped, t.Skipped)
 }
 
 // read returns the slots up to the given time, oldest first.
 func (s *strip) read(now time.Duration) (all [slots]Slot) {
-	s.at(now)
+	s.move(now)
 	for i := range all {
-		all[i] = s.ring[(s.newest+1+int64(i))%slots]
+		from := (s.newest + 1 + int64(i)) % slots
+		if s.troubles != nil {
+			all[i] = s.troubles[from]
+		}
+		all[i].Completed = s.completed[from]
 	}
 	return all
 }

@@ -10,10 +10,10 @@ import (
 func TestStrip(t *testing.T) {
 	var s strip
 	const second = time.Second
-	increase(&s.at(2*second).Failed, 1)
-	increase(&s.at(4*second).Completed, 2)
-	increase(&s.at(5*second).Completed, 3)
-	increase(&s.at(299*second).Skipped, 4)
+	s.add(2*second, Tally{Failed: 1})
+	s.add(4*second, Tally{Completed: 2})
+	s.add(5*second, Tally{Completed: 3})
+	s.add(299*second, Tally{Skipped: 4})
 	for _, c := range []struct {
 		now  time.Duration
 		want map[int]Slot // by index, oldest first
@@ -26,7 +26,7 @@ func TestStrip(t *testing.T) {
 		{now: 599 * second, want: nil},
 		{now: 24 * time.Hour, want: nil},
 	} {
-		copied := s // read forgets
+		copied := s.clone() // read forgets
 		got := copied.read(c.now)
 		for i, slot := range got {
 			if slot != c.want[i] {
@@ -34,27 +34,53 @@ func TestStrip(t *testing.T) {
 			}
 		}
 	}
-	copied := s
+	copied := s.clone()
 	if got := copied.read(594 * second)[0]; got != (Slot{Skipped: 4}) {
 		t.Errorf("the last time that a slot is there, it is %+v, want 4 skipped", got)
 	}
+}
+
+// clone returns a copy that shares no memory with the strip.
+func (s strip) clone() strip {
+	if s.troubles != nil {
+		s.troubles = new(*s.troubles)
+	}
+	return s
 }
 
 // A count stops at its maximum instead of starting again at 0.
 func TestStripOverflow(t *testing.T) {
 	var s strip
 	for range 300 {
-		increase(&s.at(0).Completed, 1)
+		s.add(0, Tally{Completed: 1})
 	}
-	increase(&s.at(0).Skipped, 1<<40)
+	s.add(0, Tally{Skipped: 1 << 40})
 	if got, want := s.read(0)[slots-1], (Slot{Completed: 255, Skipped: 255}); got != want {
 		t.Errorf("a slot with 300 handshakes and 2^40 skipped ones is %+v, want %+v", got, want)
 	}
 }
 
-// 100,000 watched targets have a strip each.
+// 100,000 watched targets have a strip each. It is small as long as all handshakes succeed, and again five minutes
+// after the last one that did not.
 func TestStripSize(t *testing.T) {
-	if got := unsafe.Sizeof(strip{}); got > 250 {
-		t.Errorf("a strip takes %d bytes, want at most 250", got)
+	const most = 80
+	if got := unsafe.Sizeof(strip{}); got > most {
+		t.Errorf("a strip takes %d bytes, want at most %d", got, most)
+	}
+	var s strip
+	for _, c := range []struct {
+		now      time.Duration
+		add      Tally
+		troubles bool
+	}{
+		{now: 0, add: Tally{Completed: 1}, troubles: false},
+		{now: time.Second, add: Tally{Completed: 1, Failed: 1}, troubles: true},
+		{now: 299 * time.Second, add: Tally{Completed: 1}, troubles: true},
+		{now: 300 * time.Second, add: Tally{Completed: 1}, troubles: false},
+	} {
+		s.add(c.now, c.add)
+		if got := s.troubles != nil; got != c.troubles {
+			t.Errorf("after %v: memory for failures: %t, want %t", c.now, got, c.troubles)
+		}
 	}
 }

@@ -254,18 +254,18 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 	if r.Result.ACKSent {
 		t.acksSent++
 	}
-	slot := t.recent.at(t.watcher.uptime())
-	increase(&slot.Completed, 1)
+	now := Tally{Completed: 1}
 	if t.lostSYN(&r.Result) {
 		t.lost++
-		increase(&slot.Lost, 1)
+		now.Lost++
 	}
 	if t.isValid(&r.Result) {
 		t.unrecorded = true
 	} else {
 		t.failed++
-		increase(&slot.Failed, 1)
+		now.Failed++
 	}
+	t.recent.add(t.watcher.uptime(), now)
 	return true
 }
 
