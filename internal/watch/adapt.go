@@ -3,7 +3,6 @@ package watch
 import (
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
@@ -20,22 +19,24 @@ func (t *target) Adapt(report *probe.Report, addrs []netip.Addr) {
 	case t.stopped: // during the lookup
 	case len(addrs) == 0 && report.Result == config.DNSNotFound:
 		t.pause()
-		t.gone = &report.Verdict
-		t.found(report.Result, report.Start)
+		t.name.gone = &report.Verdict
+		t.found(report.Result, t.watcher.at(report.Start))
 		t.recordFailure(report)
-	case len(addrs) == 0 || t.repetition != nil && slices.Contains(addrs, t.peer.Addr()):
+	case len(addrs) == 0 || t.repetition != nil && slices.Contains(addrs, t.name.peer.Addr()):
 	default:
-		if t.gone != nil {
-			t.completed = time.Now() // the pause was not the fault of this host
+		if t.name.gone != nil {
+			t.completed = t.watcher.now() // the pause was not the fault of this host
 		}
-		if err := t.repeat(netip.AddrPortFrom(addrs[0], t.peer.Port())); err != nil {
-			t.fault = err
+		if err := t.repeat(netip.AddrPortFrom(addrs[0], t.name.peer.Port())); err != nil {
+			t.haveSkips().fault = err
 		}
 	}
 }
 
 // resolved notes how the name was resolved last. Its caller holds mu.
 func (t *target) resolved(report *probe.Report) {
-	resolution := report.Resolution
-	t.resolution = &resolution
+	if t.name == nil {
+		t.name = new(name)
+	}
+	t.name.resolution = report.Resolution
 }

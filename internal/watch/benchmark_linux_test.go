@@ -13,11 +13,27 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// BenchmarkTargets lists 100,000 watched targets for the status page. B/target is the memory of a target, without its
-// Repetition.
+// BenchmarkTargets lists 100,000 watched targets for the status page: addresses whose handshakes succeed, and names
+// whose last handshake was lost. B/target is the memory of a target, without its Repetition.
 //
 //	go test -run '^$' -bench Targets -benchmem ./internal/watch
 func BenchmarkTargets(b *testing.B) {
+	b.Run("addresses", func(b *testing.B) {
+		benchmarkTargets(b, "[2001:db8:0:1234::%x:%x]:443", func(*target) {})
+	})
+	b.Run("failing names", func(b *testing.B) {
+		name := &probe.Report{Resolution: probe.Resolution{Addrs: make([]netip.Addr, 1)}}
+		benchmarkTargets(b, "web-%x-%x.production.example:443", func(t *target) {
+			t.resolved(name)
+			t.repetition = new(shaker.Repetition) // so that the target takes the result
+			lost := shaker.Result{Outcome: shaker.Timeout, Waited: time.Second, SYNs: 1, Peer: t.last.Peer}
+			t.take(shaker.Repeated{Sent: time.Now(), Result: lost})
+			t.repetition = nil
+		})
+	})
+}
+
+func benchmarkTargets(b *testing.B, format string, prepare func(*target)) {
 	const n = 100_000
 	engine, err := shaker.New(nil)
 	if err != nil {
@@ -35,7 +51,7 @@ func BenchmarkTargets(b *testing.B) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	for i := range n {
-		req, err := probe.NewRequest(c, fmt.Sprintf("[2001:db8:0:1234::%x:%x]:443", i>>8, i&0xff), "fast")
+		req, err := probe.NewRequest(c, fmt.Sprintf(format, i>>8, i&0xff), "fast")
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -43,6 +59,7 @@ func BenchmarkTargets(b *testing.B) {
 			t.add(&shaker.Repeated{Sent: time.Now(), Result: shaker.Result{
 				Outcome: shaker.Open, RTT: 3 * time.Millisecond, Handshake: 3 * time.Millisecond, SYNs: 1, Peer: peer,
 			}})
+			prepare(t)
 			return nil
 		})
 		if err != nil {

@@ -52,7 +52,7 @@ func (t *target) status() *Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.noteSkipped()
-	recent := t.recent.read(t.watcher.uptime())
+	recent := t.recent.read(t.watcher.now())
 	skipped := t.allSkipped()
 	report := t.report(t.request())
 	scraped, client := t.watcher.registry.LastScrape(t)
@@ -60,13 +60,11 @@ func (t *target) status() *Status {
 		Target:     t.Key.Target,
 		Module:     t.Key.Module,
 		Last:       report.Record(),
-		Since:      onWallClock(t.since),
+		Since:      t.watcher.onWallClock(t.since),
 		Changed:    t.changed,
 		Path:       report.Path,
-		Failure:    t.failure,
-		FailureAt:  t.failureAt,
-		Registered: t.registered,
-		All:        Tally{Failed: t.failed, Lost: t.lost, Skipped: skipped.total()},
+		Registered: time.Unix(0, t.registered),
+		All:        Tally{Lost: t.lost, Skipped: skipped.total()},
 		LastMinute: TallyOf(recent[slots-lastMinute:]),
 		Slots:      recent[:],
 		SlotLength: slotLength,
@@ -75,14 +73,20 @@ func (t *target) status() *Status {
 		Client:     client,
 		Scraped:    scraped,
 	}
+	if t.failure != nil {
+		s.Failure, s.FailureAt = t.failure.result, t.failure.at
+	}
 	s.Expires = s.Scraped.Add(t.Module.Watch.Expire)
 	for _, c := range t.counts {
 		s.All.Completed += c.n
+		if !t.accepts(c.outcome) {
+			s.All.Failed += c.n
+		}
 	}
-	if t.gone == nil {
+	if t.gone() == nil {
 		s.Stale = t.stale()
 	} else {
-		s.Last.Time = t.failureAt // of the last lookup
+		s.Last.Time = s.FailureAt // of the last lookup
 	}
 	return s
 }
@@ -95,9 +99,11 @@ func (t *target) request() *probe.Request {
 // noteSkipped counts the handshakes that were skipped since the last call in the present slot. Its caller holds mu.
 func (t *target) noteSkipped() {
 	skipped := t.allSkipped()
-	total := skipped.total()
-	t.recent.add(t.watcher.uptime(), Tally{Skipped: total - t.noted})
-	t.noted = total
+	if total := skipped.total(); total > 0 {
+		s := t.haveSkips()
+		t.recent.add(t.watcher.now(), Tally{Skipped: total - s.noted})
+		s.noted = total
+	}
 }
 
 func (s *Skipped) total() uint64 { return s.Late + s.Overlapping + s.Unread + s.Fault }

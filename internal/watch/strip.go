@@ -27,15 +27,14 @@ type Slot struct {
 // failures only while there are some. No timer moves it: its caller passes the present moment. A strip is not safe for
 // concurrent use.
 type strip struct {
-	newest    int64        // the number of the newest slot
+	newest    int32        // the number of the newest slot
 	completed [slots]uint8 // of the slot n at n % slots
 	troubles  *[slots]Slot // the other counts, at the same places; nil if all of them are 0
 }
 
-// move makes the slot of a time the newest one, and forgets those that are too old. The time counts from a fixed moment,
-// on a clock that cannot be set.
-func (s *strip) move(now time.Duration) {
-	number := int64(now / slotLength)
+// move makes the slot of a moment the newest one, and forgets those that are too old.
+func (s *strip) move(now moment) {
+	number := int32(time.Duration(now) / slotLength)
 	if number <= s.newest {
 		return
 	}
@@ -51,8 +50,8 @@ func (s *strip) move(now time.Duration) {
 	}
 }
 
-// add adds handshakes to the slot of a time, which is the newest one from then on.
-func (s *strip) add(now time.Duration, t Tally) {
+// add adds handshakes to the slot of a moment, which is the newest one from then on.
+func (s *strip) add(now moment, t Tally) {
 	s.move(now)
 	i := s.newest % slots
 	increase(&s.completed[i], t.Completed)
@@ -67,11 +66,11 @@ func (s *strip) add(now time.Duration, t Tally) {
 	increase(&s.troubles[i].Skipped, t.Skipped)
 }
 
-// read returns the slots up to the given time, oldest first.
-func (s *strip) read(now time.Duration) (all [slots]Slot) {
+// read returns the slots up to the given moment, oldest first.
+func (s *strip) read(now moment) (all [slots]Slot) {
 	s.move(now)
 	for i := range all {
-		from := (s.newest + 1 + int64(i)) % slots
+		from := (s.newest + 1 + int32(i)) % slots
 		if s.troubles != nil {
 			all[i] = s.troubles[from]
 		}

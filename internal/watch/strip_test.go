@@ -9,13 +9,13 @@ import (
 // A strip forgets what is older than its slots, and nothing else, however rarely it is used.
 func TestStrip(t *testing.T) {
 	var s strip
-	const second = time.Second
+	const second = moment(time.Second)
 	s.add(2*second, Tally{Failed: 1})
 	s.add(4*second, Tally{Completed: 2})
 	s.add(5*second, Tally{Completed: 3})
 	s.add(299*second, Tally{Skipped: 4})
 	for _, c := range []struct {
-		now  time.Duration
+		now  moment
 		want map[int]Slot // by index, oldest first
 	}{
 		{
@@ -24,13 +24,13 @@ func TestStrip(t *testing.T) {
 		},
 		{now: 300 * second, want: map[int]Slot{0: {Completed: 3}, 58: {Skipped: 4}}},
 		{now: 599 * second, want: nil},
-		{now: 24 * time.Hour, want: nil},
+		{now: 24 * 3600 * second, want: nil},
 	} {
 		copied := s.clone() // read forgets
 		got := copied.read(c.now)
 		for i, slot := range got {
 			if slot != c.want[i] {
-				t.Errorf("after %v, slot %d is %+v, want %+v", c.now, i, slot, c.want[i])
+				t.Errorf("after %v, slot %d is %+v, want %+v", time.Duration(c.now), i, slot, c.want[i])
 			}
 		}
 	}
@@ -63,24 +63,24 @@ func TestStripOverflow(t *testing.T) {
 // 100,000 watched targets have a strip each. It is small as long as all handshakes succeed, and again five minutes
 // after the last one that did not.
 func TestStripSize(t *testing.T) {
-	const most = 80
+	const most, second = 72, moment(time.Second)
 	if got := unsafe.Sizeof(strip{}); got > most {
 		t.Errorf("a strip takes %d bytes, want at most %d", got, most)
 	}
 	var s strip
 	for _, c := range []struct {
-		now      time.Duration
+		now      moment
 		add      Tally
 		troubles bool
 	}{
 		{now: 0, add: Tally{Completed: 1}, troubles: false},
-		{now: time.Second, add: Tally{Completed: 1, Failed: 1}, troubles: true},
-		{now: 299 * time.Second, add: Tally{Completed: 1}, troubles: true},
-		{now: 300 * time.Second, add: Tally{Completed: 1}, troubles: false},
+		{now: second, add: Tally{Completed: 1, Failed: 1}, troubles: true},
+		{now: 299 * second, add: Tally{Completed: 1}, troubles: true},
+		{now: 300 * second, add: Tally{Completed: 1}, troubles: false},
 	} {
 		s.add(c.now, c.add)
 		if got := s.troubles != nil; got != c.troubles {
-			t.Errorf("after %v: memory for failures: %t, want %t", c.now, got, c.troubles)
+			t.Errorf("after %v: memory for failures: %t, want %t", time.Duration(c.now), got, c.troubles)
 		}
 	}
 }

@@ -18,46 +18,61 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// A target is a watched target.
+// A target is a watched target. There may be 100,000 of them, so what only some of them have is behind a pointer.
 type target struct {
 	registry.Registration
 	watcher *Watcher
 
 	mu         sync.Mutex
-	stopped    bool               // it has expired, or the Watcher is closed
 	repetition *shaker.Repetition // nil while there is no address to shake hands with
-	peer       netip.AddrPort     // of the repetition, or of the last one
-	registered time.Time
+	registered int64              // Unix time in nanoseconds
+
+	stopped    bool // it has expired, or the Watcher is closed
+	changed    bool // there was another result before since
+	unrecorded bool // there were successes after the last record in the history
 
 	// The handshakes
 	counts      []handshakeCount
 	rtt         histogram
 	retransmits uint64
 	acksSent    uint64
-	skipped     Skipped // without those that repetition counts
 	last        shaker.Result
-	sent        time.Time // when the SYN of the last handshake was sent
-	completed   time.Time // when the last one was completed
-	fault       error     // why the last one was not performed, nil if it was completed
+	sent        moment // when the SYN of the last handshake was sent
+	completed   moment // when the last one was completed
+	skips       *skips // nil if none was skipped
 
 	// For the status page, see Status
-	failed, lost uint64 // since registration
-	recent       strip
-	noted        uint64    // skipped handshakes that are counted in recent
-	result       string    // the present one
-	since        time.Time // start of the first one with this result in a row
-	failure      string
-	failureAt    time.Time // on the wall clock, as in the history
-	changed      bool      // whether there was another result before since
-	unrecorded   bool      // whether there were successes after the last record in the history
+	lost    uint64 // since registration
+	recent  strip
+	result  string   // the present one
+	since   moment   // start of the first one with this result in a row
+	failure *failure // the last one, nil if there was none
 
-	// Name resolution
-	resolution *probe.Resolution // nil if the target is an address
-	gone       *probe.Verdict    // why the name has no address now, nil if it has one
+	name *name // nil if the target is an address
+}
 
-	// The path at the begin of the present failure, nil if there is none
+// skips are the handshakes that this host could not perform or report.
+type skips struct {
+	counted Skipped // without those that the repetition counts
+	noted   uint64  // those that are counted in the strip
+	fault   error   // why the last handshake was not performed, nil if it was completed
+}
+
+// A failure is a result that is not valid for the module.
+type failure struct {
+	result string
+	at     time.Time // on the wall clock, as in the history
+
+	// The path when the target began to fail, nil if there is none, or if the target does not fail any more
 	path    *shaker.Path
 	pathErr error
+}
+
+// A name is what is known about the addresses of a name.
+type name struct {
+	resolution probe.Resolution
+	gone       *probe.Verdict // why there is no address now, nil if there is one
+	peer       netip.AddrPort // of the repetition, or of the last one
 }
 
 type handshakeCount struct {
@@ -95,36 +110,39 @@ type HandshakeCount struct {
 func (t *target) begin(report *probe.Report) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.repeat(report.Handshake.Peer); err != nil {
-		return err
-	}
 	if !report.Addr.IsValid() {
 		t.resolved(report)
 	}
+	if err := t.repeat(report.Handshake.Peer); err != nil {
+		return err
+	}
 	t.stopped = false
-	if t.registered.IsZero() {
-		t.registered = report.Start.Round(0) // on the wall clock
+	if t.registered == 0 {
+		t.registered = report.Start.UnixNano()
 	}
 	t.add(&shaker.Repeated{
 		Result: report.Handshake,
 		Sent:   report.Start.Add(max(0, report.At-report.Handshake.Waited)),
 	})
-	t.path, t.pathErr = report.Path, report.PathErr
 	t.unrecorded = false // the caller of Scrape adds this one to the history
 	if t.isFailing() {
-		t.failure, t.failureAt = report.Result, report.Start
+		t.failure = &failure{
+			result: report.Result, at: report.Start, path: report.Path, pathErr: report.PathErr,
+		}
 	}
 	return nil
 }
 
 // repeat starts the handshakes with an address, or continues them with another one. Its caller holds mu.
 func (t *target) repeat(peer netip.AddrPort) (err error) {
-	t.gone = nil
-	defer func() {
-		if err == nil {
-			t.peer = peer
-		}
-	}()
+	if t.name != nil {
+		t.name.gone = nil
+		defer func() {
+			if err == nil {
+				t.name.peer = peer
+			}
+		}()
+	}
 	if t.repetition != nil {
 		return t.repetition.SetTarget(peer)
 	}
@@ -166,13 +184,26 @@ func (t *target) pause() {
 	}
 	// No result arrives during Stop: take waits for mu, and finds out that the repetition has ended.
 	t.repetition.Stop()
-	t.skipped = t.allSkipped()
+	if all := t.allSkipped(); all != (Skipped{}) {
+		t.haveSkips().counted = all
+	}
 	t.repetition = nil
+}
+
+// haveSkips returns skips, which exist from then on. Its caller holds mu.
+func (t *target) haveSkips() *skips {
+	if t.skips == nil {
+		t.skips = new(skips)
+	}
+	return t.skips
 }
 
 // allSkipped returns how many handshakes were skipped. Its caller holds mu.
 func (t *target) allSkipped() Skipped {
-	all := t.skipped
+	var all Skipped
+	if t.skips != nil {
+		all = t.skips.counted
+	}
 	if t.repetition != nil {
 		now := t.repetition.Skipped()
 		all.Late += now.Late
@@ -192,7 +223,8 @@ func (t *target) take(r shaker.Repeated) {
 	}
 	failedBefore := t.isFailing()
 	if completed := t.add(&r); completed && !t.isValid(&r.Result) {
-		t.recordFailure(t.reportOf(t.request(), &r.Result, r.Sent))
+		sent := t.watcher.onWallClock(t.watcher.at(r.Sent))
+		t.recordFailure(t.reportOf(t.request(), &r.Result, sent))
 	}
 	failing := t.isFailing()
 	if failing == failedBefore {
@@ -208,7 +240,10 @@ func (t *target) take(r shaker.Repeated) {
 // recordFailure adds a failure to the history. Its caller holds mu.
 func (t *target) recordFailure(report *probe.Report) {
 	record := report.Record()
-	t.failure, t.failureAt = record.Result, record.Time
+	if t.failure == nil {
+		t.failure = new(failure)
+	}
+	t.failure.result, t.failure.at = record.Result, record.Time
 	t.record(record)
 }
 
@@ -223,7 +258,7 @@ func (t *target) record(record history.Record) {
 func (t *target) recordEnd() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.failure != "" && t.unrecorded && t.gone == nil && !t.isFailing() {
+	if t.failure != nil && t.unrecorded && t.gone() == nil && !t.isFailing() {
 		t.record(t.report(t.request()).Record())
 	}
 }
@@ -234,16 +269,20 @@ func (t *target) recordEnd() {
 func (t *target) add(r *shaker.Repeated) (completed bool) {
 	defer t.noteSkipped()
 	if r.Err != nil {
-		t.skipped.Fault++
-		t.fault = r.Err
+		s := t.haveSkips()
+		s.counted.Fault++
+		s.fault = r.Err
 		return false
 	}
-	t.fault, t.completed = nil, time.Now()
-	if !r.Sent.Before(t.sent) {
-		t.last, t.sent = r.Result, r.Sent
-		t.found(r.Result.Outcome.String(), r.Sent)
-		if !t.isFailing() {
-			t.path, t.pathErr = nil, nil
+	if t.skips != nil {
+		t.skips.fault = nil
+	}
+	t.completed = t.watcher.now()
+	if sent := t.watcher.at(r.Sent); sent >= t.sent {
+		t.last, t.sent = r.Result, sent
+		t.found(r.Result.Outcome.String(), sent)
+		if t.failure != nil && !t.isFailing() {
+			t.failure.path, t.failure.pathErr = nil, nil
 		}
 	}
 	t.count(r.Result.Outcome, r.Result.Errno)
@@ -262,16 +301,15 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 	if t.isValid(&r.Result) {
 		t.unrecorded = true
 	} else {
-		t.failed++
 		now.Failed++
 	}
-	t.recent.add(t.watcher.uptime(), now)
+	t.recent.add(t.watcher.now(), now)
 	return true
 }
 
 // found notes the present result, and that it was found by a handshake or lookup that began at the given time. Its
 // caller holds mu.
-func (t *target) found(result string, start time.Time) {
+func (t *target) found(result string, start moment) {
 	if t.result != result {
 		t.changed = t.result != ""
 		t.result, t.since = result, start
@@ -287,8 +325,10 @@ func (t *target) lostSYN(r *shaker.Result) bool {
 }
 
 // isValid reports whether the result of a handshake is valid for the module.
-func (t *target) isValid(r *shaker.Result) bool {
-	return slices.Contains(t.Module.TCP.ValidResults, r.Outcome.String())
+func (t *target) isValid(r *shaker.Result) bool { return t.accepts(r.Outcome) }
+
+func (t *target) accepts(o shaker.Outcome) bool {
+	return slices.Contains(t.Module.TCP.ValidResults, o.String())
 }
 
 // isFailing reports whether the result of the last handshake is not valid. Its caller holds mu.
@@ -310,7 +350,10 @@ func (t *target) count(outcome shaker.Outcome, errno shaker.Errno) {
 func (t *target) Peer() netip.AddrPort {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.peer
+	if t.name != nil {
+		return t.name.peer
+	}
+	return t.last.Peer
 }
 
 // answer answers a scrape from memory.
@@ -318,7 +361,7 @@ func (t *target) answer(req *probe.Request) (Answer, error) {
 	snapshot := t.snapshot()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.gone == nil {
+	if t.gone() == nil {
 		if err := t.stale(); err != nil {
 			return Answer{}, err
 		}
@@ -331,40 +374,47 @@ func (t *target) answer(req *probe.Request) (Answer, error) {
 // stale returns an error if this host has completed no handshake for too long. Its caller holds mu.
 func (t *target) stale() error {
 	most := 3*t.Module.Watch.Interval + t.Module.Timeout
-	age := time.Since(t.completed)
+	age := time.Duration(t.watcher.now() - t.completed)
 	if age <= most {
 		return nil
 	}
-	cause := t.fault
-	if cause == nil {
-		cause = errors.New("it is overloaded, or the exporter was stopped")
+	cause := errors.New("it is overloaded, or the exporter was stopped")
+	if t.skips != nil && t.skips.fault != nil {
+		cause = t.skips.fault
 	}
 	return fmt.Errorf("%w: none was completed for %v: %w", ErrStale, age.Round(time.Millisecond), cause)
+}
+
+// gone returns why the target's name has no address now, nil if it has one. Its caller holds mu.
+func (t *target) gone() *probe.Verdict {
+	if t.name == nil {
+		return nil
+	}
+	return t.name.gone
 }
 
 // report returns the report of the last handshake, or of name resolution if the name has no address now. Its caller
 // holds mu.
 func (t *target) report(req *probe.Request) *probe.Report {
-	r := &probe.Report{Request: req}
-	if t.resolution != nil {
-		r.Resolution = *t.resolution
+	if gone := t.gone(); gone != nil {
+		resolution := t.name.resolution
+		return &probe.Report{
+			Request: req, Start: time.Now(), Duration: resolution.Took, Resolution: resolution, Verdict: *gone,
+		}
 	}
-	if t.gone != nil {
-		r.Start = time.Now()
-		r.Verdict = *t.gone
-		r.Duration = r.Resolution.Took
-		return r
+	r := t.reportOf(req, &t.last, t.watcher.onWallClock(t.sent))
+	if t.failure != nil {
+		r.Path, r.PathErr = t.failure.path, t.failure.pathErr
 	}
-	r = t.reportOf(req, &t.last, t.sent)
-	r.Path, r.PathErr = t.path, t.pathErr
 	return r
 }
 
-// reportOf returns the report of a handshake whose SYN was sent at the given time, without a path. Its caller holds mu.
+// reportOf returns the report of a handshake whose SYN was sent at the given time on the wall clock, without a path.
+// Its caller holds mu.
 func (t *target) reportOf(req *probe.Request, h *shaker.Result, sent time.Time) *probe.Report {
-	r := &probe.Report{Request: req, Start: onWallClock(sent)}
-	if t.resolution != nil {
-		r.Resolution = *t.resolution
+	r := &probe.Report{Request: req, Start: sent}
+	if t.name != nil {
+		r.Resolution = t.name.resolution
 	}
 	r.Verdict = probe.Verdict{
 		Result:    h.Outcome.String(),
@@ -376,21 +426,14 @@ func (t *target) reportOf(req *probe.Request, h *shaker.Result, sent time.Time) 
 	return r
 }
 
-// onWallClock returns a time with a reading of the monotonic clock as the wall clock shows it now, which may have been
-// set since.
-func onWallClock(t time.Time) time.Time {
-	now := time.Now()
-	return now.Add(t.Sub(now))
-}
-
 // snapshot returns what is known about the target.
 func (t *target) snapshot() *Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := &Snapshot{
 		Interval:       t.Module.Watch.Interval,
-		Registered:     t.registered,
-		LastHandshake:  onWallClock(t.sent),
+		Registered:     time.Unix(0, t.registered),
+		LastHandshake:  t.watcher.onWallClock(t.sent),
 		SYNRetransmits: t.retransmits,
 		ACKsSent:       t.acksSent,
 		Skipped:        t.allSkipped(),

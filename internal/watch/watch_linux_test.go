@@ -399,6 +399,29 @@ func TestLastHandshakeIsTheOneSentLast(t *testing.T) {
 	}
 }
 
+// Without a recent handshake, the error has the cause: the local error of the last handshake, unless one was completed
+// afterwards.
+func TestCauseOfStale(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	module := b.prober.Config().Modules["fast"]
+	target := &target{watcher: b.watcher, Registration: registry.Registration{Module: &module}}
+	for _, c := range []struct {
+		last shaker.Repeated
+		want bool // the local error
+	}{
+		{last: shaker.Repeated{Sent: time.Now(), Result: shaker.Result{Outcome: shaker.Open}}, want: false},
+		{last: shaker.Repeated{Err: shaker.ErrLocal}, want: true},
+		{last: shaker.Repeated{Sent: time.Now(), Result: shaker.Result{Outcome: shaker.Open}}, want: false},
+	} {
+		target.add(&c.last)
+		target.completed = b.watcher.now() - moment(time.Hour)
+		if err := target.stale(); !errors.Is(err, ErrStale) || errors.Is(err, shaker.ErrLocal) != c.want {
+			t.Errorf("an hour after %+v: error %v, want %v, with its cause %v: %t",
+				c.last, err, ErrStale, shaker.ErrLocal, c.want)
+		}
+	}
+}
+
 // A lookup may end after the target has expired. It starts no handshakes then: nothing would stop them.
 func TestLookupOfAnExpiredTarget(t *testing.T) {
 	b := newBench(t, watchConfig, 0, Options{})

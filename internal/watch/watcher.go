@@ -84,8 +84,17 @@ func New(options Options) *Watcher {
 	return w
 }
 
-// uptime returns the time since New, on a clock that cannot be set.
-func (w *Watcher) uptime() time.Duration { return time.Since(w.started) }
+// A moment is a time on a clock that cannot be set: the time since [New]. It takes a third of the memory of a
+// time.Time.
+type moment time.Duration
+
+// at returns the moment of a time that has a reading of the monotonic clock.
+func (w *Watcher) at(t time.Time) moment { return moment(t.Sub(w.started)) }
+
+func (w *Watcher) now() moment { return w.at(time.Now()) }
+
+// onWallClock returns a moment as the wall clock shows it now, which may have been set since.
+func (w *Watcher) onWallClock(m moment) time.Time { return time.Now().Add(time.Duration(m - w.now())) }
 
 // Close stops all handshakes. Later scrapes are an error that wraps [shaker.ErrClosed].
 func (w *Watcher) Close() { w.registry.Close() }
@@ -147,7 +156,7 @@ func (w *Watcher) trace(t *target, report *probe.Report) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.isFailing() {
-			t.path, t.pathErr = report.Path, report.PathErr
+			t.failure.path, t.failure.pathErr = report.Path, report.PathErr
 		}
 	})
 }
