@@ -119,6 +119,12 @@ func (p peer) load(b *testing.B, path string, connections, probes int) load {
 // request requests a number of probes of an open port over a number of connections.
 func (p peer) request(b *testing.B, path string, connections, probes int) {
 	b.Helper()
+	p.requestEach(b, connections, probes, func(int) string { return path })
+}
+
+// requestEach requests a number of probes of open ports, each with a path of its own, over a number of connections.
+func (p peer) requestEach(b *testing.B, connections, probes int, path func(i int) string) {
+	b.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: connections}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
@@ -127,7 +133,8 @@ func (p peer) request(b *testing.B, path string, connections, probes int) {
 	for i := range connections {
 		requesting.Go(func() {
 			for n := i; n < probes; n += connections {
-				response, err := client.Get(p.url(path))
+				url := p.url(path(n))
+				response, err := client.Get(url)
 				if err != nil {
 					b.Error(err)
 					return
@@ -135,7 +142,7 @@ func (p peer) request(b *testing.B, path string, connections, probes int) {
 				body, _ := io.ReadAll(response.Body)
 				response.Body.Close()
 				if !open.Match(body) {
-					b.Errorf("%s: GET %s = %s, want probe_success 1 in\n%s", p.program, path, response.Status, body)
+					b.Errorf("%s: GET %s = %s, want probe_success 1 in\n%s", p.program, url, response.Status, body)
 					return
 				}
 			}

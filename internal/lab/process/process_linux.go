@@ -104,6 +104,9 @@ func (p *Process) Stopped() bool {
 // Resident returns the resident memory of the program in bytes.
 func (p *Process) Resident() int { return p.memory("smaps_rollup", "Rss") }
 
+// Anonymous returns the resident memory of the program in bytes, without that of files such as its code.
+func (p *Process) Anonymous() int { return p.memory("status", "RssAnon") }
+
 // PeakResident returns the largest resident memory that the program has had, in bytes.
 func (p *Process) PeakResident() int { return p.memory("status", "VmHWM") }
 
