@@ -103,9 +103,10 @@ func (c *Command) serve(
 	defer stop()
 
 	if os.Getenv("GOGC") == "" {
-		// Collect garbage when it amounts to 75% of the live heap, as Prometheus does, instead of 100%. This
-		// takes less memory and a little more CPU time.
-		debug.SetGCPercent(75)
+		// Collect garbage when it amounts to 50% of the live heap, instead of 100%. With 100,000 watched targets
+		// the live heap is 100 MB, and their handshakes allocate nothing. Other probes allocate so little that
+		// collecting takes 2% of their CPU time.
+		debug.SetGCPercent(50)
 	}
 	memory := findMemoryLimit()
 	memory.apply()
