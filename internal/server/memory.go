@@ -20,7 +20,7 @@ const (
 	memoryPerResult = 1 << 10
 
 	// memoryPerTarget is for a watched target, with its share of the garbage.
-	memoryPerTarget = 4 << 10
+	memoryPerTarget = 3 << 10
 )
 
 // A memoryLimit is how much memory this process may use, in bytes. [noMemoryLimit] means any amount.

@@ -140,10 +140,10 @@ func TestMemoryIsEnoughFor(t *testing.T) {
 	}{
 		{limit: noMemoryLimit, probes: 0, results: 0, targets: 0, defaultTargets: 20_000},
 		// The example for Kubernetes has 10,000 probes.
-		{limit: 512 << 20, probes: 10_240, results: 131_072, targets: 32_768, defaultTargets: 20_000},
-		{limit: 128 << 20, probes: 2048, results: 32_768, targets: 8192, defaultTargets: 8192},
-		{limit: 64 << 20, probes: 682, results: 16_384, targets: 4096, defaultTargets: 4096},
-		{limit: 32 << 20, probes: 170, results: 8192, targets: 2048, defaultTargets: 2048},
+		{limit: 512 << 20, probes: 10_240, results: 131_072, targets: 43_690, defaultTargets: 20_000},
+		{limit: 128 << 20, probes: 2048, results: 32_768, targets: 10_922, defaultTargets: 10_922},
+		{limit: 64 << 20, probes: 682, results: 16_384, targets: 5461, defaultTargets: 5461},
+		{limit: 32 << 20, probes: 170, results: 8192, targets: 2730, defaultTargets: 2730},
 		{limit: 1000, probes: 1, results: 1, targets: 1, defaultTargets: 1},
 		{limit: 0, probes: 1, results: 1, targets: 1, defaultTargets: 1},
 	} {
