@@ -8,7 +8,6 @@ import (
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // The native buckets have schema 3: each bucket is 2^(1/8) times as wide as the one before it. The bucket with the
@@ -135,26 +134,25 @@ func (h *histogram) classic() (all [len(classicBounds)]uint64) {
 
 // write replaces the contents of out with the histogram. The result equals that of a client_golang histogram with the
 // same buckets and samples, created at the given time. Callers must not change the bounds in out, which all histograms
-// share.
+// share. The memory of out is used again: out is empty, or was filled by write.
 func (h *histogram) write(out *dto.Histogram, created time.Time) {
-	out.Reset()
-	out.SampleCount = new(uint64(h.count))
-	out.SampleSum = new(h.sum)
-	out.CreatedTimestamp = timestamppb.New(created)
-
-	out.Bucket = make([]*dto.Bucket, len(classicBounds))
-	buckets := make([]dto.Bucket, len(classicBounds))
-	cumulative := h.classic()
-	for i := range classicBounds {
-		buckets[i].CumulativeCount = &cumulative[i]
-		buckets[i].UpperBound = &classicBounds[i]
-		out.Bucket[i] = &buckets[i]
-	}
-
 	native := h.native()
-	out.Schema = new(int32(schema))
-	out.ZeroThreshold = new(zeroThreshold)
-	out.ZeroCount = new(uint64(native[zeroKey-firstKey]))
+	count, sum, zeros := reuse(out.SampleCount), reuse(out.SampleSum), reuse(out.ZeroCount)
+	at, buckets, spans, deltas := reuse(out.CreatedTimestamp), out.Bucket, out.PositiveSpan[:0], out.PositiveDelta[:0]
+	out.Reset()
+	*count, *sum, *zeros = uint64(h.count), h.sum, uint64(native[zeroKey-firstKey])
+	at.Seconds, at.Nanos = created.Unix(), int32(created.Nanosecond())
+	out.SampleCount, out.SampleSum, out.ZeroCount, out.CreatedTimestamp = count, sum, zeros, at
+
+	if buckets == nil {
+		buckets = newBuckets()
+	}
+	for i, cumulative := range h.classic() {
+		*buckets[i].CumulativeCount = cumulative
+	}
+	out.Bucket = buckets
+
+	out.Schema, out.ZeroThreshold = &nativeSchema, &nativeThreshold
 	const widestGap = 2 // in buckets; a span takes more bytes than two empty buckets
 	var span *dto.BucketSpan
 	var previous int64 // the count of the bucket before next
@@ -164,17 +162,50 @@ func (h *histogram) write(out *dto.Histogram, created time.Time) {
 			continue
 		}
 		if gap := key - next; span == nil || gap > widestGap {
-			span = &dto.BucketSpan{Offset: new(int32(gap)), Length: new(uint32)}
-			out.PositiveSpan = append(out.PositiveSpan, span)
+			spans = extend(spans)
+			span = spans[len(spans)-1]
+			*span.Offset, *span.Length = int32(gap), 0
 			next = key
 		}
 		for ; next <= key; next++ {
 			current := int64(native[next-firstKey])
-			out.PositiveDelta = append(out.PositiveDelta, current-previous)
+			deltas = append(deltas, current-previous)
 			previous = current
 			*span.Length++
 		}
 	}
+	out.PositiveSpan, out.PositiveDelta = spans, deltas
+}
+
+// What every histogram has, to point to.
+var (
+	nativeSchema    int32 = schema
+	nativeThreshold       = zeroThreshold
+)
+
+// reuse returns memory that was used before, if there is any.
+func reuse[T any](memory *T) *T {
+	if memory == nil {
+		return new(T)
+	}
+	return memory
+}
+
+// newBuckets returns the classic buckets, without counts.
+func newBuckets() []*dto.Bucket {
+	all := make([]*dto.Bucket, len(classicBounds))
+	for i := range all {
+		all[i] = &dto.Bucket{CumulativeCount: new(uint64), UpperBound: &classicBounds[i]}
+	}
+	return all
+}
+
+// extend adds a span, one that was used before if there is one.
+func extend(spans []*dto.BucketSpan) []*dto.BucketSpan {
+	if n := len(spans); n < cap(spans) && spans[:n+1][n] != nil {
+		return spans[:n+1]
+	}
+	return append(spans, &dto.BucketSpan{Offset: new(int32), Length: new(uint32)})
 }
 
 // quantile estimates the quantile q, from 0 to 1, from the native buckets. Like histogram_quantile in Prometheus, it

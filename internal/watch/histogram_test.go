@@ -179,15 +179,30 @@ func TestObserveStartsAgain(t *testing.T) {
 	}
 }
 
-// A write into a message that was used before leaves nothing of its previous contents.
+// A write into a message that was used before leaves nothing of its previous contents, and needs no memory if they were
+// as large.
 func TestWriteReplaces(t *testing.T) {
 	used, _ := both(t, randomSamples(1000)...)
 	used.SampleCountFloat = new(1.)
 	used.NegativeDelta = []int64{1}
-	_, want := both(t)
-	var empty histogram
-	if empty.write(used, want.CreatedTimestamp.AsTime()); !proto.Equal(used, want) {
-		t.Errorf("write of an empty histogram gave\n     %v\nwant %v", used, want)
+	for _, samples := range [][]time.Duration{
+		nil,
+		{0, time.Millisecond, time.Minute},
+		randomSamples(1000),
+		{time.Minute},
+	} {
+		_, want := both(t, samples...)
+		var h histogram
+		for _, d := range samples {
+			h.observe(d)
+		}
+		created := want.CreatedTimestamp.AsTime()
+		if h.write(used, created); !proto.Equal(used, want) {
+			t.Errorf("write of %d samples into a used message gave\n     %v\nwant %v", len(samples), used, want)
+		}
+		if n := testing.AllocsPerRun(10, func() { h.write(used, created) }); n > 0 {
+			t.Errorf("write of %d samples into a message of the same size: %v allocations, want 0", len(samples), n)
+		}
 	}
 }
 
@@ -342,8 +357,9 @@ func BenchmarkWrite(b *testing.B) {
 	b.Run("compact", func(b *testing.B) {
 		b.ReportAllocs()
 		created := time.Now()
+		out := new(dto.Histogram)
 		for b.Loop() {
-			h.write(new(dto.Histogram), created)
+			h.write(out, created)
 		}
 	})
 	b.Run("client_golang", func(b *testing.B) {

@@ -89,7 +89,7 @@ type Skipped struct {
 	Fault       uint64 // a local error
 }
 
-// A Snapshot is what is known about a watched target.
+// A Snapshot is what is known about a watched target. It is valid until Release.
 type Snapshot struct {
 	Interval                  time.Duration
 	Registered, LastHandshake time.Time
@@ -99,6 +99,13 @@ type Snapshot struct {
 	Skipped                   Skipped
 	RTT                       *dto.Histogram
 }
+
+// Release lets another scrape use the memory of the Snapshot. If it is not called, nothing is lost but the memory, to
+// the garbage collector.
+func (s *Snapshot) Release() { released.Put(s) }
+
+// released are the Snapshots that have been released.
+var released = sync.Pool{New: func() any { return &Snapshot{RTT: new(dto.Histogram)} }}
 
 // A HandshakeCount is the number of handshakes with a result.
 type HandshakeCount struct {
@@ -430,7 +437,8 @@ func (t *target) reportOf(req *probe.Request, h *shaker.Result, sent time.Time) 
 func (t *target) snapshot() *Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := &Snapshot{
+	s := released.Get().(*Snapshot)
+	*s = Snapshot{
 		Interval:       t.Module.Watch.Interval,
 		Registered:     time.Unix(0, t.registered),
 		LastHandshake:  t.watcher.onWallClock(t.sent),
@@ -438,7 +446,8 @@ func (t *target) snapshot() *Snapshot {
 		ACKsSent:       t.acksSent,
 		Skipped:        t.allSkipped(),
 		Lookups:        t.Lookups(),
-		RTT:            &dto.Histogram{},
+		RTT:            s.RTT,
+		Handshakes:     s.Handshakes[:0],
 	}
 	t.rtt.write(s.RTT, s.Registered)
 	for _, c := range t.counts {
