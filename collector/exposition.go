@@ -74,7 +74,9 @@ func WriteOpenMetrics(w io.Writer, reports []*probe.Report) error {
 			{Name: &targetLabel, Value: &report.Text},
 			{Name: &moduleLabel, Value: &report.ModuleName},
 		}
-		for _, family := range new(sheet).fill(report) {
+		var sheet sheet
+		sheet.fill(report)
+		for _, family := range sheet.families {
 			for _, metric := range family.Metric {
 				metric.Label = append(slices.Clone(labels), metric.Label...)
 			}

@@ -58,7 +58,9 @@ func TestUnmeasuredIsAbsent(t *testing.T) {
 		r.Handshake, r.Path = c.result, c.path
 		r.Handshake.Peer = peer
 		var got []string
-		for _, family := range new(sheet).fill(r) {
+		var filled sheet
+		filled.fill(r)
+		for _, family := range filled.families {
 			got = append(got, family.GetName())
 		}
 		if want := slices.Concat(always, c.want); !slices.Equal(got, want) {
@@ -119,14 +121,15 @@ func (b *brokenWriter) Write(p []byte) (int, error) {
 
 // The error of the writer is returned, whatever the format, and nothing is written after it.
 func TestWriteError(t *testing.T) {
-	all := new(sheet).fill(reportOf(t, "192.0.2.1:80"))
+	var filled sheet
+	filled.fill(reportOf(t, "192.0.2.1:80"))
 	for _, format := range []expfmt.Format{
 		expfmt.NewFormat(expfmt.TypeTextPlain),
 		expfmt.NewFormat(expfmt.TypeOpenMetrics),
 		expfmt.NewFormat(expfmt.TypeProtoDelim),
 	} {
 		broken := &brokenWriter{}
-		err := (&exposition{format: format, kind: format.FormatType()}).write(broken, all)
+		err := (&exposition{format: format, kind: format.FormatType()}).write(broken, filled.families)
 		if !errors.Is(err, errBroken) || broken.writes != -1 {
 			t.Errorf("%s: the error is %v after %d failed writes, want %v after 1",
 				format, err, -broken.writes, errBroken)

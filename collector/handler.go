@@ -231,11 +231,12 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, answer watch.An
 		exposition, contentType = plainText, "text/plain; charset=utf-8"
 		writeDebug(body, answer)
 	}
-	all := response.sheet.fill(answer.Report)
+	response.sheet.fill(answer.Report)
 	if answer.Watch != nil {
-		all = append(all, watchFamilies(answer.Watch)...)
+		response.sheet.addWatch(answer.Watch)
+		defer answer.Watch.Release()
 	}
-	if err := exposition.write(body, all); err != nil {
+	if err := exposition.write(body, response.sheet.families); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -5,20 +5,12 @@ import (
 	"net/netip"
 	"strconv"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// metric is a metric of /probe. All metrics of /probe are gauges.
-type metric struct {
-	name, help string
-	labels     []string
-}
-
-// The metrics of /probe, in the order in which they are written.
+// The metrics of /probe, in the order in which they are written. All of them are gauges.
 var (
 	probeSuccess = &metric{name: "probe_success",
 		help: "1 if the result is one of the module's valid_results (by default open), 0 otherwise."}
@@ -81,98 +73,73 @@ var (
 		labels: []string{"ip"}}
 )
 
-// A sheet has the metrics of one probe. It can be filled again with those of another probe: without reuse, its memory
-// would be half of the garbage of a probe.
-type sheet struct {
-	families []*dto.MetricFamily
-	gauges   [16]gauge // enough for the metrics of one address
-	used     int       // how many of gauges
-}
-
-// fill replaces the metrics by those of a probe and returns them. They are valid until the next call.
-func (s *sheet) fill(r *probe.Report) []*dto.MetricFamily {
-	s.families, s.used = s.families[:0], 0
+// fill replaces the metrics of the sheet by those of a probe.
+func (s *sheet) fill(r *probe.Report) {
+	s.clear()
 	h := &r.Handshake
 
-	s.add(probeSuccess, boolean(r.Success()))
-	s.add(probeResultInfo, 1, r.Result, r.Errno)
-	s.add(probeDuration, r.Duration.Seconds())
-	s.add(probeTimeout, r.Timeout.Seconds())
-	s.add(probeDNSLookup, r.Resolution.Took.Seconds())
+	s.gauge(probeSuccess, boolean(r.Success()))
+	s.gauge(probeResultInfo, 1, r.Result, r.Errno)
+	s.gauge(probeDuration, r.Duration.Seconds())
+	s.gauge(probeTimeout, r.Timeout.Seconds())
+	s.gauge(probeDNSLookup, r.Resolution.Took.Seconds())
 	if addr := h.Peer.Addr(); addr.IsValid() {
-		s.add(probeIPProtocol, ipVersion(addr))
-		s.add(probeIPAddrHash, addrHash(addr))
+		s.gauge(probeIPProtocol, ipVersion(addr))
+		s.gauge(probeIPAddrHash, addrHash(addr))
 	} else {
-		s.add(probeIPProtocol, 0)
+		s.gauge(probeIPProtocol, 0)
 	}
 	if h.Handshake > 0 {
-		s.add(probeHandshake, h.Handshake.Seconds())
+		s.gauge(probeHandshake, h.Handshake.Seconds())
 	}
 	if h.RTT > 0 {
-		s.add(probeRTT, h.RTT.Seconds())
+		s.gauge(probeRTT, h.RTT.Seconds())
 	}
 	if h.SYNs > 0 {
-		s.add(probeSYNRetransmits, float64(h.SYNs-1))
+		s.gauge(probeSYNRetransmits, float64(h.SYNs-1))
 	}
 	if h.MSS > 0 {
-		s.add(probeMSS, float64(h.MSS))
+		s.gauge(probeMSS, float64(h.MSS))
 	}
 	if h.ACKSent || h.ACKWithheld { // a SYN-ACK came, and the kernel tells
-		s.add(probeACKSent, boolean(h.ACKSent))
+		s.gauge(probeACKSent, boolean(h.ACKSent))
 	}
 	if icmp := h.ICMP; icmp.From.IsValid() {
 		icmpType, icmpCode := strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code))
-		s.add(probeICMPInfo, 1, icmp.From.String(), icmpType, icmpCode, icmp.String())
+		s.gauge(probeICMPInfo, 1, icmp.From.String(), icmpType, icmpCode, icmp.String())
 	}
 	if r.Path != nil {
-		s.families = append(s.families, pathFamilies(r.Path)...)
+		s.addPath(r.Path)
 	}
 	if r.Module.TCP.Addresses == config.All {
-		s.families = append(s.families, addressFamilies(r)...)
+		s.addAddresses(r)
 	}
-	return s.families
 }
 
-// add adds a metric with one series.
-func (s *sheet) add(m *metric, value float64, labelValues ...string) {
-	if s.used == len(s.gauges) {
-		s.families = append(s.families, new(gauge).set(m, value, labelValues))
-		return
-	}
-	s.families = append(s.families, s.gauges[s.used].set(m, value, labelValues))
-	s.used++
-}
-
-// addressFamilies returns the metrics of the addresses of a probe with addresses: all.
-func addressFamilies(r *probe.Report) []*dto.MetricFamily {
+// addAddresses adds the metrics of the addresses of a probe with addresses: all.
+func (s *sheet) addAddresses(r *probe.Report) {
 	var open int
-	var infos, handshakes, rtts []*dto.Metric
 	for _, v := range r.Verdicts {
-		h, ip := &v.Handshake, v.Handshake.Peer.Addr().String()
-		infos = append(infos, probeAddressResultInfo.metric(1, ip, v.Result, v.Errno))
-		if h.Outcome == shaker.Open {
+		if v.Handshake.Outcome == shaker.Open {
 			open++
 		}
+	}
+	s.gauge(probeAddresses, float64(len(r.Verdicts)))
+	s.gauge(probeAddressesOpen, float64(open))
+	for _, v := range r.Verdicts {
+		h, ip := &v.Handshake, v.Handshake.Peer.Addr().String()
+		s.gauge(probeAddressResultInfo, 1, ip, v.Result, v.Errno)
 		if h.Handshake > 0 {
-			handshakes = append(handshakes, probeAddressHandshake.metric(h.Handshake.Seconds(), ip))
+			s.gauge(probeAddressHandshake, h.Handshake.Seconds(), ip)
 		}
 		if h.RTT > 0 {
-			rtts = append(rtts, probeAddressRTT.metric(h.RTT.Seconds(), ip))
+			s.gauge(probeAddressRTT, h.RTT.Seconds(), ip)
 		}
 	}
-	families := []*dto.MetricFamily{
-		new(gauge).set(probeAddresses, float64(len(r.Verdicts)), nil),
-		new(gauge).set(probeAddressesOpen, float64(open), nil),
-	}
-	families = several(families, probeAddressResultInfo, infos)
-	families = several(families, probeAddressHandshake, handshakes)
-	families = several(families, probeAddressRTT, rtts)
-	return families
 }
 
-// pathFamilies returns the metrics of a path. Silent hops have no series.
-func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
-	var infos, rtts []*dto.Metric
+// addPath adds the metrics of a path. Silent hops have no series.
+func (s *sheet) addPath(path *shaker.Path) {
 	var last shaker.Hop
 	for _, h := range path.Hops {
 		if !h.From.IsValid() {
@@ -180,63 +147,15 @@ func pathFamilies(path *shaker.Path) []*dto.MetricFamily {
 		}
 		last = h
 		hop, address := strconv.Itoa(h.TTL), h.From.String()
-		infos = append(infos, probePathHopInfo.metric(1, hop, address, h.ICMP.String()))
-		rtts = append(rtts, probePathHopRTT.metric(h.RTT.Seconds(), hop, address))
+		s.gauge(probePathHopInfo, 1, hop, address, h.ICMP.String())
+		s.gauge(probePathHopRTT, h.RTT.Seconds(), hop, address)
 	}
-	families := several(nil, probePathHopInfo, infos)
-	families = several(families, probePathHopRTT, rtts)
 	if last.From.IsValid() {
-		families = append(families, new(gauge).set(probePathLastHop, float64(last.TTL), []string{last.From.String()}))
+		s.gauge(probePathLastHop, float64(last.TTL), last.From.String())
 	}
 	if path.Reached > 0 {
-		families = append(families, new(gauge).set(probePathHops, float64(path.Reached), nil))
+		s.gauge(probePathHops, float64(path.Reached))
 	}
-	return families
-}
-
-// several adds a metric with its series. Without series it adds nothing.
-func several(families []*dto.MetricFamily, of *metric, series []*dto.Metric) []*dto.MetricFamily {
-	if len(series) == 0 {
-		return families
-	}
-	return append(families, of.familyOf(typeGauge, series...))
-}
-
-// metric returns one series of a metric.
-func (m *metric) metric(value float64, labelValues ...string) *dto.Metric {
-	return new(gauge).set(m, value, labelValues).Metric[0]
-}
-
-// A gauge is the memory of a metric with one series.
-type gauge struct {
-	family  dto.MetricFamily
-	metrics [1]*dto.Metric
-	metric  dto.Metric
-	gauge   dto.Gauge
-	value   float64
-	labels  [4]struct { // as many as any metric has
-		pair  dto.LabelPair
-		value string
-	}
-	pairs [4]*dto.LabelPair
-}
-
-var typeGauge = dto.MetricType_GAUGE
-
-// set makes the gauge a metric with one series, and returns the metric.
-func (g *gauge) set(m *metric, value float64, labelValues []string) *dto.MetricFamily {
-	g.value = value
-	g.gauge.Value = &g.value
-	for i := range m.labels {
-		label := &g.labels[i]
-		label.value = labelValues[i]
-		label.pair.Name, label.pair.Value = &m.labels[i], &label.value
-		g.pairs[i] = &label.pair
-	}
-	g.metric.Label, g.metric.Gauge = g.pairs[:len(m.labels)], &g.gauge
-	g.metrics[0] = &g.metric
-	g.family.Name, g.family.Help, g.family.Type, g.family.Metric = &m.name, &m.help, &typeGauge, g.metrics[:]
-	return &g.family
 }
 
 func boolean(b bool) float64 {

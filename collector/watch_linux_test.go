@@ -3,6 +3,7 @@ package collector
 import (
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 )
 
 // newWatchHandler returns a handler with a Watcher. Its module "watched" is watched.
-func newWatchHandler(t *testing.T, options watch.Options) *handler {
+func newWatchHandler(t testing.TB, options watch.Options) *handler {
 	t.Helper()
 	conf, _, err := config.Parse("watch.yml", []byte("modules: {watched: {prober: tcp, watch: {interval: 100ms}}}"))
 	if err != nil {
@@ -191,4 +192,27 @@ func TestWatchFaults(t *testing.T) {
 			return m.Counter.GetValue() > 0
 		})
 	})
+}
+
+// Scrapes at the same time use different memory: each response has the counters of its own target only.
+func TestConcurrentScrapesOfWatchedTargets(t *testing.T) {
+	h := newWatchHandler(t, watch.Options{})
+	listen(t, "127.0.0.1:7105")
+	const path = "/probe?module=watched&target=127.0.0.1:"
+	const series = `probe_watch_handshakes_total{result="refused",`
+	var scraping sync.WaitGroup
+	for range 8 {
+		for port, refused := range map[string]bool{"7105": false, "7106": true} {
+			scraping.Go(func() {
+				for range 100 {
+					body := get(h, path+port).Body.String()
+					if strings.Contains(body, series) != refused {
+						t.Errorf("scrape of port %s has %s: %t, want %t:\n%s", port, series, !refused, refused, body)
+						return
+					}
+				}
+			})
+		}
+	}
+	scraping.Wait()
 }

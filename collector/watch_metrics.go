@@ -7,9 +7,6 @@ import (
 	"slices"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
@@ -46,25 +43,14 @@ var (
 		help: "When the SYN of the last completed handshake was sent."}
 )
 
-// watchFamilies returns the metrics about a watched target.
-func watchFamilies(s *watch.Snapshot) []*dto.MetricFamily {
-	created := timestamppb.New(s.Registered)
-	counter := func(m *metric, value uint64, labelValues ...string) *dto.Metric {
-		series := m.labelled(labelValues)
-		series.Counter = &dto.Counter{Value: new(float64(value)), CreatedTimestamp: created}
-		return series
-	}
-	gauge := func(m *metric, value float64) *dto.MetricFamily {
-		series := m.labelled(nil)
-		series.Gauge = &dto.Gauge{Value: &value}
-		return m.familyOf(dto.MetricType_GAUGE, series)
-	}
+// addWatch adds the metrics about a watched target. They are valid until the Snapshot is released.
+func (s *sheet) addWatch(w *watch.Snapshot) {
+	s.created.Seconds, s.created.Nanos = w.Registered.Unix(), int32(w.Registered.Nanosecond())
 	// These series exist from the start, so that rate() sees the first increment.
-	handshakes := []watch.HandshakeCount{
-		{Result: shaker.Open.String()},
-		{Result: shaker.Timeout.String(), Errno: "ETIMEDOUT"},
-	}
-	for _, count := range s.Handshakes {
+	handshakes := append(make([]watch.HandshakeCount, 0, 16), // on the stack, unless there are more
+		watch.HandshakeCount{Result: shaker.Open.String()},
+		watch.HandshakeCount{Result: shaker.Timeout.String(), Errno: "ETIMEDOUT"})
+	for _, count := range w.Handshakes {
 		i := slices.IndexFunc(handshakes, func(c watch.HandshakeCount) bool {
 			return c.Result == count.Result && c.Errno == count.Errno
 		})
@@ -74,61 +60,26 @@ func watchFamilies(s *watch.Snapshot) []*dto.MetricFamily {
 			handshakes = append(handshakes, count)
 		}
 	}
-	var results, skipped, lookups []*dto.Metric
 	for _, c := range handshakes {
-		results = append(results, counter(probeWatchHandshakes, c.Total, c.Result, c.Errno))
+		s.counter(probeWatchHandshakes, c.Total, c.Result, c.Errno)
 	}
-	for _, c := range []struct {
-		reason string
-		total  uint64
-	}{
-		{"fault", s.Skipped.Fault},
-		{"late", s.Skipped.Late},
-		{"overlapping", s.Skipped.Overlapping},
-		{"unread", s.Skipped.Unread},
-	} {
-		skipped = append(skipped, counter(probeWatchSkipped, c.total, c.reason))
+	s.histogram(probeWatchRTT, w.RTT)
+	s.counter(probeWatchSYNRetransmits, w.SYNRetransmits)
+	s.counter(probeWatchACKsSent, w.ACKsSent)
+	s.counter(probeWatchSkipped, w.Skipped.Fault, "fault")
+	s.counter(probeWatchSkipped, w.Skipped.Late, "late")
+	s.counter(probeWatchSkipped, w.Skipped.Overlapping, "overlapping")
+	s.counter(probeWatchSkipped, w.Skipped.Unread, "unread")
+	for _, c := range w.Lookups {
+		s.counter(probeWatchLookups, c.Total, c.Result)
 	}
-	for _, c := range s.Lookups {
-		lookups = append(lookups, counter(probeWatchLookups, c.Total, c.Result))
-	}
-	rtt := probeWatchRTT.labelled(nil)
-	rtt.Histogram = s.RTT
-
-	const total = dto.MetricType_COUNTER
-	all := []*dto.MetricFamily{
-		probeWatchHandshakes.familyOf(total, results...),
-		probeWatchRTT.familyOf(dto.MetricType_HISTOGRAM, rtt),
-		probeWatchSYNRetransmits.familyOf(total, counter(probeWatchSYNRetransmits, s.SYNRetransmits)),
-		probeWatchACKsSent.familyOf(total, counter(probeWatchACKsSent, s.ACKsSent)),
-		probeWatchSkipped.familyOf(total, skipped...),
-	}
-	if len(lookups) > 0 {
-		all = append(all, probeWatchLookups.familyOf(total, lookups...))
-	}
-	return append(all,
-		gauge(probeWatchInterval, s.Interval.Seconds()),
-		gauge(probeWatchRegistered, seconds(s.Registered)),
-		gauge(probeWatchLastHandshake, seconds(s.LastHandshake)),
-	)
+	s.gauge(probeWatchInterval, w.Interval.Seconds())
+	s.gauge(probeWatchRegistered, seconds(w.Registered))
+	s.gauge(probeWatchLastHandshake, seconds(w.LastHandshake))
 }
 
 // seconds returns a time as Prometheus has it, in steps of 1 ms.
 func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
-
-// labelled returns a series of the metric without a value.
-func (m *metric) labelled(labelValues []string) *dto.Metric {
-	series := &dto.Metric{}
-	for i := range m.labels {
-		series.Label = append(series.Label, &dto.LabelPair{Name: &m.labels[i], Value: &labelValues[i]})
-	}
-	return series
-}
-
-// familyOf returns the metric with its series.
-func (m *metric) familyOf(kind dto.MetricType, series ...*dto.Metric) *dto.MetricFamily {
-	return &dto.MetricFamily{Name: &m.name, Help: &m.help, Type: &kind, Metric: series}
-}
 
 // clientOf returns the address of the client of a request, without its port.
 func clientOf(r *http.Request) string {
