@@ -39,8 +39,11 @@ func newEngineOf(loops int) (*engine, error) {
 		in: in, withholdACK: true,
 		results: newMailbox[Repeated](unreadResults), closed: make(chan struct{}), readEnded: make(chan struct{}),
 	}
-	for range loops {
-		l, err := newLoop(in)
+	now := time.Now()
+	for i := range loops {
+		// The steps of the clocks begin at different times, so that no more loops than necessary are busy with
+		// Repetitions at the same time.
+		l, err := newLoop(in, now.Add(-offsetStep*time.Duration(i)/time.Duration(loops)))
 		if err != nil {
 			e.close()
 			return nil, err

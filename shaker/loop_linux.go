@@ -39,6 +39,9 @@
 // while the kernel's 200 ms pass. The loop avoids that in three ways: its system calls bypass the
 // Go scheduler (syscall_linux.go), it wakes only a few callers ahead, and it does not sleep before
 // the woken callers have run.
+//
+// A caller that was woken may be runnable on the loop's processor only. If the loop has nothing left but
+// tasks to start in the background, it lets the caller run, and others drive it meanwhile.
 
 package shaker
 
@@ -153,8 +156,9 @@ type message struct {
 	text any
 }
 
-// newLoop opens a loop and starts its goroutine. The loop opens its sockets in the namespace.
-func newLoop(in *namespace) (*loop, error) {
+// newLoop opens a loop and starts its goroutine. The loop opens its sockets in the namespace. Its clock begins at the
+// epoch.
+func newLoop(in *namespace, epoch time.Time) (*loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -166,7 +170,7 @@ func newLoop(in *namespace) (*loop, error) {
 	l := &loop{
 		epoll:   epoll,
 		file:    os.NewFile(uintptr(epoll), "epoll"),
-		epoch:   time.Now(),
+		epoch:   epoch,
 		cookie:  in.cookie,
 		stopped: make(chan struct{}),
 		driven:  true, // by run, from the start
@@ -313,6 +317,9 @@ func (l *loop) sleep() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.busy() {
+		if l.ahead.Load() > 0 && l.mayYield() {
+			l.yield()
+		}
 		return nil
 	}
 	if l.finished.len() > 0 {
@@ -332,11 +339,33 @@ func (l *loop) sleep() error {
 		l.setAlarm(0)
 		err = nil
 	}
+	l.driveAgain()
+	return err
+}
+
+// mayYield reports whether nothing but tasks to be started in the background keeps the loop busy. Otherwise it does not
+// give up its processor: with many callers, all of them would run before it. Its caller holds mu.
+func (l *loop) mayYield() bool {
+	return l.waiting[background].len() > 0 && l.waiting[interactive].len() == 0 && l.finished.len() == 0 &&
+		len(l.arrivals) == 0 && len(l.messages) == 0 && l.unread.len() == 0 && l.ended == nil
+}
+
+// yield lets goroutines run that wait for this one's processor. Meanwhile callers can drive the loop. Its caller is the
+// loop's goroutine, drives the loop and holds mu.
+func (l *loop) yield() {
+	l.driven = false
+	l.mu.Unlock()
+	runtime.Gosched()
+	l.mu.Lock()
+	l.driveAgain()
+}
+
+// driveAgain waits until no caller drives the loop, and lets the loop's goroutine drive it. Its caller holds mu.
+func (l *loop) driveAgain() {
 	for l.driven {
 		l.left.Wait()
 	}
 	l.driven = true
-	return err
 }
 
 // anyEvent reports whether a turn would find an event or an error. It leaves the events to the turn: epoll_wait(2)
@@ -434,8 +463,8 @@ func (l *loop) passMessages() {
 }
 
 // start starts queued tasks of one urgency, at most startsPerTurn, until startingPerTurn has passed or, if they are
-// background tasks, until there is an interactive one. So a caller waits for one start in the background at most, and
-// if its task ends at once, it is woken before the next one.
+// background tasks, until there is an interactive one, or a waiter that was woken and has not run yet. So a caller waits
+// for one start in the background at most, and if its task ends at once, it is woken before the next one.
 func (l *loop) start() {
 	u := interactive
 	if l.waiting[u].len() == 0 {
@@ -452,7 +481,7 @@ func (l *loop) start() {
 			return // the loop's goroutine starts it
 		}
 		next.drop()
-		if l.clock() >= end || u == background && l.callers.Load() > 0 {
+		if l.clock() >= end || u == background && (l.callers.Load() > 0 || l.ahead.Load() > 0) {
 			return
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -188,6 +189,49 @@ func TestInteractiveTasksFirst(t *testing.T) {
 	<-done
 	if !slices.Equal(order, want) {
 		t.Errorf("the tasks were started in the order\n%q, want\n%q", order, want)
+	}
+}
+
+// A caller whose task has ended runs before the loop starts the next tasks in the background, even if there is only one
+// processor for both. At most one of them is started before the loop yields, and another one if the Go scheduler takes
+// the loop first, as it does at every 61st decision.
+func TestWokenCallersRunBeforeBackgroundTasks(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, c := range []struct {
+		name   string
+		endsAt eventKind
+	}{
+		{name: "its start", endsAt: eventStart},
+		{name: "a message", endsAt: eventTold},
+	} {
+		_, l := startOne(t)
+		caller := &wakingTask{endsAt: c.endsAt, woken: make(chan struct{}, 1)}
+		h := hold(l)
+		own, _ := l.submit(caller, interactive, 0)
+		if c.endsAt == eventTold {
+			close(h.release)
+			h = hold(l) // the task has been started
+		}
+		var started atomic.Int32
+		done := make(chan struct{})
+		const tasks = 10 * startsPerTurn
+		for range tasks {
+			l.submit(startTask(func() {
+				if started.Add(1) == tasks {
+					close(done)
+				}
+			}), background, 0)
+		}
+		if c.endsAt == eventTold {
+			l.tell(own, "end")
+		}
+		close(h.release)
+		<-caller.woken
+		l.woke()
+		if n := started.Load(); n > 2 {
+			t.Errorf("a task ends at %s: %d background tasks were started before its caller ran, want 2 at most", c.name, n)
+		}
+		<-done // the others are started afterwards
 	}
 }
 

@@ -3,9 +3,14 @@ package shaker
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -100,21 +105,22 @@ func BenchmarkRepeat(b *testing.B) {
 	}
 }
 
-// BenchmarkShakeBesideRepetitions measures the latency of a handshake of a caller with and without 30,000 handshakes a
-// second in the background, in turns. The ratio is that of the 99th percentiles.
+// BenchmarkShakeBesideRepetitions measures the latency of a caller's handshake alone, beside 30,000 handshakes a second in
+// the background, and beside as many of the C program of BenchmarkFloor, in turns. So the ratio of the C program shows
+// what the processors cost that are busy otherwise. There is one handshake of the caller per millisecond: a caller that
+// never pauses would need a processor of its own. cores is how many processors this process used beside the handshakes in
+// the background, and waiting how many of its threads were runnable and waited for a processor, on average.
 //
-//	go test -run '^$' -bench ShakeBesideRepetitions -benchtime 20000x ./shaker
+//	go test -run '^$' -bench ShakeBesideRepetitions -benchtime 10000x ./shaker
 func BenchmarkShakeBesideRepetitions(b *testing.B) {
 	lab.Need(b)
+	const perSecond, rounds = 30_000, 4
+	floor := process.Compile(b, "testdata/floor.c")
 	target, _ := listen(b, "0.0.0.0:0")
-	s, err := New(nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
 	own := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), target.Port())
-	latencies := func(n int) (all []time.Duration) {
-		for range n {
+	latencies := func(s *Shaker) (all []time.Duration) {
+		for range b.N/rounds + 1 {
+			time.Sleep(time.Millisecond)
 			began := time.Now()
 			if r, err := s.Shake(context.Background(), own, nil); err != nil || r.Outcome != Open {
 				b.Fatalf("Shake(%v) = %+v, error %v, want Open", own, r, err)
@@ -123,28 +129,79 @@ func BenchmarkShakeBesideRepetitions(b *testing.B) {
 		}
 		return all
 	}
-	var alone, beside []time.Duration
-	var background atomic.Int64
-	var took time.Duration
-	const rounds = 4
+	var alone, besideC, beside []time.Duration
+	var skipped uint64
+	var took, ran, waited time.Duration
 	for range rounds {
-		alone = append(alone, latencies(b.N/rounds+1)...)
-		all := repeatOnLoopback(b, s, target.Port(), 30_000, time.Second, func(Repeated) { background.Add(1) })
-		time.Sleep(time.Second)
-		n, began := background.Load(), time.Now()
-		beside = append(beside, latencies(b.N/rounds+1)...)
-		took += time.Since(began)
-		background.Add(-n)
-		for _, r := range all {
-			r.Stop()
+		s, err := New(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		alone = append(alone, latencies(s)...)
+
+		stop := startFloors(b, floor, target.Port(), perSecond)
+		besideC = append(besideC, latencies(s)...)
+		stop()
+
+		all := repeatOnLoopback(b, s, target.Port(), perSecond, time.Second, func(Repeated) {})
+		time.Sleep(time.Second) // all have begun
+		began, skippedBefore := time.Now(), skippedOf(all)
+		ranBefore, waitedBefore := threadTimes(b)
+		beside = append(beside, latencies(s)...)
+		ranNow, waitedNow := threadTimes(b)
+		ran, waited = ran+ranNow-ranBefore, waited+waitedNow-waitedBefore
+		took, skipped = took+time.Since(began), skipped+skippedOf(all)-skippedBefore
+		s.Close()
+	}
+	b.ReportMetric(0, "ns/op") // of all together: meaningless
+	b.ReportMetric(float64(skipped), "skipped")
+	b.ReportMetric(ran.Seconds()/took.Seconds(), "cores")
+	b.ReportMetric(waited.Seconds()/took.Seconds(), "waiting")
+	for _, q := range []int{50, 90, 99} {
+		quantile := func(all []time.Duration) float64 {
+			slices.Sort(all)
+			return all[len(all)*q/100].Seconds() * 1e6
+		}
+		b.ReportMetric(quantile(alone), fmt.Sprintf("p%d-µs-alone", q))
+		b.ReportMetric(quantile(besideC)/quantile(alone), fmt.Sprintf("p%d-ratio-C", q))
+		b.ReportMetric(quantile(beside)/quantile(alone), fmt.Sprintf("p%d-ratio", q))
+	}
+}
+
+// threadTimes returns for how long the threads of this process have run, and have waited for a processor.
+func threadTimes(b *testing.B) (ran, waited time.Duration) {
+	b.Helper()
+	threads, err := filepath.Glob("/proc/self/task/*/schedstat")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, name := range threads {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended
+		}
+		var on, queued time.Duration
+		if _, err := fmt.Sscan(string(text), &on, &queued); err != nil {
+			b.Fatalf("%s is %q, want two times and more: %v", name, text, err)
+		}
+		ran, waited = ran+on, waited+queued
+	}
+	return ran, waited
+}
+
+// startFloors starts one C program for each processor, which together make handshakes with a port of this host at a rate
+// until stop is called.
+func startFloors(b *testing.B, floor string, port uint16, perSecond int) (stop func()) {
+	b.Helper()
+	var all []*process.Process
+	n := runtime.GOMAXPROCS(0)
+	for range n {
+		all = append(all, process.Start(b, exec.Command(floor, "127.0.0.1", strconv.Itoa(int(port)),
+			strconv.Itoa(math.MaxInt32), "100", strconv.Itoa(perSecond/n))))
+	}
+	return func() {
+		for _, p := range all {
+			p.Stop()
 		}
 	}
-	p99 := func(all []time.Duration) float64 {
-		slices.Sort(all)
-		return all[len(all)*99/100].Seconds() * 1e6
-	}
-	b.ReportMetric(0, "ns/op") // of both together: meaningless
-	b.ReportMetric(p99(alone), "p99-µs-alone")
-	b.ReportMetric(p99(beside), "p99-µs-beside")
-	b.ReportMetric(p99(beside)/p99(alone), "p99-ratio")
 }

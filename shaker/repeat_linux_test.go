@@ -155,6 +155,24 @@ func TestRepeatIsSpread(t *testing.T) {
 	}
 }
 
+// Handshakes with the same offset are due at different times on different loops, a part of offsetStep apart.
+func TestLoopsAreDueAtDifferentTimes(t *testing.T) {
+	const loops = 4
+	e, err := newEngineOf(loops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.close()
+	each := pace{interval: time.Second}
+	due := func(l *loop) time.Time { return l.epoch.Add(each.next(0)) }
+	for i, l := range e.loops {
+		want := time.Duration(i) * offsetStep / loops
+		if got := due(e.loops[0]).Sub(due(l)); got != want {
+			t.Errorf("the handshakes of loop %d are due %v before those of loop 0, want %v", i, got, want)
+		}
+	}
+}
+
 // The process stands still for many intervals. The handshakes that were due meanwhile are skipped and counted, and are
 // not made up for.
 func TestRepeatAfterAPause(t *testing.T) {

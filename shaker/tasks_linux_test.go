@@ -117,6 +117,20 @@ func (t *endingTask) handle(l *loop, own ticket, e event) {
 	}
 }
 
+// A wakingTask ends at an event of a kind, and wakes the caller that receives from woken.
+type wakingTask struct {
+	endsAt eventKind
+	woken  chan struct{} // has room for one value
+}
+
+func (t *wakingTask) handle(l *loop, own ticket, e event) {
+	if e.kind == t.endsAt {
+		l.finish(own, t)
+	}
+}
+
+func (t *wakingTask) wake(*loop) { t.woken <- struct{}{} }
+
 // A sleeper is a waiter that, once woken, does not get to run. It counts how many are.
 type sleeper struct{ woken *atomic.Int32 }
 

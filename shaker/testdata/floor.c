@@ -1,11 +1,14 @@
 // The lower limit for BenchmarkFloor and BenchmarkTruth: a program of one thread that makes the
 // system calls of a handshake and nothing else.
 //
-//	floor ADDRESS PORT HANDSHAKES AT_ONCE
+//	floor ADDRESS PORT HANDSHAKES AT_ONCE [PER_SECOND]
 //
 // AT_ONCE is how many handshakes run concurrently. If it is 0, the handshakes run one by one, 10 ms
 // apart, and the program prints a line for each: the RTT and the time from SYN to SYN-ACK, in
 // nanoseconds.
+//
+// With PER_SECOND, there is a burst of handshakes every 2 ms, as many as make that rate, like those of
+// Repetitions.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -88,8 +91,19 @@ static void at_once(int epoll, const struct sockaddr_in *target, int left, int m
 	}
 }
 
+static void paced(int epoll, const struct sockaddr_in *target, int left, int most, int per_second) {
+	long long next = now();
+	for (int burst = per_second / 500; left > 0; left -= burst) {
+		next += 2000000;
+		struct timespec at = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000};
+		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR)
+			;
+		at_once(epoll, target, burst, most);
+	}
+}
+
 int main(int argc, char **argv) {
-	if (argc != 5)
+	if (argc != 5 && argc != 6)
 		return 2;
 	struct sockaddr_in target = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
 	if (inet_pton(AF_INET, argv[1], &target.sin_addr) != 1)
@@ -97,7 +111,9 @@ int main(int argc, char **argv) {
 	int handshakes = atoi(argv[3]), most = atoi(argv[4]);
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	check(epoll, "epoll_create1");
-	if (most == 0)
+	if (argc == 6)
+		paced(epoll, &target, handshakes, most, atoi(argv[5]));
+	else if (most == 0)
 		one_by_one(epoll, &target, handshakes);
 	else
 		at_once(epoll, &target, handshakes, most);
