@@ -68,6 +68,19 @@ func (e *engine) close() {
 
 func (e *engine) nextLoop() *loop { return e.loops[e.next.Add(1)%uint32(len(e.loops))] }
 
+// freeLoop returns the next loop, or the one after it if only that one is not driven: the caller can start its task on
+// it at once.
+func (e *engine) freeLoop() *loop {
+	next := e.nextLoop()
+	if next.isFree() {
+		return next
+	}
+	if after := e.loops[(e.next.Load()+1)%uint32(len(e.loops))]; after.isFree() {
+		return after
+	}
+	return next
+}
+
 // err returns why one of the loops has ended, nil if all of them run.
 func (e *engine) err() error {
 	for _, l := range e.loops {
@@ -123,7 +136,7 @@ func (e *engine) shake(
 	h.aim(target, scope)
 	h.options, h.source = *options, source // a copy, so that the caller's stay on its stack
 
-	l := e.nextLoop()
+	l := e.freeLoop()
 	h.called = l.onClock(called)
 	h.deadline = 0
 	if !deadline.IsZero() {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -35,4 +36,39 @@ func TestHandshakesAreReused(t *testing.T) {
 	if err != nil || withoutTimes(r) != want || r.RTT != 0 {
 		t.Errorf("Shake(%v) =\n     %+v, error %v\nwant %+v", target4, r, err, want)
 	}
+}
+
+// A caller gets a loop that it can drive itself, if there is one, and otherwise all loops in turns.
+func TestFreeLoop(t *testing.T) {
+	e, err := newEngineOf(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.close()
+	uses := func() (first, second int) {
+		for range 10 {
+			if e.freeLoop() == e.loops[0] {
+				first++
+			} else {
+				second++
+			}
+		}
+		return first, second
+	}
+	for _, l := range e.loops {
+		lab.Eventually(t, "the loop sleeps", l.isFree)
+	}
+	if first, second := uses(); first != 5 || second != 5 {
+		t.Errorf("both are free: of 10 callers, %d and %d got the loops, want 5 and 5", first, second)
+	}
+	h := hold(e.loops[0])
+	if first, second := uses(); first != 0 || second != 10 {
+		t.Errorf("the first is driven: of 10 callers, %d and %d got the loops, want 0 and 10", first, second)
+	}
+	g := hold(e.loops[1])
+	if first, second := uses(); first != 5 || second != 5 {
+		t.Errorf("both are driven: of 10 callers, %d and %d got the loops, want 5 and 5", first, second)
+	}
+	close(h.release)
+	close(g.release)
 }

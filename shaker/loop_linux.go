@@ -30,10 +30,11 @@
 //
 // A caller that finds the loop undriven takes a turn itself, so that its SYN is sent at once and no
 // thread has to wake up for it. It opens no socket unless its thread is in the network namespace of
-// the loop (netns_linux.go). The loop's own goroutine takes all other turns. Between turns it
-// sleeps in the Go runtime's poller, because an epoll descriptor can itself be polled. It wakes up
-// when there is an event or when the alarm goes off. The alarm is set to the next deadline, or to
-// now if a caller has left work behind.
+// the loop (netns_linux.go). Callers take the loops in turns, but pass over one that is driven if the
+// next one is not. The loop's own goroutine takes all other turns. Between turns it sleeps in the Go
+// runtime's poller, because an epoll descriptor can itself be polled. It wakes up when there is an
+// event or when the alarm goes off. The alarm is set to the next deadline, or to now if a caller has
+// left work behind.
 //
 // A loop that gives up its processor may have to queue behind thousands of runnable goroutines
 // while the kernel's 200 ms pass. The loop avoids that in three ways: its system calls bypass the
@@ -278,6 +279,13 @@ func (l *loop) busy() bool {
 		l.finished.len() > 0 && l.ahead.Load() <= wakesAhead/2
 }
 
+// isFree reports whether no goroutine drives the loop.
+func (l *loop) isFree() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.driven
+}
+
 // ring wakes the loop's goroutine, unless a goroutine drives the loop. Its caller holds mu.
 func (l *loop) ring() {
 	if !l.driven {
@@ -463,8 +471,8 @@ func (l *loop) passMessages() {
 }
 
 // start starts queued tasks of one urgency, at most startsPerTurn, until startingPerTurn has passed or, if they are
-// background tasks, until there is an interactive one, or a waiter that was woken and has not run yet. So a caller waits
-// for one start in the background at most, and if its task ends at once, it is woken before the next one.
+// background tasks, until there is an interactive one, or a waiter that was woken and has not run yet. So a caller
+// waits for one start in the background at most, and if its task ends at once, it is woken before the next one.
 func (l *loop) start() {
 	u := interactive
 	if l.waiting[u].len() == 0 {

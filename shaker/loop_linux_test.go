@@ -229,7 +229,7 @@ func TestWokenCallersRunBeforeBackgroundTasks(t *testing.T) {
 		<-caller.woken
 		l.woke()
 		if n := started.Load(); n > 2 {
-			t.Errorf("a task ends at %s: %d background tasks were started before its caller ran, want 2 at most", c.name, n)
+			t.Errorf("end at %s: %d background tasks were started before its caller ran, want 2 at most", c.name, n)
 		}
 		<-done // the others are started afterwards
 	}

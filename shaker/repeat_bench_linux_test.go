@@ -105,11 +105,12 @@ func BenchmarkRepeat(b *testing.B) {
 	}
 }
 
-// BenchmarkShakeBesideRepetitions measures the latency of a caller's handshake alone, beside 30,000 handshakes a second in
-// the background, and beside as many of the C program of BenchmarkFloor, in turns. So the ratio of the C program shows
-// what the processors cost that are busy otherwise. There is one handshake of the caller per millisecond: a caller that
-// never pauses would need a processor of its own. cores is how many processors this process used beside the handshakes in
-// the background, and waiting how many of its threads were runnable and waited for a processor, on average.
+// BenchmarkShakeBesideRepetitions measures the latency of a caller's handshake alone, beside 30,000 handshakes a
+// second in the background, and beside as many of the C program of BenchmarkFloor, in turns. So the ratio of the C
+// program shows what the processors cost that are busy otherwise. There is one handshake of the caller per
+// millisecond: a caller that never pauses would need a processor of its own. cores is how many processors this
+// process used beside the handshakes in the background, and waiting how many of its threads were runnable and
+// waited for a processor, on average.
 //
 //	go test -run '^$' -bench ShakeBesideRepetitions -benchtime 10000x ./shaker
 func BenchmarkShakeBesideRepetitions(b *testing.B) {
@@ -189,8 +190,8 @@ func threadTimes(b *testing.B) (ran, waited time.Duration) {
 	return ran, waited
 }
 
-// startFloors starts one C program for each processor, which together make handshakes with a port of this host at a rate
-// until stop is called.
+// startFloors starts one C program for each processor, which together make handshakes with a port of this host at a
+// rate until stop is called.
 func startFloors(b *testing.B, floor string, port uint16, perSecond int) (stop func()) {
 	b.Helper()
 	var all []*process.Process
