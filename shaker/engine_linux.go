@@ -3,6 +3,7 @@ package shaker
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -17,12 +18,9 @@ type engine struct {
 	next  atomic.Uint32 // counts handshakes, to distribute them over the loops
 	idle  sync.Pool     // of *handshake
 
-	// For Repetitions (repeat_linux.go).
-	results   *mailbox[Repeated]
-	reading   sync.Once // starts the goroutine that reads results
-	closing   sync.Once
-	closed    chan struct{} // tells it to end
-	readEnded chan struct{} // closed when it has ended
+	results *outlet[Repeated]  // of Repetitions (repeat_linux.go)
+	events  *outlet[happening] // of Connections (hold_linux.go)
+	backlog atomic.Int64       // bytes of events that have not been passed on
 
 	// withholdACK is true except in a test's control case.
 	withholdACK bool
@@ -37,7 +35,7 @@ func newEngineOf(loops int) (*engine, error) {
 	}
 	e := &engine{
 		in: in, withholdACK: true,
-		results: newMailbox[Repeated](unreadResults), closed: make(chan struct{}), readEnded: make(chan struct{}),
+		results: newOutlet[Repeated](unreadResults), events: newOutlet[happening](math.MaxInt),
 	}
 	now := time.Now()
 	for i := range loops {
@@ -48,7 +46,7 @@ func newEngineOf(loops int) (*engine, error) {
 			e.close()
 			return nil, err
 		}
-		l.results = e.results
+		l.results, l.events, l.backlog = e.results.mailbox, e.events.mailbox, &e.backlog
 		e.loops = append(e.loops, l)
 	}
 	return e, nil
@@ -58,11 +56,8 @@ func (e *engine) close() {
 	for _, l := range e.loops {
 		l.close()
 	}
-	e.closing.Do(func() {
-		close(e.closed)
-		e.reading.Do(func() { close(e.readEnded) })
-	})
-	<-e.readEnded
+	e.results.close()
+	e.events.close()
 	e.in.close()
 }
 

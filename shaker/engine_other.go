@@ -80,8 +80,22 @@ func (e *engine) dial(
 		return Result{}, err
 	}
 	defer e.running.Done()
+	conn, r, err := e.connect(ctx, target, options, called, deadline)
+	if conn != nil {
+		if !options.FIN {
+			conn.SetLinger(0)
+		}
+		conn.Close()
+	}
+	return r, err
+}
+
+// connect completes a handshake. It returns a connection if the outcome is Open.
+func (e *engine) connect(
+	ctx context.Context, target netip.AddrPort, options *Options, called, deadline time.Time,
+) (*net.TCPConn, Result, error) {
 	if !deadline.IsZero() && !time.Now().Before(deadline) {
-		return Result{}, ErrUnsent
+		return nil, Result{}, ErrUnsent
 	}
 	dialing, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -101,31 +115,27 @@ func (e *engine) dial(
 		r.Waited = r.Handshake
 		r.ACKSent = true
 		r.Local = conn.LocalAddr().(*net.TCPAddr).AddrPort()
-		if !options.FIN {
-			conn.(*net.TCPConn).SetLinger(0)
-		}
-		conn.Close()
-		return r, nil
+		return conn.(*net.TCPConn), r, nil
 	}
 	errno := dialErrno(err)
 	switch {
 	case e.closing.Err() != nil:
-		return Result{}, ErrClosed
+		return nil, Result{}, ErrClosed
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return Result{}, ctx.Err()
+		return nil, Result{}, ctx.Err()
 	case beforeConnect(err), errno == 0:
-		return Result{}, err
+		return nil, Result{}, err
 	}
 	outcome, ok := verdict(errno, ICMP{})
 	if !ok {
-		return Result{}, err
+		return nil, Result{}, err
 	}
 	r.Waited = time.Since(start)
 	if outcome == Timeout && !deadline.IsZero() && !isTimeout(r.Waited, deadline.Sub(called)) {
-		return Result{}, ErrUnsent
+		return nil, Result{}, ErrUnsent
 	}
 	r.Outcome, r.Errno = outcome, errno
-	return r, nil
+	return nil, r, nil
 }
 
 // beforeConnect reports whether the error is that of a system call before connect(2), such as

@@ -27,6 +27,8 @@ const (
 	eventDue
 	// eventTold: a caller has a message for the task. The event may come before eventStart.
 	eventTold
+	// eventRead: it is the task's turn to read, after readLater.
+	eventRead
 	// eventClosing: the loop ends. The task closes its descriptors and finishes.
 	eventClosing
 )
@@ -36,6 +38,12 @@ type task interface {
 	// handle acts on an event. own is the task's ticket, by which it names itself to the loop. The
 	// task ends by calling loop.finish, once, and gets no event afterwards.
 	handle(l *loop, own ticket, e event)
+}
+
+// A refusable is a message whose sender waits for an answer.
+type refusable interface {
+	// refuse tells the sender that the task has ended. Only the loop calls it.
+	refuse()
 }
 
 // A waiter is a goroutine that waits for a task to end.

@@ -11,7 +11,7 @@ import (
 )
 
 // A handshake is a task that sends a SYN, sees the reply, and sends an RST, or a FIN if the options
-// say so. Its life:
+// say so. If it is that of a Connection, which keeps the socket, it sends neither. Its life:
 //
 //	start       opens the socket, sets the options and connects, which sends the SYN
 //	settle      is called for the SYN-ACK, the RST, the ICMP error or the deadline. It concludes
@@ -20,6 +20,7 @@ import (
 type handshake struct {
 	// The caller sets these before it submits the handshake.
 	withholdACK bool
+	keep        bool // the socket stays open if the outcome is Open; ended takes it over
 	family      int
 	peer        rawAddress
 	options     Options
@@ -46,7 +47,7 @@ type handshake struct {
 	err    error
 	done   chan struct{} // has room for one value, so that the loop never waits
 
-	// ended is called when the socket is closed and the result is known.
+	// ended is called when the socket is closed, or to be kept, and the result is known.
 	ended func(*loop)
 }
 
@@ -168,10 +169,10 @@ func (h *handshake) withoutSource() bool {
 const tcpSocket = unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
 
 // configure sets the handshake's options on its socket. It also makes the socket queue ICMP errors
-// together with their sender. Without the option FIN, the socket withholds the final ACK, and the kernel
-// sends an RST if this process is killed before closeSocket does so.
+// together with their sender. Without the option FIN, the socket withholds the final ACK, unless it is kept, and the
+// kernel sends an RST if this process is killed before closeSocket does so.
 func (h *handshake) configure() (err error) {
-	if h.withholdACK && !h.options.FIN {
+	if h.withholdACK && !h.options.FIN && !h.keep {
 		// The kernel then delays the ACK for up to 200 ms (TCP_DELACK_MAX), to send it
 		// together with the first data of the application.
 		err = setInt(h.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
@@ -281,6 +282,10 @@ func (h *handshake) settleOpen(l *loop, seen time.Duration) {
 	r.Outcome = Open
 	r.Handshake = seen - h.sent
 	h.readAnswer(&l.info)
+	if h.keep {
+		h.ended(l)
+		return
+	}
 	h.closeSocket()
 	if !h.options.FIN {
 		r.ResetLag = h.resetLag(&l.info, seen, l.clock())
@@ -332,7 +337,7 @@ func (h *handshake) readAnswer(info *unix.TCPInfo) {
 	h.result.RTT = time.Duration(info.Rtt) * time.Microsecond
 	h.result.MSS = int(info.Snd_mss)
 	// Every segment sent so far, except the SYNs, was an ACK.
-	h.result.ACKSent = info.Segs_out > 1+info.Total_retrans || h.options.FIN
+	h.result.ACKSent = info.Segs_out > 1+info.Total_retrans || h.options.FIN || h.keep
 	h.result.ACKWithheld = countsSegments(info) && !h.result.ACKSent
 }
 

@@ -2,6 +2,7 @@ package shaker
 
 import (
 	"fmt"
+	"net"
 	"time"
 )
 
@@ -49,4 +50,31 @@ func (k KeepAlive) Validate() error {
 		return invalid("keepalive count %d, want 1 to %d", k.Count, maxKeepAliveCount)
 	}
 	return nil
+}
+
+// SetKeepAlive sets the keepalive of a connection. On systems that cannot set it for a single connection, the error wraps
+// [errors.ErrUnsupported].
+func SetKeepAlive(c *net.TCPConn, k KeepAlive) error {
+	err := k.Validate()
+	switch {
+	case err != nil:
+	case k == KeepAlive{}:
+		err = c.SetKeepAlive(false)
+	default:
+		err = setKeepAlive(c, k)
+	}
+	if err != nil {
+		return fmt.Errorf("set keepalive %v: %w", k, err)
+	}
+	return nil
+}
+
+// GetKeepAlive returns the keepalive of a connection. On systems that do not report it, the error wraps
+// [errors.ErrUnsupported].
+func GetKeepAlive(c *net.TCPConn) (KeepAlive, error) {
+	k, err := getKeepAlive(c)
+	if err != nil {
+		return KeepAlive{}, fmt.Errorf("get keepalive: %w", err)
+	}
+	return k, nil
 }

@@ -19,10 +19,11 @@
 //  2. takes what callers have handed over,
 //  3. handles times that have come (deadlines_linux.go) and messages, such as that a caller has
 //     given up,
-//  4. wakes callers whose tasks have ended,
-//  5. starts new tasks, those with a waiting caller first: this is when a SYN is sent.
+//  4. lets tasks read that have something to read: held connections (hold_linux.go),
+//  5. wakes callers whose tasks have ended,
+//  6. starts new tasks, those with a waiting caller first: this is when a SYN is sent.
 //
-// Steps 3 to 5 handle a few dozen tasks at most, and step 5 takes 1 ms or one task at most. So however
+// Steps 3 to 6 handle a few dozen tasks at most, and step 6 takes 1 ms or one task at most. So however
 // many there are, the loop soon looks for SYN-ACKs again, within the 200 ms for which the kernel
 // withholds the final ACK. Events go first, but they cannot stop the rest for good: descriptors are
 // watched edge-triggered, so that one that stays ready gives no further event, and after some thousand
@@ -73,6 +74,10 @@ const (
 	duePerTurn  = 64
 	toldPerTurn = 64
 
+	// readsPerTurn limits how many tasks read in a turn, each of them as much as fits into loop.data: so data of
+	// a peer takes some tens of µs of a turn.
+	readsPerTurn = 16
+
 	// wakesAhead limits how many waiters are woken and have not run yet. If the loop woke
 	// thousands at once, they might all run before the loop gets a processor again.
 	wakesAhead = 32
@@ -89,7 +94,7 @@ const (
 type loop struct {
 	epoll  int             // a nonblocking epoll descriptor
 	file   *os.File        // the same descriptor, known to the Go runtime's poller
-	events syscall.RawConn // of file, to wait for events
+	poller syscall.RawConn // of file, to wait for events
 	epoch  time.Time       // zero of the loop's clock
 	cookie uint64          // of the namespace in which the loop opens sockets; 0 if it is not known
 
@@ -121,6 +126,7 @@ type loop struct {
 	freed     []ticket         // of tasks that have ended
 	waiting   [2]queue[ticket] // tasks to be started, by urgency
 	unread    queue[message]   // messages to be handled
+	readers   queue[ticket]    // tasks that have something to read
 	finished  queue[waiter]    // of ended tasks; they have not been woken
 
 	// The next turn reuses the memory of what callers have handed over in the previous one.
@@ -131,9 +137,15 @@ type loop struct {
 	outbox  []Repeated
 	results *mailbox[Repeated]
 
+	// Of Connections: events that are not in the mailbox yet, and the mailbox.
+	happened []happening
+	events   *mailbox[happening]
+	backlog  *atomic.Int64 // of the engine
+
 	// Scratch memory of the task that is called.
 	info    unix.TCPInfo
 	control [128]byte
+	data    [4096]byte
 }
 
 // An urgency is the order in which tasks are started. Tasks of the same urgency are started in the order
@@ -177,7 +189,7 @@ func newLoop(in *namespace, epoch time.Time) (*loop, error) {
 		driven:  true, // by run, from the start
 	}
 	l.left.L = &l.mu
-	if l.events, err = l.file.SyscallConn(); err == nil {
+	if l.poller, err = l.file.SyscallConn(); err == nil {
 		err = l.file.SetReadDeadline(time.Time{}) // fails if the runtime cannot poll it
 	}
 	if err != nil {
@@ -207,22 +219,30 @@ func (l *loop) onClock(t time.Time) time.Duration { return t.Sub(l.epoch) + 1 }
 // submit hands a task to the loop, which will call it with eventStart, and with eventDue when that time has
 // come; a due of 0 is never. If the loop takes no more tasks, the error is ErrClosed or the error of the
 // system call that ended the loop.
-func (l *loop) submit(t task, u urgency, due time.Duration) (ticket, error) {
+func (l *loop) submit(t task, u urgency, due time.Duration) (own ticket, err error) {
+	err = l.submitAs(&own, t, u, due)
+	return own, err
+}
+
+// submitAs is like submit, but stores the task's ticket before it calls the task.
+func (l *loop) submitAs(named *ticket, t task, u urgency, due time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended != nil {
-		return ticket{}, l.ended
+		return l.ended
 	}
 	own := l.tickets.take()
+	*named = own
 	l.arrivals = append(l.arrivals, arrival{ticket: own, task: t, urgency: u, due: due})
 	if u == interactive {
 		l.callers.Add(1)
 	}
 	l.drive()
-	return own, nil
+	return nil
 }
 
-// tell makes the loop call a submitted task with a message. It has no effect if the task has ended.
+// tell makes the loop call a submitted task with a message. If the task has ended, the message is dropped, and told so
+// if it is a refusable.
 func (l *loop) tell(to ticket, text any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -276,6 +296,7 @@ func (l *loop) leave() {
 func (l *loop) busy() bool {
 	return len(l.arrivals) > 0 || len(l.messages) > 0 || l.ended != nil ||
 		l.waiting[interactive].len() > 0 || l.waiting[background].len() > 0 || l.unread.len() > 0 ||
+		l.readers.len() > 0 ||
 		l.finished.len() > 0 && l.ahead.Load() <= wakesAhead/2
 }
 
@@ -341,7 +362,7 @@ func (l *loop) sleep() error {
 	}
 	l.leave()
 	l.mu.Unlock()
-	err := l.events.Read(anyEvent)
+	err := l.poller.Read(anyEvent)
 	l.mu.Lock()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		l.setAlarm(0)
@@ -397,6 +418,7 @@ func (l *loop) turn(inside bool) error {
 	}
 	l.passTimes()
 	l.passMessages()
+	l.read()
 	// Waiters are woken after every socket that can be closed is closed, but before the next
 	// SYNs are sent, so that the waiters can run in parallel with the loop.
 	l.wake(wakesAhead)
@@ -466,7 +488,20 @@ func (l *loop) passMessages() {
 	for range min(toldPerTurn, l.unread.len()) {
 		m := l.unread.first()
 		l.unread.drop()
-		l.call(m.to, event{kind: eventTold, message: m.text})
+		if s := l.slots.find(m.to); s != nil {
+			s.task.handle(l, m.to, event{kind: eventTold, message: m.text})
+		} else if r, ok := m.text.(refusable); ok {
+			r.refuse()
+		}
+	}
+}
+
+// read calls tasks that have something to read, at most readsPerTurn, in turns.
+func (l *loop) read() {
+	for range min(readsPerTurn, l.readers.len()) {
+		next := l.readers.first()
+		l.readers.drop()
+		l.call(next, event{kind: eventRead})
 	}
 }
 
@@ -531,6 +566,10 @@ func (l *loop) watch(own ticket, fd int, events uint32) error {
 // setDue sets the time on the loop's clock at which the loop calls the task with eventDue. It replaces the
 // time that was set before; 0 is never.
 func (l *loop) setDue(own ticket, at time.Duration) { l.deadlines.set(l.slots.find(own), at) }
+
+// readLater makes the loop call the task with eventRead, in this turn or a later one. The loop does so once for each
+// call.
+func (l *loop) readLater(own ticket) { l.readers.add(own) }
 
 // finish ends a task that has closed its descriptors. The waiter, if there is one, is woken later in the turn or in
 // a later turn.

@@ -39,7 +39,7 @@ func (e *engine) repeat(r *Repetition, target netip.AddrPort, scope uint32, sche
 	if err != nil {
 		return err
 	}
-	e.reading.Do(func() { go e.read() })
+	e.results.start()
 	r.repeating = repeating{
 		options: schedule.Options.share(), loop: e.nextLoop(),
 		target: target, scope: scope,
@@ -48,26 +48,13 @@ func (e *engine) repeat(r *Repetition, target netip.AddrPort, scope uint32, sche
 	if source != (rawAddress{}) {
 		r.source = &source
 	}
-	r.ticket, err = r.loop.submit(r, interactive, 0)
-	return err
+	return r.loop.submitAs(&r.ticket, r, interactive, 0)
 }
 
-// read passes results of Repetitions on to their functions until the engine is closed.
-func (e *engine) read() {
-	defer close(e.readEnded)
-	var results []Repeated
-	for open := true; open; {
-		select {
-		case <-e.results.ready:
-		case <-e.closed:
-			open = false
-		}
-		results = e.results.take(results)
-		for _, result := range results {
-			if r := result.repetition; !r.over.Load() {
-				r.each(result)
-			}
-		}
+// pass passes the result of a Repetition on to its function.
+func (r Repeated) pass() {
+	if !r.repetition.over.Load() {
+		r.repetition.each(r)
 	}
 }
 
@@ -222,15 +209,19 @@ func (l *loop) enqueue(t task, u urgency) ticket {
 	return own
 }
 
-// deliver puts results into the mailbox.
+// deliver puts results of Repetitions and events of Connections into their mailboxes.
 func (l *loop) deliver() {
-	if len(l.outbox) == 0 {
-		return
+	if len(l.outbox) > 0 {
+		accepted := l.results.put(l.outbox)
+		for _, lost := range l.outbox[accepted:] {
+			lost.repetition.unread.Add(1)
+		}
+		clear(l.outbox)
+		l.outbox = l.outbox[:0]
 	}
-	accepted := l.results.put(l.outbox)
-	for _, lost := range l.outbox[accepted:] {
-		lost.repetition.unread.Add(1)
+	if len(l.happened) > 0 {
+		l.events.put(l.happened) // it has room for all
+		clear(l.happened)
+		l.happened = l.happened[:0]
 	}
-	clear(l.outbox)
-	l.outbox = l.outbox[:0]
 }

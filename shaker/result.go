@@ -11,8 +11,8 @@ import (
 // An Outcome is the verdict about a target, in one word.
 type Outcome uint8
 
-// The outcomes of a handshake. New ones will only be added in a new major version, so that
-// outcomes can serve as label values.
+// The outcomes of a handshake, and of a [Connection]. New ones will only be added in a new major version, so
+// that outcomes can serve as label values.
 const (
 	// Open: a SYN-ACK arrived.
 	Open Outcome = iota + 1
@@ -29,6 +29,13 @@ const (
 	Prohibited
 	// Failed: any other errno. Its String is "error".
 	Failed
+	// Closed: the peer has closed its side of a Connection with a FIN. A handshake never has this outcome, nor
+	// the next ones.
+	Closed
+	// Silent: the peer's kernel has acknowledged the data that was sent, and its application has not answered.
+	Silent
+	// Mismatch: the peer has sent something that is not what was expected, such as a frame that is too long.
+	Mismatch
 )
 
 var outcomeNames = [...]string{
@@ -40,11 +47,14 @@ var outcomeNames = [...]string{
 	Unreachable: "unreachable",
 	Prohibited:  "prohibited",
 	Failed:      "error",
+	Closed:      "closed",
+	Silent:      "silent",
+	Mismatch:    "mismatch",
 }
 
 // String returns the outcome in lower case, as in the exporter's result label: "open", "refused",
-// "reset", "timeout", "unreachable", "prohibited" or "error". The zero Outcome, which means that
-// there is no verdict, is "unknown".
+// "reset", "timeout", "unreachable", "prohibited" or "error", and for a Connection also "closed", "silent" or
+// "mismatch". The zero Outcome, which means that there is no verdict, is "unknown".
 func (o Outcome) String() string {
 	if int(o) < len(outcomeNames) {
 		return outcomeNames[o]

@@ -396,7 +396,7 @@ func TestICMPText(t *testing.T) {
 // Every outcome has a text, from which it can be read again.
 func TestOutcomeText(t *testing.T) {
 	type labelled struct{ Outcome shaker.Outcome }
-	for outcome := range shaker.Failed + 1 {
+	for outcome := range shaker.Mismatch + 1 {
 		text, err := json.Marshal(labelled{outcome})
 		if want := fmt.Sprintf(`{"Outcome":"%v"}`, outcome); err != nil || string(text) != want {
 			t.Errorf("the outcome %d in JSON is %s, error %v, want %s", uint8(outcome), text, err, want)
@@ -409,11 +409,11 @@ func TestOutcomeText(t *testing.T) {
 	if zero := shaker.Outcome(0).String(); zero != "unknown" {
 		t.Errorf("the zero Outcome is %q, want unknown", zero)
 	}
-	if text := (shaker.Failed + 1).String(); text != "Outcome(8)" {
-		t.Errorf("the outcome after the last one is %q, want Outcome(8)", text)
+	if text := (shaker.Mismatch + 1).String(); text != "Outcome(11)" {
+		t.Errorf("the outcome after the last one is %q, want Outcome(11)", text)
 	}
-	if text, err := (shaker.Failed + 1).MarshalText(); err == nil {
-		t.Errorf("MarshalText of %v = %q, want an error", shaker.Failed+1, text)
+	if text, err := (shaker.Mismatch + 1).MarshalText(); err == nil {
+		t.Errorf("MarshalText of %v = %q, want an error", shaker.Mismatch+1, text)
 	}
 	outcome := shaker.Open
 	if err := outcome.UnmarshalText([]byte("OPEN")); err == nil || outcome != shaker.Open {

@@ -139,4 +139,28 @@ func isReadable(fd int) bool {
 	return n > 0 || errno != 0 && errno != unix.EINTR
 }
 
+// receive reads data that has arrived (recv(2)). It returns 0 bytes after the peer's FIN.
+func receive(fd int, data []byte) (n int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&data[0])),
+		uintptr(len(data)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), 0
+}
+
+// send sends as much of the data as the kernel has room for (send(2)).
+func send(fd int, data []byte) (n int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&data[0])),
+		uintptr(len(data)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), 0
+}
+
+// shutdownWriting sends the FIN of a connection. Unlike closing the descriptor, this does not wait for other copies of
+// it.
+func shutdownWriting(fd int) { unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0) }
+
 func closeDescriptor(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }

@@ -1,0 +1,7 @@
+//go:build aix || dragonfly || freebsd || linux || netbsd || solaris
+
+package shaker
+
+import "golang.org/x/sys/unix"
+
+const tcpKeepIdle = unix.TCP_KEEPIDLE
