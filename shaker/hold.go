@@ -212,8 +212,8 @@ const (
 	eventBytes = 128
 )
 
-// A Connection is a TCP connection that is held: the handshake, then keepalives and heartbeats until it ends. It is never
-// opened again. It is safe for concurrent use.
+// A Connection is a TCP connection that is held: the handshake, then keepalives and heartbeats until it ends. It is
+// never opened again. It is safe for concurrent use.
 type Connection struct {
 	each   func(*Connection, ConnectionEvent)
 	target netip.AddrPort
@@ -231,8 +231,8 @@ type Connection struct {
 	holding
 }
 
-// Hold opens a connection to the target, holds it, and calls each with every event of its life. Hold does not wait: the
-// first event is Established or Ended.
+// Hold opens a connection to the target, holds it, and calls each with every event of its life. Hold does not wait:
+// the first event is Established or Ended.
 //
 // One goroutine makes the calls, for all Connections of the Shaker, in the order of the events of each of them. A
 // function that takes long has to hand the events on. It must not call [Shaker.Close]. Events for which there is no room
@@ -277,9 +277,9 @@ func (c *Connection) State() (ConnectionState, error) {
 	return c.state()
 }
 
-// SetKeepAlive changes the keepalive of the connection. The kernel counts Idle from when the peer was heard last: if that
-// is longer ago, it sends a keepalive at once. The error wraps [os.ErrInvalid] for values that are not possible, and
-// [ErrEnded] if the connection has ended.
+// SetKeepAlive changes the keepalive of the connection. The kernel counts Idle from when the peer was heard last: if
+// that is longer ago, it sends a keepalive at once. The error wraps [os.ErrInvalid] for values that are not possible,
+// and [ErrEnded] if the connection has ended.
 func (c *Connection) SetKeepAlive(k KeepAlive) error {
 	err := k.Validate()
 	if err == nil {

@@ -359,11 +359,18 @@ func (c *Connection) survive(l *loop) (alive bool) {
 	}
 	now := l.clock()
 	c.deadline = now - silence(&l.info) + c.keepAlive.DeadAfter()
-	if c.deadline <= now {
-		c.end(l, Timeout, unix.ETIMEDOUT, nil)
-		return false
+	if c.deadline > now {
+		return true
 	}
-	return true
+	// If an ICMP error has answered the data, or there is no route, the kernel would end the connection with that
+	// errno. SO_ERROR has it already (sk_err_soft).
+	errno, err := socketError(c.fd)
+	outcome, ok := verdict(errno, ICMP{})
+	if err != nil || errno == 0 || !ok {
+		outcome, errno = Timeout, unix.ETIMEDOUT
+	}
+	c.end(l, outcome, errno, nil)
+	return false
 }
 
 // silence returns how long ago the peer's kernel was heard last, as the kernel calculates it for keepalives. Data that

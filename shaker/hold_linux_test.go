@@ -148,6 +148,10 @@ func write(tb testing.TB, conn net.Conn, text string) {
 
 var lines = Framing{Delimiter: "\n"}
 
+func ping(interval, timeout time.Duration) Heartbeat {
+	return Heartbeat{Interval: interval, Timeout: timeout, Send: []byte("PING\n")}
+}
+
 // A life: established, greeted, heartbeats that are answered and not, and the end.
 func TestHold(t *testing.T) {
 	lab.Need(t)
@@ -157,11 +161,12 @@ func TestHold(t *testing.T) {
 		h := mustHold(t, s, p.target, HoldOptions{
 			Framing:   lines,
 			Greeting:  time.Minute,
-			Heartbeat: Heartbeat{Interval: 500 * time.Millisecond, Timeout: 400 * time.Millisecond, Send: []byte("PING\n")},
+			Heartbeat: ping(500*time.Millisecond, 400*time.Millisecond),
 		})
 		conn := p.accept()
-		if e := h.next(Established); e.Result.Outcome != Open || !e.Result.ACKSent || e.Result.Local.String() != conn.RemoteAddr().String() {
-			t.Errorf("Established with %+v, want Open with ACKSent and the local address %v", e.Result, conn.RemoteAddr())
+		r := h.next(Established).Result
+		if r.Outcome != Open || !r.ACKSent || r.Local.String() != conn.RemoteAddr().String() {
+			t.Errorf("Established with %+v, want Open with ACKSent and the local address %v", r, conn.RemoteAddr())
 		}
 		write(t, conn, "hello\nworld\n")
 		if e := h.next(Greeted); string(e.Frame) != "hello" {

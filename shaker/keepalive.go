@@ -52,8 +52,8 @@ func (k KeepAlive) Validate() error {
 	return nil
 }
 
-// SetKeepAlive sets the keepalive of a connection. On systems that cannot set it for a single connection, the error wraps
-// [errors.ErrUnsupported].
+// SetKeepAlive sets the keepalive of a connection. On systems that cannot set it for a single connection, OpenBSD and
+// Plan 9, the error wraps [errors.ErrUnsupported].
 func SetKeepAlive(c *net.TCPConn, k KeepAlive) error {
 	err := k.Validate()
 	switch {
@@ -69,8 +69,8 @@ func SetKeepAlive(c *net.TCPConn, k KeepAlive) error {
 	return nil
 }
 
-// GetKeepAlive returns the keepalive of a connection. On systems that do not report it, the error wraps
-// [errors.ErrUnsupported].
+// GetKeepAlive returns the keepalive of a connection. On systems that do not report it, OpenBSD and Plan 9, the error
+// wraps [errors.ErrUnsupported].
 func GetKeepAlive(c *net.TCPConn) (KeepAlive, error) {
 	k, err := getKeepAlive(c)
 	if err != nil {

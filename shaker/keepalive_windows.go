@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// getKeepAlive reads the options of the socket, whose units are seconds. Windows has them since Windows 10, version 1709.
+// getKeepAlive reads the options of the socket, whose units are seconds. They exist since Windows 10, version 1709.
 func getKeepAlive(c *net.TCPConn) (k KeepAlive, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
