@@ -455,6 +455,16 @@ func (c *Connection) happen(l *loop, e happening) {
 	l.happened = append(l.happened, e)
 }
 
+// deliverEvents puts events of Connections into the mailbox, which has room for all of them.
+func (l *loop) deliverEvents() {
+	if len(l.happened) == 0 {
+		return
+	}
+	l.events.put(l.happened)
+	clear(l.happened)
+	l.happened = l.happened[:0]
+}
+
 // pass passes an event on to the function of its Connection.
 func (h happening) pass() {
 	e := ConnectionEvent{

@@ -2,13 +2,20 @@ package shaker
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // A held is a Connection whose events a test reads one after the other.
@@ -202,5 +209,261 @@ func TestHold(t *testing.T) {
 		if _, err := h.State(); err != ErrEnded {
 			t.Errorf("State of a connection that has ended: error %v, want %v", err, ErrEnded)
 		}
+	}
+}
+
+// Frames arrive byte by byte, several at once, and with either order of the length.
+func TestHoldFrames(t *testing.T) {
+	s := start(t)
+	p := newPeer(t, "127.0.0.1:0")
+	for _, c := range []struct {
+		name    string
+		framing Framing
+		sent    string
+		want    []string
+	}{
+		{name: "lines", framing: lines, sent: "one\ntwo\n\n", want: []string{"one", "two", ""}},
+		{name: "a length", framing: Framing{Length: 2}, sent: "\x00\x03one\x00\x00\x00\x01b", want: []string{"one", "", "b"}},
+		{name: "a little-endian length", framing: Framing{Length: 2, LittleEndian: true},
+			sent: "\x03\x00one\x00\x00\x01\x00b", want: []string{"one", "", "b"}},
+	} {
+		h := mustHold(t, s, p.target, HoldOptions{Framing: c.framing})
+		h.next(Established)
+		conn := p.accept()
+		for _, size := range []int{1, 2, len(c.sent)} {
+			for i := 0; i < len(c.sent); i += size {
+				write(t, conn, c.sent[i:min(len(c.sent), i+size)])
+			}
+			for _, want := range c.want {
+				if e := h.next(Received); string(e.Frame) != want || e.Frame == nil {
+					t.Errorf("%s, in pieces of %d: frame %q, want %q", c.name, size, e.Frame, want)
+				}
+			}
+		}
+		// The rest of a frame never arrives.
+		write(t, conn, c.sent[:1])
+		conn.Close()
+		if e := h.next(Ended); e.Outcome != Closed {
+			t.Errorf("%s: the peer closes within a frame: %v, want Closed", c.name, e.Outcome)
+		}
+	}
+}
+
+// A frame that is too long, or garbage, ends the connection, the way that the options say.
+func TestHoldMismatch(t *testing.T) {
+	s := start(t)
+	p := newPeer(t, "127.0.0.1:0")
+	for _, c := range []struct {
+		name    string
+		framing Framing
+		fin     bool
+		sent    string
+	}{
+		{name: "garbage", framing: Framing{Length: 2}, sent: "HTTP/1.1 400 Bad Request\r\n"},
+		{name: "a long line", framing: Framing{Delimiter: "\n", Max: 10}, fin: true, sent: "a long line\n"},
+	} {
+		h := mustHold(t, s, p.target, HoldOptions{Framing: c.framing, Options: Options{FIN: c.fin}})
+		h.next(Established)
+		conn := p.accept()
+		write(t, conn, c.sent)
+		if e := h.next(Ended); e.Outcome != Mismatch || e.Errno != 0 || e.Err != nil {
+			t.Errorf("%s: Ended: %v, errno %v, error %v, want Mismatch", c.name, e.Outcome, e.Errno, e.Err)
+		}
+		assertClosed(t, conn, c.fin)
+	}
+}
+
+// assertClosed fails the test if the other side of a connection has not closed it: with a FIN, or with an RST.
+func assertClosed(t *testing.T, conn net.Conn, fin bool) {
+	t.Helper()
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
+	_, err := conn.Read(make([]byte, 1))
+	want := error(unix.ECONNRESET)
+	if fin {
+		want = io.EOF
+	}
+	if !errors.Is(err, want) {
+		t.Errorf("the peer reads: error %v, want %v", err, want)
+	}
+}
+
+// silentTarget returns a target that does not answer.
+func silentTarget(t *testing.T) netip.AddrPort {
+	simnet.NewNetwork(t).At("192.0.2.1")
+	return netip.MustParseAddrPort("192.0.2.1:80")
+}
+
+// Close ends a connection as the options say. It is safe from the function that takes the events, in any state of the
+// connection, and twice.
+func TestHoldClose(t *testing.T) {
+	silent := silentTarget(t)
+	s := start(t)
+	p := newPeer(t, "127.0.0.1:0")
+	before := lab.Descriptors(t)
+	for _, fin := range []bool{false, true} {
+		options := HoldOptions{Options: Options{FIN: fin}}
+		h := mustHold(t, s, p.target, options)
+		h.next(Established)
+		conn := p.accept()
+		h.Close()
+		assertClosed(t, conn, fin)
+		conn.Close()
+		h.Close()
+		if err := h.SetKeepAlive(dead); err != ErrEnded {
+			t.Errorf("SetKeepAlive after Close: error %v, want %v", err, ErrEnded)
+		}
+		h.none()
+
+		own := make(chan ConnectionState, 1)
+		_, err := s.Hold(p.target, options, func(c *Connection, e ConnectionEvent) {
+			state, err := c.State()
+			if err != nil {
+				t.Errorf("State within the function: %v", err)
+			}
+			c.Close()
+			own <- state
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn = p.accept()
+		if state := <-own; state.Local.String() != conn.RemoteAddr().String() {
+			t.Errorf("the state within the function is %+v, want that of the connection from %v", state, conn.RemoteAddr())
+		}
+		assertClosed(t, conn, fin)
+		conn.Close()
+
+		h = mustHold(t, s, silent, options)
+		if state := h.mustState(); !state.Established.IsZero() || state.Peer != silent {
+			t.Errorf("the state while connecting is %+v, want that of a connection that is not established", state)
+		}
+		h.Close()
+		h.none()
+	}
+	if after := lab.Descriptors(t); after != before {
+		t.Errorf("%d descriptors are open, want %d as before", after, before)
+	}
+}
+
+// A connection that cannot be established ends with the verdict of the handshake, or with the error of this host.
+func TestHoldCannotConnect(t *testing.T) {
+	silent := silentTarget(t)
+	s := start(t)
+	for _, c := range []struct {
+		target netip.AddrPort
+		want   Outcome
+		errno  Errno
+	}{
+		{target: closedPort(t), want: Refused, errno: unix.ECONNREFUSED},
+		{target: silent, want: Timeout, errno: unix.ETIMEDOUT},
+	} {
+		h := mustHold(t, s, c.target, HoldOptions{Options: Options{Timeout: 2 * time.Second}})
+		e := h.next(Ended)
+		if e.Outcome != c.want || e.Errno != c.errno || e.Err != nil || e.Result.Outcome != c.want || e.Result.SYNs == 0 {
+			t.Errorf("Hold(%v): Ended: %+v, want %v and the result of the handshake", c.target, e, c.want)
+		}
+	}
+	lab.WithDescriptors(t, 0, func() {
+		h := mustHold(t, s, silent, HoldOptions{})
+		if e := h.next(Ended); !errors.Is(e.Err, ErrLocal) || !errors.Is(e.Err, unix.EMFILE) || e.Outcome != 0 {
+			t.Errorf("without descriptors: Ended: %+v, want an error that wraps ErrLocal and EMFILE", e)
+		}
+	})
+}
+
+func TestHoldInvalid(t *testing.T) {
+	s := start(t)
+	valid := netip.MustParseAddrPort("127.0.0.1:80")
+	beat := Heartbeat{Interval: time.Second, Timeout: time.Millisecond, Send: []byte("x")}
+	with := func(change func(*Heartbeat)) HoldOptions {
+		h := beat
+		change(&h)
+		return HoldOptions{Heartbeat: h}
+	}
+	for _, c := range []struct {
+		target  netip.AddrPort
+		options HoldOptions
+		want    string
+	}{
+		{target: netip.AddrPort{}, want: "invalid target"},
+		{target: valid, options: HoldOptions{Greeting: -1}, want: "negative greeting timeout -1ns"},
+		{target: valid, options: HoldOptions{Options: Options{DSCP: 64}}, want: "DSCP is 64, want 0 to 63"},
+		{target: valid, options: HoldOptions{KeepAlive: KeepAlive{Idle: time.Second, Interval: time.Second}},
+			want: "keepalive count 0, want 1 to 127"},
+		{target: valid, options: HoldOptions{Framing: Framing{Length: 3}},
+			want: "a length of 3 bytes in front of frames, want 1, 2 or 4"},
+		{target: valid, options: with(func(h *Heartbeat) { h.Interval = time.Millisecond }),
+			want: "heartbeat interval 1ms, want 10ms or more"},
+		{target: valid, options: with(func(h *Heartbeat) { h.Timeout = time.Second }),
+			want: "heartbeat timeout 1s, want more than 0 and less than the interval 1s"},
+		{target: valid, options: with(func(h *Heartbeat) { h.Send = nil }), want: "heartbeat of 0 bytes, want 1 to 4096"},
+		{target: valid, options: with(func(h *Heartbeat) { h.Send = make([]byte, 4097) }),
+			want: "heartbeat of 4097 bytes, want 1 to 4096"},
+	} {
+		_, err := s.Hold(c.target, c.options, nil)
+		want := fmt.Sprintf("hold %v: %s", c.target, c.want)
+		if err == nil || err.Error() != want || !errors.Is(err, os.ErrInvalid) || errors.Is(err, ErrLocal) {
+			t.Errorf("Hold(%v, %+v): error %v, want %s", c.target, c.options, err, want)
+		}
+	}
+	s.Close()
+	if _, err := s.Hold(valid, HoldOptions{}, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("Hold after Close: error %v, want %v", err, ErrClosed)
+	}
+}
+
+// Closing the Shaker ends every connection. The function learns of it before Close returns.
+func TestHoldShakerClose(t *testing.T) {
+	s := start(t)
+	p := newPeer(t, "127.0.0.1:0")
+	h := mustHold(t, s, p.target, HoldOptions{})
+	h.next(Established)
+	conn := p.accept()
+	s.Close()
+	if e := h.next(Ended); !errors.Is(e.Err, ErrClosed) || e.Outcome != 0 {
+		t.Errorf("Ended: %+v, want an error that wraps ErrClosed", e)
+	}
+	assertClosed(t, conn, false)
+	if _, err := h.State(); err != ErrEnded {
+		t.Errorf("State after Close of the Shaker: error %v, want %v", err, ErrEnded)
+	}
+}
+
+// The socket of an established connection is an ordinary one. That of a handshake withholds the ACK and queues ICMP
+// errors.
+func TestHoldSocketOptions(t *testing.T) {
+	s, l := startOne(t)
+	for _, c := range []struct {
+		address   string
+		fin       bool
+		level     int
+		recverr   int
+		keepAlive KeepAlive
+	}{
+		{address: "127.0.0.1:0", level: unix.IPPROTO_IP, recverr: unix.IP_RECVERR, keepAlive: dead},
+		{address: "[::1]:0", level: unix.IPPROTO_IPV6, recverr: unix.IPV6_RECVERR, fin: true},
+	} {
+		p := newPeer(t, c.address)
+		h := mustHold(t, s, p.target, HoldOptions{Options: Options{FIN: c.fin}, KeepAlive: c.keepAlive})
+		h.next(Established)
+		stopped := hold(l)
+		fd := h.fd
+		for _, option := range []struct {
+			name          string
+			level, option int
+			want          int
+		}{
+			{name: "IP_RECVERR", level: c.level, option: c.recverr, want: 0},
+			{name: "TCP_QUICKACK", level: unix.IPPROTO_TCP, option: unix.TCP_QUICKACK, want: 1},
+		} {
+			if got, err := unix.GetsockoptInt(fd, option.level, option.option); err != nil || got != option.want {
+				t.Errorf("%v: %s is %d, error %v, want %d", p.target, option.name, got, err, option.want)
+			}
+		}
+		linger, err := unix.GetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER)
+		if err != nil || (linger.Onoff == 0) != c.fin {
+			t.Errorf("%v: SO_LINGER is %+v, error %v, want it off with FIN: %t", p.target, linger, err, c.fin)
+		}
+		close(stopped.release)
 	}
 }

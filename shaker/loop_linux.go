@@ -429,7 +429,8 @@ func (l *loop) turn(inside bool) error {
 		l.crowded++
 	}
 	l.wake(wakesAhead)
-	l.deliver()
+	l.deliverResults()
+	l.deliverEvents()
 	return nil
 }
 
@@ -602,6 +603,7 @@ func (l *loop) shut(err error) {
 			s.task.handle(l, s.ticket, event{kind: eventClosing, err: err})
 		}
 	}
+	l.deliverEvents()
 	l.wake(math.MaxInt32)
 	l.file.Close()
 }

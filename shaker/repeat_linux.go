@@ -209,19 +209,15 @@ func (l *loop) enqueue(t task, u urgency) ticket {
 	return own
 }
 
-// deliver puts results of Repetitions and events of Connections into their mailboxes.
-func (l *loop) deliver() {
-	if len(l.outbox) > 0 {
-		accepted := l.results.put(l.outbox)
-		for _, lost := range l.outbox[accepted:] {
-			lost.repetition.unread.Add(1)
-		}
-		clear(l.outbox)
-		l.outbox = l.outbox[:0]
+// deliverResults puts results of Repetitions into the mailbox.
+func (l *loop) deliverResults() {
+	if len(l.outbox) == 0 {
+		return
 	}
-	if len(l.happened) > 0 {
-		l.events.put(l.happened) // it has room for all
-		clear(l.happened)
-		l.happened = l.happened[:0]
+	accepted := l.results.put(l.outbox)
+	for _, lost := range l.outbox[accepted:] {
+		lost.repetition.unread.Add(1)
 	}
+	clear(l.outbox)
+	l.outbox = l.outbox[:0]
 }
