@@ -16,17 +16,6 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// start starts a Shaker for the rest of the test.
-func start(tb testing.TB) *Shaker {
-	tb.Helper()
-	s, err := New(nil)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { s.Close() })
-	return s
-}
-
 // startOne starts a Shaker with a single loop for the rest of the test, and returns the loop.
 func startOne(tb testing.TB) (*Shaker, *loop) {
 	tb.Helper()
