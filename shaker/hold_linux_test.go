@@ -58,7 +58,8 @@ func TestHoldCannotConnect(t *testing.T) {
 	} {
 		h := mustHold(t, s, c.target, HoldOptions{Options: Options{Timeout: 2 * time.Second}})
 		e := h.next(Ended)
-		if r := e.Result; e.Outcome != c.want || e.Errno != c.errno || e.Err != nil || r.Outcome != c.want || r.SYNs == 0 {
+		r := e.Result
+		if e.Outcome != c.want || e.Errno != c.errno || e.Err != nil || r.Outcome != c.want || r.SYNs == 0 {
 			t.Errorf("Hold(%v): Ended: %+v, want %v and the result of the handshake", c.target, e, c.want)
 		}
 	}

@@ -34,7 +34,7 @@ func footprintOf(t *testing.T, s *Shaker) footprint {
 		f.slots += running(l) - 1
 		f.deadlines += len(l.deadlines)
 		f.queued += l.waiting[interactive].len() - 1 + l.waiting[background].len() +
-			len(l.arrivals) + len(l.messages) + l.unread.len()
+			len(l.arrivals) + len(l.messages) + l.unread.len() + l.readers.len()
 		close(h.release)
 	}
 	return f
