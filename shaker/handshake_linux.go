@@ -20,7 +20,7 @@ import (
 type handshake struct {
 	// The caller sets these before it submits the handshake.
 	withholdACK bool
-	keep        bool // the socket stays open if the outcome is Open; ended takes it over
+	keep        bool // if Open, the socket stays open, and ended takes it over; withholdACK is false
 	family      int
 	peer        rawAddress
 	options     Options
@@ -172,7 +172,7 @@ const tcpSocket = unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
 // together with their sender. Without the option FIN, the socket withholds the final ACK, unless it is kept, and the
 // kernel sends an RST if this process is killed before closeSocket does so.
 func (h *handshake) configure() (err error) {
-	if h.withholdACK && !h.options.FIN && !h.keep {
+	if h.withholdACK && !h.options.FIN {
 		// The kernel then delays the ACK for up to 200 ms (TCP_DELACK_MAX), to send it
 		// together with the first data of the application.
 		err = setInt(h.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)

@@ -437,6 +437,31 @@ func TestHoldSilent(t *testing.T) {
 			}
 		}
 	})
+	t.Run("not reading, then gone", func(t *testing.T) {
+		scene := newScene(t, chain, holdPort, 2048)
+		near, _ := scene.hold(s, HoldOptions{
+			KeepAlive: KeepAlive{Idle: 4 * time.Second, Interval: time.Second, Count: 2},
+			Heartbeat: Heartbeat{Interval: time.Second, Timeout: 300 * time.Millisecond, Send: make([]byte, longestSend)},
+		})
+		for _, h := range near {
+			if e := h.next(Unanswered); e.Outcome != Silent {
+				t.Errorf("%v: Unanswered: %v, want Silent", h.target, e.Outcome)
+			}
+		}
+		scene.forward(2, "drop")
+		for _, h := range near {
+			var last ConnectionEvent
+			e := <-h.events
+			for ; e.Kind == Unanswered; e = <-h.events {
+				last = e
+			}
+			if last.Outcome != Timeout || e.Kind != Ended || e.Outcome != Timeout || e.State.KeepAlivesUnanswered != 0 {
+				t.Errorf("%v: Unanswered: %v, then %v: %v, %d keepalives unanswered, want Timeout, then Ended, Timeout, "+
+					"and probes of the window that are not counted as keepalives",
+					h.target, last.Outcome, e.Kind, e.Outcome, e.State.KeepAlivesUnanswered)
+			}
+		}
+	})
 }
 
 // The control: a connection without keepalive and heartbeat does not learn that its peer is gone.

@@ -285,19 +285,22 @@ func (c *Connection) lookAfter(l *loop) {
 		return
 	}
 	if c.next != 0 && c.next <= l.now {
-		if !c.read(l) { // what has arrived is not the answer to a later heartbeat, and may be the missing one
-			return
-		}
 		switch {
-		case c.next == 0 || c.next > l.now: // it was the missing one
+		case c.reading:
+			// It comes after what has arrived: that may be the missing answer, and it is not the answer to a
+			// later heartbeat.
 		case c.asked == 0:
 			if !c.beat(l) {
 				return
 			}
-		case c.reading || c.isLate(l):
-			// There is more to read, or this process was delayed: the answer may be about to arrive.
-		default:
-			c.judge(l)
+		case !c.isLate(l):
+			// There may be more events than the loop has seen in this turn.
+			if !c.read(l) {
+				return
+			}
+			if c.asked != 0 && !c.reading {
+				c.judge(l)
+			}
 		}
 	}
 	c.setDue(l)
@@ -383,10 +386,9 @@ func silence(info *unix.TCPInfo) time.Duration {
 func (c *Connection) judge(l *loop) {
 	if tcpInfo(c.fd, &l.info) == nil {
 		e := happening{kind: Unanswered, outcome: Timeout, errno: unix.ETIMEDOUT, at: l.now}
-		heard := l.clock() - silence(&l.info) + jiffy
-		switch closed := l.info.Notsent_bytes > 0 && l.info.Unacked == 0; {
-		case l.info.Unacked == 0 && !closed,
-			closed && (l.info.Probes == 0 || heard >= c.asked):
+		// If data waits and none is on its way, the window is closed. The kernel probes it, and counts the probes
+		// that the peer's kernel has not answered: the last one may have been sent this moment.
+		if l.info.Unacked == 0 && (l.info.Notsent_bytes == 0 || l.info.Probes < 2) {
 			e.outcome, e.errno = Silent, 0
 		}
 		c.happen(l, e)

@@ -3,10 +3,12 @@ package shaker
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -281,5 +283,59 @@ func TestHoldStateSystemCalls(t *testing.T) {
 	if infos < calls || infos > calls+10 || all > calls+100 {
 		t.Errorf("%d system calls, %d of them TCP_INFO, for %d States and the connection, want one for each",
 			all, infos, calls)
+	}
+}
+
+// Data that arrives together with the end comes first.
+func TestHoldDataBeforeEnd(t *testing.T) {
+	s, l := startOne(t)
+	p := newPeer(t, "127.0.0.1:0")
+	for _, c := range []struct {
+		reset bool
+		want  Outcome
+	}{{want: Closed}, {reset: true, want: Reset}} {
+		h := mustHold(t, s, p.target, HoldOptions{Framing: lines})
+		h.next(Established)
+		conn := p.accept()
+		stopped := hold(l)
+		write(t, conn, "last\nwords")
+		if c.reset {
+			conn.SetLinger(0)
+		}
+		conn.Close()
+		close(stopped.release)
+		if e := h.next(Received); string(e.Frame) != "last" {
+			t.Errorf("Received %q, want last", e.Frame)
+		}
+		if e := h.next(Ended); e.Outcome != c.want {
+			t.Errorf("Ended: %v, want %v", e.Outcome, c.want)
+		}
+	}
+}
+
+// More answers than the loop sees in one turn arrive while it is stopped for longer than the timeout: none is missing.
+func TestHoldLateLoopAndCrowd(t *testing.T) {
+	s, l := startOne(t)
+	p := newPeer(t, "127.0.0.1:0")
+	const n = 2 * eventsPerTurn
+	lab.NeedDescriptors(t, 2*n+100)
+	var all []*held
+	var conns []*net.TCPConn
+	for range n {
+		h := mustHold(t, s, p.target, HoldOptions{Framing: lines, Heartbeat: ping(time.Minute, 3*time.Second)})
+		h.next(Established)
+		all, conns = append(all, h), append(conns, p.accept())
+	}
+	for _, conn := range conns {
+		expect(t, conn, "PING\n")
+	}
+	stopped := hold(l)
+	for _, conn := range slices.Backward(conns) { // the first ones are due first, and the loop sees them last
+		write(t, conn, "PONG\n")
+	}
+	time.Sleep(4 * time.Second) // all deadlines have passed
+	close(stopped.release)
+	for _, h := range all {
+		h.next(Answered)
 	}
 }

@@ -430,3 +430,30 @@ func TestNewWithoutDescriptors(t *testing.T) {
 		t.Error("New never failed, want an error without descriptors")
 	}
 }
+
+// A namedTask compares its ticket with the one that submitAs has stored.
+type namedTask struct {
+	named ticket
+	same  bool
+}
+
+func (n *namedTask) handle(l *loop, own ticket, e event) {
+	n.same = n.named == own
+	l.finish(own, nil)
+}
+
+// The ticket is stored before the loop calls the task: what the task does may make another goroutine use the ticket.
+func TestSubmitAs(t *testing.T) {
+	_, l := startOne(t)
+	for range 3 {
+		task := &namedTask{named: ticket{index: -1}}
+		if err := l.submitAs(&task.named, task, interactive, 0); err != nil {
+			t.Fatal(err)
+		}
+		stopped := hold(l) // now the task has been called
+		if !task.same {
+			t.Error("the stored ticket is not that of the task when the loop calls it")
+		}
+		close(stopped.release)
+	}
+}
