@@ -235,10 +235,10 @@ type Connection struct {
 // the first event is Established or Ended.
 //
 // One goroutine makes the calls, for all Connections of the Shaker, in the order of the events of each of them. A
-// function that takes long has to hand the events on. It must not call [Shaker.Close]. Events for which there is no room
-// until the function takes them are dropped and counted ([Connection.Unread]): there is room for 64 frames of a
-// Connection that are neither greetings nor answers, and for 64 MiB of events in total. Established and Ended are never
-// dropped.
+// function that takes long has to hand the events on. It must not call [Shaker.Close]. Events for which there is no
+// room until the function takes them are dropped and counted ([Connection.Unread]): there is room for 64 frames of a
+// Connection that are neither greetings nor answers, and for 64 MiB of events in total. Established and Ended are
+// never dropped. On systems other than Linux, the connection waits for the function instead.
 //
 // A Connection has no goroutine and no timer of its own on Linux. Handshakes of [Shaker.Shake] go first: data that
 // arrives is read in pieces of 4 KiB, a few of them between two looks for SYN-ACKs.

@@ -207,7 +207,8 @@ func TestHoldEnds(t *testing.T) {
 				}
 				if answered := e.State.LastAnswer; c.options.KeepAlive != (KeepAlive{}) && c.want != Reset {
 					if silent := e.Time.Sub(answered); silent < dead.DeadAfter()-coarse {
-						t.Errorf("%v: ended %v after the last answer, want %v or more", h.target, silent, dead.DeadAfter())
+						t.Errorf("%v: ended %v after the last answer, want %v or more",
+							h.target, silent, dead.DeadAfter())
 					}
 				}
 				if e.Time.Before(cut) || !e.State.Established.Before(cut) || e.State.Peer != h.target {
@@ -246,7 +247,7 @@ func TestHoldWithoutNATEntry(t *testing.T) {
 	conntrack := lab.Program(t, "conntrack", "conntrack")
 	for _, c := range []struct {
 		name  string
-		loose string // net.netfilter.nf_conntrack_tcp_loose: whether the router takes up connections that it does not know
+		loose string // nf_conntrack_tcp_loose: whether the router takes up connections that it does not know
 		rule  string // for packets that belong to no connection
 		want  Outcome
 		errno Errno
@@ -287,8 +288,8 @@ func TestHoldWithoutNATEntry(t *testing.T) {
 	}
 }
 
-// If this host is the reason, a connection mostly ends as if the peer were dead. The kernel remembers another errno if it
-// knows one: that of a router's or its own ICMP error for data and, with IPv6, that of a missing route.
+// If this host is the reason, a connection mostly ends as if the peer were dead. The kernel remembers another errno if
+// it knows one: that of a router's or its own ICMP error for data and, with IPv6, that of a missing route.
 func TestHoldLocalFaults(t *testing.T) {
 	s := start(t)
 	for _, c := range []struct {
@@ -412,9 +413,9 @@ func TestHoldSilent(t *testing.T) {
 			}
 		}
 	})
+	long := make([]byte, longestSend)
 	t.Run("not reading", func(t *testing.T) {
 		scene := newScene(t, chain, holdPort, 2048)
-		long := make([]byte, longestSend)
 		near, far := scene.hold(s, HoldOptions{
 			KeepAlive: dead,
 			Heartbeat: Heartbeat{Interval: time.Second, Timeout: 300 * time.Millisecond, Send: long},
@@ -441,7 +442,7 @@ func TestHoldSilent(t *testing.T) {
 		scene := newScene(t, chain, holdPort, 2048)
 		near, _ := scene.hold(s, HoldOptions{
 			KeepAlive: KeepAlive{Idle: 4 * time.Second, Interval: time.Second, Count: 2},
-			Heartbeat: Heartbeat{Interval: time.Second, Timeout: 300 * time.Millisecond, Send: make([]byte, longestSend)},
+			Heartbeat: Heartbeat{Interval: time.Second, Timeout: 300 * time.Millisecond, Send: long},
 		})
 		for _, h := range near {
 			if e := h.next(Unanswered); e.Outcome != Silent {
@@ -456,8 +457,8 @@ func TestHoldSilent(t *testing.T) {
 				last = e
 			}
 			if last.Outcome != Timeout || e.Kind != Ended || e.Outcome != Timeout || e.State.KeepAlivesUnanswered != 0 {
-				t.Errorf("%v: Unanswered: %v, then %v: %v, %d keepalives unanswered, want Timeout, then Ended, Timeout, "+
-					"and probes of the window that are not counted as keepalives",
+				t.Errorf("%v: Unanswered: %v, then %v: %v, %d keepalives unanswered, want Timeout, then Ended: "+
+					"Timeout, and probes of the window that are not counted as keepalives",
 					h.target, last.Outcome, e.Kind, e.Outcome, e.State.KeepAlivesUnanswered)
 			}
 		}
