@@ -110,8 +110,9 @@ func TestSoakHold(t *testing.T) {
 	}
 	for began := time.Now(); time.Since(began) < *lab.Soak; {
 		last := round()
-		if grown := int64(last.heap) - int64(first.heap); grown > 2<<20 {
-			t.Errorf("the heap has grown by %d bytes in %d connections, want 2 MiB at most", grown, total)
+		// The heap grows for a while, because the mailbox keeps the size of the largest burst of events so far.
+		if grown := int64(last.heap) - int64(first.heap); grown > 4<<20 {
+			t.Errorf("the heap has grown by %d bytes in %d connections, want 4 MiB at most", grown, total)
 		}
 		lab.Eventually(t, "the goroutines have ended", func() bool {
 			last.goroutines = footprintOf(t, s).goroutines
