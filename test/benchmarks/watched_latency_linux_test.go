@@ -15,8 +15,8 @@ import (
 )
 
 // BenchmarkProbeBesideWatched compares how long a probe of an open port takes, from the request to the response, while
-// the exporter watches 30,000 targets of this host with a handshake per second each, and while it watches none. There is
-// one request at a time, and a pause of 1 ms between two. With -short there are fewer targets.
+// the exporter watches 30,000 targets of this host with a handshake per second each, and while it watches none. There
+// is one request at a time, and a pause of 1 ms between two. With -short there are fewer targets.
 //
 //	go -C test test -run '^$' -bench ProbeBesideWatched -benchtime 10000x ./benchmarks
 func BenchmarkProbeBesideWatched(b *testing.B) {
