@@ -10,16 +10,18 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/hold"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
-	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // writeDebug writes what happened in a probe, step by step, and the module that it used. The metrics
 // follow it.
-func writeDebug(w io.Writer, answer watch.Answer) {
+func writeDebug(w io.Writer, answer answer) {
 	r := answer.Report
-	if !answer.Probed {
+	if answer.hold != nil {
+		writeHeld(w, answer.hold)
+	} else if answer.Watch != nil && !answer.Probed {
 		fmt.Fprintf(w, "# Watched since %s, with a handshake every %v. What follows is the last one, of %s.\n\n",
 			answer.Watch.Registered.UTC().Format(time.RFC3339), answer.Watch.Interval,
 			answer.Watch.LastHandshake.UTC().Format("15:04:05.000"))
@@ -55,6 +57,18 @@ func writeDebug(w io.Writer, answer watch.Answer) {
 	encoder.Encode(r.Module)
 	encoder.Close()
 	fmt.Fprintf(w, "\n# Metrics\n\n")
+}
+
+// writeHeld writes the state of a held connection.
+func writeHeld(w io.Writer, s *hold.Snapshot) {
+	at := func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+	fmt.Fprintf(w, "# Held since %s. ", at(s.Registered))
+	if s.Established.IsZero() {
+		fmt.Fprint(w, "There is no connection now. ")
+	} else {
+		fmt.Fprintf(w, "The present connection was established at %s. ", at(s.Established))
+	}
+	fmt.Fprint(w, "What follows is the last connect.\n\n")
 }
 
 // logLine writes a line of the log: the time since the start of the probe, and what happened then.
@@ -113,6 +127,9 @@ func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 		synack += fmt.Sprintf(", MSS %d bytes", h.MSS)
 	}
 	at(answered, "%s", synack)
+	if r.Module.Held() {
+		return // the connection stays
+	}
 	end, ack := "RST", "unknown"
 	if r.Module.TCP.Close == config.FIN {
 		end = "FIN"

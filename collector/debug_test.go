@@ -213,7 +213,7 @@ func TestDebugLog(t *testing.T) {
 			r.Duration = time.Second
 			c.report(r)
 			var log strings.Builder
-			writeDebug(&log, watch.Answer{Report: r, Probed: true})
+			writeDebug(&log, answer{Answer: watch.Answer{Report: r, Probed: true}})
 			want := "# Log\n\n          0s  probe of " + c.target + " with module tcp_connect, timeout 5s\n" +
 				c.want + "\n# Module tcp_connect\n"
 			if !strings.HasPrefix(log.String(), want) {
@@ -228,7 +228,7 @@ func TestDebugLogQuotesModules(t *testing.T) {
 	r := reportOf(t, "192.0.2.1:80")
 	r.ModuleName = "a\n\x1b[31m"
 	var log strings.Builder
-	writeDebug(&log, watch.Answer{Report: r, Probed: true})
+	writeDebug(&log, answer{Answer: watch.Answer{Report: r, Probed: true}})
 	for _, want := range []string{` with module "a\n\x1b[31m", timeout`, "\n# Module \"a\\n\\x1b[31m\"\n"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log of module %q is\n%s\nwant %s in it", r.ModuleName, &log, want)

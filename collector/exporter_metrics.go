@@ -19,6 +19,9 @@ const (
 	inFlightLimit = "in_flight"     // the limit of handshakes in flight is reached
 	watchLimit    = "watch_limit"   // a limit permits no further watched target
 	watchStale    = "watch_stale"   // no handshake with a watched target was completed recently because of this host
+	holdLimit     = "hold_limit"    // a limit permits no further held connection
+	holdPending   = "hold_pending"  // the connect to a held target has not begun, or not long ago
+	holdFault     = "hold_fault"    // there is no connection to a held target because of this host
 	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once
 	shuttingDown  = "shutting_down" // the exporter is shutting down
 	tooLate       = "too_late"      // the timeout ended before a SYN had been out for long enough
@@ -72,7 +75,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 			"Time from the arrival of a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Handshakes in progress or reserved for watched targets, including name resolution."},
+			Help: "Handshakes in progress or reserved for watched and held targets, including name resolution."},
 			func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
 			Help: "Maximum number of concurrent handshakes; 0 means no limit."}),
@@ -80,8 +83,8 @@ func newMetrics(prober *probe.Prober) *metrics {
 	m.inFlightLimit.Set(float64(prober.MaxInFlight()))
 	// These series exist from the start, so that rate() sees the first increment.
 	for _, reason := range []string{
-		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, watchStale, tooManyAddrs, shuttingDown,
-		tooLate, callerGone,
+		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, watchStale, holdLimit, holdPending,
+		holdFault, tooManyAddrs, shuttingDown, tooLate, callerGone,
 	} {
 		m.rejected.WithLabelValues(reason)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/hold"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -46,6 +47,8 @@ type Handler struct {
 	metrics *metrics
 	watcher *watch.Watcher // nil before Watch is called
 	watch   *watchMetrics
+	holder  *hold.Holder // nil before Hold is called
+	hold    *holdMetrics
 
 	faultLogged atomic.Int64               // Unix time, in seconds, at which a fault was last logged
 	exposition  atomic.Pointer[exposition] // last negotiated one
@@ -61,12 +64,18 @@ func New(options Options) *Handler {
 	if options.History == nil {
 		options.History = history.New(0)
 	}
-	return &Handler{options: options, metrics: newMetrics(options.Prober), watch: newWatchMetrics()}
+	return &Handler{
+		options: options, metrics: newMetrics(options.Prober), watch: newWatchMetrics(), hold: newHoldMetrics(),
+	}
 }
 
 // Watch makes the Handler serve watched modules from a Watcher. Without it, every scrape is a probe. It must be
 // called before the first request.
 func (h *Handler) Watch(w *watch.Watcher) { h.watcher = w }
+
+// Hold makes the Handler serve modules with prober hold from a Holder. Without it, they are an unknown module. It must
+// be called before the first request.
+func (h *Handler) Hold(holder *hold.Holder) { h.holder = holder }
 
 // Describe implements prometheus.Collector.
 func (h *Handler) Describe(ch chan<- *prometheus.Desc) {
@@ -74,6 +83,7 @@ func (h *Handler) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	h.watch.describe(ch)
+	h.hold.describe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -84,6 +94,9 @@ func (h *Handler) Collect(ch chan<- prometheus.Metric) {
 	}
 	if h.watcher != nil {
 		h.watch.collect(ch, h.watcher, h.options.Prober.Config())
+	}
+	if h.holder != nil {
+		h.hold.collect(ch, h.holder, h.options.Prober.Config(), h.watch)
 	}
 }
 
@@ -111,13 +124,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, answer, debug)
 }
 
-// probe performs a probe, or answers from memory if the module and the target are watched.
-func (h *Handler) probe(r *http.Request, req *probe.Request) (watch.Answer, error) {
-	if req.Module.Watched() && h.watcher != nil {
-		return h.watcher.Scrape(r.Context(), req, clientOf(r))
+// An answer is the answer to a request.
+type answer struct {
+	watch.Answer
+	hold *hold.Snapshot // what is known about a held connection, nil if there is none
+}
+
+// probe performs a probe, or answers from memory if the target is watched or a connection to it is held.
+func (h *Handler) probe(r *http.Request, req *probe.Request) (answer, error) {
+	switch {
+	case req.Module.Held() && h.holder != nil:
+		held, err := h.holder.Scrape(r.Context(), req, clientOf(r))
+		return answer{Answer: watch.Answer{Report: held.Report}, hold: held.Hold}, err
+	case req.Module.Watched() && h.watcher != nil:
+		watched, err := h.watcher.Scrape(r.Context(), req, clientOf(r))
+		return answer{Answer: watched}, err
 	}
 	report, err := h.options.Prober.Probe(r.Context(), req)
-	return watch.Answer{Report: report, Probed: true}, err
+	return answer{Answer: watch.Answer{Report: report, Probed: true}}, err
 }
 
 // logFailure logs a probe whose result is not valid for the module.
@@ -130,6 +154,15 @@ func (h *Handler) LogChange(r *probe.Report) {
 	text := "Watched target fails"
 	if r.Success() {
 		text = "Watched target has recovered"
+	}
+	h.logProbe(context.Background(), text, r)
+}
+
+// LogHeld logs that a held target begins to fail, or has recovered. It is for [hold.Options].
+func (h *Handler) LogHeld(r *probe.Report) {
+	text := "Held target fails"
+	if r.Success() {
+		text = "Held target has recovered"
 	}
 	h.logProbe(context.Background(), text, r)
 }
@@ -168,6 +201,14 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Reques
 	case errors.Is(err, watch.ErrLimit):
 		w.Header().Set("Retry-After", "60")
 		h.reject(w, r, http.StatusServiceUnavailable, watchLimit, err)
+	case errors.Is(err, hold.ErrFault) && !errors.Is(err, shaker.ErrClosed): // the connect was counted as a fault
+		h.reject(w, r, http.StatusServiceUnavailable, holdFault, err)
+	case errors.Is(err, hold.ErrLimit):
+		w.Header().Set("Retry-After", "60")
+		h.reject(w, r, http.StatusServiceUnavailable, holdLimit, err)
+	case errors.Is(err, hold.ErrPending), errors.Is(err, hold.ErrReloaded):
+		w.Header().Set("Retry-After", "1")
+		h.reject(w, r, http.StatusServiceUnavailable, holdPending, err)
 	case errors.Is(err, probe.ErrAddresses): // without Retry-After: a later probe has the same result
 		h.reject(w, r, http.StatusServiceUnavailable, tooManyAddrs, err)
 	case errors.Is(err, shaker.ErrClosed):
@@ -220,7 +261,7 @@ type response struct {
 var responses = sync.Pool{New: func() any { return new(response) }}
 
 // answer writes the metrics of a probe, preceded by its log if debug is true.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, answer watch.Answer, debug bool) {
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, answer answer, debug bool) {
 	response := responses.Get().(*response)
 	defer responses.Put(response)
 	body := &response.body
@@ -235,6 +276,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, answer watch.An
 	if answer.Watch != nil {
 		response.sheet.addWatch(answer.Watch)
 		defer answer.Watch.Release()
+	}
+	if answer.hold != nil {
+		response.sheet.addHold(answer.hold)
 	}
 	if err := exposition.write(body, response.sheet.families); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

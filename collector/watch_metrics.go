@@ -117,9 +117,9 @@ func newWatchMetrics() *watchMetrics {
 		watched: desc("shaker_watched_targets", "Number of watched targets.", "module"),
 		limit:   desc("shaker_watched_targets_limit", "Maximum number of watched targets; 0 means no limit."),
 		registrations: desc("shaker_registrations_total",
-			"Total number of targets that began to be watched because of a scrape.", "module"),
+			"Total number of targets that began to be watched or held because of a scrape.", "module"),
 		expirations: desc("shaker_expirations_total",
-			"Total number of watched targets that expired because they were not scraped.", "module"),
+			"Total number of watched or held targets that expired because they were not scraped.", "module"),
 		lag: prometheus.NewHistogram(histogram("shaker_watch_lag_seconds",
 			"Time from when a handshake with a watched target was due to sending its SYN.",
 			.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25)),
@@ -147,9 +147,17 @@ func (m *watchMetrics) collect(ch chan<- prometheus.Metric, w *watch.Watcher, c 
 	}
 	for _, module := range modules {
 		send(m.watched, prometheus.GaugeValue, float64(module.Registered), module.Name)
-		send(m.registrations, prometheus.CounterValue, float64(module.Registrations), module.Name)
-		send(m.expirations, prometheus.CounterValue, float64(module.Expirations), module.Name)
+		m.collectRegistrations(ch, &module)
 	}
 	send(m.limit, prometheus.GaugeValue, float64(w.MaxTargets()))
 	m.lag.Collect(ch)
+}
+
+// collectRegistrations collects what all targets of a module have that are registered by a scrape.
+func (m *watchMetrics) collectRegistrations(ch chan<- prometheus.Metric, module *registry.Module) {
+	for desc, total := range map[*prometheus.Desc]uint64{
+		m.registrations: module.Registrations, m.expirations: module.Expirations,
+	} {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(total), module.Name)
+	}
 }

@@ -129,6 +129,10 @@ func (c *Command) Run(configFile string) (status int) {
 		if err != nil {
 			return fail(statusUsage, err)
 		}
+		if request.Module.Held() {
+			return fail(statusUsage, fmt.Errorf("module %s has prober hold, want a module with prober tcp: "+
+				"this command performs handshakes", config.Name(module)))
+		}
 		if c.flags.timeout > 0 {
 			request.Timeout = c.flags.timeout
 		}

@@ -27,6 +27,22 @@ func (p *Prober) Resolve(ctx context.Context, req *Request) (*Report, []netip.Ad
 	return r.Report, append([]netip.Addr{first}, others...), nil
 }
 
+// Choose returns the address to connect to for a request, as a probe chooses it: that of the target, or one of its name.
+// The address is invalid if the name has none; then the report has a verdict about the name. An error is that of Resolve.
+func (p *Prober) Choose(ctx context.Context, req *Request) (*Report, netip.AddrPort, error) {
+	if req.Addr.IsValid() {
+		return &Report{Request: req, Start: time.Now()}, netip.AddrPortFrom(req.Addr, req.Port), req.Check(req.Addr)
+	}
+	report, addrs, err := p.Resolve(ctx, req)
+	if err != nil || len(addrs) == 0 {
+		if err == nil {
+			report.Duration = time.Since(report.Start)
+		}
+		return report, netip.AddrPort{}, err
+	}
+	return report, netip.AddrPortFrom(addrs[0], req.Port), nil
+}
+
 // TracePath traces the path to the address of a report whose handshake has ended. It sets the Path of the report, or
 // its PathErr.
 func (p *Prober) TracePath(ctx context.Context, r *Report) {

@@ -67,7 +67,7 @@ func (p *Prober) InFlight() int64 { return p.inFlight.Load() + p.reserved.Load()
 // errInFlight returns ErrInFlight, with the number of reserved handshakes if there are any.
 func (p *Prober) errInFlight() error {
 	if n := p.reserved.Load(); n > 0 {
-		return fmt.Errorf("%w, %d of them reserved for watched targets", ErrInFlight, n)
+		return fmt.Errorf("%w, %d of them reserved for watched and held targets", ErrInFlight, n)
 	}
 	return ErrInFlight
 }
@@ -87,6 +87,20 @@ func (p *Prober) admit(n int64) bool {
 			return true
 		}
 	}
+}
+
+// Enter counts a probe as in flight until leave is called. The error is [ErrInFlight] if the limit does not permit it.
+func (p *Prober) Enter() (leave func(), err error) {
+	if !p.admit(1) {
+		return nil, p.errInFlight()
+	}
+	return func() { p.release(1) }, nil
+}
+
+// CanReserve reports whether n more handshakes may be reserved: an eighth of the limit is always left for probes.
+func (p *Prober) CanReserve(n int) bool {
+	limit := int64(p.options.MaxInFlight)
+	return n <= 0 || limit == 0 || p.reserved.Load()+int64(n) <= limit-limit/8
 }
 
 // Reserve subtracts n handshakes from those that probes may have in flight, because others in the background may need

@@ -356,7 +356,7 @@ func TestNewRequestOfOtherProber(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, module := range []string{"hold", "idle"} {
+	for _, module := range []string{"idle"} {
 		want := fmt.Sprintf("module %q has prober %[1]s, which this exporter cannot perform yet, "+
 			"want a module with prober tcp", module)
 		req, err := NewRequest(c, "a:1", module)
@@ -364,8 +364,10 @@ func TestNewRequestOfOtherProber(t *testing.T) {
 			t.Errorf("NewRequest with module %s = %+v, %v, want the error %q, an ErrModule", module, req, err, want)
 		}
 	}
-	if req, err := NewRequest(c, "a:1", "tcp"); err != nil || req.ModuleName != "tcp" {
-		t.Errorf("NewRequest with module tcp = %+v, %v, want a request", req, err)
+	for _, module := range []string{"tcp", "hold"} {
+		if req, err := NewRequest(c, "a:1", module); err != nil || req.ModuleName != module {
+			t.Errorf("NewRequest with module %s = %+v, %v, want a request", module, req, err)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ type flags struct {
 	maxInFlight   int
 	watchTargets  int
 	watchRate     float64
+	heldMost      int
 	historyLimit  int
 	logProber     string
 }
@@ -53,6 +54,9 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("watch.max-rate",
 		"Maximum number of handshakes per second with all watched targets. 0 means no limit.").
 		Default("20000").Float64Var(&f.watchRate)
+	cmd.Flag("hold.max-connections", "Maximum number of held connections, as far as the limits of open files and memory "+
+		"permit it. 0 means a third of the open files, or as many as --probe.max-in-flight leaves, whichever is more.").
+		Default("0").IntVar(&f.heldMost)
 	cmd.Flag("history.limit",
 		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").
 		Default("10000").IntVar(&f.historyLimit)
@@ -81,6 +85,9 @@ func (f *flags) validate(configFile string) error {
 	}
 	if !(f.watchRate >= 0) { // rejects NaN, too
 		return fmt.Errorf("--watch.max-rate is %v, want 0 or more", f.watchRate)
+	}
+	if f.heldMost < 0 {
+		return fmt.Errorf("--hold.max-connections is %d, want 0 or more", f.heldMost)
 	}
 	if f.historyLimit < 0 {
 		return fmt.Errorf("--history.limit is %d, want 0 or more", f.historyLimit)

@@ -21,6 +21,10 @@ const (
 
 	// memoryPerTarget is for a watched target, with its share of the garbage.
 	memoryPerTarget = 3 << 10
+
+	// memoryPerConnection is for a held connection, with its share of the garbage. Half of it is the socket in the
+	// kernel.
+	memoryPerConnection = 8 << 10
 )
 
 // A memoryLimit is how much memory this process may use, in bytes. [noMemoryLimit] means any amount.

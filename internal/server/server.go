@@ -29,6 +29,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/collector"
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/hold"
 	"github.com/shaker-exporter/shaker_exporter/internal/pages"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
@@ -120,8 +121,9 @@ func (c *Command) serve(
 		maxInFlight = defaultMaxInFlight()
 	}
 	maxInFlight = memory.capped("--probe.max-in-flight", maxInFlight, memory.probes(), logger)
+	heldMost, spare := memory.heldConnections(c.flags.heldMost, maxInFlight, logger)
 	logger.Info("Starting", "version", version.Info(), "build_context", version.BuildContext(),
-		"max_in_flight", maxInFlight)
+		"max_in_flight", maxInFlight, "max_held_connections", heldMost)
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf, MaxInFlight: maxInFlight})
 	results := history.New(memory.capped("--history.limit", c.flags.historyLimit, memory.results(), logger))
 	handler := collector.New(collector.Options{
@@ -146,9 +148,21 @@ func (c *Command) serve(
 	})
 	defer watcher.Close()
 	handler.Watch(watcher)
+	holder := hold.New(hold.Options{
+		Shaker:         engine,
+		Prober:         prober,
+		MaxConnections: heldMost,
+		Spare:          spare,
+		History:        results,
+		Observe:        handler.ObserveConnect,
+		Changed:        handler.LogHeld,
+	})
+	defer holder.Close()
+	handler.Hold(holder)
 	reloader := newReloader(configFile, loaded, func(c *config.Config) {
 		prober.Configure(c)
 		watcher.Configure()
+		holder.Configure()
 	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
 	statusPage := pages.New(pages.Options{
@@ -174,6 +188,7 @@ func (c *Command) serve(
 		stop() // from now on, a signal has its default effect
 		logger.Info("Shutting down, waiting for the running probes")
 		watcher.Close()
+		holder.Close()
 		if err := drain(server, config.MaxTimeout+collector.AnswerTime); err != nil {
 			logger.Warn("Shutdown timed out, closing the remaining connections", "err", err)
 		}

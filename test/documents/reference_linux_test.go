@@ -120,14 +120,21 @@ func keysOf(t *testing.T, configuration string, path ...string) map[string]strin
 func TestMetricsTables(t *testing.T) {
 	const modules = `modules:
   tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}
-  watched: {prober: tcp, watch: {}}`
+  watched: {prober: tcp, watch: {}}
+  held: {prober: hold, hold: {heartbeat: {send: "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"}}}`
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", modules))
 	exported := make(map[string]bool)
 	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}
 	}, "192.0.2.0/24")
+	const held = "/probe?target=localhost:10115&module=held"
+	lab.Eventually(t, "a heartbeat is answered", func() bool {
+		_, body := exporter.Get(t, held)
+		return strings.Contains(body, "\nprobe_hold_heartbeats_total 1\n")
+	})
 	for _, path := range []string{
 		"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/probe?target=localhost:10115&module=watched",
+		held,
 		"/metrics",
 	} {
 		_, body := exporter.Get(t, path)

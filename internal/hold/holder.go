@@ -1,0 +1,192 @@
+package hold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// Errors of a scrape that is not answered although the target may be fine.
+var (
+	// ErrLimit means that a limit does not permit another connection.
+	ErrLimit = errors.New("connection not held")
+
+	// ErrPending means that the connect of a registered target has not begun, or not early enough for a verdict.
+	ErrPending = errors.New("target not connected yet")
+
+	// ErrFault means that there is no connection because of this host.
+	ErrFault = errors.New("no connection to the target because of this host")
+
+	// ErrReloaded means that a reload has changed the module during the first scrape of the target.
+	ErrReloaded = errors.New("the configuration was reloaded during the scrape")
+)
+
+// Options configure a [Holder]. Shaker and Prober are required.
+type Options struct {
+	Shaker *shaker.Shaker
+	Prober *probe.Prober
+
+	// MaxConnections limits the number of connections; 0 means no limit.
+	MaxConnections int
+
+	// Spare is how many descriptors there are for connections, in addition to those that probes may use. Further
+	// connections are taken off the probes that may be in flight.
+	Spare int
+
+	// History keeps failures, and what follows them, for the status page; nil keeps none.
+	History *history.History
+
+	// Observe is called with every connect that has ended: with its result, or with an error of this host. nil
+	// ignores them.
+	Observe func(module string, r *shaker.Result, err error)
+
+	// Changed is called when a target begins to fail, and when it has recovered; nil ignores it. The function must
+	// not call methods of the Holder.
+	Changed func(*probe.Report)
+}
+
+// A Holder holds connections. It is safe for concurrent use.
+type Holder struct {
+	options  Options
+	limits   limits
+	registry *registry.Registry[*target]
+	pace     pace
+	causes   causes
+
+	mu        sync.Mutex
+	perModule map[*config.Module]*shaker.HoldOptions
+}
+
+// New returns a Holder that runs until Close.
+func New(options Options) *Holder {
+	if options.History == nil {
+		options.History = history.New(0)
+	}
+	if options.Observe == nil {
+		options.Observe = func(string, *shaker.Result, error) {}
+	}
+	if options.Changed == nil {
+		options.Changed = func(*probe.Report) {}
+	}
+	h := &Holder{
+		options: options,
+		limits:  limits{prober: options.Prober, most: options.MaxConnections, spare: options.Spare},
+	}
+	h.registry = registry.New(registry.Options[*target]{
+		Prober:   options.Prober,
+		Activity: "holding connections",
+		New:      func() *target { return &target{holder: h} },
+		Limits:   &h.limits,
+		Expire:   func(m *config.Module) time.Duration { return m.Hold.Expire },
+		Resolve:  func(m *config.Module) time.Duration { return m.Hold.Resolve },
+	})
+	return h
+}
+
+// Close closes all connections. Later scrapes are an error that wraps [shaker.ErrClosed].
+func (h *Holder) Close() { h.registry.Close() }
+
+// Configure adapts to the configuration that is active in the Prober now. It closes the connections of modules that have
+// changed, and those to addresses that the policy does not permit any more. All others stay, with their counters.
+func (h *Holder) Configure() {
+	h.registry.Configure()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.perModule = nil // those that are in use are made again
+}
+
+// Modules returns the totals of all modules that have had a held target, in the order of their names.
+func (h *Holder) Modules() []registry.Module { return h.registry.Modules() }
+
+// MaxConnections returns the maximum number of connections; 0 means no limit.
+func (h *Holder) MaxConnections() int { return h.options.MaxConnections }
+
+// An Answer is the answer to a scrape.
+type Answer struct {
+	*probe.Report
+
+	// Hold is what is known about the connections. It is nil if the target is not registered, because its name has not
+	// had an address yet.
+	Hold *Snapshot
+}
+
+// Scrape answers a request whose module holds connections. The first scrape of a target registers it and waits for its
+// connection. The client is who asks.
+//
+// An error means that there is no verdict, as that of [probe.Prober.Probe], or that it is [ErrLimit], [ErrPending],
+// [ErrFault] or [ErrReloaded].
+func (h *Holder) Scrape(ctx context.Context, req *probe.Request, client string) (Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, req.Timeout)
+	defer cancel()
+	t, err := h.registry.Find(req, client)
+	if err != nil {
+		return Answer{}, err
+	}
+	if t != nil && t.isSettled() {
+		return t.answer(req)
+	}
+	leave, err := h.options.Prober.Enter()
+	if err != nil {
+		return Answer{}, err
+	}
+	defer leave()
+	if t == nil {
+		report, peer, err := h.options.Prober.Choose(ctx, req)
+		if err != nil {
+			return Answer{}, err
+		}
+		if !peer.IsValid() {
+			return Answer{Report: report}, nil
+		}
+		t, err = h.registry.Register(req, peer, client, func(t *target) error { return t.begin(report, peer) })
+		if err != nil {
+			return Answer{}, err
+		}
+		if t == nil {
+			return Answer{}, ErrReloaded
+		}
+	}
+	if err := t.await(ctx, req); err != nil {
+		return Answer{}, err
+	}
+	return t.answer(req)
+}
+
+// optionsOf returns the options of a module's connections, which they share.
+func (h *Holder) optionsOf(m *config.Module) *shaker.HoldOptions {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known := h.perModule[m]; known != nil {
+		return known
+	}
+	options := &shaker.HoldOptions{Options: m.Options(), KeepAlive: m.Hold.KeepAlive}
+	options.Options.Timeout = m.Timeout
+	options.Options.FIN = m.Hold.Close == config.FIN
+	if m.Hold.Greeting != nil {
+		options.Greeting = greetingTimeout(m)
+	}
+	if beat := m.Hold.Heartbeat; beat.Interval > 0 {
+		options.Framing = beat.Framing
+		options.Heartbeat = shaker.Heartbeat{Interval: beat.Interval, Timeout: beat.Timeout, Send: []byte(beat.Send)}
+	}
+	if h.perModule == nil {
+		h.perModule = make(map[*config.Module]*shaker.HoldOptions)
+	}
+	h.perModule[m] = options
+	return options
+}
+
+// greetingTimeout returns how long the greeting may take: as long as the connect.
+func greetingTimeout(m *config.Module) time.Duration { return m.Timeout }
+
+func errPending(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrPending, fmt.Sprintf(format, args...))
+}

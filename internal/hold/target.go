@@ -1,0 +1,435 @@
+package hold
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/histogram"
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// A target is a target to which a connection is held. At any time one of these is true: it is stopped; it waits for the
+// timer to connect; it has a conn, which is being opened or is established; its death is being examined; or its name has
+// no address.
+type target struct {
+	registry.Registration
+	holder *Holder
+
+	mu         sync.Mutex
+	stopped    bool
+	registered time.Time
+	settled    chan struct{} // closed when there is a first verdict, nil then
+
+	// Name resolution
+	resolution *probe.Resolution // nil if the target is an address
+	gone       *probe.Verdict    // why the name has no address now, nil if it has one
+	wanted     netip.Addr        // of the next connect: that of the peer if the name still has it
+
+	// The connection
+	timer     *time.Timer // until the next connect
+	connectAt time.Time   // when the timer ends
+	conn      *shaker.Connection
+	peer      netip.AddrPort // of conn, or of the last one
+	started   time.Time      // when the last connect began, zero if none has
+	death     *death
+	backoff   backoff
+	beat      beat
+
+	established          time.Time // zero if it is not established
+	lastAnswer, lastData time.Time // of the last connection, when it ended
+
+	// The present state
+	result  string // "" if there is none yet
+	errno   shaker.Errno
+	icmp    shaker.ICMP // the error that explains the result
+	since   time.Time   // when the result was another one last
+	changed bool        // there was another one
+	fault   error       // why this host could not connect, nil if it could
+	connect shaker.Result
+	failure failure // the last one
+
+	announced bool // Changed was called with the present failure
+
+	// Counters since registered
+	connects, closes, heartbeatFailures counts
+	heartbeats                          uint64
+	lifetime, latency                   *histogram.Histogram // nil if there are no samples
+}
+
+type failure struct {
+	result string
+	at     time.Time
+}
+
+// counts counts results.
+type counts []count
+
+type count struct {
+	outcome shaker.Outcome
+	errno   shaker.Errno
+	n       uint64
+}
+
+func (c *counts) add(outcome shaker.Outcome, errno shaker.Errno) {
+	for i := range *c {
+		if e := &(*c)[i]; e.outcome == outcome && e.errno == errno {
+			e.n++
+			return
+		}
+	}
+	*c = append(*c, count{outcome: outcome, errno: errno, n: 1})
+}
+
+// Bounds of the classic buckets.
+var (
+	lifetimeBounds = histogram.NewBounds(1, 10, 60, 120, 300, 600, 1800, 3600, 14400, 43200, 86400)
+	latencyBounds  = histogram.NewBounds(
+		.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5)
+)
+
+func observe(h **histogram.Histogram, b *histogram.Bounds, d time.Duration) {
+	if *h == nil {
+		*h = histogram.New(b)
+	}
+	(*h).Observe(d)
+}
+
+// write returns a histogram that was created at the given time. h is nil if it has no samples.
+func write(h *histogram.Histogram, b *histogram.Bounds, created time.Time) *dto.Histogram {
+	if h == nil {
+		h = histogram.New(b)
+	}
+	out := &dto.Histogram{}
+	h.Write(out, created)
+	return out
+}
+
+// begin starts the connect to an address. If the target has expired and is back, it continues: the delay that it was
+// waiting for goes on.
+func (t *target) begin(report *probe.Report, peer netip.AddrPort) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !report.Addr.IsValid() {
+		t.resolved(report)
+	}
+	t.stopped, t.gone, t.wanted = false, nil, peer.Addr()
+	if t.registered.IsZero() {
+		t.registered = time.Now().Round(0) // on the wall clock
+	}
+	if t.result != "" || t.fault != nil {
+		t.schedule(max(0, time.Until(t.connectAt)))
+		return nil
+	}
+	t.peer, t.started = peer, time.Time{}
+	t.settled = make(chan struct{})
+	t.paced()
+	return nil
+}
+
+// schedule lets the target connect after a delay, and as soon as the pace permits it. Its caller holds mu.
+func (t *target) schedule(delay time.Duration) {
+	t.connectAt = time.Now().Add(delay)
+	t.timer = time.AfterFunc(delay, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.paced()
+	})
+}
+
+// paced connects as soon as the pace permits it. Its caller holds mu.
+func (t *target) paced() {
+	if t.isBusy() {
+		return
+	}
+	wait := t.holder.pace.reserve()
+	if wait == 0 {
+		t.open()
+		return
+	}
+	t.connectAt = time.Now().Add(wait)
+	t.timer = time.AfterFunc(wait, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.open()
+	})
+}
+
+// isBusy reports whether there must not be a connect now. Its caller holds mu.
+func (t *target) isBusy() bool { return t.stopped || t.conn != nil || t.death != nil }
+
+// open opens the connection. Its caller holds mu.
+func (t *target) open() {
+	if t.isBusy() {
+		return
+	}
+	t.timer = nil
+	if t.gone != nil {
+		t.fail(t.gone.Result, 0, shaker.ICMP{}, time.Now(), t.gone.Err.Error())
+		return // until the name has an address
+	}
+	peer := netip.AddrPortFrom(t.wanted, t.peer.Port())
+	if t.holder.options.Prober.Config().Targets.Check(peer) != nil {
+		t.retry() // the name is looked up again meanwhile
+		return
+	}
+	t.peer, t.started = peer, time.Now()
+	conn, err := t.holder.options.Shaker.Hold(peer, *t.holder.optionsOf(t.Module), t.take)
+	if err != nil {
+		t.failed(err)
+		return
+	}
+	t.conn = conn
+}
+
+// failed notes that this host could not connect. Its caller holds mu.
+func (t *target) failed(err error) {
+	t.fault = err
+	t.holder.options.Observe(t.Key.Module, nil, err)
+	t.settle()
+	t.retry()
+}
+
+// retry connects after the next delay. Its caller holds mu.
+func (t *target) retry() { t.schedule(t.backoff.next(&t.Module.Hold.Reconnect)) }
+
+// settle lets the scrapes go on that wait for a verdict. Its caller holds mu.
+func (t *target) settle() {
+	if t.settled != nil {
+		close(t.settled)
+		t.settled = nil
+	}
+}
+
+// Stop implements registry.Target.
+func (t *target) Stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stopped = true
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	if t.conn != nil {
+		t.close()
+		t.result, t.errno, t.icmp, t.fault = "", 0, shaker.ICMP{}, nil
+	}
+	if t.death != nil {
+		t.buried(t.death.outcome, t.death.errno, shaker.ICMP{})
+	}
+	t.settle()
+}
+
+// close closes the connection. Its caller holds mu, and so no event arrives in the meantime: take waits for mu.
+func (t *target) close() {
+	if state, err := t.conn.State(); err == nil {
+		t.lastAnswer, t.lastData = state.LastAnswer, state.LastData
+	}
+	t.conn.Close()
+	t.conn, t.established = nil, time.Time{}
+}
+
+// take takes an event of the connection.
+func (t *target) take(c *shaker.Connection, e shaker.ConnectionEvent) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.conn != c {
+		return // it is not the present one any more
+	}
+	switch e.Kind {
+	case shaker.Established:
+		t.opened(&e)
+	case shaker.Greeted:
+		t.greeted(&e)
+	case shaker.Answered:
+		t.answered(&e)
+	case shaker.Unanswered:
+		t.unanswered(&e)
+	case shaker.Ended:
+		t.ended(&e)
+	}
+}
+
+// opened notes that the connection is established. Its caller holds mu.
+func (t *target) opened(e *shaker.ConnectionEvent) {
+	t.countConnect(&e.Result)
+	t.established = e.Time
+	t.lastAnswer, t.lastData = time.Time{}, time.Time{}
+	t.beat = beat{awaitsGreeting: t.Module.Hold.Greeting != nil}
+	t.recover(e.Time)
+}
+
+// countConnect counts a connect that has a verdict. Its caller holds mu.
+func (t *target) countConnect(r *shaker.Result) {
+	t.holder.options.Observe(t.Key.Module, r, nil)
+	t.fault = nil
+	t.connects.add(r.Outcome, r.Errno)
+	t.connect = *r
+}
+
+// ended notes that the connection has ended, or could not be established. Its caller holds mu.
+func (t *target) ended(e *shaker.ConnectionEvent) {
+	established := t.established
+	t.conn, t.established = nil, time.Time{}
+	if established.IsZero() {
+		if e.Err != nil {
+			t.failed(e.Err)
+			return
+		}
+		t.countConnect(&e.Result)
+		t.fail(e.Outcome.String(), e.Errno, e.Result.ICMP, e.Time, "connect failed")
+		t.retry()
+		return
+	}
+	t.lastAnswer, t.lastData = e.State.LastAnswer, e.State.LastData
+	if e.Err != nil {
+		t.failed(e.Err)
+		return
+	}
+	t.death = &death{outcome: e.Outcome, errno: e.Errno, at: e.Time, age: e.Time.Sub(established)}
+	if t.death.isSilent() {
+		t.change(e.Outcome.String(), e.Errno, e.Time)
+		t.holder.examine(t)
+		return
+	}
+	t.buried(e.Outcome, e.Errno, shaker.ICMP{})
+	t.retry()
+}
+
+// buried counts the end of the connection, with the reason that has been found. Its caller holds mu.
+func (t *target) buried(outcome shaker.Outcome, errno shaker.Errno, icmp shaker.ICMP) {
+	d := t.death
+	t.death = nil
+	t.closes.add(outcome, errno)
+	observe(&t.lifetime, lifetimeBounds, d.age)
+	t.backoff.lived(&t.Module.Hold.Reconnect, d.age, t.beat.answers == 0 && isRejection(outcome))
+	t.fail(outcome.String(), errno, icmp, d.at, "connection ended after "+round(d.age).String())
+}
+
+// isRejection reports whether an end shows that the target does not want the connection, so that it may count it as an
+// error.
+func isRejection(outcome shaker.Outcome) bool {
+	return outcome == shaker.Closed || outcome == shaker.Reset || outcome == shaker.Mismatch
+}
+
+// change changes the result. Its caller holds mu.
+func (t *target) change(result string, errno shaker.Errno, at time.Time) {
+	if t.result != result {
+		t.changed = t.result != ""
+		t.since = at
+	}
+	t.result, t.errno = result, errno
+	t.settle()
+}
+
+// fail notes a failure. Its caller holds mu.
+func (t *target) fail(result string, errno shaker.Errno, icmp shaker.ICMP, at time.Time, what string) {
+	t.change(result, errno, at)
+	t.icmp = icmp
+	t.failure = failure{result: result, at: at.Round(0)}
+	t.record(at, what)
+	if !t.announced {
+		t.announced = true
+		t.holder.options.Changed(t.report(t.request()))
+	}
+}
+
+// recover notes that all is well. Its caller holds mu.
+func (t *target) recover(at time.Time) {
+	t.change(open, 0, at)
+	t.icmp = shaker.ICMP{}
+	if t.announced {
+		t.announced = false
+		t.record(at, "")
+		t.holder.options.Changed(t.report(t.request()))
+	}
+}
+
+// open is the result while all is well.
+var open = shaker.Open.String()
+
+// record adds what has happened to the history. Its caller holds mu.
+func (t *target) record(at time.Time, what string) {
+	r := history.Record{
+		Time:           at.Round(0),
+		Success:        t.result == open,
+		Result:         t.result,
+		Errno:          shaker.ErrnoName(t.errno),
+		Reason:         what,
+		Sent:           true,
+		SYNRetransmits: -1,
+		Address:        t.peer.Addr(),
+		ICMP:           t.icmp,
+	}
+	t.holder.options.History.Add(t.Key.Target, t.Key.Module, r, nil)
+}
+
+func (t *target) isSettled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.settled == nil
+}
+
+// await returns when there is a verdict, or when the time of the scrape is over. The error says why there can be no
+// verdict.
+func (t *target) await(ctx context.Context, req *probe.Request) error {
+	t.mu.Lock()
+	settled := t.settled
+	wait := time.Until(t.connectAt)
+	started := !t.started.IsZero()
+	t.mu.Unlock()
+	if settled == nil {
+		return nil
+	}
+	if deadline, _ := ctx.Deadline(); !started && time.Until(deadline) < wait {
+		return errPending("the connect begins in %v, because there are at most %d connects a second",
+			round(wait), connectsPerSecond)
+	}
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return ctx.Err()
+		}
+	}
+	return t.judge(req)
+}
+
+// judge returns an error if the time of a scrape was not enough for a verdict about a connect that is running.
+func (t *target) judge(req *probe.Request) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch out := time.Since(t.started); {
+	case t.settled == nil:
+	case t.started.IsZero():
+		return errPending("the connect has not begun")
+	case out < req.Timeout/4*3: // the same part that a probe needs
+		return errPending("the connect has been running for only %v of %v", round(out), req.Timeout)
+	}
+	return nil
+}
+
+// Peer implements registry.Target.
+func (t *target) Peer() netip.AddrPort {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.conn == nil {
+		return netip.AddrPortFrom(t.wanted, t.peer.Port())
+	}
+	return t.peer
+}
+
+// request returns a request for the target.
+func (t *target) request() *probe.Request {
+	return &probe.Request{Target: probe.Target{Text: t.Key.Target}, ModuleName: t.Key.Module, Module: *t.Module}
+}
+
+// round rounds a duration for people.
+func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
