@@ -29,17 +29,13 @@ var (
 	ErrReloaded = errors.New("the configuration was reloaded during the scrape")
 )
 
-// Options configure a [Holder]. Shaker and Prober are required.
+// Options configure a [Holder]. Shaker, Prober and Connections are required.
 type Options struct {
 	Shaker *shaker.Shaker
 	Prober *probe.Prober
 
-	// MaxConnections limits the number of connections; 0 means no limit.
-	MaxConnections int
-
-	// Spare is how many descriptors there are for connections, in addition to those that probes may use. Further
-	// connections are taken off the probes that may be in flight.
-	Spare int
+	// Connections limit the number of connections.
+	Connections *probe.Connections
 
 	// History keeps failures, and what follows them, for the status page; nil keeps none.
 	History *history.History
@@ -56,7 +52,6 @@ type Options struct {
 // A Holder holds connections. It is safe for concurrent use.
 type Holder struct {
 	options  Options
-	limits   limits
 	registry *registry.Registry[*target]
 	pace     pace
 	causes   causes
@@ -76,15 +71,12 @@ func New(options Options) *Holder {
 	if options.Changed == nil {
 		options.Changed = func(*probe.Report) {}
 	}
-	h := &Holder{
-		options: options,
-		limits:  limits{prober: options.Prober, most: options.MaxConnections, spare: options.Spare},
-	}
+	h := &Holder{options: options}
 	h.registry = registry.New(registry.Options[*target]{
 		Prober:   options.Prober,
 		Activity: "holding connections",
 		New:      func() *target { return &target{holder: h} },
-		Limits:   &h.limits,
+		Limits:   limits{connections: options.Connections},
 		Expire:   func(m *config.Module) time.Duration { return m.Hold.Expire },
 		Resolve:  func(m *config.Module) time.Duration { return m.Hold.Resolve },
 	})
@@ -107,7 +99,7 @@ func (h *Holder) Configure() {
 func (h *Holder) Modules() []registry.Module { return h.registry.Modules() }
 
 // MaxConnections returns the maximum number of connections; 0 means no limit.
-func (h *Holder) MaxConnections() int { return h.options.MaxConnections }
+func (h *Holder) MaxConnections() int { return h.options.Connections.Limit() }
 
 // An Answer is the answer to a scrape.
 type Answer struct {

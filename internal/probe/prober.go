@@ -97,8 +97,8 @@ func (p *Prober) Enter() (leave func(), err error) {
 	return func() { p.release(1) }, nil
 }
 
-// CanReserve reports whether n more handshakes may be reserved: an eighth of the limit is always left for probes.
-func (p *Prober) CanReserve(n int) bool {
+// canReserve reports whether n more handshakes may be reserved: an eighth of the limit is always left for probes.
+func (p *Prober) canReserve(n int) bool {
 	limit := int64(p.options.MaxInFlight)
 	return n <= 0 || limit == 0 || p.reserved.Load()+int64(n) <= limit-limit/8
 }

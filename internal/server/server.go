@@ -149,13 +149,12 @@ func (c *Command) serve(
 	defer watcher.Close()
 	handler.Watch(watcher)
 	holder := hold.New(hold.Options{
-		Shaker:         engine,
-		Prober:         prober,
-		MaxConnections: heldMost,
-		Spare:          spare,
-		History:        results,
-		Observe:        handler.ObserveConnect,
-		Changed:        handler.LogHeld,
+		Shaker:      engine,
+		Prober:      prober,
+		Connections: probe.NewConnections(prober, heldMost, spare),
+		History:     results,
+		Observe:     handler.ObserveConnect,
+		Changed:     handler.LogHeld,
 	})
 	defer holder.Close()
 	handler.Hold(holder)
