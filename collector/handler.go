@@ -206,7 +206,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Reques
 	case errors.Is(err, hold.ErrLimit):
 		w.Header().Set("Retry-After", "60")
 		h.reject(w, r, http.StatusServiceUnavailable, holdLimit, err)
-	case errors.Is(err, hold.ErrPending), errors.Is(err, hold.ErrReloaded):
+	case !errors.Is(err, shaker.ErrClosed) && (errors.Is(err, hold.ErrPending) || errors.Is(err, hold.ErrStopped)):
 		w.Header().Set("Retry-After", "1")
 		h.reject(w, r, http.StatusServiceUnavailable, holdPending, err)
 	case errors.Is(err, probe.ErrAddresses): // without Retry-After: a later probe has the same result

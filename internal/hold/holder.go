@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
@@ -25,8 +26,8 @@ var (
 	// ErrFault means that there is no connection because of this host.
 	ErrFault = errors.New("no connection to the target because of this host")
 
-	// ErrReloaded means that a reload has changed the module during the first scrape of the target.
-	ErrReloaded = errors.New("the configuration was reloaded during the scrape")
+	// ErrStopped means that the target was closed during the scrape, because it expired or because of a reload.
+	ErrStopped = errors.New("target closed during the scrape")
 )
 
 // Options configure a [Holder]. Shaker, Prober and Connections are required.
@@ -55,6 +56,7 @@ type Holder struct {
 	registry *registry.Registry[*target]
 	pace     pace
 	causes   causes
+	closed   atomic.Bool
 
 	mu        sync.Mutex
 	perModule map[*config.Module]*shaker.HoldOptions
@@ -83,8 +85,11 @@ func New(options Options) *Holder {
 	return h
 }
 
-// Close closes all connections. Later scrapes are an error that wraps [shaker.ErrClosed].
-func (h *Holder) Close() { h.registry.Close() }
+// Close closes all connections. Scrapes that are running, and later ones, are an error that wraps [shaker.ErrClosed].
+func (h *Holder) Close() {
+	h.closed.Store(true)
+	h.registry.Close()
+}
 
 // Configure adapts to the configuration that is active in the Prober now. It closes the connections of modules that have
 // changed, and those to addresses that the policy does not permit any more. All others stay, with their counters.
@@ -114,7 +119,7 @@ type Answer struct {
 // connection. The client is who asks.
 //
 // An error means that there is no verdict, as that of [probe.Prober.Probe], or that it is [ErrLimit], [ErrPending],
-// [ErrFault] or [ErrReloaded].
+// [ErrFault] or [ErrStopped].
 func (h *Holder) Scrape(ctx context.Context, req *probe.Request, client string) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, req.Timeout)
 	defer cancel()
@@ -143,13 +148,21 @@ func (h *Holder) Scrape(ctx context.Context, req *probe.Request, client string) 
 			return Answer{}, err
 		}
 		if t == nil {
-			return Answer{}, ErrReloaded
+			return Answer{}, h.errStopped()
 		}
 	}
 	if err := t.await(ctx, req); err != nil {
 		return Answer{}, err
 	}
 	return t.answer(req)
+}
+
+// errStopped returns the error of a scrape whose target was stopped meanwhile.
+func (h *Holder) errStopped() error {
+	if h.closed.Load() {
+		return fmt.Errorf("%w: %w", ErrStopped, shaker.ErrClosed)
+	}
+	return ErrStopped
 }
 
 // optionsOf returns the options of a module's connections, which they share.

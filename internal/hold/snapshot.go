@@ -51,7 +51,10 @@ func (t *target) answer(req *probe.Request) (Answer, error) {
 	state, connected := t.state()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.conn == nil && t.fault != nil {
+	switch {
+	case t.stopped:
+		return Answer{}, t.holder.errStopped()
+	case t.conn == nil && t.fault != nil:
 		return Answer{}, errFault{t.fault}
 	}
 	answered := *req

@@ -17,8 +17,8 @@ import (
 )
 
 // A target is a target to which a connection is held. At any time one of these is true: it is stopped; it waits for the
-// timer to connect; it has a conn, which is being opened or is established; its death is being examined; or its name has
-// no address.
+// timer to connect; it has a conn, which is being opened or is established; its death is being examined; it is looking
+// for another address; or its name has no address.
 type target struct {
 	registry.Registration
 	holder *Holder
@@ -32,6 +32,8 @@ type target struct {
 	resolution *probe.Resolution // nil if the target is an address
 	gone       *probe.Verdict    // why the name has no address now, nil if it has one
 	wanted     netip.Addr        // of the next connect: that of the peer if the name still has it
+	lacking    bool              // this host lacks the IP version of the name's preferred address
+	looking    bool              // for an address of the other IP version
 
 	// The connection
 	timer     *time.Timer // until the next connect
@@ -120,7 +122,7 @@ func (t *target) begin(report *probe.Report, peer netip.AddrPort) error {
 	if !report.Addr.IsValid() {
 		t.resolved(report)
 	}
-	t.stopped, t.gone, t.wanted = false, nil, peer.Addr()
+	t.stopped, t.gone, t.wanted, t.lacking = false, nil, peer.Addr(), false
 	if t.registered.IsZero() {
 		t.registered = time.Now().Round(0) // on the wall clock
 	}
@@ -163,7 +165,7 @@ func (t *target) paced() {
 }
 
 // isBusy reports whether there must not be a connect now. Its caller holds mu.
-func (t *target) isBusy() bool { return t.stopped || t.conn != nil || t.death != nil }
+func (t *target) isBusy() bool { return t.stopped || t.conn != nil || t.death != nil || t.looking }
 
 // open opens the connection. Its caller holds mu.
 func (t *target) open() {
@@ -212,7 +214,7 @@ func (t *target) settle() {
 func (t *target) Stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.stopped = true
+	t.stopped, t.looking = true, false
 	if t.timer != nil {
 		t.timer.Stop()
 	}
@@ -282,9 +284,11 @@ func (t *target) ended(e *shaker.ConnectionEvent) {
 			t.failed(e.Err)
 			return
 		}
-		t.countConnect(&e.Result)
-		t.fail(e.Outcome.String(), e.Errno, e.Result.ICMP, e.Time, "connect failed")
-		t.retry()
+		if t.fallsBack(&e.Result) {
+			t.fallBack(e)
+			return
+		}
+		t.refused(e)
 		return
 	}
 	t.lastAnswer, t.lastData = e.State.LastAnswer, e.State.LastData
@@ -299,6 +303,13 @@ func (t *target) ended(e *shaker.ConnectionEvent) {
 		return
 	}
 	t.buried(e.Outcome, e.Errno, shaker.ICMP{})
+	t.retry()
+}
+
+// refused counts a connect that has failed. Its caller holds mu.
+func (t *target) refused(e *shaker.ConnectionEvent) {
+	t.countConnect(&e.Result)
+	t.fail(e.Outcome.String(), e.Errno, e.Result.ICMP, e.Time, "connect failed")
 	t.retry()
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // fallBack probes an address of the other IP version, because this host lacks the one of the first address. If there
@@ -38,6 +40,9 @@ func (r *running) leaveOut(v *Verdict) {
 	r.Resolution.LeftOut = append(r.Resolution.LeftOut,
 		fmt.Errorf("target %v: this host has no %s (%s)", peer, version, v.Errno))
 }
+
+// LacksFamily reports whether the result of a handshake only means that this host lacks the IP version of the address.
+func LacksFamily(r *shaker.Result) bool { return lacksFamily(&Verdict{Handshake: *r}) }
 
 // lacksFamily reports whether the verdict about an address only means that this host lacks its IP version: the kernel
 // does not have it, there is no address to send from, or there is no route and the host has no other address than

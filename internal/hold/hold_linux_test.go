@@ -1,0 +1,452 @@
+package hold
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// The first scrape opens the connection, and all others share it.
+func TestScrape(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.1:0")
+	before := time.Now()
+	first := b.scrape(s.address, "plain")
+	if !first.Success() || first.Handshake.Handshake <= 0 || first.Hold.Established.Before(before.Add(-time.Second)) {
+		t.Errorf("the first scrape = %+v, %+v, want open, with the handshake and since when", first.Verdict, first.Hold)
+	}
+	var scraping sync.WaitGroup
+	for range 20 {
+		scraping.Go(func() { b.scrape(s.address, "plain") })
+	}
+	scraping.Wait()
+	last := b.scrape(s.address, "plain")
+	if n := s.count.Load(); n != 1 {
+		t.Errorf("%d connections after 22 scrapes, want 1", n)
+	}
+	if h := last.Hold; total(h.Connects, "open") != 1 || total(h.Connects, "") != 1 || total(h.Closes, "") != 0 ||
+		h.Heartbeat != nil || h.HasName || h.LastAnswer.IsZero() || !h.LastData.IsZero() {
+		t.Errorf("the last scrape has %+v, want one connect, an answer, and no heartbeats, data or name", h)
+	}
+	b.checkChanges()
+}
+
+// Scrapes of a new target at the same time open one connection.
+func TestScrapesAtOnce(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.1:0")
+	var scraping sync.WaitGroup
+	for range 50 {
+		scraping.Go(func() {
+			if a := b.scrape(s.address, "plain"); !a.Success() {
+				t.Errorf("a first scrape = %+v, want open", a.Verdict)
+			}
+		})
+	}
+	scraping.Wait()
+	if n := s.count.Load(); n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+}
+
+// A connection that has ended is counted by the reason, and opened again.
+func TestEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		end    func(*net.TCPConn)
+		result string
+		errno  string
+	}{
+		"FIN":        {end: func(c *net.TCPConn) { c.Close() }, result: "closed"},
+		"half of it": {end: func(c *net.TCPConn) { c.CloseWrite() }, result: "closed"},
+		"RST":        {end: func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, result: "reset", errno: "ECONNRESET"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, 0)
+			s := serve(t, "127.0.0.1:0")
+			b.scrape(s.address, "plain")
+			conn := s.accept()
+			s.listener.Close() // so that it stays closed
+			c.end(conn)
+			ended := b.await(s.address, "plain", "the connection has ended", func(a Answer) bool {
+				return total(a.Hold.Closes, "") == 1
+			})
+			if ended.Hold.Closes[0] != (ResultCount{Result: c.result, Errno: c.errno, Total: 1}) ||
+				ended.Hold.Lifetime.GetSampleCount() != 1 || !ended.Hold.Established.IsZero() ||
+				ended.Hold.LastAnswer.IsZero() {
+				t.Errorf("after the end: %+v, want one of %s %s, a lifetime, no connection", ended.Hold, c.result, c.errno)
+			}
+			refused := b.awaitResult(s.address, "plain", "refused")
+			if refused.Success() || refused.Errno != "ECONNREFUSED" {
+				t.Errorf("while the port is closed: %+v, want refused", refused.Verdict)
+			}
+			again := serve(t, s.address)
+			back := b.awaitResult(s.address, "plain", "open")
+			again.accept()
+			if total(back.Hold.Connects, "open") != 2 || total(back.Hold.Connects, "refused") == 0 ||
+				total(back.Hold.Closes, "") != 1 {
+				t.Errorf("after the return: %+v, want two connects, some that were refused, one close", back.Hold)
+			}
+			b.checkChanges(c.result, "open")
+			records := b.results.Tracks(s.address, "plain")[0].Records
+			if first, last := records[0], records[len(records)-1]; first.Result != c.result || first.Errno != c.errno ||
+				!strings.HasPrefix(first.Reason, "connection ended after ") || first.Success || !last.Success {
+				t.Errorf("the history has %+v … %+v, want the end and the return", first, last)
+			}
+		})
+	}
+}
+
+// An application that does not answer is silent, although its kernel answers. A late answer counts with its true time.
+func TestHeartbeats(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.1:0")
+	b.scrape(s.address, "asks")
+	conn := s.accept()
+	in := bufio.NewReader(conn)
+	answer := func(text string) {
+		t.Helper()
+		readLine(t, in, "PING\r\n")
+		io.WriteString(conn, text)
+	}
+	answer("+PONG\r\n")
+	b.await(s.address, "asks", "a heartbeat is answered", func(a Answer) bool { return a.Hold.Heartbeat.Total == 1 })
+	readLine(t, in, "PING\r\n")
+	silent := b.awaitResult(s.address, "asks", "silent")
+	if silent.Success() || silent.Errno != "" || silent.Hold.Established.IsZero() || silent.Hold.LastData.IsZero() {
+		t.Errorf("without an answer: %+v, %+v, want silent, on an established connection", silent.Verdict, silent.Hold)
+	}
+	b.await(s.address, "asks", "the next interval fails, too", func(a Answer) bool {
+		return total(a.Hold.Heartbeat.Failures, "silent") == 2
+	})
+	io.WriteString(conn, "+PONG\r\n")
+	b.awaitResult(s.address, "asks", "open")
+	answer("-ERR\r\n")
+	b.awaitResult(s.address, "asks", "mismatch")
+	answer("+PONG\r\n")
+	last := b.awaitResult(s.address, "asks", "open")
+	beats := last.Hold.Heartbeat
+	if beats.Total != 5 || total(beats.Failures, "silent") != 2 || total(beats.Failures, "mismatch") != 1 ||
+		total(beats.Failures, "") != 3 || beats.Latency.GetSampleCount() != 4 || beats.Latency.GetSampleSum() < 1 {
+		t.Errorf("heartbeats: %+v, want 5, 2 of them silent, 1 a mismatch, 4 answers, one after more than 1 s", beats)
+	}
+	if n := s.count.Load(); n != 1 || total(last.Hold.Closes, "") != 0 {
+		t.Errorf("%d connections, closes %v, want one that stays", n, last.Hold.Closes)
+	}
+	b.checkChanges("silent", "open", "mismatch", "open")
+}
+
+// A greeting that does not match ends the connection.
+func TestGreeting(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.1:0")
+	b.scrape(s.address, "greeted")
+	conn := s.accept()
+	io.WriteString(conn, "554 no\r\n")
+	mismatch := b.awaitResult(s.address, "greeted", "mismatch")
+	if h := mismatch.Hold; total(h.Closes, "mismatch") != 1 || h.Lifetime.GetSampleCount() != 1 {
+		t.Errorf("after a wrong greeting: %+v, want one close because of it", h)
+	}
+	if got, err := io.ReadAll(conn); string(got) != "NOOP\r\n" || err != nil {
+		t.Errorf("the target has read %q, error %v, want the first heartbeat, and the end of the connection", got, err)
+	}
+	io.WriteString(s.accept(), "220 yes\r\n")
+	b.awaitResult(s.address, "greeted", "open")
+	s.none()
+	b.checkChanges("mismatch", "open")
+}
+
+// none fails the test if there was a connection that the test has not accepted.
+func (s *server) none() {
+	s.t.Helper()
+	if n := len(s.accepted); n != 0 {
+		s.t.Errorf("%d more connections to %s, want none", n, s.address)
+	}
+}
+
+// Without a greeting, a target is silent, and nothing is sent.
+func TestMissingGreeting(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.1:0")
+	b.scrape(s.address, "greeted")
+	conn := s.accept()
+	silent := b.awaitResult(s.address, "greeted", "silent")
+	if beats := silent.Hold.Heartbeat; beats.Total != 0 || total(beats.Failures, "") != 0 {
+		t.Errorf("heartbeats without a greeting: %+v, want none", beats)
+	}
+	io.WriteString(conn, "220 late\r\n")
+	b.awaitResult(s.address, "greeted", "open")
+}
+
+// A slow expression does not hold up other targets.
+func TestSlowExpression(t *testing.T) {
+	b := newBench(t, 0)
+	b.reload(testConfig + `
+  slow:
+    prober: hold
+    timeout: 2s
+    hold: {heartbeat: {interval: 1h, send: "?", expect: '(a?){400}b$', frame: {delimiter: "\n"}, max_frame: 1MiB}}
+`)
+	slow, fast := serve(t, "127.0.0.1:0"), serve(t, "127.0.0.1:0")
+	b.scrape(slow.address, "slow")
+	go io.WriteString(slow.accept(), strings.Repeat("a", 1<<19)+"\n")
+	checking := func() bool {
+		target := b.target(slow.address, "slow")
+		target.mu.Lock()
+		defer target.mu.Unlock()
+		return target.beat.checking
+	}
+	lab.Eventually(t, "the answer is being matched", checking)
+	b.scrape(fast.address, "asks")
+	conn := fast.accept()
+	readLine(t, bufio.NewReader(conn), "PING\r\n")
+	io.WriteString(conn, "+PONG\r\n")
+	b.await(fast.address, "asks", "a heartbeat is answered", func(a Answer) bool { return a.Hold.Heartbeat.Total == 1 })
+	if !checking() {
+		lab.Skip(t, "this machine has matched the slow expression meanwhile")
+	}
+	if a := b.scrape(slow.address, "slow"); !a.Success() {
+		t.Errorf("while the answer is being matched: %+v, want open", a.Verdict)
+	}
+}
+
+// A silent target is a timeout at the end of the first scrape. A scrape that is too short for that is an error.
+func TestSilentConnect(t *testing.T) {
+	simnet.NewNetwork(t) // where all targets are silent
+	b := newBench(t, 0)
+	req := b.request("10.0.0.1:80", "plain")
+	req.Timeout = 500 * time.Millisecond
+	first, err := b.holder.Scrape(t.Context(), req, "")
+	if err != nil || first.Result != "timeout" || first.Errno != "ETIMEDOUT" || first.Success() ||
+		total(first.Hold.Connects, "") != 0 {
+		t.Fatalf("the first scrape = %+v, error %v, want a timeout, while the connect goes on", first, err)
+	}
+	b.await("10.0.0.1:80", "plain", "the connect has ended", func(a Answer) bool {
+		return a.Result == "timeout" && total(a.Hold.Connects, "timeout") > 0
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := b.holder.Scrape(ctx, b.request("10.0.0.2:80", "plain"), ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("a scrape whose client has gone: error %v, want %v", err, context.Canceled)
+	}
+}
+
+// A target that expires is closed, and keeps its counters for a while.
+func TestExpiry(t *testing.T) {
+	for module, want := range map[string]error{"plain": io.EOF, "reset": syscall.ECONNRESET} {
+		t.Run(module, func(t *testing.T) {
+			b := newBench(t, 0)
+			s := serve(t, "127.0.0.1:0")
+			b.scrape(s.address, module)
+			conn := s.accept()
+			b.expire(6 * time.Minute)
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, want) {
+				t.Errorf("the target has read error %v, want %v", err, want)
+			}
+			back := b.scrape(s.address, module)
+			s.accept()
+			if h := back.Hold; !back.Success() || total(h.Connects, "open") != 2 || total(h.Closes, "") != 0 {
+				t.Errorf("back within a minute: %+v, %+v, want open, two connects, no close", back.Verdict, h)
+			}
+			b.expire(6 * time.Minute)
+			b.expire(2 * time.Minute)
+			if h := b.scrape(s.address, module).Hold; total(h.Connects, "open") != 1 {
+				t.Errorf("back after two minutes: %+v, want a new start", h)
+			}
+			b.checkChanges()
+		})
+	}
+}
+
+// A target that expires while it waits for the next connect continues to wait.
+func TestExpiryKeepsBackoff(t *testing.T) {
+	b := newBench(t, 0)
+	b.reload(strings.Replace(testConfig, "min: 100ms, max: 1s", "min: 1h, max: 1h", 1))
+	const closed = "127.0.0.1:7311"
+	b.scrape(closed, "plain")
+	b.expire(6 * time.Minute)
+	back := b.scrape(closed, "plain")
+	if n := total(back.Hold.Connects, "refused"); n != 1 || back.Result != "refused" {
+		t.Errorf("back: %+v, %d connects, want refused, and no further connect", back.Verdict, n)
+	}
+	if next := b.target(closed, "plain").status().NextConnect; time.Until(next) < 30*time.Minute {
+		t.Errorf("the next connect is at %v, want in about an hour", next)
+	}
+}
+
+// A reload closes the connections of modules that have changed, and those that the policy does not permit any more.
+func TestReload(t *testing.T) {
+	for name, c := range map[string]struct {
+		config string
+		kept   bool
+	}{
+		"another module changed": {config: strings.Replace(testConfig, "  dead:", "  other:", 1), kept: true},
+		"module changed":         {config: strings.Replace(testConfig, "timeout: 2s", "timeout: 3s", 1)},
+		"module removed":         {config: strings.Replace(testConfig, "  plain:", "  other:", 1)},
+		"address denied":         {config: `targets: {deny: ["127.0.0.0/8:*"]}` + testConfig},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 0)
+			s := serve(t, "127.0.0.1:0")
+			b.scrape(s.address, "plain")
+			conn := s.accept()
+			b.reload(c.config)
+			conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			_, err := conn.Read(make([]byte, 1))
+			if kept := !errors.Is(err, io.EOF); kept != c.kept {
+				t.Errorf("the target has read error %v, want the connection to stay: %t", err, c.kept)
+			}
+		})
+	}
+}
+
+// A connection stays when its name has another address, and the next one uses it.
+func TestNewAddress(t *testing.T) {
+	b := newBench(t, 0)
+	old := serve(t, "127.0.0.2:7312")
+	young := serve(t, "127.0.0.3:7312")
+	const name = "host.example:7312"
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.2"}})
+	first := b.scrape(name, "plain")
+	conn := old.accept()
+	if !first.Hold.HasName || !first.Hold.AddressCurrent {
+		t.Errorf("the first scrape has %+v, want that the name has the address", first.Hold)
+	}
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.3"}})
+	b.resolve()
+	moved := b.await(name, "plain", "the address is not current", func(a Answer) bool { return !a.Hold.AddressCurrent })
+	if !moved.Success() || moved.Handshake.Peer.Addr().String() != "127.0.0.2" || total(moved.Hold.Closes, "") != 0 {
+		t.Errorf("with another address: %+v, %+v, want the present connection", moved.Verdict, moved.Hold)
+	}
+	conn.Close()
+	young.accept()
+	next := b.await(name, "plain", "the next address is current", func(a Answer) bool { return a.Hold.AddressCurrent })
+	if !next.Success() || next.Handshake.Peer.Addr().String() != "127.0.0.3" {
+		t.Errorf("after the end: %+v, want the new address", next.Verdict)
+	}
+	// The name goes. The connection stays, and there is no other one after it.
+	b.answerDNS(nil)
+	b.resolve()
+	gone := b.await(name, "plain", "the address is not current", func(a Answer) bool { return !a.Hold.AddressCurrent })
+	if !gone.Success() {
+		t.Errorf("without an address: %+v, want the present connection", gone.Verdict)
+	}
+	young.listener.Close()
+	lost := b.target(name, "plain")
+	lost.mu.Lock()
+	lost.conn.Close() // as if it had ended
+	lost.conn, lost.established = nil, time.Time{}
+	lost.death = &death{outcome: shaker.Closed, at: time.Now()}
+	lost.buried(shaker.Closed, 0, shaker.ICMP{})
+	lost.retry()
+	lost.mu.Unlock()
+	absent := b.awaitResult(name, "plain", "dns_not_found")
+	if absent.Err == nil {
+		t.Errorf("without an address and a connection: %+v, want the resolver's error", absent.Verdict)
+	}
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.2"}})
+	b.resolve()
+	b.awaitResult(name, "plain", "open")
+
+	old.accept()
+}
+
+// A limit permits no further connection until another one has gone.
+func TestLimit(t *testing.T) {
+	b := newBench(t, 1)
+	s := serve(t, "127.0.0.1:0")
+	b.scrape(s.address, "plain")
+	_, err := b.holder.Scrape(t.Context(), b.request(s.address, "dead"), "")
+	const want = "connection not held: 1 connections are reserved already (limit: 1, --hold.max-connections)"
+	if !errors.Is(err, ErrLimit) || err.Error() != want {
+		t.Errorf("Scrape of a second target: error %v, want %s", err, want)
+	}
+	b.expire(6 * time.Minute)
+	b.scrape(s.address, "dead")
+}
+
+// An error of this host is no result.
+func TestFault(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.1:0")
+	lab.WithDescriptors(t, 0, func() {
+		_, err := b.holder.Scrape(t.Context(), b.request(s.address, "plain"), "")
+		if !errors.Is(err, ErrFault) || !errors.Is(err, syscall.EMFILE) {
+			t.Errorf("Scrape without descriptors: error %v, want %v, EMFILE", err, ErrFault)
+		}
+	})
+	b.awaitResult(s.address, "plain", "open")
+}
+
+// Scrapes that wait for a connection end when the target is stopped.
+func TestStopDuringScrape(t *testing.T) {
+	simnet.NewNetwork(t) // where all targets are silent
+	for name, c := range map[string]struct {
+		stop func(*bench)
+		want error
+	}{
+		"reload": {stop: func(b *bench) { b.reload(strings.Replace(testConfig, "plain", "other", 1)) }, want: ErrStopped},
+		"close":  {stop: func(b *bench) { b.holder.Close() }, want: shaker.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 0)
+			scraped := make(chan error, 1)
+			req := b.request("10.0.0.1:80", "plain")
+			go func() {
+				_, err := b.holder.Scrape(t.Context(), req, "")
+				scraped <- err
+			}()
+			lab.Eventually(t, "the target is registered", func() bool {
+				for range b.holder.registry.Targets() {
+					return true
+				}
+				return false
+			})
+			c.stop(b)
+			if err := <-scraped; !errors.Is(err, c.want) {
+				t.Errorf("a scrape during which the target is stopped: error %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+// Connects of many targets are spread over time.
+func TestPace(t *testing.T) {
+	const targets = 200
+	b := newBench(t, 0)
+	s := serve(t, "0.0.0.0:0")
+	_, port, _ := net.SplitHostPort(s.address)
+	began := time.Now()
+	var scraping sync.WaitGroup
+	for i := range targets {
+		scraping.Go(func() { b.scrape(fmt.Sprintf("127.0.1.%d:%s", i+1, port), "plain") })
+	}
+	scraping.Wait()
+	if took, want := time.Since(began), (targets-1)*time.Second/connectsPerSecond; took < want {
+		t.Errorf("%d connects took %v, want %v or more", targets, took, want)
+	}
+}
+
+// A scrape whose turn comes too late is an error at once.
+func TestPaceIsTooSlow(t *testing.T) {
+	b := newBench(t, 0)
+	for range 20 * connectsPerSecond {
+		b.holder.pace.reserve()
+	}
+	_, err := b.holder.Scrape(t.Context(), b.request("127.0.0.1:7313", "plain"), "")
+	if !errors.Is(err, ErrPending) || !strings.Contains(err.Error(), "because there are at most 320 connects a second") {
+		t.Errorf("Scrape whose turn comes in 20 s: error %v, want %v because of the pace", err, ErrPending)
+	}
+}
