@@ -214,6 +214,11 @@ func serve(t *testing.T, address string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, l)
+}
+
+// serveOn is serve with a listener.
+func serveOn(t *testing.T, l net.Listener) *server {
 	s := &server{t: t, address: l.Addr().String(), listener: l, accepted: make(chan *net.TCPConn, 10_000)}
 	t.Cleanup(func() { l.Close() })
 	go func() {
