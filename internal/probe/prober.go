@@ -97,10 +97,13 @@ func (p *Prober) Enter() (leave func(), err error) {
 	return func() { p.release(1) }, nil
 }
 
-// canReserve reports whether n more handshakes may be reserved: an eighth of the limit is always left for probes.
+// reservedParts is the inverse of the share of the limit that is always left for probes.
+const reservedParts = 32
+
+// canReserve reports whether n more handshakes may be reserved, so that enough of the limit is left for probes.
 func (p *Prober) canReserve(n int) bool {
 	limit := int64(p.options.MaxInFlight)
-	return n <= 0 || limit == 0 || p.reserved.Load()+int64(n) <= limit-limit/8
+	return n <= 0 || limit == 0 || p.reserved.Load()+int64(n) <= limit-limit/reservedParts
 }
 
 // Reserve subtracts n handshakes from those that probes may have in flight, because others in the background may need
