@@ -18,7 +18,7 @@ func (l memoryLimit) heldConnections(flag, inFlight int, logger *slog.Logger) (m
 			return permitted, spare
 		}
 	}
-	if usable := files - files/32; files > 0 && most > usable {
+	if usable := max(files-files/32, spare); files > 0 && most > usable {
 		logger.Warn("The open file limit permits less than the flag",
 			"flag", "--hold.max-connections", "value", most, "used", usable)
 		most = usable
