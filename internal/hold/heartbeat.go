@@ -22,7 +22,7 @@ func (t *target) greeted(e *shaker.ConnectionEvent) {
 			t.recover(e.Time)
 			return
 		}
-		t.death = &death{outcome: shaker.Mismatch, at: e.Time, age: e.Time.Sub(t.established)}
+		t.death = &death{outcome: shaker.Mismatch, at: e.Time, age: t.holder.at(e.Time).sub(t.established)}
 		t.close()
 		t.buried(shaker.Mismatch, 0, shaker.ICMP{})
 		t.retry()

@@ -33,6 +33,9 @@ func TestScrape(t *testing.T) {
 	}
 	scraping.Wait()
 	last := b.scrape(s.address, "plain")
+	if !last.Hold.Established.Equal(first.Hold.Established) {
+		t.Errorf("established at %v, and then at %v, want the same", first.Hold.Established, last.Hold.Established)
+	}
 	if n := s.count.Load(); n != 1 {
 		t.Errorf("%d connections after 22 scrapes, want 1", n)
 	}
@@ -201,7 +204,7 @@ func TestSlowExpression(t *testing.T) {
 `)
 	slow, fast := serve(t, "127.0.0.1:0"), serve(t, "127.0.0.1:0")
 	b.scrape(slow.address, "slow")
-	go io.WriteString(slow.accept(), strings.Repeat("a", 1<<19)+"\n")
+	go io.WriteString(slow.accept(), strings.Repeat("a", 1<<18)+"\n")
 	checking := func() bool {
 		target := b.target(slow.address, "slow")
 		target.mu.Lock()
@@ -220,6 +223,7 @@ func TestSlowExpression(t *testing.T) {
 	if a := b.scrape(slow.address, "slow"); !a.Success() {
 		t.Errorf("while the answer is being matched: %+v, want open", a.Verdict)
 	}
+	b.awaitResult(slow.address, "slow", "mismatch")
 }
 
 // A silent target is a timeout at the end of the first scrape. A scrape that is too short for that is an error.
@@ -332,8 +336,8 @@ func TestNewAddress(t *testing.T) {
 	}
 	conn.Close()
 	young.accept()
-	next := b.await(name, "plain", "the next address is current", func(a Answer) bool { return a.Hold.AddressCurrent })
-	if !next.Success() || next.Handshake.Peer.Addr().String() != "127.0.0.3" {
+	next := b.awaitResult(name, "plain", "open")
+	if !next.Hold.AddressCurrent || next.Handshake.Peer.Addr().String() != "127.0.0.3" {
 		t.Errorf("after the end: %+v, want the new address", next.Verdict)
 	}
 	// The name goes. The connection stays, and there is no other one after it.
@@ -347,7 +351,7 @@ func TestNewAddress(t *testing.T) {
 	lost := b.target(name, "plain")
 	lost.mu.Lock()
 	lost.conn.Close() // as if it had ended
-	lost.conn, lost.established = nil, time.Time{}
+	lost.conn, lost.established = nil, 0
 	lost.death = &death{outcome: shaker.Closed, at: time.Now()}
 	lost.buried(shaker.Closed, 0, shaker.ICMP{})
 	lost.retry()

@@ -53,6 +53,7 @@ type Options struct {
 // A Holder holds connections. It is safe for concurrent use.
 type Holder struct {
 	options  Options
+	started  time.Time
 	registry *registry.Registry[*target]
 	pace     pace
 	causes   causes
@@ -73,7 +74,7 @@ func New(options Options) *Holder {
 	if options.Changed == nil {
 		options.Changed = func(*probe.Report) {}
 	}
-	h := &Holder{options: options}
+	h := &Holder{options: options, started: time.Now()}
 	h.registry = registry.New(registry.Options[*target]{
 		Prober:   options.Prober,
 		Activity: "holding connections",

@@ -98,7 +98,7 @@ func (t *target) isOverdue(s *shaker.ConnectionState) bool {
 
 // report returns a report with the present result, and with the measurements of the last connect. Its caller holds mu.
 func (t *target) report(req *probe.Request) *probe.Report {
-	r := &probe.Report{Request: req, Start: onWallClock(t.started)}
+	r := &probe.Report{Request: req, Start: t.holder.wall(t.started)}
 	if t.resolution != nil {
 		r.Resolution = *t.resolution
 	}
@@ -118,27 +118,20 @@ func (t *target) report(req *probe.Request) *probe.Report {
 	return r
 }
 
-// onWallClock returns a time with a reading of the monotonic clock as the wall clock shows it now, which may have been
-// set since. The zero time stays zero.
-func onWallClock(t time.Time) time.Time {
-	if t.IsZero() {
-		return t
-	}
-	now := time.Now()
-	return now.Add(t.Sub(now))
-}
-
 // snapshot returns what is known about the target, given what the kernel knows about its connection. Its caller holds mu.
 func (t *target) snapshot(state *shaker.ConnectionState) *Snapshot {
 	s := &Snapshot{
 		Registered:           t.registered,
-		Established:          onWallClock(t.established),
+		Established:          t.holder.wall(t.established),
 		KeepAlivesUnanswered: state.KeepAlivesUnanswered,
 		Connects:             t.connects.results(),
 		Closes:               t.closes.results(),
 		Lifetime:             write(t.lifetime, lifetimeBounds, t.registered),
 		HasName:              t.resolution != nil,
 		AddressCurrent:       t.isCurrent(),
+	}
+	if t.established != 0 && !state.Established.IsZero() {
+		s.Established = state.Established // which is the same each time
 	}
 	s.LastAnswer, s.LastData = t.heard(state)
 	if t.Module.Hold.Heartbeat.Interval > 0 {
@@ -153,10 +146,10 @@ func (t *target) snapshot(state *shaker.ConnectionState) *Snapshot {
 
 // heard returns when the peer was heard last. Its caller holds mu.
 func (t *target) heard(state *shaker.ConnectionState) (answer, data time.Time) {
-	if t.established.IsZero() {
-		return onWallClock(t.lastAnswer), onWallClock(t.lastData)
+	if t.established == 0 {
+		return t.holder.wall(t.lastAnswer), t.holder.wall(t.lastData)
 	}
-	return onWallClock(state.LastAnswer), onWallClock(state.LastData)
+	return state.LastAnswer, state.LastData
 }
 
 func (c counts) results() []ResultCount {

@@ -69,11 +69,11 @@ func (t *target) status() *Status {
 		Result:               t.result,
 		Errno:                shaker.ErrnoName(t.errno),
 		ICMP:                 t.icmp,
-		Since:                onWallClock(t.since),
+		Since:                t.holder.wall(t.since),
 		Changed:              t.changed,
 		Failure:              t.failure.result,
-		FailureAt:            t.failure.at,
-		Established:          onWallClock(t.established),
+		FailureAt:            t.holder.wall(t.failure.at),
+		Established:          t.holder.wall(t.established),
 		Handshake:            t.connect.Handshake,
 		RTT:                  t.connect.RTT,
 		KeepAlive:            t.Module.Hold.KeepAlive,
@@ -91,14 +91,14 @@ func (t *target) status() *Status {
 		HeartbeatP50:         quantile(t.latency, 0.5),
 		HeartbeatP99:         quantile(t.latency, 0.99),
 		Client:               client,
-		Scraped:              onWallClock(scraped),
+		Scraped:              t.holder.wall(t.holder.at(scraped)),
 	}
 	s.LastAnswer, s.LastData = t.heard(&state)
 	s.Expires = s.Scraped.Add(t.Module.Hold.Expire)
 	if t.conn == nil {
 		s.Fault = t.fault
 		if t.timer != nil {
-			s.NextConnect = onWallClock(t.connectAt)
+			s.NextConnect = t.holder.wall(t.connectAt)
 		}
 	}
 	return s

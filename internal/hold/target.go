@@ -37,22 +37,22 @@ type target struct {
 
 	// The connection
 	timer     *time.Timer // until the next connect
-	connectAt time.Time   // when the timer ends
+	connectAt moment      // when the timer ends
 	conn      *shaker.Connection
 	peer      netip.AddrPort // of conn, or of the last one
-	started   time.Time      // when the last connect began, zero if none has
+	started   moment         // when the last connect began, 0 if none has
 	death     *death
 	backoff   backoff
 	beat      beat
 
-	established          time.Time // zero if it is not established
-	lastAnswer, lastData time.Time // of the last connection, when it ended
+	established          moment // 0 if it is not established
+	lastAnswer, lastData moment // of the last connection, when it ended
 
 	// The present state
 	result  string // "" if there is none yet
 	errno   shaker.Errno
 	icmp    shaker.ICMP // the error that explains the result
-	since   time.Time   // when the result was another one last
+	since   moment      // when the result was another one last
 	changed bool        // there was another one
 	fault   error       // why this host could not connect, nil if it could
 	connect shaker.Result
@@ -68,7 +68,7 @@ type target struct {
 
 type failure struct {
 	result string
-	at     time.Time
+	at     moment
 }
 
 // counts counts results.
@@ -127,10 +127,10 @@ func (t *target) begin(report *probe.Report, peer netip.AddrPort) error {
 		t.registered = time.Now().Round(0) // on the wall clock
 	}
 	if t.result != "" || t.fault != nil {
-		t.schedule(max(0, time.Until(t.connectAt)))
+		t.schedule(max(0, t.connectAt.sub(t.holder.now())))
 		return nil
 	}
-	t.peer, t.started = peer, time.Time{}
+	t.peer, t.started = peer, 0
 	t.settled = make(chan struct{})
 	t.paced()
 	return nil
@@ -138,7 +138,7 @@ func (t *target) begin(report *probe.Report, peer netip.AddrPort) error {
 
 // schedule lets the target connect after a delay, and as soon as the pace permits it. Its caller holds mu.
 func (t *target) schedule(delay time.Duration) {
-	t.connectAt = time.Now().Add(delay)
+	t.connectAt = t.holder.at(time.Now().Add(delay))
 	t.timer = time.AfterFunc(delay, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -156,7 +156,7 @@ func (t *target) paced() {
 		t.open()
 		return
 	}
-	t.connectAt = time.Now().Add(wait)
+	t.connectAt = t.holder.at(time.Now().Add(wait))
 	t.timer = time.AfterFunc(wait, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -182,7 +182,7 @@ func (t *target) open() {
 		t.retry() // the name is looked up again meanwhile
 		return
 	}
-	t.peer, t.started = peer, time.Now()
+	t.peer, t.started = peer, t.holder.now()
 	conn, err := t.holder.options.Shaker.Hold(peer, *t.holder.optionsOf(t.Module), t.take)
 	if err != nil {
 		t.failed(err)
@@ -231,10 +231,15 @@ func (t *target) Stop() {
 // close closes the connection. Its caller holds mu, and so no event arrives in the meantime: take waits for mu.
 func (t *target) close() {
 	if state, err := t.conn.State(); err == nil {
-		t.lastAnswer, t.lastData = state.LastAnswer, state.LastData
+		t.heardLast(&state)
 	}
 	t.conn.Close()
-	t.conn, t.established = nil, time.Time{}
+	t.conn, t.established = nil, 0
+}
+
+// heardLast notes when the peer was heard last, at the end of the connection. Its caller holds mu.
+func (t *target) heardLast(s *shaker.ConnectionState) {
+	t.lastAnswer, t.lastData = t.holder.at(s.LastAnswer), t.holder.at(s.LastData)
 }
 
 // take takes an event of the connection.
@@ -261,8 +266,8 @@ func (t *target) take(c *shaker.Connection, e shaker.ConnectionEvent) {
 // opened notes that the connection is established. Its caller holds mu.
 func (t *target) opened(e *shaker.ConnectionEvent) {
 	t.countConnect(&e.Result)
-	t.established = e.Time
-	t.lastAnswer, t.lastData = time.Time{}, time.Time{}
+	t.established = t.holder.at(e.Time)
+	t.lastAnswer, t.lastData = 0, 0
 	t.beat = beat{awaitsGreeting: t.Module.Hold.Greeting != nil}
 	t.recover(e.Time)
 }
@@ -278,8 +283,8 @@ func (t *target) countConnect(r *shaker.Result) {
 // ended notes that the connection has ended, or could not be established. Its caller holds mu.
 func (t *target) ended(e *shaker.ConnectionEvent) {
 	established := t.established
-	t.conn, t.established = nil, time.Time{}
-	if established.IsZero() {
+	t.conn, t.established = nil, 0
+	if established == 0 {
 		if e.Err != nil {
 			t.failed(e.Err)
 			return
@@ -291,12 +296,12 @@ func (t *target) ended(e *shaker.ConnectionEvent) {
 		t.refused(e)
 		return
 	}
-	t.lastAnswer, t.lastData = e.State.LastAnswer, e.State.LastData
+	t.heardLast(&e.State)
 	if e.Err != nil {
 		t.failed(e.Err)
 		return
 	}
-	t.death = &death{outcome: e.Outcome, errno: e.Errno, at: e.Time, age: e.Time.Sub(established)}
+	t.death = &death{outcome: e.Outcome, errno: e.Errno, at: e.Time, age: t.holder.at(e.Time).sub(established)}
 	if t.death.isSilent() {
 		t.change(e.Outcome.String(), e.Errno, e.Time)
 		t.holder.examine(t)
@@ -333,7 +338,7 @@ func isRejection(outcome shaker.Outcome) bool {
 func (t *target) change(result string, errno shaker.Errno, at time.Time) {
 	if t.result != result {
 		t.changed = t.result != ""
-		t.since = at
+		t.since = t.holder.at(at)
 	}
 	t.result, t.errno = result, errno
 	t.settle()
@@ -343,7 +348,7 @@ func (t *target) change(result string, errno shaker.Errno, at time.Time) {
 func (t *target) fail(result string, errno shaker.Errno, icmp shaker.ICMP, at time.Time, what string) {
 	t.change(result, errno, at)
 	t.icmp = icmp
-	t.failure = failure{result: result, at: at.Round(0)}
+	t.failure = failure{result: result, at: t.holder.at(at)}
 	t.record(at, what)
 	if !t.announced {
 		t.announced = true
@@ -392,8 +397,8 @@ func (t *target) isSettled() bool {
 func (t *target) await(ctx context.Context, req *probe.Request) error {
 	t.mu.Lock()
 	settled := t.settled
-	wait := time.Until(t.connectAt)
-	started := !t.started.IsZero()
+	wait := t.connectAt.sub(t.holder.now())
+	started := t.started != 0
 	t.mu.Unlock()
 	if settled == nil {
 		return nil
@@ -417,9 +422,9 @@ func (t *target) await(ctx context.Context, req *probe.Request) error {
 func (t *target) judge(req *probe.Request) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch out := time.Since(t.started); {
+	switch out := t.holder.now().sub(t.started); {
 	case t.settled == nil:
-	case t.started.IsZero():
+	case t.started == 0:
 		return errPending("the connect has not begun")
 	case out < req.Timeout/4*3: // the same part that a probe needs
 		return errPending("the connect has been running for only %v of %v", round(out), req.Timeout)
