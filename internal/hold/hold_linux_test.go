@@ -335,7 +335,7 @@ func TestNewAddress(t *testing.T) {
 		t.Errorf("with another address: %+v, %+v, want the present connection", moved.Verdict, moved.Hold)
 	}
 	conn.Close()
-	young.accept()
+	conn = young.accept()
 	next := b.awaitResult(name, "plain", "open")
 	if !next.Hold.AddressCurrent || next.Handshake.Peer.Addr().String() != "127.0.0.3" {
 		t.Errorf("after the end: %+v, want the new address", next.Verdict)
@@ -348,14 +348,7 @@ func TestNewAddress(t *testing.T) {
 		t.Errorf("without an address: %+v, want the present connection", gone.Verdict)
 	}
 	young.listener.Close()
-	lost := b.target(name, "plain")
-	lost.mu.Lock()
-	lost.conn.Close() // as if it had ended
-	lost.conn, lost.established = nil, 0
-	lost.death = &death{outcome: shaker.Closed, at: time.Now()}
-	lost.buried(shaker.Closed, 0, shaker.ICMP{})
-	lost.retry()
-	lost.mu.Unlock()
+	conn.Close()
 	absent := b.awaitResult(name, "plain", "dns_not_found")
 	if absent.Err == nil {
 		t.Errorf("without an address and a connection: %+v, want the resolver's error", absent.Verdict)

@@ -36,7 +36,7 @@ func (c *Connections) Permit(n int) error {
 	switch {
 	case c.most > 0 && c.held+n > c.most:
 		return fmt.Errorf("%d connections are reserved already (limit: %d, --hold.max-connections)", c.held, c.most)
-	case !c.prober.canReserve(c.probes(c.held+n) - c.probes(c.held)):
+	case !c.prober.CanReserve(c.probes(c.held+n) - c.probes(c.held)):
 		return fmt.Errorf("%d connections are reserved already, and probes need the other open files "+
 			"(limit: --probe.max-in-flight)", c.held)
 	}

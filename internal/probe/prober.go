@@ -64,6 +64,9 @@ func (p *Prober) Config() *config.Config { return p.config.Load() }
 // InFlight returns the number of handshakes in progress, including name resolution, and those that are reserved.
 func (p *Prober) InFlight() int64 { return p.inFlight.Load() + p.reserved.Load() }
 
+// Reserved returns the number of handshakes that are reserved.
+func (p *Prober) Reserved() int { return int(p.reserved.Load()) }
+
 // errInFlight returns ErrInFlight, with the number of reserved handshakes if there are any.
 func (p *Prober) errInFlight() error {
 	if n := p.reserved.Load(); n > 0 {
@@ -100,8 +103,8 @@ func (p *Prober) Enter() (leave func(), err error) {
 // reservedParts is the inverse of the share of the limit that is always left for probes.
 const reservedParts = 32
 
-// canReserve reports whether n more handshakes may be reserved, so that enough of the limit is left for probes.
-func (p *Prober) canReserve(n int) bool {
+// CanReserve reports whether n more handshakes may be reserved, so that enough of the limit is left for probes.
+func (p *Prober) CanReserve(n int) bool {
 	limit := int64(p.options.MaxInFlight)
 	return n <= 0 || limit == 0 || p.reserved.Load()+int64(n) <= limit-limit/reservedParts
 }

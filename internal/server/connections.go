@@ -43,6 +43,9 @@ type connections struct {
 	waiting int // limit of those without a running request
 	first   time.Duration
 
+	// reserved returns how many of limit must not be open now, because others need their descriptors; nil means none.
+	reserved func() int
+
 	mu      sync.Mutex
 	changed sync.Cond // on mu
 	open    map[net.Conn]*connection
@@ -130,7 +133,7 @@ func (c *connections) move(n *connection, to *list.List) {
 
 // makeRoom returns when the limits permit a new connection, which has been added already.
 func (c *connections) makeRoom(added *connection) {
-	for !added.closing && (len(c.open) > c.limit || c.tooMany()) {
+	for !added.closing && (len(c.open) > c.most() || c.tooMany()) {
 		if c.tooMany() && c.evict() {
 			continue
 		}
@@ -151,9 +154,17 @@ func (c *connections) wait() {
 	c.changed.Wait()
 }
 
+// most returns how many connections may be open now.
+func (c *connections) most() int {
+	if c.reserved == nil {
+		return c.limit
+	}
+	return max(min(c.limit, otherConnections), c.limit-c.reserved())
+}
+
 // tooMany reports whether there are too many connections, without those that are being closed.
 func (c *connections) tooMany() bool {
-	return len(c.open)-c.closing > c.limit || c.unasked.Len()+c.idle.Len() > c.waiting
+	return len(c.open)-c.closing > c.most() || c.unasked.Len()+c.idle.Len() > c.waiting
 }
 
 // evict closes a connection that waits for a request, and reports whether there is one that may be closed.

@@ -177,7 +177,7 @@ func (c *Command) serve(
 	})
 	server := newServer(routes, requestLimit, logger)
 	if limit := maxConnections(maxInFlight, defaultMaxInFlight()); limit > 0 {
-		limitConnections(server, limit)
+		limitConnections(server, limit).reserved = prober.Reserved
 	}
 
 	drained := make(chan struct{})

@@ -33,6 +33,9 @@ func (l *limits) Permit(m *config.Module) error {
 	case most > 0 && reserved > most:
 		return fmt.Errorf("%w: watched targets that are silent could have %d handshakes in flight "+
 			"(limit: %d, 1.5 times --probe.max-in-flight)", ErrLimit, reserved, most)
+	case !l.prober.CanReserve(probesFor(reserved) - l.reservedProbes()):
+		return fmt.Errorf("%w: held connections and probes need the other open files (limit: --probe.max-in-flight)",
+			ErrLimit)
 	}
 	return nil
 }
@@ -47,9 +50,10 @@ func (l *limits) Count(m *config.Module, n int) {
 }
 
 // reservedProbes returns how many probes need as much as the handshakes that are reserved.
-func (l *limits) reservedProbes() int {
-	return (l.reserved + handshakesPerProbe - 1) / handshakesPerProbe
-}
+func (l *limits) reservedProbes() int { return probesFor(l.reserved) }
+
+// probesFor returns how many probes need as much as n handshakes.
+func probesFor(n int) int { return (n + handshakesPerProbe - 1) / handshakesPerProbe }
 
 // perSecond returns how many handshakes with a target of the module there are in a second.
 func perSecond(m *config.Module) float64 { return 1 / m.Watch.Interval.Seconds() }

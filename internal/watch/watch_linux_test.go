@@ -144,6 +144,18 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// What is reserved for held connections is not there for watched targets.
+func TestLimitOfHeldConnections(t *testing.T) {
+	b := newBench(t, watchConfig, 64, Options{})
+	b.prober.Reserve(62)
+	_, err := b.watcher.Scrape(t.Context(), b.request("10.0.0.1:80", "fast"), "")
+	if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "held connections") {
+		t.Errorf("Scrape with 62 of 64 probes reserved: error %v, want %v because of held connections", err, ErrLimit)
+	}
+	b.prober.Reserve(-1)
+	b.scrape("10.0.0.1:80", "fast")
+}
+
 // A reload keeps the targets of modules that have not changed, with their counters. It forgets the others, and those
 // that the policy does not permit any more.
 func TestReload(t *testing.T) {
