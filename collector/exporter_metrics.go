@@ -75,7 +75,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 			"Time from the arrival of a SYN-ACK to sending the RST. After 0.2 s the kernel sends the ACK.",
 			.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2)),
 		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shaker_probes_in_flight",
-			Help: "Handshakes in progress or reserved for watched and held targets, including name resolution."},
+			Help: "Handshakes in progress or reserved for work between scrapes, including name resolution."},
 			func() float64 { return float64(prober.InFlight()) }),
 		inFlightLimit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shaker_probes_in_flight_limit",
 			Help: "Maximum number of concurrent handshakes; 0 means no limit."}),

@@ -431,7 +431,7 @@ shaker_acks_sent_total 2
 # HELP shaker_probe_failures_total Total number of probes whose result is not in valid_results, by result and errno.
 # TYPE shaker_probe_failures_total counter
 shaker_probe_failures_total{errno="ECONNREFUSED",module="tcp_connect_ip4",result="refused"} 1
-# HELP shaker_probes_in_flight Handshakes in progress or reserved for watched and held targets, including name resolution.
+# HELP shaker_probes_in_flight Handshakes in progress or reserved for work between scrapes, including name resolution.
 # TYPE shaker_probes_in_flight gauge
 shaker_probes_in_flight 0
 # HELP shaker_probes_total Total number of probes that ended with a verdict about the target, open or not.

@@ -36,8 +36,8 @@ var (
 	probeHoldHeartbeats = &metric{name: "probe_hold_heartbeats_total",
 		help: "Total number of heartbeats that were answered, or not answered in time."}
 	probeHoldHeartbeatFailures = &metric{name: "probe_hold_heartbeat_failures_total",
-		help: "Total number of heartbeats that were not answered in time although the target's kernel has acknowledged " +
-			"them (silent), not acknowledged (timeout), or not answered as expected (mismatch).",
+		help: "Total number of heartbeats that were not answered in time although the target's kernel has " +
+			"acknowledged them (silent), not acknowledged (timeout), or not answered as expected (mismatch).",
 		labels: []string{"result"}}
 	probeHoldHeartbeat = &metric{name: "probe_hold_heartbeat_seconds",
 		help: "Time from a heartbeat to its answer on the exporter's clock, including late answers."}

@@ -16,7 +16,8 @@ var (
 		help: "1 if the result is one of the module's valid_results (by default open), 0 otherwise."}
 	probeResultInfo = &metric{name: "probe_result_info",
 		help: "Result of the probe (open, refused, reset, timeout, unreachable, prohibited, error, " +
-			"dns_not_found, dns_timeout or dns_error) and the kernel's errno.",
+			"dns_not_found, dns_timeout or dns_error; with prober hold also closed, silent or mismatch) " +
+			"and the kernel's errno.",
 		labels: []string{"result", "errno"}}
 	probeDuration = &metric{name: "probe_duration_seconds",
 		help: "Duration of the whole probe, including name resolution."}

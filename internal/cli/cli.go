@@ -131,7 +131,7 @@ func (c *Command) Run(configFile string) (status int) {
 		}
 		if request.Module.Held() {
 			return fail(statusUsage, fmt.Errorf("module %s has prober hold, want a module with prober tcp: "+
-				"this command performs handshakes", config.Name(module)))
+				"this command performs handshakes", config.Name(request.ModuleName)))
 		}
 		if c.flags.timeout > 0 {
 			request.Timeout = c.flags.timeout

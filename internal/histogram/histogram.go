@@ -51,8 +51,8 @@ func NewBounds(seconds ...float64) *Bounds {
 	return b
 }
 
-// A Histogram counts durations. It only has memory for the octaves in which there are samples: most targets have samples
-// in one to three of them. It is not safe for concurrent use.
+// A Histogram counts durations. It only has memory for the octaves in which there are samples: most targets have
+// samples in one to three of them. It is not safe for concurrent use.
 //
 // A sample below 0 counts as 0, because a sum that decreases would look like a counter reset. After 4,294,967,295
 // samples, which takes 13 years with 10 samples a second, the next sample starts from an empty histogram. Prometheus

@@ -54,8 +54,8 @@ func (t *target) fallsBack(r *shaker.Result) bool {
 	return t.resolution != nil && !t.lacking && t.Module.TCP.Network() == "ip" && probe.LacksFamily(r)
 }
 
-// fallBack looks for an address of the other IP version and connects to it. If there is none, the connect has failed. Its
-// caller holds mu.
+// fallBack looks for an address of the other IP version and connects to it. If there is none, the connect has failed.
+// Its caller holds mu.
 func (t *target) fallBack(e *shaker.ConnectionEvent) {
 	failed, own := *e, t.started
 	t.looking = true

@@ -89,7 +89,8 @@ func TestEnds(t *testing.T) {
 			if ended.Hold.Closes[0] != (ResultCount{Result: c.result, Errno: c.errno, Total: 1}) ||
 				ended.Hold.Lifetime.GetSampleCount() != 1 || !ended.Hold.Established.IsZero() ||
 				ended.Hold.LastAnswer.IsZero() {
-				t.Errorf("after the end: %+v, want one of %s %s, a lifetime, no connection", ended.Hold, c.result, c.errno)
+				t.Errorf("after the end: %+v, want one of %s %s, a lifetime, no connection",
+					ended.Hold, c.result, c.errno)
 			}
 			refused := b.awaitResult(s.address, "plain", "refused")
 			if refused.Success() || refused.Errno != "ECONNREFUSED" {
@@ -394,7 +395,10 @@ func TestStopDuringScrape(t *testing.T) {
 		stop func(*bench)
 		want error
 	}{
-		"reload": {stop: func(b *bench) { b.reload(strings.Replace(testConfig, "plain", "other", 1)) }, want: ErrStopped},
+		"reload": {
+			stop: func(b *bench) { b.reload(strings.Replace(testConfig, "plain", "other", 1)) },
+			want: ErrStopped,
+		},
 		"close":  {stop: func(b *bench) { b.holder.Close() }, want: shaker.ErrClosed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -443,7 +447,7 @@ func TestPaceIsTooSlow(t *testing.T) {
 		b.holder.pace.reserve()
 	}
 	_, err := b.holder.Scrape(t.Context(), b.request("127.0.0.1:7313", "plain"), "")
-	if !errors.Is(err, ErrPending) || !strings.Contains(err.Error(), "because there are at most 320 connects a second") {
+	if !errors.Is(err, ErrPending) || !strings.Contains(err.Error(), "at most 320 connects a second") {
 		t.Errorf("Scrape whose turn comes in 20 s: error %v, want %v because of the pace", err, ErrPending)
 	}
 }

@@ -92,8 +92,8 @@ func (h *Holder) Close() {
 	h.registry.Close()
 }
 
-// Configure adapts to the configuration that is active in the Prober now. It closes the connections of modules that have
-// changed, and those to addresses that the policy does not permit any more. All others stay, with their counters.
+// Configure adapts to the configuration that is active in the Prober now. It closes the connections of modules that
+// have changed, and those to addresses that the policy does not permit any more. All others stay, with their counters.
 func (h *Holder) Configure() {
 	h.registry.Configure()
 	h.mu.Lock()

@@ -2,8 +2,8 @@ package hold
 
 import "time"
 
-// A moment is a time on a clock that cannot be set: the time since [New]. It takes a third of the memory of a time.Time.
-// 0 means never.
+// A moment is a time on a clock that cannot be set: the time since [New]. It takes a third of the memory of a
+// time.Time. 0 means never.
 type moment time.Duration
 
 // at returns the moment of a time that has a reading of the monotonic clock.

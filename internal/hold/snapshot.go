@@ -118,7 +118,8 @@ func (t *target) report(req *probe.Request) *probe.Report {
 	return r
 }
 
-// snapshot returns what is known about the target, given what the kernel knows about its connection. Its caller holds mu.
+// snapshot returns what is known about the target, given what the kernel knows about its connection. Its caller holds
+// mu.
 func (t *target) snapshot(state *shaker.ConnectionState) *Snapshot {
 	s := &Snapshot{
 		Registered:           t.registered,

@@ -27,8 +27,9 @@ func (p *Prober) Resolve(ctx context.Context, req *Request) (*Report, []netip.Ad
 	return r.Report, append([]netip.Addr{first}, others...), nil
 }
 
-// Choose returns the address to connect to for a request, as a probe chooses it: that of the target, or one of its name.
-// The address is invalid if the name has none; then the report has a verdict about the name. An error is that of Resolve.
+// Choose returns the address to connect to for a request, as a probe chooses it: that of the target, or one of its
+// name. The address is invalid if the name has none; then the report has a verdict about the name. An error is that of
+// Resolve.
 func (p *Prober) Choose(ctx context.Context, req *Request) (*Report, netip.AddrPort, error) {
 	if req.Addr.IsValid() {
 		return &Report{Request: req, Start: time.Now()}, netip.AddrPortFrom(req.Addr, req.Port), req.Check(req.Addr)

@@ -20,8 +20,8 @@ type Connections struct {
 	held int
 }
 
-// NewConnections returns limits for at most so many connections, 0 for any number. spare is how many of them do not need
-// the descriptors of probes.
+// NewConnections returns limits for at most so many connections, 0 for any number. spare is how many of them do not
+// need the descriptors of probes.
 func NewConnections(p *Prober, most, spare int) *Connections {
 	return &Connections{prober: p, most: most, spare: spare}
 }

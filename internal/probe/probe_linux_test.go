@@ -203,7 +203,8 @@ func TestReserve(t *testing.T) {
 	if n := p.InFlight(); n != 4 {
 		t.Errorf("%d handshakes are in flight with 4 reserved, want 4", n)
 	}
-	const want = "too many probes in flight (limit: --probe.max-in-flight), 4 of them reserved for watched and held targets"
+	const want = "too many probes in flight (limit: --probe.max-in-flight), " +
+		"4 of them reserved for watched and held targets"
 	if r, err := p.Probe(t.Context(), req); !errors.Is(err, ErrInFlight) || err.Error() != want {
 		t.Errorf("Probe with all handshakes reserved = %+v, error %v, want %s", r, err, want)
 	}

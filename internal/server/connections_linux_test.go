@@ -347,7 +347,9 @@ func TestMaxConnections(t *testing.T) {
 // What is reserved for others is not there for connections, except for a few.
 func TestReservedConnections(t *testing.T) {
 	c := limitConnections(&http.Server{}, otherConnections+100)
-	for reserved, want := range map[int]int{0: otherConnections + 100, 30: otherConnections + 70, 500: otherConnections} {
+	for reserved, want := range map[int]int{
+		0: otherConnections + 100, 30: otherConnections + 70, 500: otherConnections,
+	} {
 		c.reserved = func() int { return reserved }
 		if got := c.most(); got != want {
 			t.Errorf("with a limit of %d and %d reserved: %d connections, want %d", c.limit, reserved, got, want)

@@ -54,8 +54,9 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("watch.max-rate",
 		"Maximum number of handshakes per second with all watched targets. 0 means no limit.").
 		Default("20000").Float64Var(&f.watchRate)
-	cmd.Flag("hold.max-connections", "Maximum number of held connections, as far as the limits of open files and memory "+
-		"permit it. 0 means a third of the open files, or as many as --probe.max-in-flight leaves, whichever is more.").
+	cmd.Flag("hold.max-connections",
+		"Maximum number of held connections, as far as the limits of open files and memory permit it. "+
+			"0 means a third of the open files, or as many as --probe.max-in-flight leaves, whichever is more.").
 		Default("0").IntVar(&f.heldMost)
 	cmd.Flag("history.limit",
 		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").

@@ -99,11 +99,13 @@ func TestHoldRedis(t *testing.T) {
 	awaitHeld(t, "redis", target, "open", "")
 
 	before := scrapeHeld(t, "redis", target)
-	pings, connections := redisCount(t, target, "cmdstat_ping:calls"), redisCount(t, target, "total_connections_received")
+	pings := redisCount(t, target, "cmdstat_ping:calls")
+	connections := redisCount(t, target, "total_connections_received")
 	after := scrapeHeld(t, "redis", target)
 	const answers = "probe_hold_heartbeat_seconds_count"
 	if float64(pings) < before[answers] || float64(pings) > after[answers] {
-		t.Errorf("Redis has answered %d heartbeats, %s was %v and then %v", pings, answers, before[answers], after[answers])
+		t.Errorf("Redis has answered %d heartbeats, %s was %v and then %v",
+			pings, answers, before[answers], after[answers])
 	}
 	if connections != 3 { // two are of this test
 		t.Errorf("Redis has had %d connections, want 1, and 2 of this test", connections)
@@ -240,8 +242,9 @@ func TestHoldLimitAndReload(t *testing.T) {
 	if n := exporter.Metric(t, `shaker_probes_rejected_total{reason="hold_limit"}`); n != 1 {
 		t.Errorf("%d requests rejected by the limit, want 1", n)
 	}
-	if status, body := exporter.Get(t, path+"&debug=true"); status != 200 || !strings.HasPrefix(body, "# Held since ") ||
-		!strings.Contains(body, "SYN-ACK from 127.0.0.1:7403") || strings.Contains(body, "RST, final ACK") {
+	if status, body := exporter.Get(t, path+"&debug=true"); status != 200 ||
+		!strings.HasPrefix(body, "# Held since ") || !strings.Contains(body, "SYN-ACK from 127.0.0.1:7403") ||
+		strings.Contains(body, "RST, final ACK") {
 		t.Errorf("debug=true = %d\n%.400s\nwant since when the target is held, and its last connect", status, body)
 	}
 	reload := func(text string) {
@@ -268,7 +271,7 @@ func TestHoldLimitAndReload(t *testing.T) {
 	}
 }
 
-// The exporter is stopped for longer than a heartbeat may take. It has been late itself, and so no heartbeat has failed.
+// The exporter is stopped for longer than a heartbeat may take. It has been late itself, so no heartbeat has failed.
 func TestHoldStopped(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:7404")
 	if err != nil {
