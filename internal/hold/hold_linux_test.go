@@ -15,6 +15,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -361,6 +362,72 @@ func TestNewAddress(t *testing.T) {
 	old.accept()
 }
 
+// If this host lacks the IP version of the preferred address, the connection uses the other one, and stays with it.
+func TestFallBack(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.4:7314")
+	const name = "host.example:7314"
+	b.answerDNS(simnet.Names{"host.example": {"2001:db8::1", "127.0.0.4"}})
+	first := b.scrape(name, "dead")
+	if !first.Success() || first.Handshake.Peer.Addr().String() != "127.0.0.4" || total(first.Hold.Connects, "") != 1 {
+		t.Errorf("the first scrape = %+v, %+v, want one connect, with IPv4", first.Verdict, first.Hold)
+	}
+	conn := s.accept()
+	looked := len(b.target(name, "dead").Lookups())
+	b.resolve()
+	lab.Eventually(t, "the name was looked up again", func() bool {
+		lookups := b.target(name, "dead").Lookups()
+		return looked == 1 && lookups[0].Total == 2
+	})
+	if a := b.scrape(name, "dead"); !a.Hold.AddressCurrent {
+		t.Errorf("after a lookup: %+v, want that the address is current", a.Hold)
+	}
+	conn.Close()
+	s.accept()
+	b.awaitResult(name, "dead", "open")
+	b.answerDNS(simnet.Names{"host.example": {"2001:db8::1"}})
+	if a := b.scrape("other.example:7314", "dead"); a.Result != "dns_not_found" || a.Hold != nil {
+		t.Errorf("a name that does not exist: %+v, %+v, want dns_not_found, and no connection", a.Verdict, a.Hold)
+	}
+	if a := b.scrape("host.example:7315", "dead"); a.Result != "unreachable" || a.Errno != "ENETUNREACH" {
+		t.Errorf("a name with nothing but IPv6: %+v, want unreachable, ENETUNREACH", a.Verdict)
+	}
+}
+
+// A connection to an address that the policy permits stays. The next one does not use an address that it denies.
+func TestDeniedNextAddress(t *testing.T) {
+	b := newBench(t, 0)
+	old, young := serve(t, "127.0.0.5:7316"), serve(t, "127.0.0.6:7316")
+	const name = "host.example:7316"
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.5"}})
+	b.scrape(name, "plain")
+	conn := old.accept()
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.6"}})
+	b.resolve()
+	b.await(name, "plain", "the address is not current", func(a Answer) bool { return !a.Hold.AddressCurrent })
+	b.reload(`targets: {deny: ["127.0.0.6/32:*"]}` + testConfig)
+	if a := b.scrape(name, "plain"); !a.Success() {
+		t.Errorf("after the reload: %+v, want that the connection stays", a.Verdict)
+	}
+	conn.Close()
+	b.awaitResult(name, "plain", "closed")
+	target := b.target(name, "plain")
+	lab.Eventually(t, "two connects were due", func() bool {
+		target.mu.Lock()
+		defer target.mu.Unlock()
+		return target.backoff.last >= 400*time.Millisecond
+	})
+	b.resolve()
+	lab.Eventually(t, "the scrape says that the address is denied", func() bool {
+		_, err := b.holder.Scrape(t.Context(), b.request(name, "plain"), "")
+		return errors.Is(err, probe.ErrDenied)
+	})
+	young.none()
+	if n := young.count.Load(); n != 0 {
+		t.Errorf("%d connections to an address that is denied, want none", n)
+	}
+}
+
 // A limit permits no further connection until another one has gone.
 func TestLimit(t *testing.T) {
 	b := newBench(t, 1)
@@ -399,7 +466,7 @@ func TestStopDuringScrape(t *testing.T) {
 			stop: func(b *bench) { b.reload(strings.Replace(testConfig, "plain", "other", 1)) },
 			want: ErrStopped,
 		},
-		"close":  {stop: func(b *bench) { b.holder.Close() }, want: shaker.ErrClosed},
+		"close": {stop: func(b *bench) { b.holder.Close() }, want: shaker.ErrClosed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, 0)
