@@ -166,6 +166,9 @@ func Default() *Config {
 	}}
 }
 
+// DefaultHold returns the module of which a file says nothing but prober: hold.
+func DefaultHold() Module { return defaultModule(holdProber) }
+
 // defaultModule returns the values of the keys that a module with that prober leaves out.
 func defaultModule(prober string) Module {
 	module := Module{

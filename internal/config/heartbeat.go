@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -37,6 +38,13 @@ const (
 	defaultMaxFrame          = 4 << 10
 )
 
+// Complete sets the durations and the limit of frames that are 0 to their defaults.
+func (h *Heartbeat) Complete() {
+	h.Interval = cmp.Or(h.Interval, defaultHeartbeatInterval)
+	h.Timeout = cmp.Or(h.Timeout, min(defaultHeartbeatTimeout, h.Interval/2))
+	h.Framing.Max = cmp.Or(h.Framing.Max, defaultMaxFrame)
+}
+
 // Limits of heartbeats. Those of frames are limits of package shaker, too.
 const (
 	longestSend      = 4096
@@ -55,15 +63,10 @@ func readHeartbeat(v value, h *Heartbeat) {
 	if _, ok := given["send"]; !ok {
 		v.refuse(`has no send, want what to send, such as send: "PING\r\n"`)
 	}
-	if h.Interval == 0 {
-		if _, refused := given["interval"]; refused {
-			return
-		}
-		h.Interval = defaultHeartbeatInterval
+	if _, refused := given["interval"]; refused && h.Interval == 0 {
+		return
 	}
-	if h.Timeout == 0 {
-		h.Timeout = min(defaultHeartbeatTimeout, h.Interval/2)
-	}
+	h.Complete()
 	if h.Timeout >= h.Interval {
 		timeout := given["timeout"]
 		timeout.refuse("is %s, want less than %s, the interval of heartbeats",
