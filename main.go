@@ -35,10 +35,10 @@ func main() {
 	promslogflag.AddFlags(app, &logging)
 	app.Version(version.Print(name))
 	app.HelpFlag.Short('h')
-	if !slices.Contains(os.Args[1:], cli.Name) { // the default template shows the flags of one command
+	if !slices.Contains(os.Args[1:], cli.Probe) { // the default template shows the flags of one command
 		app.UsageTemplate(kingpin.LongHelpTemplate) // shows the flags of all commands
 	}
-	serve, probe := server.Register(app), cli.Register(app)
+	serve, probe := server.Register(app), cli.RegisterProbe(app)
 	app.PreAction(func(line *kingpin.ParseContext) error { return checkHelp(app, line) })
 
 	command, err := app.Parse(os.Args[1:])
@@ -46,7 +46,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, explain(app, err))
 		os.Exit(2)
 	}
-	if command == cli.Name {
+	if command == cli.Probe {
 		os.Exit(probe.Run(*configFile))
 	}
 	os.Exit(serve.Run(*configFile, promslog.New(&logging)))
@@ -88,7 +88,7 @@ func explain(app *kingpin.Application, err error) error {
 		// The word is a target without the command, or a mistyped command, maybe before a target.
 		for _, arg := range os.Args[max(0, slices.Index(os.Args, word)):] {
 			if strings.Contains(arg, ":") && arg[0] != '-' {
-				return fmt.Errorf("%w (did you mean \"%s %s %s\"?)", err, name, cli.Name, arg)
+				return fmt.Errorf("%w (did you mean \"%s %s %s\"?)", err, name, cli.Probe, arg)
 			}
 		}
 		var commands []string

@@ -37,6 +37,14 @@ type jsonICMP struct {
 	Name string `json:"name"`
 }
 
+// newJSONICMP returns nil if there was no ICMP error.
+func newJSONICMP(icmp shaker.ICMP) *jsonICMP {
+	if !icmp.From.IsValid() {
+		return nil
+	}
+	return &jsonICMP{icmp.From.String(), icmp.Type, icmp.Code, icmp.String()}
+}
+
 // A jsonHop is a hop in JSON. A silent hop has only its number.
 type jsonHop struct {
 	Hop     int     `json:"hop"`
@@ -61,9 +69,7 @@ func newJSONLine(t *target, seq int, r *history.Record, h *shaker.Result, path *
 	if r.SYNRetransmits >= 0 {
 		line.SYNRetransmits = &r.SYNRetransmits
 	}
-	if icmp := r.ICMP; icmp.From.IsValid() {
-		line.ICMP = &jsonICMP{icmp.From.String(), icmp.Type, icmp.Code, icmp.String()}
-	}
+	line.ICMP = newJSONICMP(r.ICMP)
 	if path != nil {
 		for _, h := range path.Hops {
 			hop := jsonHop{Hop: h.TTL, RTT: h.RTT.Seconds()}

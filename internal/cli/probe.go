@@ -1,17 +1,12 @@
-// Package cli implements the probe command: it probes targets from the command line and prints the results as
-// text, JSON or OpenMetrics.
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -22,17 +17,14 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Name is the name of the command.
-const Name = "probe"
-
-// A Command is the probe command.
-type Command struct {
+// A ProbeCommand is the probe command.
+type ProbeCommand struct {
 	name  string // of the program
-	flags flags
+	flags probeFlags
 }
 
-// flags are the flags and arguments of the probe command.
-type flags struct {
+// probeFlags are the flags and arguments of the probe command.
+type probeFlags struct {
 	targets  []string
 	module   string
 	named    bool // whether the module is given
@@ -43,16 +35,16 @@ type flags struct {
 	path     bool
 }
 
-// Register adds the probe command to the application.
-func Register(app *kingpin.Application) *Command {
-	c := &Command{name: app.Name}
-	c.flags.register(app.Command(Name, "Probe targets from the command line. Exit status: "+
+// RegisterProbe adds the probe command to the application.
+func RegisterProbe(app *kingpin.Application) *ProbeCommand {
+	c := &ProbeCommand{name: app.Name}
+	c.flags.register(app.Command(Probe, "Probe targets from the command line. Exit status: "+
 		"0 if all results are valid, 1 if not, 2 for a usage error."))
 	return c
 }
 
 // register adds the flags and the arguments to the command.
-func (f *flags) register(cmd *kingpin.CmdClause) {
+func (f *probeFlags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("count", "Number of probes of each target. 0 continues until interrupted.").Default("1").IntVar(&f.count)
 	cmd.Flag("interval", "Time between the starts of two probes of a target.").Default("1s").DurationVar(&f.interval)
 	cmd.Flag("timeout",
@@ -68,7 +60,7 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 }
 
 // validate returns a usage error if a value is out of range.
-func (f *flags) validate() error {
+func (f *probeFlags) validate() error {
 	if f.count < 0 {
 		return fmt.Errorf("--count is %d, want 0 or more", f.count)
 	}
@@ -86,36 +78,20 @@ func (f *flags) validate() error {
 	return nil
 }
 
-// The exit statuses of the command.
-const (
-	statusValid  = 0
-	statusFailed = 1 // a result is not valid for the module, or a target could not be probed
-	statusUsage  = 2
-)
-
 // Run probes the targets with the modules in a configuration file, or with the built-in modules if
 // configFile is "", until it has performed as many probes as requested or SIGINT or SIGTERM arrives. It
 // returns the exit status of the program.
-func (c *Command) Run(configFile string) (status int) {
-	fail := func(status int, err error) int {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", c.name, err)
-		return status
-	}
-	conf, warnings, err := config.Load(configFile)
+func (c *ProbeCommand) Run(configFile string) (status int) {
+	conf, err := load(c.name, configFile, c.flags.module)
 	if err != nil {
-		return fail(statusUsage, err)
-	}
-	for _, warning := range warnings {
-		if strings.Contains(warning, ": module "+c.flags.module+": ") || len(conf.Modules) == 0 {
-			fmt.Fprintf(os.Stderr, "%s: warning: %s\n", c.name, warning)
-		}
+		return fail(c.name, statusUsage, err)
 	}
 	if err := c.flags.validate(); err != nil {
-		return fail(statusUsage, err)
+		return fail(c.name, statusUsage, err)
 	}
 	engine, err := shaker.New(nil)
 	if err != nil {
-		return fail(statusFailed, err)
+		return fail(c.name, statusFailed, err)
 	}
 	defer engine.Close()
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
@@ -127,30 +103,23 @@ func (c *Command) Run(configFile string) (status int) {
 	for _, text := range c.flags.targets {
 		request, err := probe.NewRequest(conf, text, module)
 		if err != nil {
-			return fail(statusUsage, err)
+			return fail(c.name, statusUsage, err)
 		}
 		if request.Module.Held() {
-			return fail(statusUsage, fmt.Errorf("module %s has prober hold, want a module with prober tcp: "+
+			return fail(c.name, statusUsage, fmt.Errorf("module %s has prober hold, want a module with prober tcp: "+
 				"this command performs handshakes", config.Name(request.ModuleName)))
 		}
 		if c.flags.timeout > 0 {
 			request.Timeout = c.flags.timeout
 		}
-		t := &target{Command: c, text: text, request: request}
+		t := &target{ProbeCommand: c, text: text, request: request}
 		request.CountSent(&t.tally.sent)
 		all = append(all, t)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, stop := untilInterrupted()
 	defer stop()
 	out := newTerminal(os.Stdout, c.flags.output == "text")
-	quits := make(chan os.Signal, 1)
-	signal.Notify(quits, syscall.SIGQUIT) // Ctrl-\
-	defer func() { signal.Stop(quits); close(quits) }()
-	go func() {
-		for range quits {
-			printStatistics(all, out)
-		}
-	}()
+	defer onQuit(func() { printStatistics(all, out) })()
 	var probing sync.WaitGroup
 	for _, t := range all {
 		if c.flags.path {
@@ -161,7 +130,7 @@ func (c *Command) Run(configFile string) (status int) {
 	probing.Wait()
 	status = c.summarize(all, out)
 	if err := out.close(); err != nil {
-		return fail(statusFailed, err)
+		return fail(c.name, statusFailed, err)
 	}
 	return status
 }
@@ -176,7 +145,7 @@ func printStatistics(all []*target, out *terminal) {
 }
 
 // summarize prints the summary of all probes and returns the exit status.
-func (c *Command) summarize(all []*target, out io.Writer) (status int) {
+func (c *ProbeCommand) summarize(all []*target, out io.Writer) (status int) {
 	var reports []*probe.Report
 	for _, t := range all {
 		if !t.tally.valid() {

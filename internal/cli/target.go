@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -18,7 +16,7 @@ import (
 
 // A target is probed one or more times, and its results are printed.
 type target struct {
-	*Command
+	*ProbeCommand
 	text    string
 	request *probe.Request
 
@@ -69,7 +67,7 @@ func (t *target) print(out *terminal, seq int, r *history.Record, h *shaker.Resu
 		if h.ACKSent && t.request.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
 			rest += ", final ACK sent: the application may have seen a connection"
 		}
-		out.line(fmt.Sprintf("%s: seq=%d", t.named(r.Address), seq), r.Result, r.Success, rest)
+		out.line(fmt.Sprintf("%s: seq=%d", named(t.text, r.Address), seq), r.Result, r.Success, rest)
 	case "json":
 		json.NewEncoder(out).Encode(newJSONLine(t, seq, r, h, path))
 	}
@@ -111,14 +109,6 @@ func (t *target) printError(out *terminal, seq int, err error) {
 	default:
 		fmt.Fprintf(os.Stderr, "%s: %s: %v\n", t.name, t.text, err)
 	}
-}
-
-// named returns the target, followed by the address unless the target contains it.
-func (t *target) named(addr netip.Addr) string {
-	if host, _, _ := net.SplitHostPort(t.text); !addr.IsValid() || host == addr.String() {
-		return t.text
-	}
-	return fmt.Sprintf("%s (%v)", t.text, addr)
 }
 
 // details returns what is known about a handshake in addition to its result.

@@ -47,7 +47,7 @@ func TestPrintEnd(t *testing.T) {
 		}
 		defer file.Close()
 		out := newTerminal(file, true)
-		target := &target{Command: &Command{flags: flags{output: "text"}}, text: "a:1"}
+		target := &target{ProbeCommand: &ProbeCommand{flags: probeFlags{output: "text"}}, text: "a:1"}
 		for _, hop := range c.hops {
 			target.printHop(out, hop)
 		}
@@ -88,7 +88,7 @@ func TestPrintACK(t *testing.T) {
 			}
 			defer file.Close()
 			request := &probe.Request{Module: config.Module{TCP: config.TCP{Close: c.close}}}
-			target := &target{Command: &Command{flags: flags{output: output}}, text: "a:1", request: request}
+			target := &target{ProbeCommand: &ProbeCommand{flags: probeFlags{output: output}}, text: "a:1", request: request}
 			record := &history.Record{Result: "open", Success: true, RTT: time.Millisecond}
 			target.print(newTerminal(file, false), 1, record, &c.handshake, nil)
 			printed, err := os.ReadFile(file.Name())

@@ -12,7 +12,7 @@ import (
 )
 
 // A terminal is the output of the command. On a real terminal, results are coloured, and a temporary last
-// line shows for which probe the command is waiting. In a pipe or a file there are only the results. A
+// line shows for what the command is waiting. In a pipe or a file there are only the results. A
 // terminal is safe for use by any number of goroutines.
 type terminal struct {
 	file     *os.File
@@ -27,10 +27,10 @@ type terminal struct {
 	ended   sync.WaitGroup
 }
 
-// waiting is a probe that has not ended yet.
+// waiting is a probe or a connection that has not ended yet.
 type waiting struct {
-	what  string
-	since time.Time
+	what, state string
+	since       time.Time
 }
 
 const (
@@ -97,8 +97,11 @@ func (t *terminal) line(about, result string, good bool, rest string) {
 }
 
 // wait makes the last line show that the command is waiting for a probe, until done is called.
-func (t *terminal) wait(what string) (done func()) {
-	w := waiting{what, time.Now()}
+func (t *terminal) wait(what string) (done func()) { return t.show(what, "waiting") }
+
+// show makes the last line show since when something is in a state, until done is called.
+func (t *terminal) show(what, state string) (done func()) {
+	w := waiting{what: what, state: state, since: time.Now()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting = append(t.waiting, w)
@@ -136,7 +139,7 @@ func (t *terminal) draw(now time.Time) {
 		return
 	}
 	first := t.waiting[0] // the oldest
-	text := fmt.Sprintf("%s: waiting, %.1f s", first.what, now.Sub(first.since).Seconds())
+	text := fmt.Sprintf("%s: %s, %.1f s", first.what, first.state, now.Sub(first.since).Seconds())
 	if others := len(t.waiting) - 1; others > 0 {
 		text += fmt.Sprintf(" (and %d more)", others)
 	}

@@ -1,11 +1,14 @@
 package endtoend
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
@@ -66,6 +69,49 @@ func TestInterruptedProbeCommand(t *testing.T) {
 	counts := summary.FindStringSubmatch(p.Output())
 	if counts == nil || counts[3] == "" && counts[1] != counts[2] {
 		t.Errorf("after SIGINT the output is\n%s\nwant %v at its end, and as many open as sent", p.Output(), summary)
+	}
+}
+
+// A command whose output nobody takes cannot print a summary after the first SIGINT. The next one ends it.
+func TestInterruptedCommandWithoutReader(t *testing.T) {
+	for _, args := range [][]string{
+		{"probe", "--count=0", "--interval=0s", "127.0.0.1:1"},
+	} {
+		cmd := exporter.Command(t, args...)
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		size, err := unix.FcntlInt(writer.Fd(), unix.F_SETPIPE_SZ, 4096)
+		if err != nil {
+			t.Fatalf("set the size of a pipe: %v", err)
+		}
+		cmd.Stdout = writer
+		err = cmd.Start()
+		writer.Close()
+		if err != nil {
+			t.Fatalf("start %v: %v", cmd.Args, err)
+		}
+		ended := make(chan struct{})
+		go func() { cmd.Wait(); close(ended) }()
+		t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+		lab.Eventually(t, "the pipe is full", func() bool {
+			n, err := unix.IoctlGetInt(int(reader.Fd()), unix.TIOCINQ)
+			return err == nil && n > size-200
+		})
+		lab.Eventually(t, fmt.Sprintf("repeated SIGINTs end %s, whose output nobody takes", args[0]), func() bool {
+			cmd.Process.Signal(os.Interrupt)
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGINT {
+			t.Errorf("%v ended with %v, want signal: interrupt", cmd.Args, cmd.ProcessState)
+		}
 	}
 }
 
