@@ -35,10 +35,11 @@ func main() {
 	promslogflag.AddFlags(app, &logging)
 	app.Version(version.Print(name))
 	app.HelpFlag.Short('h')
-	if !slices.Contains(os.Args[1:], cli.Probe) { // the default template shows the flags of one command
+	isCommand := func(arg string) bool { return arg == cli.Probe || arg == cli.Hold }
+	if !slices.ContainsFunc(os.Args[1:], isCommand) { // the default template shows the flags of one command
 		app.UsageTemplate(kingpin.LongHelpTemplate) // shows the flags of all commands
 	}
-	serve, probe := server.Register(app), cli.RegisterProbe(app)
+	serve, probe, hold := server.Register(app), cli.RegisterProbe(app), cli.RegisterHold(app)
 	app.PreAction(func(line *kingpin.ParseContext) error { return checkHelp(app, line) })
 
 	command, err := app.Parse(os.Args[1:])
@@ -46,8 +47,11 @@ func main() {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, explain(app, err))
 		os.Exit(2)
 	}
-	if command == cli.Probe {
+	switch command {
+	case cli.Probe:
 		os.Exit(probe.Run(*configFile))
+	case cli.Hold:
+		os.Exit(hold.Run(*configFile))
 	}
 	os.Exit(serve.Run(*configFile, promslog.New(&logging)))
 }
@@ -145,6 +149,8 @@ func wanted(err error) string {
 		return ", want one of " + strings.ReplaceAll(choices, ",", ", ")
 	case strings.HasPrefix(err.Error(), "time: "):
 		return ", want a duration with a unit, such as 1s or 500ms"
+	case strings.HasPrefix(err.Error(), "want "):
+		return ", " + err.Error()
 	}
 	return ": " + err.Error()
 }

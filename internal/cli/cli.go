@@ -1,5 +1,5 @@
-// Package cli implements the probe command: it probes targets from the command line and prints the results as
-// text, JSON or OpenMetrics.
+// Package cli implements the commands probe and hold: they probe targets, or hold connections to them, from the command
+// line, and print what happens.
 package cli
 
 import (
@@ -15,8 +15,11 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 )
 
-// Probe is the name of the probe command.
-const Probe = "probe"
+// The names of the commands.
+const (
+	Probe = "probe"
+	Hold  = "hold"
+)
 
 // The exit statuses of the commands.
 const (

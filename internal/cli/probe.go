@@ -59,8 +59,15 @@ func (f *probeFlags) register(cmd *kingpin.CmdClause) {
 		Required().StringsVar(&f.targets)
 }
 
-// validate returns a usage error if a value is out of range.
-func (f *probeFlags) validate() error {
+// validate returns a usage error if a value is out of range, or the module is not for handshakes.
+func (f *probeFlags) validate(c *config.Config) error {
+	switch module := c.Modules[f.module]; {
+	case module.Held():
+		return fmt.Errorf("module %s has prober hold, want a module with prober tcp, or the command %s",
+			config.Name(f.module), Hold)
+	case module.MeasuresIdle():
+		return fmt.Errorf("module %s has prober idle, want a module with prober tcp", config.Name(f.module))
+	}
 	if f.count < 0 {
 		return fmt.Errorf("--count is %d, want 0 or more", f.count)
 	}
@@ -86,7 +93,7 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 	if err != nil {
 		return fail(c.name, statusUsage, err)
 	}
-	if err := c.flags.validate(); err != nil {
+	if err := c.flags.validate(conf); err != nil {
 		return fail(c.name, statusUsage, err)
 	}
 	engine, err := shaker.New(nil)
@@ -104,10 +111,6 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 		request, err := probe.NewRequest(conf, text, module)
 		if err != nil {
 			return fail(c.name, statusUsage, err)
-		}
-		if request.Module.Held() {
-			return fail(c.name, statusUsage, fmt.Errorf("module %s has prober hold, want a module with prober tcp: "+
-				"this command performs handshakes", config.Name(request.ModuleName)))
 		}
 		if c.flags.timeout > 0 {
 			request.Timeout = c.flags.timeout

@@ -33,7 +33,8 @@ func TestInterruptedTrace(t *testing.T) {
 	defer file.Close()
 	ctx, interrupt := context.WithCancel(t.Context())
 	request.TracePath(func(shaker.Hop) { interrupt() })
-	target := &target{ProbeCommand: &ProbeCommand{flags: probeFlags{output: "text"}}, text: "192.0.2.5:80", request: request}
+	command := &ProbeCommand{flags: probeFlags{output: "text"}}
+	target := &target{ProbeCommand: command, text: "192.0.2.5:80", request: request}
 	request.CountSent(&target.tally.sent)
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
 	target.run(ctx, prober, newTerminal(file, true))

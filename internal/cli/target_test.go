@@ -88,7 +88,8 @@ func TestPrintACK(t *testing.T) {
 			}
 			defer file.Close()
 			request := &probe.Request{Module: config.Module{TCP: config.TCP{Close: c.close}}}
-			target := &target{ProbeCommand: &ProbeCommand{flags: probeFlags{output: output}}, text: "a:1", request: request}
+			command := &ProbeCommand{flags: probeFlags{output: output}}
+			target := &target{ProbeCommand: command, text: "a:1", request: request}
 			record := &history.Record{Result: "open", Success: true, RTT: time.Millisecond}
 			target.print(newTerminal(file, false), 1, record, &c.handshake, nil)
 			printed, err := os.ReadFile(file.Name())

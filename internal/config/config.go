@@ -211,6 +211,28 @@ func (m *Module) Options() shaker.Options {
 	}
 }
 
+// HoldOptions returns the options of a connection that a module with prober hold holds. The greeting may take as long
+// as the connect.
+func (m *Module) HoldOptions() shaker.HoldOptions {
+	options := shaker.HoldOptions{
+		Options:   m.Options(),
+		KeepAlive: m.Hold.KeepAlive,
+		Framing:   m.Hold.Heartbeat.Framing,
+		Heartbeat: m.Hold.Heartbeat.Options(),
+	}
+	options.Options.Timeout = m.Timeout
+	options.Options.FIN = m.Hold.Close == FIN
+	if m.Hold.Greeting != nil {
+		options.Greeting = m.Timeout
+	}
+	return options
+}
+
+// Options returns what is sent, and when.
+func (h *Heartbeat) Options() shaker.Heartbeat {
+	return shaker.Heartbeat{Interval: h.Interval, Timeout: h.Timeout, Send: []byte(h.Send)}
+}
+
 // Network returns the network to resolve names in, as package net names it: "ip4", "ip6", or
 // "ip" for both. A source address limits it to its own family.
 func (t *TCP) Network() string {

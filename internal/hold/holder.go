@@ -173,25 +173,13 @@ func (h *Holder) optionsOf(m *config.Module) *shaker.HoldOptions {
 	if known := h.perModule[m]; known != nil {
 		return known
 	}
-	options := &shaker.HoldOptions{Options: m.Options(), KeepAlive: m.Hold.KeepAlive}
-	options.Options.Timeout = m.Timeout
-	options.Options.FIN = m.Hold.Close == config.FIN
-	if m.Hold.Greeting != nil {
-		options.Greeting = greetingTimeout(m)
-	}
-	if beat := m.Hold.Heartbeat; beat.Interval > 0 {
-		options.Framing = beat.Framing
-		options.Heartbeat = shaker.Heartbeat{Interval: beat.Interval, Timeout: beat.Timeout, Send: []byte(beat.Send)}
-	}
+	options := m.HoldOptions()
 	if h.perModule == nil {
 		h.perModule = make(map[*config.Module]*shaker.HoldOptions)
 	}
-	h.perModule[m] = options
-	return options
+	h.perModule[m] = &options
+	return &options
 }
-
-// greetingTimeout returns how long the greeting may take: as long as the connect.
-func greetingTimeout(m *config.Module) time.Duration { return m.Timeout }
 
 func errPending(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrPending, fmt.Sprintf(format, args...))

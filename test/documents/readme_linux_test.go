@@ -1,9 +1,11 @@
 package documents
 
 import (
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -112,5 +114,38 @@ func tryProbe(t *testing.T, page, with string) {
 	got, _ := exporter.Command(t, strings.Fields(line)...).Output()
 	if exporter.Steady(string(got)) != exporter.Steady(want) {
 		t.Errorf("%s: $ shaker_exporter %s\nprints\n%s\nthe page has\n%s", page, line, got, want)
+	}
+}
+
+// The transcript of the hold command is what the command prints, except for the times, if Redis is stopped and
+// continued.
+func TestOperationHold(t *testing.T) {
+	redis := process.Start(t, exec.Command(lab.Program(t, "redis-server", "redis-server"), "--port", "6379",
+		"--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()))
+	redis.Listening(6379)
+	transcript := snippetWith(t, operationPage, "console", "$ shaker_exporter hold")
+	line, want, _ := strings.Cut(strings.TrimPrefix(transcript, "$ shaker_exporter "), "\n")
+	hold := process.Start(t, exporter.Command(t, strings.Fields(strings.ReplaceAll(line, "'", ""))...))
+	shows := func(text string) {
+		t.Helper()
+		lab.Eventually(t, "the command prints "+text, func() bool { return strings.Contains(hold.Output(), text) })
+	}
+	shows("answered")
+	redis.Signal(syscall.SIGSTOP)
+	t.Cleanup(func() { redis.Signal(syscall.SIGCONT) })
+	shows("silent")
+	redis.Signal(syscall.SIGCONT)
+	shows("late")
+	lab.Eventually(t, "the command prints an answer in time, after the late one", func() bool {
+		_, after, _ := strings.Cut(hold.Output(), "late")
+		return strings.Contains(after, "answered")
+	})
+	hold.Signal(os.Interrupt)
+	if code := hold.Wait(); code != 0 {
+		t.Errorf("$ shaker_exporter %s\nexits with %d, want 0", line, code)
+	}
+	want = strings.Replace(want, "^C\n", "\n", 1) // the terminal echoes it
+	if got := exporter.Steady(hold.Output()); got != exporter.Steady(want) {
+		t.Errorf("%s: $ shaker_exporter %s\nprints\n%s\nthe page has\n%s", operationPage, line, got, want)
 	}
 }

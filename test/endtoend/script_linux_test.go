@@ -21,19 +21,23 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// scripts are sessions with the exporter's command line. Those whose names begin with probe_ probe the
-// network of TestProbeCommand.
+// scripts are sessions with the exporter's command line. Those whose names begin with probe_ or hold_ are about the
+// network of TestCommands.
 const scripts = "test/endtoend/testdata/script/*.txtar"
 
 var updateScripts = flag.Bool("update-scripts", false, "write what the exporter prints into testdata/script")
 
 // The command line does what the scripts show, without any network.
 func TestCommandLine(t *testing.T) {
-	runScripts(t, func(name string) bool { return !strings.HasPrefix(name, "probe_") })
+	runScripts(t, func(name string) bool { return !needsNetwork(name) })
 }
 
-// The probe command prints the results that the scripts show, and exits with the status that they show.
-func TestProbeCommand(t *testing.T) {
+func needsNetwork(script string) bool {
+	return strings.HasPrefix(script, "probe_") || strings.HasPrefix(script, "hold_")
+}
+
+// The commands print the results that the scripts show, and exit with the status that they show.
+func TestCommands(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.SYNACK())
 	network.At("192.0.2.2", simnet.RST())
@@ -47,13 +51,13 @@ func TestProbeCommand(t *testing.T) {
 		t.Fatalf("listen on the DNS port: %v", err)
 	}
 	t.Cleanup(func() { server.Close() })
-	runScripts(t, func(name string) bool { return strings.HasPrefix(name, "probe_") })
+	runScripts(t, needsNetwork)
 }
 
 // runScripts runs the scripts whose names match. In addition to the commands of testscript they use these:
 //
 //	exits STATUS PROGRAM ARGS...  runs the program like exec, and fails unless it exits with the status
-//	steady stdout                 replaces the times in the output, which differ from run to run, with T
+//	steady stdout                 replaces times and local ports, which differ from run to run, with T
 //	json stdout                   fails unless every line of the output is valid JSON
 //	needs PROGRAM PACKAGE         skips the script unless the program, of a Debian package, is installed
 //
