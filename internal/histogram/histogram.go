@@ -10,7 +10,6 @@ import (
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // The native buckets have schema 3: each bucket is 2^(1/8) times as wide as the one before it. The bucket with the
@@ -52,14 +51,14 @@ func NewBounds(seconds ...float64) *Bounds {
 }
 
 // A Histogram counts durations. It only has memory for the octaves in which there are samples: most targets have
-// samples in one to three of them. It is not safe for concurrent use.
+// samples in one to three of them. The zero value is an empty histogram. All calls for a histogram must have the same
+// bounds; it does not keep them, for the sake of its size. It is not safe for concurrent use.
 //
 // A sample below 0 counts as 0, because a sum that decreases would look like a counter reset. After 4,294,967,295
 // samples, which takes 13 years with 10 samples a second, the next sample starts from an empty histogram. Prometheus
 // sees a counter reset, as after a restart of the exporter; counters that wrap one by one would look like billions of
 // samples in the other buckets.
 type Histogram struct {
-	bounds  *Bounds
 	sum     float64 // seconds
 	used    uint64  // the bit 1<<i is set if the octave i has samples
 	octaves []octave
@@ -71,9 +70,6 @@ type octave struct {
 	native  [perOctave]uint32
 	classic uint32 // the samples up to the classic bound in this octave
 }
-
-// New returns an empty histogram with the given classic buckets.
-func New(b *Bounds) *Histogram { return &Histogram{bounds: b} }
 
 // Count returns the number of samples.
 func (h *Histogram) Count() uint64 { return uint64(h.count) }
@@ -89,9 +85,9 @@ func bucketOf(seconds float64) (i, bucket int) {
 }
 
 // Observe adds a sample.
-func (h *Histogram) Observe(d time.Duration) {
+func (h *Histogram) Observe(b *Bounds, d time.Duration) {
 	if h.count == math.MaxUint32 {
-		*h = Histogram{bounds: h.bounds}
+		*h = Histogram{}
 	}
 	seconds := min(max(d, 0), maxSample).Seconds()
 	h.sum += seconds
@@ -104,7 +100,7 @@ func (h *Histogram) Observe(d time.Duration) {
 	}
 	in := &h.octaves[position]
 	in.native[bucket]++
-	if seconds <= h.bounds.octave[i] {
+	if seconds <= b.octave[i] {
 		in.classic++
 	}
 }
@@ -121,49 +117,46 @@ func (h *Histogram) native() (all [octaves * perOctave]uint32) {
 	return all
 }
 
-// classic returns the counts of the classic buckets without that of +Inf, each with the counts of those below it.
-func (h *Histogram) classic() []uint64 {
-	all := make([]uint64, 0, len(h.bounds.all))
+// setClassic sets the counts of the classic buckets without that of +Inf, each with the counts of those below it.
+func (h *Histogram) setClassic(b *Bounds, buckets []*dto.Bucket) {
 	var total uint64 // of the octaves below
-	position := 0
-	for i, bound := range h.bounds.octave {
+	next, position := 0, 0
+	for i, bound := range b.octave {
 		var in octave
 		if h.used&(1<<i) != 0 {
 			in = h.octaves[position]
 			position++
 		}
 		if bound > 0 {
-			all = append(all, total+uint64(in.classic))
+			*buckets[next].CumulativeCount = total + uint64(in.classic)
+			next++
 		}
 		for _, count := range in.native {
 			total += uint64(count)
 		}
 	}
-	return all
 }
 
 // Write replaces the contents of out with the histogram. The result equals that of a client_golang histogram with the
 // same buckets and samples, created at the given time. Callers must not change the bounds in out, which all histograms
-// share.
-func (h *Histogram) Write(out *dto.Histogram, created time.Time) {
-	out.Reset()
-	out.SampleCount = new(uint64(h.count))
-	out.SampleSum = new(h.sum)
-	out.CreatedTimestamp = timestamppb.New(created)
-
-	cumulative := h.classic()
-	out.Bucket = make([]*dto.Bucket, len(cumulative))
-	buckets := make([]dto.Bucket, len(cumulative))
-	for i := range cumulative {
-		buckets[i].CumulativeCount = &cumulative[i]
-		buckets[i].UpperBound = &h.bounds.all[i]
-		out.Bucket[i] = &buckets[i]
-	}
-
+// share. The memory of out is used again: out is empty, or was filled by Write for a histogram with
+// the same bounds.
+func (h *Histogram) Write(b *Bounds, out *dto.Histogram, created time.Time) {
 	native := h.native()
-	out.Schema = new(int32(schema))
-	out.ZeroThreshold = new(zeroThreshold)
-	out.ZeroCount = new(uint64(native[zeroKey-firstKey]))
+	count, sum, zeros := reuse(out.SampleCount), reuse(out.SampleSum), reuse(out.ZeroCount)
+	at, buckets, spans, deltas := reuse(out.CreatedTimestamp), out.Bucket, out.PositiveSpan[:0], out.PositiveDelta[:0]
+	out.Reset()
+	*count, *sum, *zeros = uint64(h.count), h.sum, uint64(native[zeroKey-firstKey])
+	at.Seconds, at.Nanos = created.Unix(), int32(created.Nanosecond())
+	out.SampleCount, out.SampleSum, out.ZeroCount, out.CreatedTimestamp = count, sum, zeros, at
+
+	if buckets == nil {
+		buckets = b.buckets()
+	}
+	h.setClassic(b, buckets)
+	out.Bucket = buckets
+
+	out.Schema, out.ZeroThreshold = &nativeSchema, &nativeThreshold
 	const widestGap = 2 // in buckets; a span takes more bytes than two empty buckets
 	var span *dto.BucketSpan
 	var previous int64 // the count of the bucket before next
@@ -173,17 +166,50 @@ func (h *Histogram) Write(out *dto.Histogram, created time.Time) {
 			continue
 		}
 		if gap := key - next; span == nil || gap > widestGap {
-			span = &dto.BucketSpan{Offset: new(int32(gap)), Length: new(uint32)}
-			out.PositiveSpan = append(out.PositiveSpan, span)
+			spans = extend(spans)
+			span = spans[len(spans)-1]
+			*span.Offset, *span.Length = int32(gap), 0
 			next = key
 		}
 		for ; next <= key; next++ {
 			current := int64(native[next-firstKey])
-			out.PositiveDelta = append(out.PositiveDelta, current-previous)
+			deltas = append(deltas, current-previous)
 			previous = current
 			*span.Length++
 		}
 	}
+	out.PositiveSpan, out.PositiveDelta = spans, deltas
+}
+
+// What every histogram has, to point to.
+var (
+	nativeSchema    int32 = schema
+	nativeThreshold       = zeroThreshold
+)
+
+// reuse returns memory that was used before, if there is any.
+func reuse[T any](memory *T) *T {
+	if memory == nil {
+		return new(T)
+	}
+	return memory
+}
+
+// buckets returns the classic buckets, without counts.
+func (b *Bounds) buckets() []*dto.Bucket {
+	all := make([]*dto.Bucket, len(b.all))
+	for i := range all {
+		all[i] = &dto.Bucket{CumulativeCount: new(uint64), UpperBound: &b.all[i]}
+	}
+	return all
+}
+
+// extend adds a span, one that was used before if there is one.
+func extend(spans []*dto.BucketSpan) []*dto.BucketSpan {
+	if n := len(spans); n < cap(spans) && spans[:n+1][n] != nil {
+		return spans[:n+1]
+	}
+	return append(spans, &dto.BucketSpan{Offset: new(int32), Length: new(uint32)})
 }
 
 // Quantile estimates the quantile q, from 0 to 1, from the native buckets. Like histogram_quantile in Prometheus, it

@@ -33,10 +33,10 @@ func newReference() prometheus.Histogram {
 // both returns the samples as written by a histogram, and by client_golang with the same created timestamp.
 func both(t testing.TB, samples ...time.Duration) (got, want *dto.Histogram) {
 	t.Helper()
-	h := New(testBounds)
+	var h Histogram
 	reference := newReference()
 	for _, d := range samples {
-		h.Observe(d)
+		h.Observe(testBounds, d)
 		reference.Observe(d.Seconds())
 	}
 	var metric dto.Metric
@@ -45,7 +45,7 @@ func both(t testing.TB, samples ...time.Duration) (got, want *dto.Histogram) {
 	}
 	want = metric.Histogram
 	got = new(dto.Histogram)
-	h.Write(got, want.CreatedTimestamp.AsTime())
+	h.Write(testBounds, got, want.CreatedTimestamp.AsTime())
 	return got, want
 }
 
@@ -156,9 +156,9 @@ func TestObserveOutOfRange(t *testing.T) {
 		{sample: maxSample + 1, want: maxSample},
 		{sample: math.MaxInt64, want: maxSample},
 	} {
-		got, want := New(testBounds), New(testBounds)
-		got.Observe(test.sample)
-		want.Observe(test.want)
+		var got, want Histogram
+		got.Observe(testBounds, test.sample)
+		want.Observe(testBounds, test.want)
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("observe(%d) gave %+v, want the same as observe(%d): %+v", test.sample, got, test.want, want)
 		}
@@ -167,31 +167,46 @@ func TestObserveOutOfRange(t *testing.T) {
 
 // When the count cannot grow any more, the next sample starts from an empty histogram.
 func TestObserveStartsAgain(t *testing.T) {
-	h := New(testBounds)
-	h.Observe(0)
+	var h Histogram
+	h.Observe(testBounds, 0)
 	h.sum, h.count, h.octaves[0].native[zeroKey-firstKey] = 1e6, math.MaxUint32-1, math.MaxUint32-1
-	h.Observe(0)
+	h.Observe(testBounds, 0)
 	zero := h.octaves[0].native[zeroKey-firstKey]
 	if h.count != math.MaxUint32 || zero != math.MaxUint32 || h.sum != 1e6 {
 		t.Errorf("the last sample that fits gave count %d, zero bucket %d, sum %v, want %d, %d, 1e6",
 			h.count, zero, h.sum, uint32(math.MaxUint32), uint32(math.MaxUint32))
 	}
-	want := New(testBounds)
-	want.Observe(time.Millisecond)
-	if h.Observe(time.Millisecond); !reflect.DeepEqual(h, want) {
+	var want Histogram
+	want.Observe(testBounds, time.Millisecond)
+	if h.Observe(testBounds, time.Millisecond); !reflect.DeepEqual(h, want) {
 		t.Errorf("after %d samples, Observe gave %+v, want a new histogram: %+v", uint32(math.MaxUint32), h, want)
 	}
 }
 
-// A write into a message that was used before leaves nothing of its previous contents.
+// A write into a message that was used before leaves nothing of its previous contents, and needs no memory if they were
+// as large.
 func TestWriteReplaces(t *testing.T) {
 	used, _ := both(t, randomSamples(1000)...)
 	used.SampleCountFloat = new(1.)
 	used.NegativeDelta = []int64{1}
-	_, want := both(t)
-	empty := New(testBounds)
-	if empty.Write(used, want.CreatedTimestamp.AsTime()); !proto.Equal(used, want) {
-		t.Errorf("write of an empty histogram gave\n     %v\nwant %v", used, want)
+	for _, samples := range [][]time.Duration{
+		nil,
+		{0, time.Millisecond, time.Minute},
+		randomSamples(1000),
+		{time.Minute},
+	} {
+		_, want := both(t, samples...)
+		var h Histogram
+		for _, d := range samples {
+			h.Observe(testBounds, d)
+		}
+		created := want.CreatedTimestamp.AsTime()
+		if h.Write(testBounds, used, created); !proto.Equal(used, want) {
+			t.Errorf("write of %d samples into a used message gave\n     %v\nwant %v", len(samples), used, want)
+		}
+		if n := testing.AllocsPerRun(10, func() { h.Write(testBounds, used, created) }); n > 0 {
+			t.Errorf("write of %d samples into a message of the same size: %v allocations, want 0", len(samples), n)
+		}
 	}
 }
 
@@ -199,9 +214,9 @@ func TestWriteReplaces(t *testing.T) {
 func TestQuantileIsInTheBucketOfTheSample(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 10, 99, 100, 10000} {
 		samples := randomSamples(n)
-		h := New(testBounds)
+		var h Histogram
 		for _, d := range samples {
-			h.Observe(d)
+			h.Observe(testBounds, d)
 		}
 		slices.Sort(samples)
 		for q := 0.; q <= 1; q += 1. / 128 { // exact, so that the ranks are
@@ -250,9 +265,9 @@ func TestQuantile(t *testing.T) {
 		{name: "zero bucket alone", samples: repeat(1000, 1), q: 0.25, want: 2500},
 		{name: "no samples", samples: nil, q: 0.5, want: 0}, // NaN in Prometheus
 	} {
-		h := New(testBounds)
+		var h Histogram
 		for _, d := range test.samples {
-			h.Observe(d)
+			h.Observe(testBounds, d)
 		}
 		if got := h.Quantile(test.q); got != test.want {
 			t.Errorf("%s: quantile(%v) = %d ns, want %d ns", test.name, test.q, got, test.want)
@@ -262,15 +277,15 @@ func TestQuantile(t *testing.T) {
 
 // A histogram is small, and a sample allocates nothing unless it is the first one in its octave.
 func TestCost(t *testing.T) {
-	h := New(testBounds)
+	var h Histogram
 	for d := 10 * time.Millisecond; d < 30*time.Millisecond; d += time.Millisecond { // in two octaves
-		h.Observe(d)
+		h.Observe(testBounds, d)
 	}
-	size := unsafe.Sizeof(*h) + uintptr(cap(h.octaves))*unsafe.Sizeof(h.octaves[0])
+	size := unsafe.Sizeof(h) + uintptr(cap(h.octaves))*unsafe.Sizeof(h.octaves[0])
 	if most := uintptr(150); size > most {
 		t.Errorf("a histogram with samples from 10 to 29 ms takes %d bytes, want at most %d", size, most)
 	}
-	if got := testing.AllocsPerRun(100, func() { h.Observe(20 * time.Millisecond) }); got != 0 {
+	if got := testing.AllocsPerRun(100, func() { h.Observe(testBounds, 20*time.Millisecond) }); got != 0 {
 		t.Errorf("observe allocates %v times, want 0", got)
 	}
 }
@@ -285,15 +300,15 @@ func FuzzHistogram(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var samples []time.Duration
-		h := New(testBounds)
+		var h Histogram
 		for ; len(data) >= 8; data = data[8:] {
 			d := time.Duration(binary.LittleEndian.Uint64(data))
-			h.Observe(d)
+			h.Observe(testBounds, d)
 			samples = append(samples, min(max(d, 0), maxSample))
 		}
 		_, want := both(t, samples...)
 		var got dto.Histogram
-		h.Write(&got, want.CreatedTimestamp.AsTime())
+		h.Write(testBounds, &got, want.CreatedTimestamp.AsTime())
 		if !proto.Equal(&got, want) {
 			t.Fatalf("the samples %d gave\n     %v\nwant %v", samples, &got, want)
 		}
@@ -311,14 +326,14 @@ func FuzzHistogram(f *testing.F) {
 
 // BenchmarkObserve adds samples of all magnitudes, compared with a histogram of client_golang.
 //
-//	go test -run '^$' -bench Observe -benchmem ./internal/watch
+//	go test -run '^$' -bench Observe -benchmem ./internal/histogram
 func BenchmarkObserve(b *testing.B) {
 	samples := randomSamples(1 << 12)
 	b.Run("compact", func(b *testing.B) {
 		b.ReportAllocs()
-		h := New(testBounds)
+		var h Histogram
 		for i := 0; b.Loop(); i++ {
-			h.Observe(samples[i%len(samples)])
+			h.Observe(testBounds, samples[i%len(samples)])
 		}
 	})
 	b.Run("client_golang", func(b *testing.B) {
@@ -333,21 +348,22 @@ func BenchmarkObserve(b *testing.B) {
 // BenchmarkWrite writes a histogram of samples that vary around 20 ms, as those of one target may, compared
 // with a histogram of client_golang.
 //
-//	go test -run '^$' -bench Write -benchmem ./internal/watch
+//	go test -run '^$' -bench Write -benchmem ./internal/histogram
 func BenchmarkWrite(b *testing.B) {
-	h := New(testBounds)
+	var h Histogram
 	reference := newReference()
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 10000 {
 		d := time.Duration(20e6 * math.Exp(random.NormFloat64()/4))
-		h.Observe(d)
+		h.Observe(testBounds, d)
 		reference.Observe(d.Seconds())
 	}
 	b.Run("compact", func(b *testing.B) {
 		b.ReportAllocs()
 		created := time.Now()
+		out := new(dto.Histogram)
 		for b.Loop() {
-			h.Write(new(dto.Histogram), created)
+			h.Write(testBounds, out, created)
 		}
 	})
 	b.Run("client_golang", func(b *testing.B) {

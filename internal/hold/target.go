@@ -99,18 +99,18 @@ var (
 
 func observe(h **histogram.Histogram, b *histogram.Bounds, d time.Duration) {
 	if *h == nil {
-		*h = histogram.New(b)
+		*h = &histogram.Histogram{}
 	}
-	(*h).Observe(d)
+	(*h).Observe(b, d)
 }
 
 // write returns a histogram that was created at the given time. h is nil if it has no samples.
 func write(h *histogram.Histogram, b *histogram.Bounds, created time.Time) *dto.Histogram {
 	if h == nil {
-		h = histogram.New(b)
+		h = &histogram.Histogram{}
 	}
 	out := &dto.Histogram{}
-	h.Write(out, created)
+	h.Write(b, out, created)
 	return out
 }
 

@@ -68,8 +68,8 @@ func (t *target) status() *Status {
 		LastMinute: TallyOf(recent[slots-lastMinute:]),
 		Slots:      recent[:],
 		SlotLength: slotLength,
-		P50:        t.rtt.quantile(0.5),
-		P99:        t.rtt.quantile(0.99),
+		P50:        t.rtt.Quantile(0.5),
+		P99:        t.rtt.Quantile(0.99),
 		Client:     client,
 		Scraped:    scraped,
 	}

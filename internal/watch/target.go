@@ -12,11 +12,16 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/histogram"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
+
+// rttBounds are the classic buckets of shaker_handshake_seconds, so that a query or a heat map can show both.
+var rttBounds = histogram.NewBounds(
+	.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5)
 
 // A target is a watched target. There may be 100,000 of them, so what only some of them have is behind a pointer.
 type target struct {
@@ -33,7 +38,7 @@ type target struct {
 
 	// The handshakes
 	counts      []handshakeCount
-	rtt         histogram
+	rtt         histogram.Histogram
 	retransmits uint64
 	acksSent    uint64
 	last        shaker.Result
@@ -294,7 +299,7 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 	}
 	t.count(r.Result.Outcome, r.Result.Errno)
 	if r.Result.RTT > 0 {
-		t.rtt.observe(r.Result.RTT)
+		t.rtt.Observe(rttBounds, r.Result.RTT)
 	}
 	t.retransmits += uint64(max(0, r.Result.SYNs-1))
 	if r.Result.ACKSent {
@@ -449,7 +454,7 @@ func (t *target) snapshot() *Snapshot {
 		RTT:            s.RTT,
 		Handshakes:     s.Handshakes[:0],
 	}
-	t.rtt.write(s.RTT, s.Registered)
+	t.rtt.Write(rttBounds, s.RTT, s.Registered)
 	for _, c := range t.counts {
 		s.Handshakes = append(s.Handshakes,
 			HandshakeCount{Result: c.outcome.String(), Errno: shaker.ErrnoName(c.errno), Total: c.n})

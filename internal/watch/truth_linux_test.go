@@ -134,7 +134,7 @@ func TestWatchMatchesTheWire(t *testing.T) {
 			rank := q * float64(len(w.rtts)-1)
 			least, most := w.rtts[int(rank)-running], w.rtts[min(int(rank)+1+running, len(w.rtts)-1)]
 			const bucket = 1.0905077326652577 // 2^(1/8)
-			got := counters.rtt.quantile(q)
+			got := counters.rtt.Quantile(q)
 			if got.Seconds() < least.Seconds()/bucket || got.Seconds() > most.Seconds()*bucket {
 				t.Errorf("%v: quantile %v is %v, want %v to %v as on the wire, give or take a bucket",
 					target, q, got, least, most)
