@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +24,10 @@ var Soak = flag.Duration("soak", 3*time.Second, "duration of each endurance test
 
 // insideEnv marks a test process that runs in the new namespace. Its value is [Dir].
 const insideEnv = "SHAKER_LAB_INSIDE"
+
+// parallel is how many tests run at the same time that call Parallel, unless the flag -parallel says otherwise. They
+// are those that wait most of the time, so that the number of processors does not matter.
+const parallel = "8"
 
 // errOutside is the reason why the tests do not run in a namespace of their own. It is nil if they do.
 var errOutside = errors.New("a network namespace of its own, but TestMain does not call lab.Main")
@@ -45,6 +50,9 @@ func MainIn(m *testing.M, directory string) {
 		errOutside = err
 	} else {
 		errOutside = LoopbackUp()
+	}
+	if !slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.parallel") }) {
+		flag.Set("test.parallel", parallel)
 	}
 	goleak.VerifyTestMain(m)
 }
