@@ -135,8 +135,8 @@ func tryPromQL(t *testing.T, expression string) error {
 // tables with the exporter.
 func TestDocsMetrics(t *testing.T) {
 	known := []string{
-		"shaker_exporter",                                             // this program
-		"shaker_handshake_seconds_bucket",                             // of a histogram
+		"shaker_exporter",                                                       // this program
+		"shaker_handshake_seconds_bucket", "probe_hold_lifetime_seconds_bucket", // of histograms
 		"probe_failed_due_to_regex", "probe_ssl_earliest_cert_expiry", // of blackbox_exporter
 	}
 	row := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)")

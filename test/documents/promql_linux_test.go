@@ -1,27 +1,34 @@
 package documents
 
 import (
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// With the example's configurations, Prometheus scrapes an open, a refused and a silent target, and a target that is
-// watched, and stores the right result for each. README's queries are valid, and the first one finds the targets that
-// are down.
+// With the example's configurations, Prometheus scrapes an open, a refused and a silent target, a target that is
+// watched, and one to which a connection is held, and stores the right result for each. README's queries are valid, and
+// the first one finds the targets that are down.
 func TestPrometheus(t *testing.T) { process.EachPrometheus(t, testPrometheus) }
 
 func testPrometheus(t *testing.T, major process.Major) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
-	exporter.Start(t, "--config.file=examples/shaker.yml")
+	alertmanager, err := net.Listen("tcp", "localhost:9093") // the held target, which gets no alert here
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel.ServeUntilEOF(t, alertmanager)
+	exporter.Start(t, "--config.file=examples/shaker.yml") // which closes the connection when it stops
 	prometheus := major.Start(t, 9090, "examples/prometheus.yml")
 
 	lab.Eventually(t, "each target has been scraped", func() bool {
-		return len(prometheus.Query("probe_success")) == 4
+		return len(prometheus.Query("probe_success")) == 5
 	})
 	for _, c := range []struct {
 		instance      string
@@ -62,6 +69,10 @@ func testPrometheus(t *testing.T, major process.Major) {
 	const watched = `probe_watch_handshakes_total{job="shaker_watch",instance="localhost:9090",result="open"}`
 	if got := prometheus.Query(watched); len(got) != 1 || got[0].Value < 1 {
 		t.Errorf("Query(%s) = %v, want one series with a value of at least 1", watched, got)
+	}
+	const held = `probe_hold_connects_total{job="shaker_hold",instance="localhost:9093",result="open"}`
+	if got := prometheus.Query(held); len(got) != 1 || got[0].Value != 1 {
+		t.Errorf("Query(%s) = %v, want one series with the value 1", held, got)
 	}
 	queries := readmeQueries(t)
 	for _, expression := range queries {

@@ -20,6 +20,7 @@ const (
 	configurationPage = "docs/configuration.md"
 	faqPage           = "docs/faq.md"
 	halfOpenPage      = "docs/half-open.md"
+	holdPage          = "docs/hold.md"
 	libraryPage       = "docs/from-tcp-shaker.md"
 	metricsPage       = "docs/metrics.md"
 	operationPage     = "docs/operation.md"
@@ -29,7 +30,7 @@ const (
 )
 
 // triedPages are the pages whose YAML, PromQL and metric names are all tested.
-var triedPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, faqPage}
+var triedPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, holdPage, faqPage}
 
 // allPages returns the Markdown files of the repository's root and of docs.
 func allPages(t *testing.T) []string {

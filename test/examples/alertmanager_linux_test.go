@@ -181,7 +181,8 @@ func startPrometheus(t *testing.T, major process.Major, times int, targets ...st
 
 // writeFastExample writes prometheus.yml with the given targets, and the rules, all so many times as fast as the
 // examples, and returns their directory. Prometheus scrapes half as often as that, so that a probe has time to time
-// out. It has no objectives, because the test has outages of a few seconds and nothing else, and no watched job.
+// out. It has no objectives, because the test has outages of a few seconds and nothing else, and no watched or held
+// targets.
 func writeFastExample(t *testing.T, times int, targets ...string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -196,11 +197,14 @@ func writeFastExample(t *testing.T, times int, targets ...string) (dir string) {
 		"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list,
 		lab.Faster("scrape_interval: 15s", times), lab.Faster("scrape_interval: 30s", times),
 		"  - rules/slo.yml\n", "")
-	watched := regexp.MustCompile(`(?m)^  - job_name: shaker_watch\n(?: {4}.*\n)+`)
-	if !watched.MatchString(config) {
-		t.Fatalf("prometheus.yml has no job shaker_watch:\n%s", config)
+	for _, name := range []string{"shaker_watch", "shaker_hold"} {
+		job := regexp.MustCompile(`(?m)^  - job_name: ` + name + `\n(?: {4}.*\n)+`)
+		if !job.MatchString(config) {
+			t.Fatalf("prometheus.yml has no job %s:\n%s", name, config)
+		}
+		config = job.ReplaceAllString(config, "")
 	}
-	lab.Write(t, dir, "prometheus.yml", watched.ReplaceAllString(config, ""))
+	lab.Write(t, dir, "prometheus.yml", config)
 	return dir
 }
 
