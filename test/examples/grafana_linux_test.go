@@ -716,10 +716,14 @@ func TestDashboardProblems(t *testing.T) {
 	}
 }
 
+// resultsOfConnections are the results that held connections can have, and handshakes cannot.
+var resultsOfConnections = []string{"silent", "closed", "mismatch"}
+
 // In the panels about results, each result has a number, and the name of that number is the result.
 func TestResultsHaveNames(t *testing.T) {
-	results := []string{"open, unwanted", "open", "refused", "reset", "timeout", "unreachable", "prohibited",
+	ofHandshakes := []string{"open, unwanted", "open", "refused", "reset", "timeout", "unreachable", "prohibited",
 		"dns_not_found", "dns_timeout", "dns_error", "error"}
+	all := append(slices.Clone(ofHandshakes), resultsOfConnections...)
 	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?\(?` +
 		`probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
 	boards := readBoards(t)
@@ -730,6 +734,10 @@ func TestResultsHaveNames(t *testing.T) {
 				continue
 			}
 			found++
+			results := all
+			if *p.Title == "Results per address" { // of modules with addresses: all, which hold no connections
+				results = ofHandshakes
+			}
 			names := p.FieldConfig.Defaults.Mappings[0].ValueMap.Options
 			var named []string
 			for _, m := range numbered.FindAllStringSubmatch(queriesOf(p)[0].Expr, -1) {
@@ -793,9 +801,6 @@ func TestResultsHaveColors(t *testing.T) {
 	for _, panel := range []string{"Failures by reason", "Failures by result"} {
 		check(panel, overridden(fleetFile, panel))
 	}
-	if got := overridden(targetFile, "Handshakes"); !maps.Equal(got, want) { // where open is no failure
-		t.Errorf("panel %q has the colors %v, want %v", "Handshakes", got, want)
-	}
 	got := make(map[string]string)
 	for _, o := range panelNamed(t, boards[fleetFile], "Down now").FieldConfig.Overrides {
 		if o.Matcher.Options != "Result" {
@@ -810,6 +815,21 @@ func TestResultsHaveColors(t *testing.T) {
 		}
 	}
 	check("Down now", got)
+	for _, panel := range []string{"Heartbeats not answered", "Ends of connections"} {
+		for _, file := range []string{fleetFile, targetFile} {
+			for result, color := range overridden(file, panel) {
+				if color != want[result] {
+					t.Errorf("%s: panel %q shows %s in %s, want %s", file, panel, result, color, want[result])
+				}
+			}
+		}
+	}
+	for _, result := range resultsOfConnections {
+		delete(want, result)
+	}
+	if got := overridden(targetFile, "Handshakes"); !maps.Equal(got, want) { // where open is no failure
+		t.Errorf("panel %q has the colors %v, want %v", "Handshakes", got, want)
+	}
 }
 
 // failureColor reports whether a color is a red.

@@ -1,15 +1,19 @@
 package examples
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"math"
+	"net"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -364,6 +368,9 @@ modules:
   fault: {prober: tcp, tcp: {source_ip_address: 203.0.113.9}}
   audit: {prober: tcp, tcp: {valid_results: [refused, timeout]}}
   watch: {prober: tcp, timeout: 500ms, watch: {interval: 100ms}, tcp: {valid_results: [open, timeout]}}
+  hold:
+    prober: hold
+    hold: {heartbeat: {interval: 1s, send: "PING\n", expect: ^PONG, frame: {delimiter: "\n"}}, reconnect: {max: 1s}}
 `
 
 // Two probers, which are the same exporter with different modules, probe the targets of the job "views", with opposite
@@ -383,6 +390,8 @@ scrape_configs:
       - {targets: ["192.0.2.1:80", "192.0.2.2:80"], labels: {job: views, prober: far, __param_module: audit}}
       - {targets: ["192.0.2.1:80"], labels: {job: steady}}
       - {targets: ["lossy.test:80"], labels: {job: watched, prober: near, __param_module: watch}}
+      - targets: ["short.test:7001", "silent.test:7002"]
+        labels: {job: held, prober: near, __param_module: hold}
     relabel_configs:
       - {source_labels: [__address__], target_label: __param_target}
       - {source_labels: [__param_target], target_label: instance}
@@ -390,6 +399,33 @@ scrape_configs:
   - job_name: shaker_exporter
     static_configs: [{targets: ["localhost:10115"]}]
 `
+
+// servePongs answers each line of a client, as long as next returns true for how often it has answered already.
+func servePongs(t *testing.T, address string, next func(conn net.Conn, answers int) bool) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer conn.Close()
+				lines := bufio.NewScanner(conn)
+				for answers := 0; lines.Scan(); answers++ {
+					if next(conn, answers) {
+						io.WriteString(conn, "PONG\n")
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); serving.Wait() }) // after the exporter, which starts later, has ended
+}
 
 // newGrafanaNetwork starts a simulated network with everything for which a dashboard has a panel, and an exporter.
 func newGrafanaNetwork(t *testing.T) *process.Process {
@@ -404,13 +440,21 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 	network.At("192.0.2.12").Behind("198.51.100.1", "198.51.100.3")
 	network.At("192.0.2.21", simnet.SYNACK())
 	network.At("192.0.2.22", simnet.RST())
+	servePongs(t, "127.0.0.1:7001", func(conn net.Conn, answers int) bool {
+		if answers == 3 {
+			conn.Close()
+		}
+		return true
+	})
+	servePongs(t, "127.0.0.1:7002", func(_ net.Conn, answers int) bool { return answers < 1 })
 	lab.Program(t, "sh", "dash") // for process.WithFiles
 	dir := t.TempDir()
 	config := lab.Write(t, dir, "shaker.yml", grafanaExporter)
 	cmd := exporter.Command(t, "--web.listen-address=127.0.0.1:10115", "--config.file="+config)
 	p := process.Start(t, process.WithFiles(t, cmd, map[string]string{
 		"/etc/hosts": lab.Write(t, dir, "hosts",
-			"127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n192.0.2.6 lossy.test\n"),
+			"127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n192.0.2.6 lossy.test\n"+
+				"127.0.0.1 short.test\n127.0.0.1 silent.test\n"),
 		"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // no DNS server listens there
 	}))
 	p.Listening(exporter.Port)
@@ -461,15 +505,15 @@ func testOutage(t *testing.T, server *process.Prometheus, port int) {
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	for _, file := range []string{fleetFile, targetFile} {
-		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 6 {
-			t.Errorf("%s, during an outage: the values of job are %q, want 6", file, g.jobs)
+		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 7 {
+			t.Errorf("%s, during an outage: the values of job are %q, want 7", file, g.jobs)
 		}
 	}
-	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 10 {
-		t.Errorf("%s, during an outage: the values of instance are %q, want 10", targetFile, got)
+	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 12 {
+		t.Errorf("%s, during an outage: the values of instance are %q, want 12", targetFile, got)
 	}
 	for title, want := range map[string]string{
-		"Targets": "15", "Not measured": "15", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
+		"Targets": "17", "Not measured": "17", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
 	} {
 		got := ""
 		for _, s := range g.query(queriesOf(panelNamed(t, boards[fleetFile], title))[0], "") {
@@ -497,16 +541,16 @@ func readBoards(t *testing.T) map[string]*board {
 // testDashboardQueries checks the results of all queries of the dashboards.
 func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 	lab.Eventually(t, "each target has been scraped three times", func() bool {
-		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 18 &&
+		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 20 &&
 			len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
 	})
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	instances := g.values(boards[targetFile], "instance")
-	if want := []string{"names", "paths", "shaker", "steady", "views", "watched"}; !slices.Equal(g.jobs, want) {
+	if want := []string{"held", "names", "paths", "shaker", "steady", "views", "watched"}; !slices.Equal(g.jobs, want) {
 		t.Errorf("the values of job are %q, want %q", g.jobs, want)
 	}
-	if want := 10; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
+	if want := 12; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
 		t.Errorf("the values of instance are %q, want %d with pair.test:80", instances, want)
 	}
 
@@ -521,8 +565,12 @@ func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 		g.failed = g.results(boards[fleetFile], "failed")
 		problems = g.dataProblems(boards[fleetFile], instances)
 		problems = append(problems, g.dataProblems(boards[targetFile], instances)...)
-		problems = append(problems, g.fleetProblems(boards[fleetFile])...)
-		problems = append(problems, g.targetProblems(boards[targetFile])...)
+		problems = append(problems, g.heldProblems(boards)...)
+		// The result of a held target changes when its connection ends.
+		steady := &grafana{t: t, url: g.url, jobs: slices.DeleteFunc(slices.Clone(g.jobs), isHeld)}
+		steady.failed = steady.results(boards[fleetFile], "failed")
+		problems = append(problems, steady.fleetProblems(boards[fleetFile])...)
+		problems = append(problems, steady.targetProblems(boards[targetFile])...)
 		return len(problems) == 0
 	})
 
@@ -599,6 +647,53 @@ func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 				c.panel, c.path, c.value, got, c.want)
 		}
 	}
+}
+
+// isHeld reports whether a job is that of the held targets.
+func isHeld(job string) bool { return job == "held" }
+
+// heldProblems returns the panels about held connections whose results differ from the state of the test's network. The
+// connections to one target end after three answers, and another target is silent after the first one.
+func (g *grafana) heldProblems(boards map[string]*board) (problems []string) {
+	g.t.Helper()
+	const short, silent = "short.test:7001", "silent.test:7002"
+	for _, c := range []struct {
+		file, title, instance string
+		labels                string
+		want                  string
+	}{
+		{file: fleetFile, title: "Established, but dead", labels: "instance job prober", want: silent + " held near"},
+		{file: fleetFile, title: "Shortest lives", labels: "instance job prober", want: short + " held near"},
+		{file: fleetFile, title: "Held connections", labels: "instance module", want: "localhost:10115 hold"},
+		{file: fleetFile, title: "Outdated addresses", labels: "job", want: "held"},
+		{file: targetFile, title: "Age of the connection", instance: silent, labels: "job prober", want: "held near"},
+		{file: targetFile, title: "Age of the connection", instance: "192.0.2.1:80", labels: "job", want: ""},
+		{
+			file: targetFile, title: "Heartbeats not answered", instance: silent, labels: "result",
+			want: "mismatch, silent, timeout",
+		},
+	} {
+		result := g.query(queriesOf(panelNamed(g.t, boards[c.file], c.title))[0], c.instance)
+		if got := formatLabels(result, strings.Fields(c.labels)...); got != c.want {
+			problems = append(problems, fmt.Sprintf("panel %q of %q: %s, want %s", c.title, c.instance, got, c.want))
+		}
+	}
+	for _, c := range []struct {
+		title, result string
+		instance      string
+	}{
+		{title: "Ends of connections", result: "closed", instance: short},
+		{title: "Heartbeats not answered", result: "silent", instance: silent},
+	} {
+		result := g.query(queriesOf(panelNamed(g.t, boards[targetFile], c.title))[0], c.instance)
+		for _, s := range result {
+			if grew := slices.Max(s.values) > 0; grew != (s.labels["result"] == c.result) {
+				problems = append(problems, fmt.Sprintf("panel %q of %s: %v, want only %s above 0",
+					c.title, c.instance, s, c.result))
+			}
+		}
+	}
+	return problems
 }
 
 // formatLabels returns the values of some labels of each series as text, sorted.

@@ -10,7 +10,7 @@ import (
 )
 
 // testPromQLPages checks that every metric of docs/metrics.md is in a query of docs/promql.md, and that every query of
-// this page and of docs/watch.md returns a series after the exporter has probed the network of newGrafanaNetwork.
+// this page, of docs/watch.md and of docs/hold.md returns a series after the exporter has probed the network of newGrafanaNetwork.
 func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
 	queries := queriesOfPage(t, "../docs/promql.md")
 	all := strings.Join(queries, "\n")
@@ -30,12 +30,17 @@ func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
 		"[1d]) > 0", "[1d]) >= 0", "probe_tcp_ack_sent == 1", "probe_tcp_ack_sent == 0",
 		"last_reload_successful == 0", "last_reload_successful == 1", `icmp!="",icmp!="ttl_exceeded"`, `icmp!=""`,
 		`result!="resolved"`, `result="resolved"`, "registrations_total[1h]) > 0", "registrations_total[1h]) >= 0",
-		" unless count by (job, instance, address) ", " and count by (job, instance, address) ")
-	inWatch := queriesOfPage(t, "../docs/watch.md")
-	if len(inWatch) < 3 {
-		t.Fatalf("docs/watch.md has %d queries, want at least 3", len(inWatch))
+		" unless count by (job, instance, address) ", " and count by (job, instance, address) ",
+		"keepalives_unanswered > 0", "keepalives_unanswered >= 0", "address_current == 0", "address_current == 1",
+		`{result!="open"}[1h])) > 0`, `{result!="open"}[1h])) >= 0`)
+	for _, page := range []string{"../docs/watch.md", "../docs/hold.md"} {
+		more := queriesOfPage(t, page)
+		if len(more) < 3 {
+			t.Fatalf("%s has %d queries, want at least 3", page, len(more))
+		}
+		queries = append(queries, more...)
 	}
-	for _, query := range append(queries, inWatch...) {
+	for _, query := range queries {
 		lab.Eventually(t, query+" returns a series", func() bool {
 			return len(prometheus.Query(changed.Replace(query))) > 0
 		})
