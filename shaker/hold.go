@@ -189,6 +189,10 @@ type ConnectionState struct {
 	// (tcpi_snd_wnd is 0).
 	WindowClosed bool
 
+	// EmptySegments is the number of segments without data that have arrived (tcpi_segs_in - tcpi_data_segs_in): the
+	// SYN-ACK, ACKs, and keepalives that the peer has sent by itself, which LastAnswer does not include.
+	EmptySegments int
+
 	// RTT is the kernel's estimate of the round trip time (tcpi_rtt). Keepalives do not change it, and heartbeats
 	// include the time for which the peer delays ACKs.
 	RTT time.Duration

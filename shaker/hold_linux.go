@@ -500,6 +500,7 @@ func (c *Connection) look(l *loop) ConnectionState {
 		state.LastAnswer = ago(min(info.Last_ack_recv, info.Last_data_recv))
 		state.LastData = ago(info.Last_data_recv)
 	}
+	state.EmptySegments = int(info.Segs_in - info.Data_segs_in)
 	state.Unacknowledged, state.Unsent = int(info.Unacked), int(info.Notsent_bytes)
 	state.WindowClosed = c.windowed && info.Snd_wnd == 0
 	if state.Unsent == 0 || state.Unacknowledged > 0 {
@@ -579,22 +580,24 @@ func (c *Connection) answer(l *loop, q *question) {
 	q.answered <- struct{}{}
 }
 
-// setKeepAliveOf sets the keepalive of a socket.
+// setKeepAliveOf sets the keepalive of a socket. SO_KEEPALIVE comes first: when it is set, the kernel waits for the
+// whole idle time, and when TCP_KEEPIDLE is set after it, for what is left of it.
 func setKeepAliveOf(fd int, k KeepAlive) error {
 	if k == (KeepAlive{}) {
 		return setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0)
 	}
-	for _, option := range []struct {
-		option int
-		value  time.Duration
+	for _, o := range []struct {
+		level, option int
+		value         time.Duration
 	}{
-		{unix.TCP_KEEPIDLE, k.Idle / time.Second},
-		{unix.TCP_KEEPINTVL, k.Interval / time.Second},
-		{unix.TCP_KEEPCNT, time.Duration(k.Count)},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, k.Interval / time.Second},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, time.Duration(k.Count)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, k.Idle / time.Second},
 	} {
-		if err := setInt(fd, unix.IPPROTO_TCP, option.option, int32(option.value)); err != nil {
+		if err := setInt(fd, o.level, o.option, int32(o.value)); err != nil {
 			return err
 		}
 	}
-	return setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	return nil
 }
