@@ -7,9 +7,12 @@ import (
 	"testing"
 )
 
-// ServeUntilEOF accepts connections and closes each one after the client has closed it. It closes the
-// listener when the test ends.
+// ServeUntilEOF accepts connections and closes each one after the client has closed it, or when the test ends, because
+// some clients' FIN or RST never arrives. It closes the listener when the test ends.
 func ServeUntilEOF(t testing.TB, l net.Listener) {
+	var mu sync.Mutex
+	var conns []net.Conn
+	over := false
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
@@ -17,11 +20,26 @@ func ServeUntilEOF(t testing.TB, l net.Listener) {
 			if err != nil {
 				return // the test is over
 			}
+			mu.Lock()
+			conns = append(conns, conn)
+			if over {
+				conn.Close()
+			}
+			mu.Unlock()
 			serving.Go(func() {
 				io.Copy(io.Discard, conn)
 				conn.Close()
 			})
 		}
 	})
-	t.Cleanup(func() { l.Close(); serving.Wait() })
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		over = true
+		for _, conn := range conns {
+			conn.Close()
+		}
+		mu.Unlock()
+		serving.Wait()
+	})
 }
