@@ -19,6 +19,10 @@ import (
 // follow it.
 func writeDebug(w io.Writer, answer answer) {
 	r := answer.Report
+	if r.Module.MeasuresIdle() {
+		writeIdleDebug(w, answer)
+		return
+	}
 	if answer.hold != nil {
 		writeHeld(w, answer.hold)
 	} else if answer.Watch != nil && !answer.Probed {
@@ -50,7 +54,11 @@ func writeDebug(w io.Writer, answer answer) {
 		result += fmt.Sprintf(", the worst of %d addresses", n)
 	}
 	at(r.Duration, "%s; valid results: %s", result, strings.Join(r.Module.TCP.ValidResults, ", "))
+	writeModule(w, r)
+}
 
+// writeModule writes the module of a probe, and the heading of its metrics.
+func writeModule(w io.Writer, r *probe.Report) {
 	fmt.Fprintf(w, "\n# Module %s\n\n", config.Name(r.ModuleName))
 	encoder := yaml.NewEncoder(w)
 	encoder.SetIndent(2)

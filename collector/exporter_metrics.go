@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,8 @@ const (
 	holdLimit     = "hold_limit"    // a limit permits no further held connection
 	holdPending   = "hold_pending"  // the connect to a held target has not begun, or not long ago
 	holdFault     = "hold_fault"    // there is no connection to a held target because of this host
+	idleLimit     = "idle_limit"    // a limit permits no connections for a further target whose path is measured
+	idleStale     = "idle_stale"    // no round of idle connections was performed recently because of this host
 	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once
 	shuttingDown  = "shutting_down" // the exporter is shutting down
 	tooLate       = "too_late"      // the timeout ended before a SYN had been out for long enough
@@ -84,7 +87,7 @@ func newMetrics(prober *probe.Prober) *metrics {
 	// These series exist from the start, so that rate() sees the first increment.
 	for _, reason := range []string{
 		badTarget, unknownModule, badRequest, denied, inFlightLimit, watchLimit, watchStale, holdLimit, holdPending,
-		holdFault, tooManyAddrs, shuttingDown, tooLate, callerGone,
+		holdFault, idleLimit, idleStale, tooManyAddrs, shuttingDown, tooLate, callerGone,
 	} {
 		m.rejected.WithLabelValues(reason)
 	}
@@ -121,6 +124,16 @@ func (m *metrics) count(r *probe.Report) {
 		}
 		m.countHandshake(h, r.Module.TCP.Close == config.FIN)
 	}
+}
+
+// countFault counts a local error, unless it is that the exporter is shutting down.
+func (m *metrics) countFault(err error) {
+	if errors.Is(err, shaker.ErrClosed) {
+		return
+	}
+	var errno shaker.Errno
+	errors.As(err, &errno)
+	m.faults.WithLabelValues(shaker.ErrnoName(errno)).Inc()
 }
 
 // countHandshake counts what a handshake shows about this host. fin reports whether the ACK was sent on purpose.

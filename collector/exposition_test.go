@@ -55,7 +55,7 @@ func TestUnmeasuredIsAbsent(t *testing.T) {
 		},
 	} {
 		r := reportOf(t, "192.0.2.1:80")
-		r.Handshake, r.Path = c.result, c.path
+		r.Result, r.Handshake, r.Path = c.result.Outcome.String(), c.result, c.path
 		r.Handshake.Peer = peer
 		var got []string
 		var filled sheet

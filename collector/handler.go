@@ -4,19 +4,22 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/hold"
+	"github.com/shaker-exporter/shaker_exporter/internal/idle"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -44,11 +47,14 @@ const AnswerTime = 5 * time.Second
 // A Handler serves /probe, and collects the exporter's own metrics about it.
 type Handler struct {
 	options Options
-	metrics *metrics
 	watcher *watch.Watcher // nil before Watch is called
-	watch   *watchMetrics
-	holder  *hold.Holder // nil before Hold is called
-	hold    *holdMetrics
+	holder  *hold.Holder   // nil before Hold is called
+	meter   *idle.Meter    // nil before MeasureIdle is called
+
+	metrics    *metrics
+	watch      *watchMetrics
+	hold       *holdMetrics
+	registered *registrationMetrics
 
 	faultLogged atomic.Int64               // Unix time, in seconds, at which a fault was last logged
 	exposition  atomic.Pointer[exposition] // last negotiated one
@@ -66,6 +72,7 @@ func New(options Options) *Handler {
 	}
 	return &Handler{
 		options: options, metrics: newMetrics(options.Prober), watch: newWatchMetrics(), hold: newHoldMetrics(),
+		registered: newRegistrationMetrics(),
 	}
 }
 
@@ -77,6 +84,10 @@ func (h *Handler) Watch(w *watch.Watcher) { h.watcher = w }
 // be called before the first request.
 func (h *Handler) Hold(holder *hold.Holder) { h.holder = holder }
 
+// MeasureIdle makes the Handler serve modules with prober idle from a Meter. Without it, they are an unknown module. It
+// must be called before the first request.
+func (h *Handler) MeasureIdle(m *idle.Meter) { h.meter = m }
+
 // Describe implements prometheus.Collector.
 func (h *Handler) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range h.metrics.all() {
@@ -84,20 +95,40 @@ func (h *Handler) Describe(ch chan<- *prometheus.Desc) {
 	}
 	h.watch.describe(ch)
 	h.hold.describe(ch)
+	h.registered.describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (h *Handler) Collect(ch chan<- prometheus.Metric) {
-	h.metrics.initialize(h.options.Prober.Config())
+	conf := h.options.Prober.Config()
+	h.metrics.initialize(conf)
 	for _, c := range h.metrics.all() {
 		c.Collect(ch)
 	}
+	var all []registry.Module
+	held := make(map[string]int)
 	if h.watcher != nil {
-		h.watch.collect(ch, h.watcher, h.options.Prober.Config())
+		modules := withConfigured(h.watcher.Modules(), conf, config.Module.Watched)
+		h.watch.collect(ch, h.watcher, modules)
+		all = append(all, modules...)
+	}
+	if h.meter != nil {
+		modules := withConfigured(h.meter.Modules(), conf, config.Module.MeasuresIdle)
+		connections := h.meter.Connections()
+		for _, module := range modules {
+			held[module.Name] += connections[module.Name]
+		}
+		all = append(all, modules...)
 	}
 	if h.holder != nil {
-		h.hold.collect(ch, h.holder, h.options.Prober.Config(), h.watch)
+		modules := withConfigured(h.holder.Modules(), conf, config.Module.Held)
+		for _, module := range modules {
+			held[module.Name] += module.Registered
+		}
+		all = append(all, modules...)
+		h.hold.collect(ch, held, h.holder.MaxConnections())
 	}
+	h.registered.collect(ch, all)
 }
 
 // ServeHTTP performs one probe and responds with its metrics.
@@ -128,14 +159,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type answer struct {
 	watch.Answer
 	hold *hold.Snapshot // what is known about a held connection, nil if there is none
+	idle *idle.Snapshot // what was measured of idle connections, nil if there are none
 }
 
-// probe performs a probe, or answers from memory if the target is watched or a connection to it is held.
+// probe performs a probe, or answers from memory if the target is watched, a connection to it is held, or its idle
+// timeout is measured.
 func (h *Handler) probe(r *http.Request, req *probe.Request) (answer, error) {
 	switch {
-	case req.Module.Held() && h.holder != nil:
+	case req.Module.Held() && h.holder == nil, req.Module.MeasuresIdle() && h.meter == nil:
+		return answer{}, fmt.Errorf("%w: there is nothing that serves prober %s", probe.ErrModule, req.Module.Prober)
+	case req.Module.Held():
 		held, err := h.holder.Scrape(r.Context(), req, clientOf(r))
 		return answer{Answer: watch.Answer{Report: held.Report}, hold: held.Hold}, err
+	case req.Module.MeasuresIdle():
+		measured, err := h.meter.Scrape(r.Context(), req, clientOf(r))
+		if err != nil {
+			return answer{}, err
+		}
+		// If the name has no address, this is the result, and nothing runs in the background.
+		resolved := measured.Idle == nil && measured.Result != ""
+		return answer{Answer: watch.Answer{Report: measured.Report, Probed: resolved}, idle: measured.Idle}, nil
 	case req.Module.Watched() && h.watcher != nil:
 		watched, err := h.watcher.Scrape(r.Context(), req, clientOf(r))
 		return answer{Answer: watched}, err
@@ -163,6 +206,16 @@ func (h *Handler) LogHeld(r *probe.Report) {
 	text := "Held target fails"
 	if r.Success() {
 		text = "Held target has recovered"
+	}
+	h.logProbe(context.Background(), text, r)
+}
+
+// LogIdleChange logs that the connects to a target whose idle timeout is measured begin to fail, or have recovered. It
+// is for [idle.Options].
+func (h *Handler) LogIdleChange(r *probe.Report) {
+	text := "Connections for idle timeouts fail"
+	if r.Success() {
+		text = "Connections for idle timeouts have recovered"
 	}
 	h.logProbe(context.Background(), text, r)
 }
@@ -209,6 +262,11 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Reques
 	case !errors.Is(err, shaker.ErrClosed) && (errors.Is(err, hold.ErrPending) || errors.Is(err, hold.ErrStopped)):
 		w.Header().Set("Retry-After", "1")
 		h.reject(w, r, http.StatusServiceUnavailable, holdPending, err)
+	case errors.Is(err, idle.ErrStale) && !errors.Is(err, shaker.ErrClosed): // the error was counted as a fault
+		h.reject(w, r, http.StatusServiceUnavailable, idleStale, err)
+	case errors.Is(err, idle.ErrLimit):
+		w.Header().Set("Retry-After", "60")
+		h.reject(w, r, http.StatusServiceUnavailable, idleLimit, err)
 	case errors.Is(err, probe.ErrAddresses): // without Retry-After: a later probe has the same result
 		h.reject(w, r, http.StatusServiceUnavailable, tooManyAddrs, err)
 	case errors.Is(err, shaker.ErrClosed):
@@ -217,12 +275,12 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, req *probe.Reques
 		h.reject(w, r, http.StatusServiceUnavailable, tooLate, err)
 	case errors.Is(err, probe.ErrDenied):
 		h.reject(w, r, http.StatusForbidden, denied, err)
+	case errors.Is(err, probe.ErrModule):
+		h.reject(w, r, http.StatusBadRequest, unknownModule, err)
 	case errors.Is(err, shaker.ErrTarget):
 		h.reject(w, r, http.StatusBadRequest, badTarget, err)
 	default:
-		var errno syscall.Errno
-		errors.As(err, &errno)
-		h.metrics.faults.WithLabelValues(shaker.ErrnoName(errno)).Inc()
+		h.metrics.countFault(err)
 		// One line per second is enough: the counter has all of them.
 		if now := time.Now().Unix(); h.faultLogged.Swap(now) != now {
 			h.options.Logger.Warn("Probe not performed", "target", req.Text, "module", req.ModuleName, "err", err)
@@ -279,6 +337,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, answer answer, 
 	}
 	if answer.hold != nil {
 		response.sheet.addHold(answer.hold)
+	}
+	if answer.idle != nil {
+		response.sheet.addIdle(answer.idle)
 	}
 	if err := exposition.write(body, response.sheet.families); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -1,15 +1,12 @@
 package collector
 
 import (
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/hold"
-	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -100,12 +97,7 @@ func merged(from, counts []hold.ResultCount) []hold.ResultCount {
 // ObserveConnect counts a connect of a held target. It is for [hold.Options].
 func (h *Handler) ObserveConnect(module string, r *shaker.Result, err error) {
 	if err != nil {
-		if errors.Is(err, shaker.ErrClosed) {
-			return
-		}
-		var errno shaker.Errno
-		errors.As(err, &errno)
-		h.metrics.faults.WithLabelValues(shaker.ErrnoName(errno)).Inc()
+		h.metrics.countFault(err)
 		return
 	}
 	if r.Outcome == shaker.Open {
@@ -114,13 +106,14 @@ func (h *Handler) ObserveConnect(module string, r *shaker.Result, err error) {
 	h.metrics.countHandshake(r, true)
 }
 
-// holdMetrics are the exporter's own metrics about held connections.
+// holdMetrics are the exporter's own metrics about held connections, those that measure idle timeouts included: they
+// have one limit.
 type holdMetrics struct{ held, limit *prometheus.Desc }
 
 func newHoldMetrics() *holdMetrics {
 	return &holdMetrics{
 		held: prometheus.NewDesc("shaker_held_connections",
-			"Number of targets to which a connection is held, or will be opened again.", []string{"module"}, nil),
+			"Number of connections that are held, or will be opened again.", []string{"module"}, nil),
 		limit: prometheus.NewDesc("shaker_held_connections_limit",
 			"Maximum number of held connections; 0 means no limit.", nil, nil),
 	}
@@ -131,19 +124,10 @@ func (m *holdMetrics) describe(ch chan<- *prometheus.Desc) {
 	ch <- m.limit
 }
 
-// collect collects the metrics. The series of all modules that hold connections exist from the start. The registrations
-// are metrics of watch, too.
-func (m *holdMetrics) collect(ch chan<- prometheus.Metric, h *hold.Holder, c *config.Config, w *watchMetrics) {
-	modules := h.Modules()
-	for name, module := range c.Modules {
-		known := slices.ContainsFunc(modules, func(m registry.Module) bool { return m.Name == name })
-		if module.Held() && !known {
-			modules = append(modules, registry.Module{Name: name})
-		}
+// collect collects the metrics, given the number of connections of each module.
+func (m *holdMetrics) collect(ch chan<- prometheus.Metric, held map[string]int, limit int) {
+	for module, n := range held {
+		ch <- prometheus.MustNewConstMetric(m.held, prometheus.GaugeValue, float64(n), module)
 	}
-	for _, module := range modules {
-		ch <- prometheus.MustNewConstMetric(m.held, prometheus.GaugeValue, float64(module.Registered), module.Name)
-		w.collectRegistrations(ch, &module)
-	}
-	ch <- prometheus.MustNewConstMetric(m.limit, prometheus.GaugeValue, float64(h.MaxConnections()))
+	ch <- prometheus.MustNewConstMetric(m.limit, prometheus.GaugeValue, float64(limit))
 }

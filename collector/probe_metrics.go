@@ -16,7 +16,8 @@ var (
 		help: "1 if the result is one of the module's valid_results (by default open), 0 otherwise."}
 	probeResultInfo = &metric{name: "probe_result_info",
 		help: "Result of the probe (open, refused, reset, timeout, unreachable, prohibited, error, " +
-			"dns_not_found, dns_timeout or dns_error; with prober hold also closed, silent or mismatch) " +
+			"dns_not_found, dns_timeout or dns_error; with prober hold also closed, silent or mismatch; " +
+			"with prober idle also closed) " +
 			"and the kernel's errno.",
 		labels: []string{"result", "errno"}}
 	probeDuration = &metric{name: "probe_duration_seconds",
@@ -74,13 +75,16 @@ var (
 		labels: []string{"ip"}}
 )
 
-// fill replaces the metrics of the sheet by those of a probe.
+// fill replaces the metrics of the sheet by those of a probe. A report without a result is neither a success nor a
+// failure.
 func (s *sheet) fill(r *probe.Report) {
 	s.clear()
 	h := &r.Handshake
 
-	s.gauge(probeSuccess, boolean(r.Success()))
-	s.gauge(probeResultInfo, 1, r.Result, r.Errno)
+	if r.Result != "" {
+		s.gauge(probeSuccess, boolean(r.Success()))
+		s.gauge(probeResultInfo, 1, r.Result, r.Errno)
+	}
 	s.gauge(probeDuration, r.Duration.Seconds())
 	s.gauge(probeTimeout, r.Timeout.Seconds())
 	s.gauge(probeDNSLookup, r.Resolution.Took.Seconds())

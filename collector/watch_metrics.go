@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -94,9 +92,7 @@ func clientOf(r *http.Request) string {
 func (h *Handler) Observe(_ string, r *shaker.Repeated) {
 	h.watch.lag.Observe(r.Lag.Seconds())
 	if r.Err != nil {
-		var errno shaker.Errno
-		errors.As(r.Err, &errno)
-		h.metrics.faults.WithLabelValues(shaker.ErrnoName(errno)).Inc()
+		h.metrics.countFault(r.Err)
 		return
 	}
 	h.metrics.countHandshake(&r.Result, false)
@@ -104,22 +100,15 @@ func (h *Handler) Observe(_ string, r *shaker.Repeated) {
 
 // watchMetrics are the exporter's own metrics about watched targets.
 type watchMetrics struct {
-	watched, limit             *prometheus.Desc
-	registrations, expirations *prometheus.Desc
-	lag                        prometheus.Histogram
+	watched, limit *prometheus.Desc
+	lag            prometheus.Histogram
 }
 
 func newWatchMetrics() *watchMetrics {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(name, help, labels, nil)
-	}
 	return &watchMetrics{
-		watched: desc("shaker_watched_targets", "Number of watched targets.", "module"),
-		limit:   desc("shaker_watched_targets_limit", "Maximum number of watched targets; 0 means no limit."),
-		registrations: desc("shaker_registrations_total",
-			"Total number of targets that began to be watched or held because of a scrape.", "module"),
-		expirations: desc("shaker_expirations_total",
-			"Total number of watched or held targets that expired because they were not scraped.", "module"),
+		watched: prometheus.NewDesc("shaker_watched_targets", "Number of watched targets.", []string{"module"}, nil),
+		limit: prometheus.NewDesc("shaker_watched_targets_limit",
+			"Maximum number of watched targets; 0 means no limit.", nil, nil),
 		lag: prometheus.NewHistogram(histogram("shaker_watch_lag_seconds",
 			"Time from when a handshake with a watched target was due to sending its SYN.",
 			.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25)),
@@ -127,37 +116,16 @@ func newWatchMetrics() *watchMetrics {
 }
 
 func (m *watchMetrics) describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{m.watched, m.limit, m.registrations, m.expirations} {
-		ch <- desc
-	}
+	ch <- m.watched
+	ch <- m.limit
 	m.lag.Describe(ch)
 }
 
-// collect collects the metrics. The series of all modules that are watched exist from the start.
-func (m *watchMetrics) collect(ch chan<- prometheus.Metric, w *watch.Watcher, c *config.Config) {
-	modules := w.Modules()
-	for name, module := range c.Modules {
-		known := slices.ContainsFunc(modules, func(m registry.Module) bool { return m.Name == name })
-		if module.Watched() && !known {
-			modules = append(modules, registry.Module{Name: name})
-		}
-	}
-	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
-	}
+// collect collects the metrics of a Watcher, whose modules are given.
+func (m *watchMetrics) collect(ch chan<- prometheus.Metric, w *watch.Watcher, modules []registry.Module) {
 	for _, module := range modules {
-		send(m.watched, prometheus.GaugeValue, float64(module.Registered), module.Name)
-		m.collectRegistrations(ch, &module)
+		ch <- prometheus.MustNewConstMetric(m.watched, prometheus.GaugeValue, float64(module.Registered), module.Name)
 	}
-	send(m.limit, prometheus.GaugeValue, float64(w.MaxTargets()))
+	ch <- prometheus.MustNewConstMetric(m.limit, prometheus.GaugeValue, float64(w.MaxTargets()))
 	m.lag.Collect(ch)
-}
-
-// collectRegistrations collects what all targets of a module have that are registered by a scrape.
-func (m *watchMetrics) collectRegistrations(ch chan<- prometheus.Metric, module *registry.Module) {
-	for desc, total := range map[*prometheus.Desc]uint64{
-		m.registrations: module.Registrations, m.expirations: module.Expirations,
-	} {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(total), module.Name)
-	}
 }

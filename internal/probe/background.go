@@ -11,9 +11,16 @@ import (
 
 // Resolve resolves the name of a request, as a probe does, without a handshake. The addresses are those that may be
 // probed, the first one being the one that a probe would choose. If there are none, the report has a verdict about the
-// name. An error means that there is no verdict: it is [ErrDenied], or a local error.
+// name. An error means that there is no verdict: it is [ErrDenied], or a local error. The address of a target that has
+// no name is checked only.
 func (p *Prober) Resolve(ctx context.Context, req *Request) (*Report, []netip.Addr, error) {
 	r := &running{Report: &Report{Request: req, Start: time.Now()}, prober: p}
+	if req.Addr.IsValid() {
+		if err := req.Check(req.Addr); err != nil {
+			return nil, nil, err
+		}
+		return r.Report, []netip.Addr{req.Addr}, nil
+	}
 	r.lookup = newLookup(ctx, p.options.DialDNS, r.Report)
 	defer r.lookup.end()
 	if err := r.resolve(ctx); err != nil {
@@ -31,9 +38,6 @@ func (p *Prober) Resolve(ctx context.Context, req *Request) (*Report, []netip.Ad
 // name. The address is invalid if the name has none; then the report has a verdict about the name. An error is that of
 // Resolve.
 func (p *Prober) Choose(ctx context.Context, req *Request) (*Report, netip.AddrPort, error) {
-	if req.Addr.IsValid() {
-		return &Report{Request: req, Start: time.Now()}, netip.AddrPortFrom(req.Addr, req.Port), req.Check(req.Addr)
-	}
 	report, addrs, err := p.Resolve(ctx, req)
 	if err != nil || len(addrs) == 0 {
 		if err == nil {

@@ -73,11 +73,6 @@ func NewRequest(c *config.Config, target, module string) (*Request, error) {
 	if !ok {
 		return nil, mistake{error: noModule(c, module), kind: ErrModule}
 	}
-	if data.MeasuresIdle() {
-		err := fmt.Errorf("module %s has prober %s, which this exporter cannot perform yet, "+
-			"want a module with prober tcp", Quote(name), data.Prober)
-		return nil, mistake{error: err, kind: ErrModule}
-	}
 	req := &Request{Target: t, ModuleName: name, Module: data, targets: &c.Targets, Timeout: data.Timeout}
 	if err := req.checkFamily(); err != nil {
 		return nil, mistake{error: err, kind: ErrTarget}

@@ -349,28 +349,6 @@ func TestNoModule(t *testing.T) {
 	}
 }
 
-// A module with a prober other than tcp is not probed with a handshake instead.
-func TestNewRequestOfOtherProber(t *testing.T) {
-	c, _, err := config.Parse("shaker.yml", []byte("modules: {tcp: {prober: tcp}, hold: {prober: hold}, "+
-		"idle: {prober: idle}}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, module := range []string{"idle"} {
-		want := fmt.Sprintf("module %q has prober %[1]s, which this exporter cannot perform yet, "+
-			"want a module with prober tcp", module)
-		req, err := NewRequest(c, "a:1", module)
-		if req != nil || !errors.Is(err, ErrModule) || err.Error() != want {
-			t.Errorf("NewRequest with module %s = %+v, %v, want the error %q, an ErrModule", module, req, err, want)
-		}
-	}
-	for _, module := range []string{"tcp", "hold"} {
-		if req, err := NewRequest(c, "a:1", module); err != nil || req.ModuleName != module {
-			t.Errorf("NewRequest with module %s = %+v, %v, want a request", module, req, err)
-		}
-	}
-}
-
 // An accepted target has a port and either a name or an address, and they are the given ones. The error for
 // another target is one line.
 func FuzzParseTarget(f *testing.F) {

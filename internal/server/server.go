@@ -30,6 +30,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/hold"
+	"github.com/shaker-exporter/shaker_exporter/internal/idle"
 	"github.com/shaker-exporter/shaker_exporter/internal/pages"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
@@ -148,20 +149,32 @@ func (c *Command) serve(
 	})
 	defer watcher.Close()
 	handler.Watch(watcher)
+	connections := probe.NewConnections(prober, heldMost, spare)
 	holder := hold.New(hold.Options{
 		Shaker:      engine,
 		Prober:      prober,
-		Connections: probe.NewConnections(prober, heldMost, spare),
+		Connections: connections,
 		History:     results,
 		Observe:     handler.ObserveConnect,
 		Changed:     handler.LogHeld,
 	})
 	defer holder.Close()
 	handler.Hold(holder)
+	meter := idle.New(idle.Options{
+		Shaker:      engine,
+		Prober:      prober,
+		Connections: connections,
+		History:     results,
+		Changed:     handler.LogIdleChange,
+		Fault:       handler.CountFault,
+	})
+	defer meter.Close()
+	handler.MeasureIdle(meter)
 	reloader := newReloader(configFile, loaded, func(c *config.Config) {
 		prober.Configure(c)
 		watcher.Configure()
 		holder.Configure()
+		meter.Configure()
 	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
 	statusPage := pages.New(pages.Options{
@@ -188,6 +201,7 @@ func (c *Command) serve(
 		logger.Info("Shutting down, waiting for the running probes")
 		watcher.Close()
 		holder.Close()
+		meter.Close()
 		if err := drain(server, config.MaxTimeout+collector.AnswerTime); err != nil {
 			logger.Warn("Shutdown timed out, closing the remaining connections", "err", err)
 		}

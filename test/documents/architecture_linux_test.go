@@ -42,6 +42,7 @@ func TestArchitecture(t *testing.T) {
 			forbidden: []string{collector, pages, watch, "github.com/prometheus/", "net/http"}},
 		{dir: "./internal/watch", forbidden: []string{collector, pages, server, cli, "net/http"}},
 		{dir: "./internal/hold", forbidden: []string{collector, pages, watch, server, cli, "net/http"}},
+		{dir: "./internal/idle", forbidden: []string{collector, pages, watch, server, cli, "net/http"}},
 		{dir: "./internal/pages", forbidden: []string{collector, server, cli}},
 		{dir: "./collector", forbidden: []string{pages, server, cli}},
 		{dir: "./internal/cli", forbidden: []string{pages, server}},

@@ -1,10 +1,12 @@
 package documents
 
 import (
+	"net"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -121,7 +123,8 @@ func TestMetricsTables(t *testing.T) {
 	const modules = `modules:
   tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}
   watched: {prober: tcp, watch: {}}
-  held: {prober: hold, hold: {heartbeat: {send: "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"}}}`
+  held: {prober: hold, hold: {heartbeat: {send: "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"}}}
+  idle: {prober: idle, idle: {steps: [1s, 4s], probe: {interval: 1s, count: 1}}}`
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", modules))
 	exported := make(map[string]bool)
 	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
@@ -132,9 +135,15 @@ func TestMetricsTables(t *testing.T) {
 		_, body := exporter.Get(t, held)
 		return strings.Contains(body, "\nprobe_hold_heartbeats_total 1\n")
 	})
+	const idle = "/probe?target=localhost:7080&module=idle"
+	closeAfter(t, "localhost:7080", 2500*time.Millisecond)
+	lab.Eventually(t, "idle connections are measured", func() bool {
+		_, body := exporter.Get(t, idle)
+		return strings.Contains(body, "probe_idle_told_seconds")
+	})
 	for _, path := range []string{
 		"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/probe?target=localhost:10115&module=watched",
-		held,
+		held, idle,
 		"/metrics",
 	} {
 		_, body := exporter.Get(t, path)
@@ -154,6 +163,24 @@ func TestMetricsTables(t *testing.T) {
 	for name := range exported {
 		t.Errorf("%s has no row for %s, which is exported", metricsPage, name)
 	}
+}
+
+// closeAfter accepts connections until the test ends, and closes each of them after a time.
+func closeAfter(t *testing.T, address string, after time.Duration) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			time.AfterFunc(after, func() { conn.Close() })
+		}
+	}()
 }
 
 // Each row for a metric in README.md is also in docs/metrics.md, with the same labels.
