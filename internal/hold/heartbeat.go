@@ -9,7 +9,7 @@ import (
 // A beat is the state of the heartbeats of one connection.
 type beat struct {
 	awaitsGreeting bool
-	answers        uint64         // how many heartbeats were answered
+	answers        uint64         // how many heartbeats were answered as expected
 	missing        shaker.Outcome // Silent or Timeout while the greeting or an answer is missing, 0 if none is
 	checking       bool           // a frame is being matched
 }
@@ -38,8 +38,10 @@ func (t *target) answered(e *shaker.ConnectionEvent) {
 		t.heartbeats++
 	}
 	t.beat.missing = 0
-	t.beat.answers++
 	t.check(t.Module.Hold.Heartbeat.Expect, e, func(matches bool) {
+		if matches {
+			t.beat.answers++
+		}
 		switch {
 		case matches && t.beat.missing == 0:
 			t.recover(e.Time)

@@ -153,6 +153,51 @@ func TestHeartbeats(t *testing.T) {
 	b.checkChanges("silent", "open", "mismatch", "open")
 }
 
+// A target that ends the connection before it has answered two heartbeats as expected does not want the connection. The
+// first answer may be its greeting, and another answer that it does not understand the heartbeat.
+func TestRejection(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers  []string
+		rejected bool
+	}{
+		"no answer":             {answers: nil, rejected: true},
+		"one answer":            {answers: []string{"+PONG\r\n"}, rejected: true},
+		"unexpected answers":    {answers: []string{"-ERR\r\n", "-ERR\r\n"}, rejected: true},
+		"one and an unexpected": {answers: []string{"+PONG\r\n", "-ERR\r\n"}, rejected: true},
+		"two answers":           {answers: []string{"+PONG\r\n", "+PONG\r\n"}, rejected: false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 0)
+			s := serve(t, "127.0.0.1:0")
+			b.scrape(s.address, "patient")
+			conn := s.accept()
+			in := bufio.NewReader(conn)
+			for i, answer := range c.answers {
+				readLine(t, in, "PING\r\n")
+				io.WriteString(conn, answer)
+				result := "open"
+				if answer[0] == '-' {
+					result = "mismatch"
+				}
+				b.await(s.address, "patient", "the answer has arrived", func(a Answer) bool {
+					return a.Hold.Heartbeat.Total == uint64(i+1) && a.Result == result
+				})
+			}
+			conn.Close()
+			b.await(s.address, "patient", "the connection has ended", func(a Answer) bool {
+				return total(a.Hold.Closes, "") == 1
+			})
+			target := b.target(s.address, "patient")
+			target.mu.Lock()
+			defer target.mu.Unlock()
+			if rejected := !target.backoff.rejected.IsZero(); rejected != c.rejected {
+				t.Errorf("after the answers %q and the end, the target does not want the connection: %t, want %t",
+					c.answers, rejected, c.rejected)
+			}
+		})
+	}
+}
+
 // A greeting that does not match ends the connection.
 func TestGreeting(t *testing.T) {
 	b := newBench(t, 0)

@@ -50,6 +50,11 @@ modules:
     hold:
       reconnect: {min: 100ms, max: 1s}
       heartbeat: {interval: 1s, timeout: 300ms, send: "PING\r\n", expect: '^\+PONG$', frame: {delimiter: "\r\n"}}
+  patient:
+    prober: hold
+    hold:
+      reconnect: {min: 100ms, max: 1h}
+      heartbeat: {interval: 1s, timeout: 300ms, send: "PING\r\n", expect: '^\+PONG$', frame: {delimiter: "\r\n"}}
   greeted:
     prober: hold
     timeout: 2s

@@ -16,13 +16,15 @@ const (
 	// jitter is by how much a delay before a connect is longer or shorter, as a fraction.
 	jitter = 0.1
 
-	// A target that ends each connection early without having answered a heartbeat may count them as errors, and
-	// block this host: MariaDB does so after 100 (max_connect_errors) that its own timeout of 10 s has ended. The
-	// delay is then at least the rejectionShare-th part of the time since that began. So the number of connects
-	// grows with the logarithm of the time: by 1/8 of the time with each one.
+	// A target that ends each connection early, before it has answered answersOfPeer heartbeats as expected, may count
+	// these connections as errors, and block this host: MariaDB does so after 100 (max_connect_errors) that its own
+	// timeout of 10 s has ended. One answer shows nothing: it may be the greeting of a server, which then rejects the
+	// heartbeat. The delay is at least the rejectionShare-th part of the time since the first rejection. So the number
+	// of connects grows with the logarithm of the time: by 1/8 of the time with each one.
 	//
 	// With delays of 1 s to 5 min, there are 15 connects in the first 40 minutes, and then 48 in the week until the
 	// delay is a day. The hundredth is after 45 days.
+	answersOfPeer       = 2
 	rejectionShare      = 8
 	longestAfterRejects = 24 * time.Hour
 )
@@ -53,7 +55,7 @@ type backoff struct {
 }
 
 // lived notes that a connection has ended. rejected reports whether the target has ended it without having answered
-// anything.
+// heartbeats.
 func (b *backoff) lived(limits *config.Backoff, age time.Duration, rejected bool) {
 	switch {
 	case age > limits.Max:

@@ -324,7 +324,7 @@ func (t *target) buried(outcome shaker.Outcome, errno shaker.Errno, icmp shaker.
 	t.death = nil
 	t.closes.add(outcome, errno)
 	observe(&t.lifetime, lifetimeBounds, d.age)
-	t.backoff.lived(&t.Module.Hold.Reconnect, d.age, t.beat.answers == 0 && isRejection(outcome))
+	t.backoff.lived(&t.Module.Hold.Reconnect, d.age, t.beat.answers < answersOfPeer && isRejection(outcome))
 	t.fail(outcome.String(), errno, icmp, d.at, "connection ended after "+round(d.age).String())
 }
 
