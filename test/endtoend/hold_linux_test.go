@@ -28,6 +28,9 @@ modules:
       keepalive: {idle: 2s, interval: 1s, count: 2}
       heartbeat: {interval: 1s, timeout: 400ms, send: "PING\r\n", expect: '^\+PONG', frame: {delimiter: "\r\n"}}
       reconnect: {min: 200ms, max: 2s}
+  keepalive:
+    prober: hold
+    hold: {keepalive: {idle: 1s, interval: 1s, count: 2}}
   fin:
     prober: hold
     hold: {keepalive: {idle: 60s}}
@@ -74,7 +77,8 @@ func awaitHeld(t *testing.T, module, target, result, errno string) (last scrape)
 	return last
 }
 
-// A Redis server is stopped, continued, killed, and started again. The exporter's counters are those of the server.
+// A Redis server is stopped, continued, killed, and started again. The exporter's counters are those of the server. The
+// control: while Redis is stopped, a connection without heartbeats looks open, because the kernel answers keepalives.
 func TestHoldRedis(t *testing.T) {
 	const target = "127.0.0.1:7400"
 	redis := func() *process.Process {
@@ -90,10 +94,27 @@ func TestHoldRedis(t *testing.T) {
 		return scrapeHeld(t, "redis", target)["probe_hold_heartbeat_seconds_count"] >= 3
 	})
 
+	awaitHeld(t, "keepalive", target, "open", "")
 	server.Signal(syscall.SIGSTOP)
+	lab.Eventually(t, "Redis is stopped", server.Stopped)
+	stopped := scrapeHeld(t, "keepalive", target)
 	silent := awaitHeld(t, "redis", target, "silent", "")
+	// The first heartbeat that is not answered in time makes the target silent.
+	if n := silent[`probe_hold_heartbeat_failures_total{result="silent"}`]; n != 1 {
+		t.Errorf("%v heartbeats were not answered when Redis was silent, want 1", n)
+	}
 	if silent["probe_hold_established_timestamp_seconds"] == 0 || silent["probe_hold_keepalives_unanswered"] != 0 {
 		t.Errorf("while Redis is stopped: %v, want an established connection, and answered keepalives", silent)
+	}
+	const lastAnswer = "probe_hold_last_answer_timestamp_seconds"
+	lab.Eventually(t, "the kernel has answered a keepalive while Redis is stopped", func() bool {
+		return scrapeHeld(t, "keepalive", target)[lastAnswer] > stopped[lastAnswer]+0.5
+	})
+	if !server.Stopped() {
+		t.Error("Redis is running, want it stopped")
+	}
+	if control := scrapeHeld(t, "keepalive", target); !control.result("open", "") || control["probe_success"] != 1 {
+		t.Errorf("while Redis is stopped, without heartbeats: %v, want open", control)
 	}
 	server.Signal(syscall.SIGCONT)
 	awaitHeld(t, "redis", target, "open", "")
@@ -107,8 +128,8 @@ func TestHoldRedis(t *testing.T) {
 		t.Errorf("Redis has answered %d heartbeats, %s was %v and then %v",
 			pings, answers, before[answers], after[answers])
 	}
-	if connections != 3 { // two are of this test
-		t.Errorf("Redis has had %d connections, want 1, and 2 of this test", connections)
+	if connections != 4 { // one of each module, and two of this test
+		t.Errorf("Redis has had %d connections, want 2 held ones, and 2 of this test", connections)
 	}
 
 	server.Signal(syscall.SIGKILL)
@@ -128,8 +149,10 @@ func TestHoldRedis(t *testing.T) {
 	if status := p.Wait(); status != 0 {
 		t.Errorf("the exporter ended with status %d, want 0", status)
 	}
-	if log := p.Output(); strings.Count(log, `msg="Held target fails"`) != 2 ||
-		strings.Count(log, `msg="Held target has recovered"`) != 2 || !strings.Contains(log, "result=silent") {
+	const redisTarget = " target=" + target + " module=redis "
+	if log := p.Output(); strings.Count(log, `msg="Held target fails"`+redisTarget) != 2 ||
+		strings.Count(log, `msg="Held target has recovered"`+redisTarget) != 2 ||
+		!strings.Contains(log, "result=silent") {
 		t.Errorf("the log has\n%s\nwant two failures, one of them silent, and two recoveries", log)
 	}
 }
