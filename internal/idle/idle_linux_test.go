@@ -120,6 +120,35 @@ func TestApplicationResets(t *testing.T) {
 	}
 }
 
+// A server does not end all connections at the same age: the control connection, which is established first, may be the
+// last one to end. The control: it does not end at all, as if a middlebox had ended the others.
+func TestControlEndsLater(t *testing.T) {
+	t.Parallel()
+	const told = 1500 * time.Millisecond // between the two steps
+	for name, c := range map[string]struct {
+		control time.Duration // when it is ended, 0 for never
+		limit   Limit
+	}{
+		"later": {control: told + 2*s, limit: Application},
+		"never": {control: 0, limit: Middlebox},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, idleConfig, 0)
+			target := serveEach(t, listen(t, "127.0.0.1:0"), func(n int) time.Duration {
+				if n == 0 {
+					return c.control
+				}
+				return told
+			})
+			got := b.await(t, target, "quick", 1).Idle
+			if got.Limit() != c.limit || got.Findings[1].Kind != Told {
+				t.Errorf("%v, limit %d, want %d, and that the second step was told", got, got.Limit(), c.limit)
+			}
+		})
+	}
+}
+
 // The idle time begins when the peer was heard last. A peer that sends data again and again leaves nothing to measure,
 // and one that sends keepalives nothing above their interval.
 func TestTalkingPeer(t *testing.T) {

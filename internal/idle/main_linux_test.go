@@ -170,10 +170,15 @@ func (s *Snapshot) String() string {
 // serve accepts connections, and closes each of them after a time, or when the client has closed it, or when the test
 // ends. 0 means never.
 func serve(t *testing.T, l net.Listener, after time.Duration, linger ...int) string {
+	return serveEach(t, l, func(int) time.Duration { return after }, linger...)
+}
+
+// serveEach is serve with a time that depends on how many connections were accepted before.
+func serveEach(t *testing.T, l net.Listener, after func(n int) time.Duration, linger ...int) string {
 	ctx, cancel := context.WithCancel(t.Context())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		for {
+		for n := 0; ; n++ {
 			conn, err := l.Accept()
 			if err != nil {
 				return // the test is over
@@ -183,8 +188,8 @@ func serve(t *testing.T, l net.Listener, after time.Duration, linger ...int) str
 				defer conn.Close()
 				defer stop()
 				conn.(*net.TCPConn).SetKeepAlive(false) // it would be busy
-				if after > 0 {
-					conn.SetReadDeadline(time.Now().Add(after))
+				if d := after(n); d > 0 {
+					conn.SetReadDeadline(time.Now().Add(d))
 				}
 				for _, seconds := range linger {
 					conn.(*net.TCPConn).SetLinger(seconds)
