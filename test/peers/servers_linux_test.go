@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -73,16 +74,9 @@ func startSSHD(t *testing.T, arguments ...string) server {
 
 // startNginx starts nginx with further directives for its HTTP server.
 func startNginx(t *testing.T, directives ...string) server {
-	cmd, log := nginx(t, serverAddress+":8080", directives...)
-	process.Start(t, cmd).Listening(8080)
-	return server{port: 8080, lines: linesOf(t, log), linesEach: 1}
-}
-
-// nginx returns a command that runs nginx, and the path of its log.
-func nginx(t *testing.T, address string, directives ...string) (cmd *exec.Cmd, log string) {
-	program := lab.Program(t, "nginx", "nginx")
+	nginx := lab.Program(t, "nginx", "nginx")
 	directory := t.TempDir()
-	log = filepath.Join(directory, "log")
+	log := filepath.Join(directory, "log")
 	// At the level info, nginx logs clients that connect and send nothing.
 	config := lab.Write(t, t.TempDir(), "nginx.conf", fmt.Sprintf(`
 		daemon off;
@@ -94,9 +88,10 @@ func nginx(t *testing.T, address string, directives ...string) (cmd *exec.Cmd, l
 			access_log %[1]s/log;
 			client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/fastcgi;
 			uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
-			server { listen %[2]s; %[3]s }
-		}`, directory, address, strings.Join(directives, " ")))
-	return exec.Command(program, "-c", config, "-e", log), log
+			server { listen %[2]s:8080; %[3]s }
+		}`, directory, serverAddress, strings.Join(directives, " ")))
+	process.Start(t, exec.Command(nginx, "-c", config, "-e", log)).Listening(8080)
+	return server{port: 8080, lines: linesOf(t, log), linesEach: 1}
 }
 
 // startRedis starts Redis with further arguments.
@@ -198,4 +193,42 @@ func (m *mariaDB) greeting() string {
 		m.t.Fatalf("read the greeting of MariaDB: %v", err)
 	}
 	return string(buffer[:n])
+}
+
+// startPostgreSQL starts PostgreSQL with further arguments.
+func startPostgreSQL(t *testing.T, arguments ...string) server {
+	t.Helper()
+	initDB := postgreSQLProgram(t, "initdb")
+	postgres := postgreSQLProgram(t, "postgres")
+	setpriv := lab.Program(t, "setpriv", "util-linux")
+	const nobody = 65534 // PostgreSQL refuses to run as root
+	as := []string{fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups"}
+	data := t.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(data), 0o755), os.Chown(data, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(setpriv, append(as, initDB, "--pgdata="+data, "--no-sync", "--no-locale", "--auth=trust",
+		"--username=postgres")...)
+	cmd.Dir = data
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v: %s", err, out)
+	}
+	cmd = exec.Command(setpriv, append(append(as, postgres, "-D", data, "-h", serverAddress, "-p", "5432",
+		"-k", data, "-F"), arguments...)...)
+	cmd.Dir = data
+	process.Start(t, cmd).Listening(5432)
+	return server{port: 5432}
+}
+
+// postgreSQLProgram returns the path of a program of PostgreSQL, which Debian installs outside of PATH.
+func postgreSQLProgram(t *testing.T, name string) string {
+	t.Helper()
+	programs, err := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(programs) == 0 {
+		lab.Skip(t, "needs %s (Debian package postgresql)", name)
+	}
+	return programs[len(programs)-1]
 }
