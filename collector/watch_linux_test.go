@@ -65,7 +65,7 @@ func TestWatchedTarget(t *testing.T) {
 	})
 	checkValue(t, "probes of the module", h.metrics.probes.WithLabelValues("watched"), 1)
 	for name, labels := range map[string]string{
-		"probe_watch_handshakes_total":                 `open,|timeout,ETIMEDOUT`,
+		"probe_watch_handshakes_total":                 `open,|timeout,ETIMEDOUT|refused,ECONNREFUSED|unreachable,EHOSTUNREACH`,
 		"probe_watch_rtt_seconds":                      ``,
 		"probe_watch_syn_retransmits_total":            ``,
 		"probe_watch_acks_sent_total":                  ``,
@@ -199,15 +199,15 @@ func TestConcurrentScrapesOfWatchedTargets(t *testing.T) {
 	h := newWatchHandler(t, watch.Options{})
 	listen(t, "127.0.0.1:7105")
 	const path = "/probe?module=watched&target=127.0.0.1:"
-	const series = `probe_watch_handshakes_total{result="refused",`
+	const series = `probe_watch_handshakes_total{result="refused",errno="ECONNREFUSED"} 0`
 	var scraping sync.WaitGroup
 	for range 8 {
 		for port, refused := range map[string]bool{"7105": false, "7106": true} {
 			scraping.Go(func() {
 				for range 100 {
 					body := get(h, path+port).Body.String()
-					if strings.Contains(body, series) != refused {
-						t.Errorf("scrape of port %s has %s: %t, want %t:\n%s", port, series, !refused, refused, body)
+					if strings.Contains(body, series) == refused {
+						t.Errorf("scrape of port %s has %s: %t, want %t:\n%s", port, series, refused, !refused, body)
 						return
 					}
 				}

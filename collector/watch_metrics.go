@@ -44,10 +44,12 @@ var (
 // addWatch adds the metrics about a watched target. They are valid until the Snapshot is released.
 func (s *sheet) addWatch(w *watch.Snapshot) {
 	s.created.Seconds, s.created.Nanos = w.Registered.Unix(), int32(w.Registered.Nanosecond())
-	// These series exist from the start, so that rate() sees the first increment.
+	// These series exist from the start, so that increase() sees the first handshake.
 	handshakes := append(make([]watch.HandshakeCount, 0, 16), // on the stack, unless there are more
 		watch.HandshakeCount{Result: shaker.Open.String()},
-		watch.HandshakeCount{Result: shaker.Timeout.String(), Errno: "ETIMEDOUT"})
+		watch.HandshakeCount{Result: shaker.Timeout.String(), Errno: "ETIMEDOUT"},
+		watch.HandshakeCount{Result: shaker.Refused.String(), Errno: "ECONNREFUSED"},
+		watch.HandshakeCount{Result: shaker.Unreachable.String(), Errno: "EHOSTUNREACH"})
 	for _, count := range w.Handshakes {
 		i := slices.IndexFunc(handshakes, func(c watch.HandshakeCount) bool {
 			return c.Result == count.Result && c.Errno == count.Errno

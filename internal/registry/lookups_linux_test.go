@@ -29,8 +29,13 @@ func (b *bench) look(target *fakeTarget) {
 func TestLookups(t *testing.T) {
 	b := newBench(t)
 	target, address := b.scrape(name, "one"), b.scrape(first, "one")
-	if got := target.Lookups(); !slices.Equal(got, []LookupCount{{Result: Resolved, Total: 1}}) {
-		t.Errorf("the first scrape counts %+v, want one lookup", got)
+	want := []LookupCount{{Result: Resolved, Total: 1}, {Result: config.DNSNotFound}, {Result: config.DNSTimeout},
+		{Result: config.DNSError}, {Result: fault}}
+	if got := target.Lookups(); !slices.Equal(got, want) {
+		t.Errorf("the first scrape counts %+v, want %+v", got, want)
+	}
+	if got := address.Lookups(); got != nil {
+		t.Errorf("the scrape of an address counts %+v, want no lookups", got)
 	}
 	b.Resolve(time.Now())
 	if target.isLooking() {

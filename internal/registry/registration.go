@@ -48,7 +48,7 @@ type Registration struct {
 	scraped    moment // by the client that scraped last
 	client     string
 	nextLookup moment // 0 if its name is not looked up
-	lookups    []LookupCount
+	lookups    *[len(lookupResults)]uint64 // nil if there was none
 }
 
 // A moment is a time on a clock that cannot be set: the time since [New]. It takes a third of the memory of a
@@ -67,16 +67,27 @@ const (
 	fault    = "fault"    // this host could not ask
 )
 
+// lookupResults are all results of a lookup.
+var lookupResults = [...]string{Resolved, config.DNSNotFound, config.DNSTimeout, config.DNSError, fault}
+
 func (r *Registration) registration() *Registration { return r }
 
 // active reports whether something runs for the target. Its caller holds the Registry's mu.
 func (r *Registration) active() bool { return r.expired == 0 && !r.leaving }
 
-// Lookups returns how many lookups there were of the target's name. There are none if the target is an address.
+// Lookups returns how many lookups there were of the target's name, with 0 for the results that there were not yet. It
+// returns nil if the target is an address.
 func (r *Registration) Lookups() []LookupCount {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.lookups)
+	if r.lookups == nil {
+		return nil
+	}
+	all := make([]LookupCount, len(lookupResults))
+	for i, result := range lookupResults {
+		all[i] = LookupCount{Result: result, Total: r.lookups[i]}
+	}
+	return all
 }
 
 // scrape notes that a client scrapes the target.
@@ -111,11 +122,8 @@ func (r *Registration) countLookup(result string, next moment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.nextLookup = next
-	for i := range r.lookups {
-		if r.lookups[i].Result == result {
-			r.lookups[i].Total++
-			return
-		}
+	if r.lookups == nil {
+		r.lookups = new([len(lookupResults)]uint64)
 	}
-	r.lookups = append(r.lookups, LookupCount{Result: result, Total: 1})
+	r.lookups[slices.Index(lookupResults[:], result)]++
 }
