@@ -140,7 +140,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// httptest.ResponseRecorder does not support deadlines; ignore the error.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(req.Timeout + AnswerTime))
-	answer, err := h.probe(r, req)
+	answer, err := h.probe(r, req, debug)
 	if err != nil {
 		h.fail(w, r, req, err)
 		return
@@ -163,8 +163,9 @@ type answer struct {
 }
 
 // probe performs a probe, or answers from memory if the target is watched, a connection to it is held, or its idle
-// timeout is measured.
-func (h *Handler) probe(r *http.Request, req *probe.Request) (answer, error) {
+// timeout is measured. A request with debug=true and HEAD are not from Prometheus: they do not make the exporter watch a
+// target.
+func (h *Handler) probe(r *http.Request, req *probe.Request, debug bool) (answer, error) {
 	switch {
 	case req.Module.Held() && h.holder == nil, req.Module.MeasuresIdle() && h.meter == nil:
 		return answer{}, fmt.Errorf("%w: there is nothing that serves prober %s", probe.ErrModule, req.Module.Prober)
@@ -179,6 +180,9 @@ func (h *Handler) probe(r *http.Request, req *probe.Request) (answer, error) {
 		// If the name has no address, this is the result, and nothing runs in the background.
 		resolved := measured.Idle == nil && measured.Result != ""
 		return answer{Answer: watch.Answer{Report: measured.Report, Probed: resolved}, idle: measured.Idle}, nil
+	case req.Module.Watched() && h.watcher != nil && (debug || r.Method == http.MethodHead):
+		watched, err := h.watcher.Inspect(r.Context(), req)
+		return answer{Answer: watched}, err
 	case req.Module.Watched() && h.watcher != nil:
 		watched, err := h.watcher.Scrape(r.Context(), req, clientOf(r))
 		return answer{Answer: watched}, err

@@ -1,6 +1,8 @@
 package collector
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -215,4 +217,39 @@ func TestConcurrentScrapesOfWatchedTargets(t *testing.T) {
 		}
 	}
 	scraping.Wait()
+}
+
+// Only a scrape makes the exporter watch a target: not a request with debug=true, which the form of the status page
+// sends, and not HEAD.
+func TestInspectionOfWatchedTarget(t *testing.T) {
+	h := newWatchHandler(t, watch.Options{})
+	listen(t, "127.0.0.1:7107")
+	const path = "/probe?module=watched&target=127.0.0.1:7107"
+	head := func() *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodHead, path, nil))
+		return w
+	}
+	debug := func() *httptest.ResponseRecorder { return get(h, path+"&debug=true") }
+	registrations := func() (n uint64) {
+		for _, m := range h.watcher.Modules() {
+			n += m.Registrations
+		}
+		return n
+	}
+	checkStatus(t, "HEAD", head(), 200)
+	if body := debug().Body.String(); !strings.HasPrefix(body, "# Log\n") {
+		t.Errorf("debug=true of a target that is not watched begins with\n%.300s\nwant the log of a probe", body)
+	}
+	checkValue(t, "probes of the module", h.metrics.probes.WithLabelValues("watched"), 2)
+	if n := registrations(); n != 0 {
+		t.Errorf("%d registrations after HEAD and debug=true, want 0", n)
+	}
+	get(h, path)
+	checkStatus(t, "HEAD", head(), 200)
+	debug()
+	checkValue(t, "probes of the module", h.metrics.probes.WithLabelValues("watched"), 3)
+	if n := registrations(); n != 1 {
+		t.Errorf("%d registrations after a scrape, want 1", n)
+	}
 }

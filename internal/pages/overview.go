@@ -267,6 +267,9 @@ func newRow(t entry, now time.Time) row {
 	}
 	r.Latency = latencyOf(last)
 	if t.watch != nil {
+		if !last.Success { // maybe with other results in between
+			r.SinceText = "failing" + strings.TrimPrefix(r.SinceText, words(last.Result))
+		}
 		r.Watch = newWatched(t.watch, now)
 		r.Recent = r.Watch.Recent()
 		r.Spark = strip(t.watch)

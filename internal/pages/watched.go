@@ -42,8 +42,12 @@ func lossOf(t *watch.Tally) string { return unbroken(percentage(t.Lost, t.Comple
 // LossInLastMinute reports whether a SYN was lost in the last minute.
 func (w *watched) LossInLastMinute() bool { return w.LastMinute.Lost > 0 }
 
-// Recent counts the handshakes in the strip.
+// Recent counts the handshakes in the strip. Those of a name that has no address any more are over: they say nothing
+// about its present state.
 func (w *watched) Recent() tally {
+	if w.NoAddress {
+		return tally{}
+	}
 	t := watch.TallyOf(w.Slots)
 	return tally{Successes: int(t.Completed - t.Failed), Probes: int(t.Completed)}
 }

@@ -158,6 +158,27 @@ func TestOrderOfWatched(t *testing.T) {
 	}
 }
 
+// A watched target fails since its first failure, whatever the results since then. Of a name that has no address any more
+// there are no handshakes: those of the last minutes do not count as its success.
+func TestFailingWatched(t *testing.T) {
+	gone := fail(watchedTarget("gone.example:443", 0), time.Minute)
+	gone.Last.Result, gone.NoAddress = "dns_not_found", true
+	body := home(t, withWatched(newPages(), gone, fail(watchedTarget("down.example:443", 60), 10*time.Second)))
+	for _, want := range []string{
+		`title="failing since 2026-03-01T11:59:00.000Z">60 s</time>`,
+		`title="failing since 2026-03-01T11:59:50.000Z">10 s</time>`,
+		`title="0 of 0">–</td>`,
+		`title="240 of 300">80 %</td>`, // the control
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page does not contain %s", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(body)
+	}
+}
+
 // However many targets are watched, the page has the 200 worst of them and all of them in its counts.
 func TestManyWatched(t *testing.T) {
 	var watched []*watch.Status

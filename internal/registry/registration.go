@@ -47,7 +47,7 @@ type Registration struct {
 	looking    bool   // its name is being looked up
 	scraped    moment // by the client that scraped last
 	client     string
-	nextLookup moment // 0 if its name is not looked up
+	nextLookup moment                      // 0 if its name is not looked up
 	lookups    *[len(lookupResults)]uint64 // nil if there was none
 }
 

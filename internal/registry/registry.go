@@ -170,6 +170,16 @@ func (r *Registry[T]) Find(req *probe.Request, client string) (none T, err error
 	return none, r.errClosed()
 }
 
+// Peek returns a registered target, and the zero T if it is not registered. Unlike Find, it does not count as a scrape.
+func (r *Registry[T]) Peek(req *probe.Request) (none T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t, ok := r.targets[keyOf(req)]; ok && t.registration().active() {
+		return t
+	}
+	return none
+}
+
 // Register registers a target for a request, and returns it. The peer is the address that the request has chosen. If
 // the target is not registered yet, begin is called to start what runs in the background; an error of it is that of
 // Register. While begin runs, all scrapes wait: it must not wait for the network.

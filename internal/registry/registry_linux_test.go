@@ -370,3 +370,28 @@ func TestConcurrency(t *testing.T) {
 		t.Errorf("with all targets expired, %d count and %d are leaving, want 0", b.limits.targets, b.leaving)
 	}
 }
+
+// Peek finds a target like Find, but does not defer its expiry.
+func TestPeek(t *testing.T) {
+	b := newBench(t)
+	req := b.request(first, "one")
+	if got := b.Peek(req); got != nil {
+		t.Errorf("Peek of a target that is not registered = %p, want nil", got)
+	}
+	target := b.scrape(first, "one")
+	before, _ := target.lastScrape()
+	if got := b.Peek(req); got != target {
+		t.Errorf("Peek of a registered target = %p, want %p", got, target)
+	}
+	if after, client := target.lastScrape(); after != before || client != "192.0.2.1" {
+		t.Errorf("after Peek, the last scrape was by %s at %d, want by 192.0.2.1 at %d", client, after, before)
+	}
+	b.scrape(first, "one") // the control
+	if after, _ := target.lastScrape(); after == before {
+		t.Errorf("after another scrape, the last one was at %d, want later", after)
+	}
+	b.expire(time.Hour)
+	if got := b.Peek(req); got != nil {
+		t.Errorf("Peek of an expired target = %p, want nil", got)
+	}
+}

@@ -19,9 +19,12 @@ func (t *target) Adapt(report *probe.Report, addrs []netip.Addr) {
 	case t.stopped: // during the lookup
 	case len(addrs) == 0 && report.Result == config.DNSNotFound:
 		t.pause()
-		t.name.gone = &report.Verdict
+		t.name.gone, t.name.goneAt = &report.Verdict, report.Start
 		t.found(report.Result, t.watcher.at(report.Start))
-		t.recordFailure(report)
+		if !report.Success() {
+			t.recordFailure(report)
+		}
+		t.noteChange(report)
 	case len(addrs) == 0 || t.repetition != nil && slices.Contains(addrs, t.name.peer.Addr()):
 	default:
 		if t.name.gone != nil {

@@ -14,8 +14,9 @@ type Status struct {
 	Target, Module string
 
 	Last      history.Record // the last handshake, or that the name has no address
-	Since     time.Time      // start of the first one with this result in a row
+	Since     time.Time      // start of the first one with this result in a row, or of the first failure in a row
 	Changed   bool           // whether there was another result before Since
+	NoAddress bool           // whether there are no handshakes, because the name has no address any more
 	Stale     error          // why there is no recent handshake because of this host, nil if there is one
 	Path      *shaker.Path   // at the begin of the present failure, nil if there is none
 	Failure   string         // the result of the last failure, "" if there was none
@@ -86,7 +87,8 @@ func (t *target) status() *Status {
 	if t.gone() == nil {
 		s.Stale = t.stale()
 	} else {
-		s.Last.Time = s.FailureAt // of the last lookup
+		s.NoAddress = true
+		s.Last.Time = t.name.goneAt // by the last lookup
 	}
 	return s
 }

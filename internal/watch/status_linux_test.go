@@ -9,6 +9,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/internal/registry"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -162,8 +163,36 @@ func TestStatusOfName(t *testing.T) {
 		t.Errorf("the history has %q, want 2 times %s", results, config.DNSNotFound)
 	}
 	if s.Last.Success || s.Last.Result != config.DNSNotFound || s.Failure != config.DNSNotFound ||
-		!s.Last.Time.Equal(s.FailureAt) || s.Stale != nil {
+		!s.Last.Time.Equal(s.FailureAt) || s.Stale != nil || !s.NoAddress {
 		t.Errorf("the status is %+v, want %s at the time of the last lookup", s, config.DNSNotFound)
+	}
+}
+
+// A target fails since its first failure in a row, even if the kinds of the failures alternate, as those of a host that
+// is down on the same link.
+func TestSinceOfAlternatingFailures(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	module := b.prober.Config().Modules["fast"]
+	target := &target{watcher: b.watcher, Registration: registry.Registration{Module: &module}}
+	began := time.Now()
+	for i, c := range []struct {
+		outcome shaker.Outcome
+		since   int // number of the handshake
+	}{
+		{outcome: shaker.Open, since: 0},
+		{outcome: shaker.Timeout, since: 1},
+		{outcome: shaker.Unreachable, since: 1},
+		{outcome: shaker.Timeout, since: 1},
+		{outcome: shaker.Open, since: 4},
+		{outcome: shaker.Open, since: 4},
+		{outcome: shaker.Unreachable, since: 6},
+	} {
+		at := func(n int) time.Time { return began.Add(time.Duration(n) * time.Second) }
+		target.add(&shaker.Repeated{Sent: at(i), Result: shaker.Result{Outcome: c.outcome}})
+		if want := b.watcher.at(at(c.since)); target.since != want || target.changed != (i > 0) {
+			t.Errorf("after handshake %d, which is %v, the result is the same since %v, changed %t; want %v, %t",
+				i, c.outcome, time.Duration(target.since), target.changed, time.Duration(want), i > 0)
+		}
 	}
 }
 

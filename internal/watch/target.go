@@ -35,6 +35,7 @@ type target struct {
 	stopped    bool // it has expired, or the Watcher is closed
 	changed    bool // there was another result before since
 	unrecorded bool // there were successes after the last record in the history
+	failing    bool // the last call of Options.Changed, or the first scrape, was about a failure
 
 	// The handshakes
 	counts      []handshakeCount
@@ -50,7 +51,7 @@ type target struct {
 	lost    uint64 // since registration
 	recent  strip
 	result  string   // the present one
-	since   moment   // start of the first one with this result in a row
+	since   moment   // start of the first one with this result in a row, or of the first failure in a row
 	failure *failure // the last one, nil if there was none
 
 	name *name // nil if the target is an address
@@ -77,6 +78,7 @@ type failure struct {
 type name struct {
 	resolution probe.Resolution
 	gone       *probe.Verdict // why there is no address now, nil if there is one
+	goneAt     time.Time      // start of the last lookup that found none
 	peer       netip.AddrPort // of the repetition, or of the last one
 }
 
@@ -137,7 +139,8 @@ func (t *target) begin(report *probe.Report) error {
 		Sent:   report.Start.Add(max(0, report.At-report.Handshake.Waited)),
 	})
 	t.unrecorded = false // the caller of Scrape adds this one to the history
-	if t.isFailing() {
+	t.failing = t.isFailing()
+	if t.failing {
 		t.failure = &failure{
 			result: report.Result, at: report.Start, path: report.Path, pathErr: report.PathErr,
 		}
@@ -234,18 +237,29 @@ func (t *target) take(r shaker.Repeated) {
 		return // it was stopped
 	}
 	failedBefore := t.isFailing()
-	if completed := t.add(&r); completed && !t.isValid(&r.Result) {
+	if !t.add(&r) {
+		return
+	}
+	if !t.isValid(&r.Result) {
 		sent := t.watcher.onWallClock(t.watcher.at(r.Sent))
 		t.recordFailure(t.reportOf(t.request(), &r.Result, sent))
 	}
 	failing := t.isFailing()
-	if failing == failedBefore {
+	if failing == t.failing && failing == failedBefore {
 		return
 	}
 	report := t.report(t.request())
-	t.watcher.options.Changed(report)
-	if failing && t.Module.TCP.Path == config.OnFailure {
+	t.noteChange(report)
+	if failing && !failedBefore && t.Module.TCP.Path == config.OnFailure {
 		t.watcher.trace(t, report)
+	}
+}
+
+// noteChange passes a report on if the target begins to fail with it, or has recovered. Its caller holds mu.
+func (t *target) noteChange(report *probe.Report) {
+	if failing := !report.Success(); failing != t.failing {
+		t.failing = failing
+		t.watcher.options.Changed(report)
 	}
 }
 
@@ -319,13 +333,14 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 	return true
 }
 
-// found notes the present result, and that it was found by a handshake or lookup that began at the given time. Its
-// caller holds mu.
+// found notes the present result, and that it was found by a handshake or lookup that began at the given time. A target
+// fails since its first failure in a row, whatever the kinds of the failures: those of a host that is down alternate.
+// Its caller holds mu.
 func (t *target) found(result string, start moment) {
-	if t.result != result {
-		t.changed = t.result != ""
-		t.result, t.since = result, start
+	if t.result != result && (t.result == "" || t.acceptsResult(result) || t.acceptsResult(t.result)) {
+		t.changed, t.since = t.result != "", start
 	}
+	t.result = result
 }
 
 // lostSYN reports whether a SYN of a handshake got no reply, unless the module expects that there is none.
@@ -339,8 +354,10 @@ func (t *target) lostSYN(r *shaker.Result) bool {
 // isValid reports whether the result of a handshake is valid for the module.
 func (t *target) isValid(r *shaker.Result) bool { return t.accepts(r.Outcome) }
 
-func (t *target) accepts(o shaker.Outcome) bool {
-	return slices.Contains(t.Module.TCP.ValidResults, o.String())
+func (t *target) accepts(o shaker.Outcome) bool { return t.acceptsResult(o.String()) }
+
+func (t *target) acceptsResult(result string) bool {
+	return slices.Contains(t.Module.TCP.ValidResults, result)
 }
 
 // isFailing reports whether the result of the last handshake is not valid. Its caller holds mu.

@@ -1,7 +1,9 @@
 package watch
 
 import (
+	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -332,6 +334,98 @@ func TestFailures(t *testing.T) {
 	// There are more if the machine stood still.
 	if n := len(changes); n < 2 || changes[0] != name+" timeout" || changes[n-1] != name+" open" {
 		t.Errorf("the changes of the target are %q, want timeout first and open last", changes)
+	}
+}
+
+// A name that has no address any more is a change, and so is the first handshake with its next address. What fails in
+// another way afterwards is not.
+func TestChangesOfName(t *testing.T) {
+	var mu sync.Mutex
+	var changes []string
+	b := newBench(t, watchConfig, 0, Options{Changed: func(r *probe.Report) {
+		mu.Lock()
+		defer mu.Unlock()
+		changes = append(changes, r.Result)
+	}})
+	await := func(want ...string) {
+		t.Helper()
+		lab.Eventually(t, "the changes are "+strings.Join(want, ", "), func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Equal(changes, want)
+		})
+	}
+	resolve := func(names simnet.Names) {
+		t.Helper()
+		target := b.target("host.example:80", "ip6")
+		before := lookups(target)
+		b.answerDNS(names)
+		lab.Eventually(t, "the name is looked up", func() bool {
+			b.resolve()
+			return lookups(target) > before
+		})
+	}
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.1"}})
+	b.scrape("host.example:80", "ip6")
+	resolve(nil)
+	await(config.DNSNotFound)
+	resolve(simnet.Names{"host.example": {"10.0.1.1"}})
+	b.awaitHandshakes("host.example:80", "ip6", "refused", 2)
+	resolve(nil)
+	await(config.DNSNotFound)
+	resolve(simnet.Names{"host.example": {"10.0.0.2"}})
+	await(config.DNSNotFound, "open")
+}
+
+// lookups returns the number of lookups with any result.
+func lookups(t *target) (n uint64) {
+	for _, c := range t.Lookups() {
+		n += c.Total
+	}
+	return n
+}
+
+// To inspect a target does not make the exporter watch it.
+func TestInspect(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	inspect := func() Answer {
+		t.Helper()
+		answer, err := b.watcher.Inspect(t.Context(), b.request(openTarget, "fast"))
+		if err != nil || answer.Result != "open" {
+			t.Fatalf("Inspect of %s = %+v, error %v, want open", openTarget, answer, err)
+		}
+		return answer
+	}
+	for range 2 {
+		if answer := inspect(); !answer.Probed || answer.Watch != nil {
+			t.Errorf("Inspect of a target that is not watched: %+v, want a probe", answer)
+		}
+	}
+	if got := b.watcher.Modules(); len(got) != 0 {
+		t.Errorf("Modules = %+v after Inspect, want none", got)
+	}
+	b.scrape(openTarget, "fast")
+	if answer := inspect(); answer.Probed || answer.Watch == nil {
+		t.Errorf("Inspect of a watched target: %+v, want an answer from memory", answer)
+	}
+	b.watcher.Close()
+	if answer := inspect(); !answer.Probed {
+		t.Errorf("Inspect after Close: %+v, want a probe", answer)
+	}
+}
+
+// If the Watcher is closed during the probe of a first scrape, the scrape has its result.
+func TestCloseDuringFirstScrape(t *testing.T) {
+	b := newBench(t, watchConfig, 0, Options{})
+	serve := simnet.NewDNS(t, simnet.Names{"host.example": {"10.0.0.1"}})
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		b.watcher.Close()
+		return serve(ctx, network, address)
+	}
+	b.dns.Store(&dial)
+	answer, err := b.watcher.Scrape(t.Context(), b.request("host.example:80", "fast"), "")
+	if err != nil || !answer.Probed || answer.Watch != nil || answer.Result != "open" {
+		t.Errorf("a first scrape during Close: %+v, error %v, want the result of its probe, open", answer, err)
 	}
 }
 

@@ -42,8 +42,9 @@ type Options struct {
 	// the other.
 	Observe func(module string, r *shaker.Repeated)
 
-	// Changed is called with the first handshake in the background with which a target begins to fail, and with
-	// the first one with which it has recovered; nil ignores them.
+	// Changed is called with the first handshake in the background with which a target begins to fail, or the lookup
+	// that finds that its name has no address any more, and with the first handshake with which it has recovered; nil
+	// ignores them.
 	Changed func(*probe.Report)
 }
 
@@ -104,7 +105,7 @@ type Answer struct {
 	*probe.Report
 
 	// Watch is what is known from the background. It is nil if the target is not watched: its name has not had an
-	// address yet, or the module has been reloaded during the probe.
+	// address yet, the module was reloaded or the Watcher closed during the probe, or Inspect has performed the probe.
 	Watch *Snapshot
 
 	// Probed reports whether the scrape has performed the probe of the report. Otherwise the report is about the last
@@ -134,6 +135,9 @@ func (w *Watcher) Scrape(ctx context.Context, req *probe.Request, client string)
 		return answer, nil
 	}
 	t, err = w.registry.Register(req, peer, client, func(t *target) error { return t.begin(report) })
+	if errors.Is(err, shaker.ErrClosed) {
+		return answer, nil // the probe was performed
+	}
 	if err != nil {
 		return Answer{}, err
 	}
@@ -141,6 +145,16 @@ func (w *Watcher) Scrape(ctx context.Context, req *probe.Request, client string)
 		answer.Watch = t.snapshot()
 	}
 	return answer, nil
+}
+
+// Inspect answers a request like Scrape, but leaves the Watcher as it is: it neither registers the target nor defers its
+// expiry. If the target is not watched, it performs a probe.
+func (w *Watcher) Inspect(ctx context.Context, req *probe.Request) (Answer, error) {
+	if t := w.registry.Peek(req); t != nil {
+		return t.answer(req)
+	}
+	report, err := w.options.Prober.Probe(ctx, req)
+	return Answer{Report: report, Probed: true}, err
 }
 
 // trace traces the path to a target that begins to fail, unless too many other paths are being traced.
