@@ -17,6 +17,7 @@ const (
 func (r *Registry[T]) Resolve(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	began := r.now()
 	for _, t := range r.targets {
 		own := t.registration()
 		if !own.active() || !own.mustLookUp(r.at(now)) {
@@ -31,14 +32,14 @@ func (r *Registry[T]) Resolve(now time.Time) {
 		r.running.Go(func() {
 			defer func() { <-r.lookups }()
 			defer own.setLooking(false)
-			r.lookUp(t)
+			r.lookUp(t, began)
 		})
 	}
 }
 
 // lookUp looks the name of a target up, and lets the target adapt to its addresses. A result that was found with a
 // configuration that is not active any more is ignored: the name is looked up again within seconds.
-func (r *Registry[T]) lookUp(t T) {
+func (r *Registry[T]) lookUp(t T, began moment) {
 	own := t.registration()
 	c := r.options.Prober.Config()
 	req, err := probe.NewRequest(c, own.Key.Target, own.Key.Module)
@@ -46,6 +47,7 @@ func (r *Registry[T]) lookUp(t T) {
 		return // the module has gone: Configure forgets the target
 	}
 	req.Timeout = lookupTimeout
+	interval := r.options.Resolve(own.Module)
 	report, addrs, err := r.options.Prober.Resolve(r.ctx, req)
 	reloaded := func() bool { return r.options.Prober.Config() != c }
 	switch {
@@ -53,27 +55,18 @@ func (r *Registry[T]) lookUp(t T) {
 	case errors.Is(err, probe.ErrDenied):
 		r.forgetIf(t, func() bool { return true }) // the next scrape says so
 	case err != nil: // a local error: the addresses are not known
-		own.countLookup(fault, r.nextLookup(own))
+		own.countLookup(fault, began, interval)
 	default:
 		t.Adapt(report, addrs)
 		result := report.Result
 		if len(report.Resolution.Addrs) > 0 {
 			result = Resolved
 		}
-		own.countLookup(result, r.nextLookup(own))
+		own.countLookup(result, began, interval)
 		if reloaded() { // Configure may have looked at the previous address
 			r.forgetIf(t, func() bool {
 				return !permits(r.options.Prober.Config(), own.Key.Module, own.Module, t.Peer())
 			})
 		}
 	}
-}
-
-// nextLookup returns when the name of a target is looked up next after now, 0 for never.
-func (r *Registry[T]) nextLookup(own *Registration) moment {
-	interval := r.options.Resolve(own.Module)
-	if interval == 0 {
-		return 0
-	}
-	return r.now() + moment(interval)
 }

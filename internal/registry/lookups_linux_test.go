@@ -196,3 +196,46 @@ func TestLookupsAtOnce(t *testing.T) {
 		return !slices.ContainsFunc(targets, func(t *fakeTarget) bool { return t.adaptations() == 0 })
 	})
 }
+
+// The interval of lookups is kept, although each of them begins a little late and takes a while. Those that could not be
+// made in time are not made up for.
+func TestLookupInterval(t *testing.T) {
+	for _, c := range []struct {
+		resolve, takes time.Duration
+		stopped        time.Duration // the process stands still from the second minute on
+		want           int           // lookups in the minute after that
+	}{
+		{resolve: time.Second, want: 60},
+		{resolve: time.Second, takes: 900 * time.Millisecond, want: 60},
+		{resolve: time.Second, takes: 1500 * time.Millisecond, want: 30},
+		{resolve: 1500 * time.Millisecond, want: 40},
+		{resolve: 10 * time.Second, takes: 4 * time.Second, want: 6},
+		{resolve: 10 * time.Second, stopped: 5 * time.Minute, want: 6},
+		{resolve: 0, want: 0},
+	} {
+		const registered = moment(300 * time.Millisecond)
+		var r Registration
+		r.countLookup(Resolved, registered, c.resolve)
+		var ends moment // of the running lookup
+		count := 0
+		from := moment(time.Minute + c.stopped)
+		for tick := moment(time.Second); tick < from+moment(time.Minute); tick += moment(time.Second) {
+			if tick > moment(time.Minute) && tick < from {
+				continue
+			}
+			now := tick + tick%7*moment(10*time.Millisecond) // the upkeep is late
+			if now < ends || !r.mustLookUp(now) {
+				continue
+			}
+			r.countLookup(Resolved, now, c.resolve)
+			ends = now + moment(c.takes)
+			if tick >= from {
+				count++
+			}
+		}
+		if count != c.want {
+			t.Errorf("with resolve %v, each taking %v, after a stop of %v: %d lookups in a minute, want %d",
+				c.resolve, c.takes, c.stopped, count, c.want)
+		}
+	}
+}

@@ -117,11 +117,19 @@ func (r *Registration) setLooking(looking bool) {
 	r.looking = looking
 }
 
-// countLookup counts a lookup, and notes when the next one is due.
-func (r *Registration) countLookup(result string, next moment) {
+// countLookup counts a lookup, and notes when the next one is due, if ever: whole intervals after this one was due, so
+// that its delay does not add up. The first one is due with a call of Registry.Resolve, which are upkeepInterval apart.
+func (r *Registration) countLookup(result string, began moment, interval time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.nextLookup = next
+	step := moment(interval)
+	switch {
+	case step == 0:
+	case r.nextLookup == 0:
+		r.nextLookup = (began + step) / moment(upkeepInterval) * moment(upkeepInterval)
+	case began >= r.nextLookup:
+		r.nextLookup += ((began-r.nextLookup)/step + 1) * step
+	}
 	if r.lookups == nil {
 		r.lookups = new([len(lookupResults)]uint64)
 	}

@@ -231,7 +231,7 @@ func (r *Registry[T]) add(t T, req *probe.Request, client string) {
 	own.expired = 0
 	own.scrape(r.now(), client)
 	if !req.Addr.IsValid() {
-		own.countLookup(Resolved, r.nextLookup(own))
+		own.countLookup(Resolved, r.now(), r.options.Resolve(own.Module))
 	}
 	r.targets[own.Key] = t
 	r.module(own.Key.Module).Registrations++
