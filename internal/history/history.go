@@ -40,6 +40,10 @@ type Track struct {
 	Changed        bool      // whether there was another result before Since
 	Records        []Record  // oldest first, at least one
 
+	// Ended reports whether the target was probed in the background until it was no longer watched, and has not been
+	// probed since then.
+	Ended bool
+
 	// Complete is the index of the first record after which none is missing. Between the records
 	// before it there were other probes, whose records have been dropped.
 	Complete int
@@ -92,6 +96,7 @@ type track struct {
 	trackKey
 	since          time.Time
 	changed        bool
+	ended          bool
 	latest         Record
 	earlier        []Record // oldest first
 	complete       int      // index into earlier; see Track.Complete
@@ -158,7 +163,7 @@ func (h *History) Add(name, module string, record Record, path *shaker.Path) {
 			t.since, t.changed = record.Time, true
 		}
 	}
-	t.latest = record
+	t.latest, t.ended = record, false
 	if record.AfterGap {
 		t.complete = len(t.earlier)
 		t.since, t.changed = record.Time, false
@@ -174,6 +179,15 @@ func (h *History) Add(name, module string, record Record, path *shaker.Path) {
 	}
 	if len(h.targets)+h.earlier[success].records+h.earlier[failure].records > h.limit {
 		h.makeRoom(record.Time)
+	}
+}
+
+// End notes that a target is no longer watched, until the next record is added.
+func (h *History) End(name, module string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.targets[trackKey{name, module}]; t != nil {
+		t.ended = true
 	}
 }
 
@@ -251,6 +265,7 @@ func (h *History) Tracks(target, module string) []Track {
 			Module:   key.module,
 			Since:    t.since,
 			Changed:  t.changed,
+			Ended:    t.ended,
 			Records:  slices.Concat(t.earlier, []Record{t.latest}),
 			Complete: t.complete,
 			Path:     t.path,

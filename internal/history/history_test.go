@@ -298,3 +298,18 @@ func TestHistoryConcurrently(t *testing.T) {
 		t.Errorf("the history has %d records, want %d", got, want)
 	}
 }
+
+// A target has ended until its next record. Without a record there is nothing to end.
+func TestEnd(t *testing.T) {
+	h := New(100)
+	addAll(h, 100, "a:1", "ot")
+	h.End("a:1", "tcp_connect")
+	h.End("b:1", "tcp_connect")
+	if all := h.Tracks("", ""); len(all) != 1 || !all[0].Ended {
+		t.Errorf("after End, the history has %+v, want one track, which has ended", all)
+	}
+	addAll(h, 200, "a:1", "o")
+	if all := h.Tracks("", ""); all[0].Ended {
+		t.Errorf("after another record, the history has %+v, want that it has not ended", all)
+	}
+}

@@ -48,6 +48,9 @@ func (e *entry) why() string {
 	if e.watch != nil && e.watch.Stale != nil {
 		return e.watch.Stale.Error()
 	}
+	if e.Ended {
+		return "no longer watched"
+	}
 	return why(e.Last())
 }
 

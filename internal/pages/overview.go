@@ -178,7 +178,7 @@ func newOverview(tracks []history.Track, watched iter.Seq[*watch.Status], v view
 // recently is the time for which a probe, or the loss of a target, counts as recent.
 const recently = 10 * time.Minute
 
-// statusOf returns the status of a target. A target is unprobed after ten minutes without a probe,
+// statusOf returns the status of a target. A target is unprobed if it is no longer watched, after ten minutes without a probe,
 // or, if it is probed less often, after three times the interval between its last two probes. The
 // interval is unknown if the history no longer has the second-to-last probe.
 func statusOf(t *history.Track, now time.Time) status {
@@ -187,7 +187,7 @@ func statusOf(t *history.Track, now time.Time) status {
 		limit = max(limit, 3*t.Records[n-1].Time.Sub(t.Records[n-2].Time))
 	}
 	switch {
-	case now.Sub(t.Last().Time) > limit:
+	case t.Ended || now.Sub(t.Last().Time) > limit:
 		return unprobed
 	case t.Last().Success:
 		return succeeding

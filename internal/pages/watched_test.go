@@ -179,6 +179,21 @@ func TestFailingWatched(t *testing.T) {
 	}
 }
 
+// A target that is no longer watched is not failing, whatever its last result.
+func TestNoLongerWatched(t *testing.T) {
+	ended := track("ended.example:443", "ot", time.Second)
+	ended.Ended = true
+	text := textOf(home(t, newPages(ended, track("down.example:443", "ot", time.Second))))
+	for _, want := range []string{
+		"1 failing timeout 1 not probed recently timeout",
+		"ended.example:443 no longer watched",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not contain %q:\n%s", want, text)
+		}
+	}
+}
+
 // However many targets are watched, the page has the 200 worst of them and all of them in its counts.
 func TestManyWatched(t *testing.T) {
 	var watched []*watch.Status

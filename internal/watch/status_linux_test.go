@@ -212,6 +212,9 @@ func TestStatusEnds(t *testing.T) {
 		t.Errorf("Targets has %+v, which has expired", s)
 	}
 	track := b.results.Tracks(target, "")[0]
+	if !track.Ended {
+		t.Error("Ended is false in the history of an expired target, want true")
+	}
 	if last := track.Last(); !last.Success || track.Complete != len(track.Records)-1 {
 		t.Errorf("the history ends with %+v, complete from %d of %d, want the last success, and a gap before it",
 			last, track.Complete, len(track.Records))

@@ -279,14 +279,15 @@ func (t *target) record(record history.Record) {
 	t.watcher.options.History.Add(t.Key.Target, t.Key.Module, record, nil)
 }
 
-// recordEnd adds the last handshake to the history if it succeeded after a failure: otherwise the history would end
-// with the failure although the target has recovered.
+// recordEnd notes in the history that the target is no longer watched. It adds the last handshake if it succeeded after a
+// failure: otherwise the history would end with the failure although the target has recovered.
 func (t *target) recordEnd() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.failure != nil && t.unrecorded && t.gone() == nil && !t.isFailing() {
 		t.record(t.report(t.request()).Record())
 	}
+	t.watcher.options.History.End(t.Key.Target, t.Key.Module)
 }
 
 // add counts a handshake. completed reports whether there is a verdict. The last handshake is the one whose SYN was
