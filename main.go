@@ -142,6 +142,8 @@ func wanted(err error) string {
 	var number *strconv.NumError
 	choices, isChoice := strings.CutPrefix(err.Error(), "enum value must be one of ")
 	switch {
+	case errors.As(err, &number) && number.Func == "Atoi":
+		return ", want a whole number"
 	case errors.As(err, &number):
 		return ", want a number"
 	case isChoice:

@@ -129,7 +129,7 @@ func TestWatchLimit(t *testing.T) {
 	scrapeProtobuf(t, h, "/probe?module=watched&target=127.0.0.1:7101")
 	const path = "/probe?module=watched&target=127.0.0.1:7102"
 	w := get(h, path)
-	checkResponse(t, path, w, 503, "target not watched: 1 targets are watched already (limit: --watch.max-targets)\n")
+	checkResponse(t, path, w, 503, "target not watched: 1 target is watched already (limit: --watch.max-targets)\n")
 	if w.Header().Get("Retry-After") == "" {
 		t.Errorf("GET %s has no Retry-After, want one", path)
 	}

@@ -41,7 +41,7 @@ type holdFlags struct {
 // register adds the flags and the arguments to the command. The values in the help are the defaults.
 func (f *holdFlags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("count", "Number of connections to each target, one after the other, including those that cannot be "+
-		"opened. 0 continues until interrupted.").Default("0").IntVar(&f.count)
+		"opened. 0 continues until interrupted.").Default("0").SetValue((*config.Integer)(&f.count))
 	cmd.Flag("duration", "Time after which the command ends, as if interrupted. 0 continues until interrupted.").
 		Default("0s").DurationVar(&f.duration)
 	cmd.Flag("module", "Module of the configuration file, with prober hold. The flags below replace its values.").

@@ -233,6 +233,10 @@ func (v value) entries(want string) (entries []entry, ok bool) {
 		if !ok {
 			continue
 		}
+		// YAML 1.2 reads {a:} as the key a without a value. This parser, of YAML 1.1, takes the colon for a part of it.
+		if v.Style&yaml.FlowStyle != 0 && key.Style == 0 && isImplicit(v.Content[i+1]) {
+			name = strings.TrimSuffix(name, ":")
+		}
 		path := v.prefix + quote(name)
 		e := entry{name: name, line: line, value: v.within(v.Content[i+1], line, path, path+".")}
 		if !v.file.visit() {
@@ -260,6 +264,9 @@ func (v value) entries(want string) (entries []entry, ok bool) {
 	}
 	return entries, true
 }
+
+// isImplicit reports whether a node is not in the file at all, as the value of a key without one.
+func isImplicit(n *yaml.Node) bool { return n.ShortTag() == "!!null" && n.Value == "" }
 
 // merges returns the mappings that a mapping merges, as if they were written there. They are v, the
 // value of its key <<.

@@ -13,6 +13,8 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 )
 
 // flags are the flags of the serve command.
@@ -23,7 +25,7 @@ type flags struct {
 	enablePprof   bool
 	configCheck   bool
 	enableReload  bool
-	reloadSeconds uint
+	reloadSeconds int
 	timeoutOffset float64
 	maxInFlight   int
 	watchTargets  int
@@ -40,17 +42,17 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 		BoolVar(&f.enableReload)
 	cmd.Flag("config.auto-reload-interval",
 		"Seconds between two checks whether the configuration file has changed, with --config.enable-auto-reload.").
-		Default("30").UintVar(&f.reloadSeconds)
+		Default("30").SetValue((*config.Integer)(&f.reloadSeconds))
 	cmd.Flag("timeout-offset",
 		"Seconds to subtract from Prometheus' scrape timeout, so that the response arrives in time.").
 		Default("0.5").Float64Var(&f.timeoutOffset)
 	cmd.Flag("probe.max-in-flight",
 		"Maximum number of concurrent handshakes, as far as the memory limit permits it. "+
 			"0 derives it from the limits of open files and memory.").
-		Default("0").IntVar(&f.maxInFlight)
+		Default("0").SetValue((*config.Integer)(&f.maxInFlight))
 	cmd.Flag("watch.max-targets", "Maximum number of watched targets, as far as the memory limit permits it. "+
 		"0 means 20000 or what the memory limit permits, whichever is less.").
-		Default("0").IntVar(&f.watchTargets)
+		Default("0").SetValue((*config.Integer)(&f.watchTargets))
 	cmd.Flag("watch.max-rate",
 		"Maximum number of handshakes per second with all watched targets. 0 means no limit.").
 		Default("20000").Float64Var(&f.watchRate)
@@ -60,7 +62,7 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 		Default("0").IntVar(&f.heldMost)
 	cmd.Flag("history.limit",
 		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").
-		Default("10000").IntVar(&f.historyLimit)
+		Default("10000").SetValue((*config.Integer)(&f.historyLimit))
 	cmd.Flag("log.prober", "Log level for failed probes; none does not log them. "+
 		"One of: [none, debug, info, warn, error]").
 		Default("debug").EnumVar(&f.logProber, "none", "debug", "info", "warn", "error")

@@ -27,9 +27,13 @@ func (l *limits) Permit(m *config.Module) error {
 	most := handshakesPerProbe * l.prober.MaxInFlight() / 2
 	switch rate, reserved := l.rate+perSecond(m), l.reserved+atOnce(m); {
 	case l.maxTargets > 0 && l.watched >= l.maxTargets:
-		return fmt.Errorf("%w: %d targets are watched already (limit: --watch.max-targets)", ErrLimit, l.watched)
+		are := "targets are"
+		if l.watched == 1 {
+			are = "target is"
+		}
+		return fmt.Errorf("%w: %d %s watched already (limit: --watch.max-targets)", ErrLimit, l.watched, are)
 	case l.maxRate > 0 && rate > l.maxRate:
-		return fmt.Errorf("%w: %.6g handshakes a second would be too many (limit: --watch.max-rate)", ErrLimit, rate)
+		return fmt.Errorf("%w: %.6g per second would be too many handshakes (limit: --watch.max-rate)", ErrLimit, rate)
 	case most > 0 && reserved > most:
 		return fmt.Errorf("%w: watched targets that are silent could have %d handshakes in flight "+
 			"(limit: %d, 1.5 times --probe.max-in-flight)", ErrLimit, reserved, most)
