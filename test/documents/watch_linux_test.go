@@ -6,7 +6,23 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
 )
+
+// The snippet of docs/watch.md is a valid file, which replaces the built-in modules, and the scrape by hand prints what
+// the page shows.
+func TestWatchTranscript(t *testing.T) {
+	file := lab.Write(t, t.TempDir(), "shaker.yml", snippetWith(t, watchPage, "yaml", "modules:"))
+	exporter.Start(t, "--config.file="+file)
+	for _, s := range snippets(t, "console", watchPage) {
+		tryTranscript(t, s, func(text string) string { return text })
+	}
+	if status, body := exporter.Get(t, "/probe?target=localhost:10115"); status != 400 {
+		t.Errorf("/probe without a module = %d %s, want 400: the file does not have tcp_connect", status, body)
+	}
+}
 
 // The table of docs/watch.md has the numbers that its formula gives, for a relative error of 30%.
 func TestHandshakesForALossRate(t *testing.T) {
