@@ -67,7 +67,8 @@ func TestWatchedTarget(t *testing.T) {
 	})
 	checkValue(t, "probes of the module", h.metrics.probes.WithLabelValues("watched"), 1)
 	for name, labels := range map[string]string{
-		"probe_watch_handshakes_total":                 `open,|timeout,ETIMEDOUT|refused,ECONNREFUSED|unreachable,EHOSTUNREACH`,
+		"probe_watch_handshakes_total": `open,|timeout,ETIMEDOUT|` +
+			`refused,ECONNREFUSED|unreachable,EHOSTUNREACH`,
 		"probe_watch_rtt_seconds":                      ``,
 		"probe_watch_syn_retransmits_total":            ``,
 		"probe_watch_acks_sent_total":                  ``,

@@ -45,7 +45,8 @@ func RegisterProbe(app *kingpin.Application) *ProbeCommand {
 
 // register adds the flags and the arguments to the command.
 func (f *probeFlags) register(cmd *kingpin.CmdClause) {
-	cmd.Flag("count", "Number of probes of each target. 0 continues until interrupted.").Default("1").SetValue((*config.Integer)(&f.count))
+	cmd.Flag("count", "Number of probes of each target. 0 continues until interrupted.").
+		Default("1").SetValue((*config.Integer)(&f.count))
 	cmd.Flag("interval", "Time between the starts of two probes of a target.").Default("1s").DurationVar(&f.interval)
 	cmd.Flag("timeout",
 		"Timeout of a probe, including name resolution and path. 0 uses the timeout of the module.").

@@ -178,9 +178,9 @@ func newOverview(tracks []history.Track, watched iter.Seq[*watch.Status], v view
 // recently is the time for which a probe, or the loss of a target, counts as recent.
 const recently = 10 * time.Minute
 
-// statusOf returns the status of a target. A target is unprobed if it is no longer watched, after ten minutes without a probe,
-// or, if it is probed less often, after three times the interval between its last two probes. The
-// interval is unknown if the history no longer has the second-to-last probe.
+// statusOf returns the status of a target. A target is unprobed if it is no longer watched, after ten minutes without
+// a probe, or, if it is probed less often, after three times the interval between its last two probes. The interval is
+// unknown if the history no longer has the second-to-last probe.
 func statusOf(t *history.Track, now time.Time) status {
 	limit := recently
 	if n := len(t.Records); n-2 >= t.Complete {

@@ -158,8 +158,8 @@ func TestOrderOfWatched(t *testing.T) {
 	}
 }
 
-// A watched target fails since its first failure, whatever the results since then. Of a name that has no address any more
-// there are no handshakes: those of the last minutes do not count as its success.
+// A watched target fails since its first failure, whatever the results since then. Of a name that has no address any
+// more there are no handshakes: those of the last minutes do not count as its success.
 func TestFailingWatched(t *testing.T) {
 	gone := fail(watchedTarget("gone.example:443", 0), time.Minute)
 	gone.Last.Result, gone.NoAddress = "dns_not_found", true

@@ -197,8 +197,8 @@ func TestLookupsAtOnce(t *testing.T) {
 	})
 }
 
-// The interval of lookups is kept, although each of them begins a little late and takes a while. Those that could not be
-// made in time are not made up for.
+// The interval of lookups is kept, although each of them begins a little late and takes a while. Those that could not
+// be made in time are not made up for.
 func TestLookupInterval(t *testing.T) {
 	for _, c := range []struct {
 		resolve, takes time.Duration

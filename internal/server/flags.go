@@ -59,7 +59,7 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("hold.max-connections",
 		"Maximum number of held connections, as far as the limits of open files and memory permit it. "+
 			"0 means a third of the open files, or as many as --probe.max-in-flight leaves, whichever is more.").
-		Default("0").IntVar(&f.heldMost)
+		Default("0").SetValue((*config.Integer)(&f.heldMost))
 	cmd.Flag("history.limit",
 		"Number of probe results to keep for the status page and /logs, over all targets. 0 disables the history.").
 		Default("10000").SetValue((*config.Integer)(&f.historyLimit))

@@ -279,8 +279,8 @@ func (t *target) record(record history.Record) {
 	t.watcher.options.History.Add(t.Key.Target, t.Key.Module, record, nil)
 }
 
-// recordEnd notes in the history that the target is no longer watched. It adds the last handshake if it succeeded after a
-// failure: otherwise the history would end with the failure although the target has recovered.
+// recordEnd notes in the history that the target is no longer watched. It adds the last handshake if it succeeded after
+// a failure: otherwise the history would end with the failure although the target has recovered.
 func (t *target) recordEnd() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

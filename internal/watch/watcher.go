@@ -147,8 +147,8 @@ func (w *Watcher) Scrape(ctx context.Context, req *probe.Request, client string)
 	return answer, nil
 }
 
-// Inspect answers a request like Scrape, but leaves the Watcher as it is: it neither registers the target nor defers its
-// expiry. If the target is not watched, it performs a probe.
+// Inspect answers a request like Scrape, but leaves the Watcher as it is: it neither registers the target nor defers
+// its expiry. If the target is not watched, it performs a probe.
 func (w *Watcher) Inspect(ctx context.Context, req *probe.Request) (Answer, error) {
 	if t := w.registry.Peek(req); t != nil {
 		return t.answer(req)
