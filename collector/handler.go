@@ -163,8 +163,8 @@ type answer struct {
 }
 
 // probe performs a probe, or answers from memory if the target is watched, a connection to it is held, or its idle
-// timeout is measured. A request with debug=true and HEAD are not from Prometheus: they do not make the exporter watch a
-// target.
+// timeout is measured. A request with debug=true and HEAD are not from Prometheus: they do not make the exporter watch
+// a target.
 func (h *Handler) probe(r *http.Request, req *probe.Request, debug bool) (answer, error) {
 	switch {
 	case req.Module.Held() && h.holder == nil, req.Module.MeasuresIdle() && h.meter == nil:
