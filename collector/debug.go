@@ -31,9 +31,7 @@ func writeDebug(w io.Writer, answer answer) {
 			answer.Watch.LastHandshake.UTC().Format("15:04:05.000"))
 	}
 	fmt.Fprintf(w, "# Log\n\n")
-	var at logLine = func(when time.Duration, format string, args ...any) {
-		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))
-	}
+	at := logTo(w)
 	at(0, "probe of %s with module %s, timeout %v", r.Text, config.Name(r.ModuleName), r.Timeout)
 	writeResolution(at, r)
 	for _, v := range r.Each() {
@@ -81,6 +79,13 @@ func writeHeld(w io.Writer, s *hold.Snapshot) {
 
 // logLine writes a line of the log: the time since the start of the probe, and what happened then.
 type logLine = func(when time.Duration, format string, args ...any)
+
+// logTo returns a function that writes lines of the log.
+func logTo(w io.Writer) logLine {
+	return func(when time.Duration, format string, args ...any) {
+		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))
+	}
+}
 
 // writeResolution writes the result of name resolution: nothing if the target was an address.
 func writeResolution(at logLine, r *probe.Report) {

@@ -101,9 +101,7 @@ func (h *Handler) CountFault(err error) { h.metrics.countFault(err) }
 // writeIdleDebug writes what was measured, and the module. The metrics follow it.
 func writeIdleDebug(w io.Writer, answer answer) {
 	r, s := answer.Report, answer.idle
-	var at logLine = func(when time.Duration, format string, args ...any) {
-		fmt.Fprintf(w, "%12s  %s\n", when.Round(time.Microsecond), fmt.Sprintf(format, args...))
-	}
+	at := logTo(w)
 	if s != nil {
 		fmt.Fprintf(w, "# The idle timeout is measured since %s. Complete rounds: %d\n\n",
 			s.Registered.UTC().Format(time.RFC3339), s.Rounds)

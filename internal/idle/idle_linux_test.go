@@ -261,7 +261,7 @@ func TestLimit(t *testing.T) {
 		t.Errorf("the connections are %v, want 3 of module quick: two steps and the control connection", got)
 	}
 	_, err := b.meter.Scrape(t.Context(), b.request(t, "127.0.0.1:7209", "quick"), "")
-	if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "needs 3 connections: 3 connections are reserved already") {
+	if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "needs 3 connections: 3 connections are reserved") {
 		t.Errorf("Scrape of a second target: error %v, want %v with the limit", err, ErrLimit)
 	}
 	b.meter.registry.Expire(time.Now().Add(time.Hour))
