@@ -21,6 +21,7 @@ const (
 	faqPage           = "docs/faq.md"
 	halfOpenPage      = "docs/half-open.md"
 	holdPage          = "docs/hold.md"
+	idlePage          = "docs/idle.md"
 	libraryPage       = "docs/from-tcp-shaker.md"
 	metricsPage       = "docs/metrics.md"
 	operationPage     = "docs/operation.md"
@@ -30,7 +31,7 @@ const (
 )
 
 // triedPages are the pages whose YAML, PromQL and metric names are all tested.
-var triedPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, holdPage, faqPage}
+var triedPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, holdPage, idlePage, faqPage}
 
 // allPages returns the Markdown files of the repository's root and of docs.
 func allPages(t *testing.T) []string {

@@ -371,6 +371,7 @@ modules:
   hold:
     prober: hold
     hold: {heartbeat: {interval: 1s, send: "PING\n", expect: ^PONG, frame: {delimiter: "\n"}}, reconnect: {max: 1s}}
+  idle: {prober: idle, idle: {steps: [1s, 4s], probe: {interval: 1s, count: 1}}}
 `
 
 // Two probers, which are the same exporter with different modules, probe the targets of the job "views", with opposite
@@ -392,6 +393,7 @@ scrape_configs:
       - {targets: ["lossy.test:80"], labels: {job: watched, prober: near, __param_module: watch}}
       - targets: ["short.test:7001", "silent.test:7002"]
         labels: {job: held, prober: near, __param_module: hold}
+      - {targets: ["cut.test:7003"], labels: {job: idle, prober: near, __param_module: idle}}
     relabel_configs:
       - {source_labels: [__address__], target_label: __param_target}
       - {source_labels: [__param_target], target_label: instance}
@@ -427,6 +429,30 @@ func servePongs(t *testing.T, address string, next func(conn net.Conn, answers i
 	t.Cleanup(func() { l.Close(); serving.Wait() }) // after the exporter, which starts later, has ended
 }
 
+// cutSilentClients ends each connection with an RST after some time.
+func cutSilentClients(t *testing.T, address string, after time.Duration) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer conn.Close()
+				conn.SetReadDeadline(time.Now().Add(after))
+				io.Copy(io.Discard, conn)
+				conn.(*net.TCPConn).SetLinger(0)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+}
+
 // newGrafanaNetwork starts a simulated network with everything for which a dashboard has a panel, and an exporter.
 func newGrafanaNetwork(t *testing.T) *process.Process {
 	network := simnet.NewNetwork(t)
@@ -447,6 +473,7 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 		return true
 	})
 	servePongs(t, "127.0.0.1:7002", func(_ net.Conn, answers int) bool { return answers < 1 })
+	cutSilentClients(t, "127.0.0.1:7003", 2*time.Second)
 	lab.Program(t, "sh", "dash") // for process.WithFiles
 	dir := t.TempDir()
 	config := lab.Write(t, dir, "shaker.yml", grafanaExporter)
@@ -454,7 +481,7 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 	p := process.Start(t, process.WithFiles(t, cmd, map[string]string{
 		"/etc/hosts": lab.Write(t, dir, "hosts",
 			"127.0.0.1 localhost\n192.0.2.21 pair.test\n192.0.2.22 pair.test\n192.0.2.6 lossy.test\n"+
-				"127.0.0.1 short.test\n127.0.0.1 silent.test\n"),
+				"127.0.0.1 short.test\n127.0.0.1 silent.test\n127.0.0.1 cut.test\n"),
 		"/etc/resolv.conf": lab.Write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n"), // no DNS server listens there
 	}))
 	p.Listening(exporter.Port)
@@ -505,15 +532,15 @@ func testOutage(t *testing.T, server *process.Prometheus, port int) {
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	for _, file := range []string{fleetFile, targetFile} {
-		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 7 {
-			t.Errorf("%s, during an outage: the values of job are %q, want 7", file, g.jobs)
+		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 8 {
+			t.Errorf("%s, during an outage: the values of job are %q, want 8", file, g.jobs)
 		}
 	}
-	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 12 {
-		t.Errorf("%s, during an outage: the values of instance are %q, want 12", targetFile, got)
+	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 13 {
+		t.Errorf("%s, during an outage: the values of instance are %q, want 13", targetFile, got)
 	}
 	for title, want := range map[string]string{
-		"Targets": "17", "Not measured": "17", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
+		"Targets": "18", "Not measured": "18", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
 	} {
 		got := ""
 		for _, s := range g.query(queriesOf(panelNamed(t, boards[fleetFile], title))[0], "") {
@@ -540,17 +567,19 @@ func readBoards(t *testing.T) map[string]*board {
 
 // testDashboardQueries checks the results of all queries of the dashboards.
 func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
-	lab.Eventually(t, "each target has been scraped three times", func() bool {
-		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 20 &&
+	lab.Eventually(t, "each target has been scraped three times, and has a result", func() bool {
+		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 21 &&
+			len(server.Query(`probe_idle_rounds_total > 0`)) > 0 &&
 			len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
 	})
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	instances := g.values(boards[targetFile], "instance")
-	if want := []string{"held", "names", "paths", "shaker", "steady", "views", "watched"}; !slices.Equal(g.jobs, want) {
+	want := []string{"held", "idle", "names", "paths", "shaker", "steady", "views", "watched"}
+	if !slices.Equal(g.jobs, want) {
 		t.Errorf("the values of job are %q, want %q", g.jobs, want)
 	}
-	if want := 12; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
+	if want := 13; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
 		t.Errorf("the values of instance are %q, want %d with pair.test:80", instances, want)
 	}
 
@@ -565,9 +594,9 @@ func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 		g.failed = g.results(boards[fleetFile], "failed")
 		problems = g.dataProblems(boards[fleetFile], instances)
 		problems = append(problems, g.dataProblems(boards[targetFile], instances)...)
-		problems = append(problems, g.heldProblems(boards)...)
+		problems = append(problems, g.connectionProblems(boards)...)
 		// The result of a held target changes when its connection ends.
-		steady := &grafana{t: t, url: g.url, jobs: slices.DeleteFunc(slices.Clone(g.jobs), isHeld)}
+		steady := &grafana{t: t, url: g.url, jobs: slices.DeleteFunc(slices.Clone(g.jobs), hasConnections)}
 		steady.failed = steady.results(boards[fleetFile], "failed")
 		problems = append(problems, steady.fleetProblems(boards[fleetFile])...)
 		problems = append(problems, steady.targetProblems(boards[targetFile])...)
@@ -649,14 +678,15 @@ func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 	}
 }
 
-// isHeld reports whether a job is that of the held targets.
-func isHeld(job string) bool { return job == "held" }
+// hasConnections reports whether the targets of a job are held, or their idle timeouts measured.
+func hasConnections(job string) bool { return job == "held" || job == "idle" }
 
-// heldProblems returns the panels about held connections whose results differ from the state of the test's network. The
-// connections to one target end after three answers, and another target is silent after the first one.
-func (g *grafana) heldProblems(boards map[string]*board) (problems []string) {
+// connectionProblems returns the panels about held connections and idle timeouts whose results differ from the state
+// of the test's network. The held connections to one target end after three answers, and another target is silent after
+// the first one. A third target resets silent connections after two seconds.
+func (g *grafana) connectionProblems(boards map[string]*board) (problems []string) {
 	g.t.Helper()
-	const short, silent = "short.test:7001", "silent.test:7002"
+	const short, silent, cut = "short.test:7001", "silent.test:7002", "cut.test:7003"
 	for _, c := range []struct {
 		file, title, instance string
 		labels                string
@@ -671,6 +701,11 @@ func (g *grafana) heldProblems(boards map[string]*board) (problems []string) {
 		{
 			file: targetFile, title: "Heartbeats not answered", instance: silent, labels: "result",
 			want: "mismatch, silent, timeout",
+		},
+		{file: fleetFile, title: "Shortest idle timeouts", labels: "instance job prober", want: cut + " idle near"},
+		{
+			file: targetFile, title: "Steps", instance: cut, labels: "idle result errno",
+			want: "1 open, 4 reset ECONNRESET",
 		},
 	} {
 		result := g.query(queriesOf(panelNamed(g.t, boards[c.file], c.title))[0], c.instance)
@@ -692,6 +727,16 @@ func (g *grafana) heldProblems(boards map[string]*board) (problems []string) {
 					c.title, c.instance, s, c.result))
 			}
 		}
+	}
+	for query, want := range map[int][2]float64{0: {1, 2}, 1: {2, 2.5}, 2: {2, 2.5}} { // survived, lost, RST
+		got := g.query(queriesOf(panelNamed(g.t, boards[targetFile], "Idle timeout"))[query], cut)
+		if len(got) != 1 || got[0].last() < want[0] || got[0].last() > want[1] {
+			problems = append(problems, fmt.Sprintf("panel \"Idle timeout\", query %d: %v, want %v", query, got, want))
+		}
+	}
+	ended := g.query(queriesOf(panelNamed(g.t, boards[fleetFile], "Shortest idle timeouts"))[2], "")
+	if len(ended) != 1 || ended[0].last() != 0 { // the name of 0 is application
+		problems = append(problems, fmt.Sprintf("panel \"Shortest idle timeouts\", query 2: %v, want 0", ended))
 	}
 	return problems
 }

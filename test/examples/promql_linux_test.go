@@ -10,7 +10,8 @@ import (
 )
 
 // testPromQLPages checks that every metric of docs/metrics.md is in a query of docs/promql.md, and that every query of
-// this page, of docs/watch.md and of docs/hold.md returns a series after the exporter has probed the network of newGrafanaNetwork.
+// this page, docs/watch.md, docs/hold.md and docs/idle.md returns a series after the exporter has probed the network of
+// newGrafanaNetwork.
 func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
 	queries := queriesOfPage(t, "../docs/promql.md")
 	all := strings.Join(queries, "\n")
@@ -27,13 +28,16 @@ func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
 	// Some queries look for what does not happen here, and are changed to look for the opposite. The step of the
 	// subquery is shorter, because there are only a few scrapes.
 	changed := strings.NewReplacer("[1h:15s]", "[1h:1s]",
-		"[1d]) > 0", "[1d]) >= 0", "probe_tcp_ack_sent == 1", "probe_tcp_ack_sent == 0",
+		"[1d]) > 0", "[1d]) >= 0", "[1d])) > 0", "[1d])) >= 0", "probe_tcp_ack_sent == 1", "probe_tcp_ack_sent == 0",
 		"last_reload_successful == 0", "last_reload_successful == 1", `icmp!="",icmp!="ttl_exceeded"`, `icmp!=""`,
 		`result!="resolved"`, `result="resolved"`, "registrations_total[1h]) > 0", "registrations_total[1h]) >= 0",
 		" unless count by (job, instance, address) ", " and count by (job, instance, address) ",
 		"keepalives_unanswered > 0", "keepalives_unanswered >= 0", "address_current == 0", "address_current == 1",
-		`{result!="open"}[1h])) > 0`, `{result!="open"}[1h])) >= 0`)
-	for _, page := range []string{"../docs/watch.md", "../docs/hold.md"} {
+		`{result!="open"}[1h])) > 0`, `{result!="open"}[1h])) >= 0`,
+		"control_alive == 1", "control_alive == 0", "idle_consistent == 0", "idle_consistent == 1",
+		"rounds_total[2h]) == 0", "rounds_total[2h]) >= 0", "registered_timestamp_seconds > 7200",
+		"registered_timestamp_seconds > 0")
+	for _, page := range []string{"../docs/watch.md", "../docs/hold.md", "../docs/idle.md"} {
 		more := queriesOfPage(t, page)
 		if len(more) < 3 {
 			t.Fatalf("%s has %d queries, want at least 3", page, len(more))
