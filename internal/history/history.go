@@ -20,7 +20,7 @@ type Record struct {
 	Success        bool
 	AfterGap       bool          // whether probes between the previous record and this one have no records
 	Result, Errno  string        // as in probe_result_info
-	Reason         string        // the resolver's error, "" if the lookup succeeded or timed out
+	Reason         string        // the resolver's error, or which event of a held connection it is; often ""
 	Duration       time.Duration // from the start of the probe to the verdict
 	Handshake, RTT time.Duration // 0 if not measured
 	Sent           bool          // whether a SYN left this host, as far as is known

@@ -96,12 +96,21 @@ func TestEnds(t *testing.T) {
 					ended.Hold, c.result, c.errno)
 			}
 			refused := b.awaitResult(s.address, "plain", "refused")
+			got := b.target(s.address, "plain").status()
+			if got.Reason != "connect failed" || got.Failure != "refused" {
+				t.Errorf("the status page has the reason %q and the failure %q, want connect failed, refused",
+					got.Reason, got.Failure)
+			}
 			if refused.Success() || refused.Errno != "ECONNREFUSED" {
 				t.Errorf("while the port is closed: %+v, want refused", refused.Verdict)
 			}
 			again := serve(t, s.address)
 			back := b.awaitResult(s.address, "plain", "open")
 			again.accept()
+			if got := b.target(s.address, "plain").status(); got.Reason != "" || got.Failure != "refused" {
+				t.Errorf("after the return the status page has the reason %q and the failure %q, want none, refused",
+					got.Reason, got.Failure)
+			}
 			if total(back.Hold.Connects, "open") != 2 || total(back.Hold.Connects, "refused") == 0 ||
 				total(back.Hold.Closes, "") != 1 {
 				t.Errorf("after the return: %+v, want two connects, some that were refused, one close", back.Hold)
@@ -134,6 +143,10 @@ func TestHeartbeats(t *testing.T) {
 	silent := b.awaitResult(s.address, "asks", "silent")
 	if silent.Success() || silent.Errno != "" || silent.Hold.Established.IsZero() || silent.Hold.LastData.IsZero() {
 		t.Errorf("without an answer: %+v, %+v, want silent, on an established connection", silent.Verdict, silent.Hold)
+	}
+	if got := b.target(s.address, "asks").status(); got.Result != "silent" || got.Reason != "no answer to a heartbeat" {
+		t.Errorf("the status page has the result %s and the reason %q, want silent, no answer to a heartbeat",
+			got.Result, got.Reason)
 	}
 	b.await(s.address, "asks", "the next interval fails, too", func(a Answer) bool {
 		return total(a.Hold.Heartbeat.Failures, "silent") == 2

@@ -60,12 +60,10 @@ func (t *target) answer(req *probe.Request) (Answer, error) {
 	answered := *req
 	answered.Timeout = t.Module.Timeout
 	report := t.report(&answered)
-	switch {
-	case t.result == "": // the scrape has waited long enough for a connect
+	report.Result, report.Errno = t.verdict(&state, connected)
+	if report.Result == "" { // the scrape has waited long enough for a connect
 		report.Result, report.Errno = shaker.Timeout.String(), "ETIMEDOUT"
 		report.Handshake.Peer = t.peer
-	case connected && t.result == open && t.isOverdue(&state):
-		report.Result, report.Errno = shaker.Timeout.String(), "ETIMEDOUT"
 	}
 	return Answer{Report: report, Hold: t.snapshot(&state)}, nil
 }
@@ -86,6 +84,14 @@ func (t *target) state() (state shaker.ConnectionState, connected bool) {
 	}
 	state, err := conn.State()
 	return state, err == nil && !state.Established.IsZero()
+}
+
+// verdict returns the present result and errno, given what the kernel knows about the connection. Its caller holds mu.
+func (t *target) verdict(state *shaker.ConnectionState, connected bool) (result, errno string) {
+	if connected && t.result == open && t.isOverdue(state) {
+		return shaker.Timeout.String(), "ETIMEDOUT"
+	}
+	return t.result, shaker.ErrnoName(t.errno)
 }
 
 // isOverdue reports whether the peer has been silent for so long that the connection is about to end: the kernel needs

@@ -36,5 +36,20 @@ func TestOverdue(t *testing.T) {
 		if got := target.isOverdue(&c.state); got != c.want {
 			t.Errorf("%s: isOverdue(%+v) with keepalive %v = %t, want %t", name, c.state, c.keepAlive, got, c.want)
 		}
+		target.result = open
+		want := open
+		if c.want {
+			want = "timeout"
+		}
+		if got, _ := target.verdict(&c.state, true); got != want {
+			t.Errorf("%s: the verdict while all was well is %s, want %s", name, got, want)
+		}
+		if got, _ := target.verdict(&c.state, false); got != open {
+			t.Errorf("%s: the verdict without a connection is %s, want that of before, open", name, got)
+		}
+		target.result = "silent"
+		if got, _ := target.verdict(&c.state, true); got != "silent" {
+			t.Errorf("%s: the verdict about a silent application is %s, want silent", name, got)
+		}
 	}
 }

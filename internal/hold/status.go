@@ -18,6 +18,7 @@ type Status struct {
 	Since         time.Time   // when the result was another one last
 	Changed       bool        // whether there was another result before Since
 	Fault         error       // why there is no connection because of this host, nil if there is another reason or none
+	Reason        string      // what has failed if the result is a failure, "" if it is not known yet
 	Failure       string      // the result of the last failure, "" if there was none
 	FailureAt     time.Time
 
@@ -59,15 +60,13 @@ func (h *Holder) Targets() iter.Seq[*Status] {
 
 // status returns the status of the target.
 func (t *target) status() *Status {
-	state, _ := t.state()
+	state, connected := t.state()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	scraped, client := t.holder.registry.LastScrape(t)
 	s := &Status{
 		Target:               t.Key.Target,
 		Module:               t.Key.Module,
-		Result:               t.result,
-		Errno:                shaker.ErrnoName(t.errno),
 		ICMP:                 t.icmp,
 		Since:                t.holder.wall(t.since),
 		Changed:              t.changed,
@@ -95,6 +94,13 @@ func (t *target) status() *Status {
 	}
 	s.LastAnswer, s.LastData = t.heard(&state)
 	s.Expires = s.Scraped.Add(t.Module.Hold.Expire)
+	s.Result, s.Errno = t.verdict(&state, connected)
+	switch {
+	case s.Result != t.result:
+		s.Since, s.Changed = state.LastAnswer, true
+	case t.result != open && t.result == t.failure.result && t.failure.at >= t.since:
+		s.Reason = t.failure.what
+	}
 	if t.conn == nil {
 		s.Fault = t.fault
 		if t.timer != nil {

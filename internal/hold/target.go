@@ -69,6 +69,7 @@ type target struct {
 type failure struct {
 	result string
 	at     moment
+	what   string
 }
 
 // counts counts results.
@@ -348,7 +349,7 @@ func (t *target) change(result string, errno shaker.Errno, at time.Time) {
 func (t *target) fail(result string, errno shaker.Errno, icmp shaker.ICMP, at time.Time, what string) {
 	t.change(result, errno, at)
 	t.icmp = icmp
-	t.failure = failure{result: result, at: t.holder.at(at)}
+	t.failure = failure{result: result, at: t.holder.at(at), what: what}
 	t.record(at, what)
 	if !t.announced {
 		t.announced = true

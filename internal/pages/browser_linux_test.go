@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/hold"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/browser"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
@@ -30,6 +31,7 @@ type site struct {
 	url     string
 	tracks  atomic.Pointer[[]history.Track]
 	watched atomic.Pointer[[]*watch.Status]
+	held    atomic.Pointer[[]*hold.Status]
 	broken  atomic.Bool  // the status page is answered with an error
 	served  atomic.Int64 // requests for the status page
 }
@@ -41,6 +43,7 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 	s := &site{}
 	s.show(tracks...)
 	s.watch()
+	s.hold()
 	p := New(Options{
 		Tracks: func(target, module string) []history.Track {
 			return slices.DeleteFunc(slices.Clone(*s.tracks.Load()), func(t history.Track) bool {
@@ -48,6 +51,7 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 			})
 		},
 		Watched: func() iter.Seq[*watch.Status] { return slices.Values(*s.watched.Load()) },
+		Held:    func() iter.Seq[*hold.Status] { return slices.Values(*s.held.Load()) },
 		Modules: func() []string { return []string{"tcp_connect", "tcp_connect_ip4", hostileModule} },
 		Version: "1.0.0",
 		Logger:  slog.New(slog.DiscardHandler),
@@ -75,6 +79,9 @@ func (s *site) show(tracks ...history.Track) { s.tracks.Store(&tracks) }
 // watch replaces the watched targets.
 func (s *site) watch(watched ...*watch.Status) { s.watched.Store(&watched) }
 
+// hold replaces the held targets.
+func (s *site) hold(held ...*hold.Status) { s.held.Store(&held) }
+
 // noComplaints fails the test if the browser reported an error.
 func noComplaints(t *testing.T, b *browser.Browser) {
 	t.Helper()
@@ -93,12 +100,12 @@ func setScreen(b *browser.Browser, scheme string, width, height int) {
 
 // overflowing is a script that returns the elements that overflow their container or the page, and the
 // cells that overlap another cell. In the table layout, an explanation may reach below the latency, and
-// paths and what is said of a watched target up to the module's cell.
+// paths and the facts about a live target up to the module's cell.
 const overflowing = `(() => {
 	const right = e => e.getBoundingClientRect().right;
 	const boundary = part => {
 		const cell = part.closest("td");
-		const next = part.matches(".paths, .watch") ? ".module" :
+		const next = part.matches(".paths, .facts") ? ".module" :
 			part.matches("main:not(.log) .why") ? ".recent" : null;
 		return next && getComputedStyle(cell).display === "table-cell" ?
 			cell.closest("tr").querySelector(next).getBoundingClientRect().left : right(cell);
@@ -108,12 +115,12 @@ const overflowing = `(() => {
 	const overlapsAnother = cell => [...cell.parentElement.children].some(other => other !== cell &&
 		overlap(cell.getBoundingClientRect(), other.getBoundingClientRect()));
 	const boxes = document.querySelectorAll(
-		"td, tbody th, input, select, button, .why, .paths, .paths *, .watch, .watch *");
+		"td, tbody th, input, select, button, .why, .paths, .paths *, .facts, .facts *");
 	return [document.documentElement, ...boxes]
 		.filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "visible" &&
-			getComputedStyle(e).display !== "inline" && !e.querySelector(".paths, .why, .watch") ||
+			getComputedStyle(e).display !== "inline" && !e.querySelector(".paths, .why, .facts") ||
 			right(e) > innerWidth)
-		.concat([...document.querySelectorAll("td > *, .paths, .watch")].filter(part => right(part) > boundary(part)))
+		.concat([...document.querySelectorAll("td > *, .paths, .facts")].filter(part => right(part) > boundary(part)))
 		.concat([...document.querySelectorAll("tbody th, td")].filter(overlapsAnother))
 		.map(e => e.outerHTML).join("\n");
 })()`
@@ -155,6 +162,7 @@ const lowContrast = `(() => {
 func TestLooks(t *testing.T) {
 	s := serve(t, fleet()...)
 	s.watch(watchedFleet()...)
+	s.hold(heldFleet(time.Now())...)
 	b := browser.New(t)
 	screenshot := func(name string) {
 		if *pictures == "" {

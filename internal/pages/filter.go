@@ -55,8 +55,8 @@ func resultLabel(result string) string { return "result=" + result }
 func searchable(e *entry) string {
 	last := e.Last()
 	parts := []string{e.Target, e.Module, last.Result, words(last.Result), e.why(), icmp(last)}
-	if e.watch != nil {
-		parts = append(parts, e.watch.Client)
+	if e.live.client != "" {
+		parts = append(parts, e.live.client)
 	}
 	if last.Address.IsValid() {
 		parts = append(parts, last.Address.String())

@@ -10,16 +10,30 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/hold"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
 // An entry is a target, with what the page groups and sorts it by.
 type entry struct {
-	*history.Track               // of a watched target: its last result only
+	*history.Track               // of a live target: its last result only
 	watch          *watch.Status // nil if the target is not watched
+	hold           *hold.Status  // nil if the target is not held
+	live           live          // its zero value for a target that is not live
 	logged         bool          // whether the history has results of the target
 	status         status
 	name           name
+}
+
+// isLive reports whether the exporter deals with the target between scrapes.
+func (e *entry) isLive() bool { return e.watch != nil || e.hold != nil }
+
+// live has what all live targets have in common: those with which the exporter deals between scrapes.
+type live struct {
+	client           string // the last one that scraped the target
+	scraped, expires time.Time
+	trouble          float64 // how unstable the target is, from 0 to 1
+	stale            error   // why there is no recent result because of this host, nil if there is one
 }
 
 // newEntry returns the entry of a target that is not watched.
@@ -27,37 +41,15 @@ func newEntry(t *history.Track, now time.Time) entry {
 	return entry{Track: t, logged: true, status: statusOf(t, now), name: parseName(t.Target)}
 }
 
-// newWatchedEntry returns the entry of a watched target. Its history, nil if there is none, has the failures only.
-func newWatchedEntry(s *watch.Status, past *history.Track) entry {
-	t := &history.Track{
-		Target:  s.Target,
-		Module:  s.Module,
-		Since:   s.Since,
-		Changed: s.Changed,
-		Records: []history.Record{s.Last},
-		Path:    s.Path,
-	}
-	if past != nil {
-		t.GoodPath = past.GoodPath
-	}
-	return entry{Track: t, watch: s, logged: past != nil, status: statusOfWatched(s), name: parseName(s.Target)}
-}
-
 // why explains the status of the target, "" if it needs no explanation.
 func (e *entry) why() string {
-	if e.watch != nil && e.watch.Stale != nil {
-		return e.watch.Stale.Error()
+	if e.live.stale != nil {
+		return e.live.stale.Error()
 	}
 	if e.Ended {
 		return "no longer watched"
 	}
 	return why(e.Last())
-}
-
-// trouble returns the share of the handshakes of the last minute that failed or lost a SYN.
-func (e *entry) trouble() float64 {
-	t := &e.watch.LastMinute
-	return float64(max(t.Failed, t.Lost)) / float64(max(t.Completed, 1))
 }
 
 // compareNames compares two entries by target and module.
@@ -70,7 +62,7 @@ type order string
 
 const (
 	// byStatus sorts by status, failing targets then by their last change with the latest first, unstable targets
-	// by the share of their handshakes that failed or lost a SYN, and all targets by name.
+	// by how unstable they are, and all targets by name.
 	byStatus order = ""
 
 	// byLatency sorts by the latency of the latest probe, the longest first. Targets without a recent
@@ -98,7 +90,7 @@ func (o order) compare(a, b entry) int {
 	case a.status == failing:
 		first = b.Since.Compare(a.Since)
 	case a.status == unstable:
-		first = cmp.Compare(b.trouble(), a.trouble())
+		first = cmp.Compare(b.live.trouble, a.live.trouble)
 	}
 	return cmp.Or(first, compareNames(&a, &b))
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
-	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
 // maxRows limits the number of rows on the page.
@@ -97,18 +96,19 @@ type status int
 
 const (
 	failing  status = iota
-	unstable        // a watched target that succeeds, but has failed or lost SYNs in the last minute
+	unstable        // a watched or held target that succeeds, but has failed or lost SYNs a short time ago
 	succeeding
+	pending  // a target that has no result yet
 	unprobed // not probed recently, whatever the latest result
 )
 
 // Class returns the CSS class of the status.
 func (s status) Class() string {
-	return [...]string{"failing", "unstable", "succeeding", "unprobed"}[s]
+	return [...]string{"failing", "unstable", "succeeding", "pending", "unprobed"}[s]
 }
 
 func (s status) String() string {
-	return [...]string{"failing", "unstable", "succeeding", "not probed recently"}[s]
+	return [...]string{"failing", "unstable", "succeeding", "pending", "not probed recently"}[s]
 }
 
 // A row is the line of one target.
@@ -122,7 +122,19 @@ type row struct {
 	Spark     template.HTML
 	Recent    tally    // of the probes in the sparkline
 	Watch     *watched // nil if the target is not watched
+	Hold      *held    // nil if the target is not held
+	Scrapes   *scrapes // nil if the target is not live
 }
+
+// scrapes says who asks for a live target, and for how long the exporter deals with it.
+type scrapes struct{ Ago, Client, ExpiresIn string }
+
+func newScrapes(l *live, now time.Time) *scrapes {
+	return &scrapes{Ago: ago(now, l.scraped), Client: l.client, ExpiresIn: ago(l.expires, now)}
+}
+
+// ago returns the time from before until now.
+func ago(now, before time.Time) string { return unbroken(span(now.Sub(before))) }
 
 // Why explains the verdict, "" if it needs no explanation.
 func (r *row) Why() string { return r.why() }
@@ -136,13 +148,22 @@ func (r *row) ICMP() string { return icmp(r.Last()) }
 // Address returns the probed address, "" if it is part of the target.
 func (r *row) Address() string { return address(r.Target, r.Last()) }
 
+// ProbedTitle explains the time since the latest probe.
+func (r *row) ProbedTitle() string {
+	what := "latest probe"
+	if r.hold != nil {
+		what = "latest sign of life, or failure,"
+	}
+	return fmt.Sprintf("%s at %s", what, timestamp(r.Last().Time))
+}
+
 // Retransmits returns the number of SYN retransmissions of the latest probe, "" if no SYN was sent or
 // if the number is unknown.
 func (r *row) Retransmits() string { return retransmits(r.Last()) }
 
-// newOverview returns an overview of the targets, with rows for those that the view selects. A watched target is shown
-// by its status instead of its history, which has only its failures.
-func newOverview(tracks []history.Track, watched iter.Seq[*watch.Status], v view, now time.Time) *overview {
+// newOverview returns an overview of the targets, with rows for those that the view selects. A live target is shown as
+// it is now instead of by its history, which has only its failures.
+func newOverview(tracks []history.Track, live iter.Seq[entry], v view, now time.Time) *overview {
 	o := &overview{Now: now, Filter: v.filter.text, Order: v.order}
 	counts := make(census)
 	matching := shortlist{order: v.order, limit: maxRows}
@@ -159,9 +180,12 @@ func newOverview(tracks []history.Track, watched iter.Seq[*watch.Status], v view
 		t := &tracks[i]
 		past[key{t.Target, t.Module}] = t
 	}
-	for s := range watched {
-		k := key{s.Target, s.Module}
-		add(newWatchedEntry(s, past[k]))
+	for e := range live {
+		k := key{e.Target, e.Module}
+		if t := past[k]; t != nil {
+			e.logged, e.GoodPath = true, t.GoodPath
+		}
+		add(e)
 		delete(past, k)
 	}
 	for _, t := range past {
@@ -196,20 +220,6 @@ func statusOf(t *history.Track, now time.Time) status {
 	}
 }
 
-// statusOfWatched returns the status of a watched target.
-func statusOfWatched(s *watch.Status) status {
-	switch {
-	case s.Stale != nil:
-		return unprobed
-	case !s.Last.Success:
-		return failing
-	case s.Unstable():
-		return unstable
-	default:
-		return succeeding
-	}
-}
-
 // A census counts targets by status and result.
 type census map[status]map[string]int
 
@@ -227,6 +237,9 @@ func (counts census) groups() []group {
 		g := group{Status: s}
 		for result, n := range counts[s] {
 			g.Count += n
+			if s == pending {
+				continue
+			}
 			g.Results = append(g.Results, resultCount{
 				Result: words(result), Count: n, Filter: g.Filter() + " " + resultLabel(result),
 			})
@@ -259,20 +272,27 @@ func newRow(t entry, now time.Time) row {
 	}
 	r.For = span(now.Sub(t.Since))
 	r.SinceText = fmt.Sprintf("%s since %s", words(last.Result), timestamp(t.Since))
-	if !t.Changed {
+	if !t.Changed && t.hold == nil {
 		if r.For != span(0) {
 			r.For = "over " + r.For
 		}
 		r.SinceText = fmt.Sprintf("%s since the first probe at %s", words(last.Result), timestamp(t.Since))
 	}
 	r.Latency = latencyOf(last)
-	if t.watch != nil {
+	if t.isLive() {
+		r.Scrapes = newScrapes(&t.live, now)
+	}
+	switch {
+	case t.watch != nil:
 		if !last.Success { // maybe with other results in between
 			r.SinceText = "failing" + strings.TrimPrefix(r.SinceText, words(last.Result))
 		}
 		r.Watch = newWatched(t.watch, now)
 		r.Recent = r.Watch.Recent()
 		r.Spark = strip(t.watch)
+		return r
+	case t.hold != nil:
+		r.Hold = newHeld(t.hold, now)
 		return r
 	}
 	// Older records are incomplete: failures are kept longer than successes, so they would make the

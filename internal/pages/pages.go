@@ -20,11 +20,12 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/hold"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
-// Options configure Pages. All fields except Watched and Lost are required.
+// Options configure Pages. All fields except Watched, Held and Lost are required.
 type Options struct {
 	// Tracks returns the history of one target, or of all targets if target is "", limited to one
 	// module unless module is "", in any order. See history.History.
@@ -32,6 +33,9 @@ type Options struct {
 
 	// Watched returns the watched targets. See watch.Watcher.Targets.
 	Watched func() iter.Seq[*watch.Status]
+
+	// Held returns the held targets. See hold.Holder.Targets.
+	Held func() iter.Seq[*hold.Status]
 
 	// Lost returns when the history last dropped a target because it was full, zero if it never
 	// did. See history.History.
@@ -55,10 +59,16 @@ type Pages struct {
 // New returns Pages with the given options.
 func New(options Options) *Pages {
 	if options.Watched == nil {
-		options.Watched = func() iter.Seq[*watch.Status] { return func(func(*watch.Status) bool) {} }
+		options.Watched = none[watch.Status]
+	}
+	if options.Held == nil {
+		options.Held = none[hold.Status]
 	}
 	return &Pages{options: options, page: parse(pageHTML), logs: parse(logsHTML), now: time.Now}
 }
+
+// none returns no target.
+func none[S any]() iter.Seq[*S] { return func(func(*S) bool) {} }
 
 var (
 	//go:embed page.html
@@ -110,8 +120,24 @@ func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 	}{
 		p.options.Version, p.options.Modules(), config.DefaultModule,
 		p.options.Lost != nil && now.Sub(p.options.Lost()) < recently,
-		newOverview(p.options.Tracks("", ""), p.options.Watched(), v, now),
+		newOverview(p.options.Tracks("", ""), p.live(now), v, now),
 	})
+}
+
+// live returns the entries of the targets that the exporter deals with between scrapes.
+func (p *Pages) live(now time.Time) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		for s := range p.options.Watched() {
+			if !yield(newWatchedEntry(s)) {
+				return
+			}
+		}
+		for s := range p.options.Held() {
+			if !yield(newHeldEntry(s, now)) {
+				return
+			}
+		}
+	}
 }
 
 // sendHTML sends a page.

@@ -562,6 +562,7 @@ func TestReasons(t *testing.T) {
 	router := shaker.ICMP{From: netip.MustParseAddr("192.0.2.254"), Type: 3, Code: 1}
 	for _, test := range []struct {
 		result, errno string
+		reason        string // what has failed, of a held connection, or the resolver's error
 		icmp          shaker.ICMP
 		want          string
 	}{
@@ -585,6 +586,28 @@ func TestReasons(t *testing.T) {
 		{result: "unreachable", errno: "ENETDOWN", want: "the exporter's host cannot send to the target"},
 		{result: "prohibited", errno: "EACCES", want: "prohibited on the exporter's host"},
 		{result: "prohibited", errno: "EHOSTUNREACH", icmp: router, want: "prohibited by a router or firewall"},
+		{
+			result: "refused", errno: "ECONNREFUSED", reason: "connect failed",
+			want: "connect failed: nothing listens on this port",
+		},
+		{
+			result: "reset", errno: "ECONNRESET", reason: "connection ended after 5s",
+			want: "connection ended after 5s: an RST arrived",
+		},
+		{result: "closed", reason: "connection ended after 5s", want: "connection ended after 5s: a FIN arrived"},
+		{
+			result: "silent", reason: "no answer to a heartbeat",
+			want: "no answer to a heartbeat: the target's kernel acknowledges, but its application does not answer",
+		},
+		{
+			result: "mismatch", reason: "unexpected answer to a heartbeat",
+			want: "unexpected answer to a heartbeat: the data is not what the module expects",
+		},
+		{
+			result: "error", errno: "EPROTO", reason: "connection ended after 5s",
+			want: "connection ended after 5s: a system call failed",
+		},
+		{result: "dns_error", reason: "server misbehaving", want: "server misbehaving"},
 		{result: "dns_timeout", want: "no DNS server replied within the timeout"},
 		{result: "dns_error", want: "the DNS lookup failed"},
 		{result: "error", errno: "EPROTO", want: "the connection attempt failed"},
@@ -593,9 +616,10 @@ func TestReasons(t *testing.T) {
 		if test.errno != "" {
 			want += " (" + test.errno + ")"
 		}
-		record := history.Record{Result: test.result, Errno: test.errno, ICMP: test.icmp}
+		record := history.Record{Result: test.result, Errno: test.errno, Reason: test.reason, ICMP: test.icmp}
 		if got := why(&record); got != want {
-			t.Errorf("why(%s, %q, ICMP %v) = %q, want %q", test.result, test.errno, test.icmp, got, want)
+			t.Errorf("why(%s, %q, reason %q, ICMP %v) = %q, want %q",
+				test.result, test.errno, test.reason, test.icmp, got, want)
 		}
 	}
 }

@@ -7,23 +7,52 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
+
+// newWatchedEntry returns the entry of a watched target.
+func newWatchedEntry(s *watch.Status) entry {
+	t := &history.Track{
+		Target:  s.Target,
+		Module:  s.Module,
+		Since:   s.Since,
+		Changed: s.Changed,
+		Records: []history.Record{s.Last},
+		Path:    s.Path,
+	}
+	minute := &s.LastMinute
+	return entry{Track: t, watch: s, status: statusOfWatched(s), name: parseName(s.Target), live: live{
+		client:  s.Client,
+		scraped: s.Scraped,
+		expires: s.Expires,
+		trouble: float64(max(minute.Failed, minute.Lost)) / float64(max(minute.Completed, 1)),
+		stale:   s.Stale,
+	}}
+}
+
+// statusOfWatched returns the status of a watched target.
+func statusOfWatched(s *watch.Status) status {
+	switch {
+	case s.Stale != nil:
+		return unprobed
+	case !s.Last.Success:
+		return failing
+	case s.Unstable():
+		return unstable
+	default:
+		return succeeding
+	}
+}
 
 // watched is what the row of a watched target has in addition.
 type watched struct {
 	*watch.Status
-	Watching              string // time since registration
-	ScrapedAgo, ExpiresIn string
+	Watching string // time since registration
 }
 
 func newWatched(s *watch.Status, now time.Time) *watched {
-	return &watched{
-		Status:     s,
-		Watching:   unbroken(span(now.Sub(s.Registered))),
-		ScrapedAgo: unbroken(span(now.Sub(s.Scraped))),
-		ExpiresIn:  unbroken(span(s.Expires.Sub(now))),
-	}
+	return &watched{Status: s, Watching: ago(now, s.Registered)}
 }
 
 // unbroken returns a text that is not broken into lines.

@@ -206,10 +206,10 @@ func TestManyWatched(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	random.Shuffle(len(watched), func(i, j int) { watched[i], watched[j] = watched[j], watched[i] })
-	o := newOverview(nil, slices.Values(watched), view{}, noon)
+	o := newOverview(nil, withWatched(newPages(), watched...).live(noon), view{}, noon)
 	var entries []entry
 	for _, s := range watched {
-		entries = append(entries, newWatchedEntry(s, nil))
+		entries = append(entries, newWatchedEntry(s))
 	}
 	slices.SortFunc(entries, byStatus.compare)
 	if len(o.Rows) != maxRows || o.Omitted != 4800 || o.Matching != 5000 || o.Targets != 5000 {

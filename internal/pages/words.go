@@ -1,7 +1,6 @@
 package pages
 
 import (
-	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -13,6 +12,9 @@ import (
 
 // words returns a result in words: "DNS not found" for "dns_not_found".
 func words(result string) string {
+	if result == "" {
+		return "no result"
+	}
 	if name, ok := strings.CutPrefix(result, "dns_"); ok {
 		return "DNS " + strings.ReplaceAll(name, "_", " ")
 	}
@@ -21,12 +23,15 @@ func words(result string) string {
 
 // why explains a record's result, "" if it needs no explanation.
 func why(r *history.Record) string {
-	what := cmp.Or(r.Reason, reason(r))
+	what := r.Reason
+	if !strings.HasPrefix(r.Result, "dns_") || what == "" {
+		what = strings.TrimPrefix(what+": "+reason(r), ": ")
+	}
 	if r.Errno != "" {
 		what = strings.TrimSpace(fmt.Sprintf("%s (%s)", what, r.Errno))
 	}
 	switch {
-	case r.Result == "open" && r.Success:
+	case r.Result == "", r.Result == "open" && r.Success:
 		return ""
 	case r.Success:
 		return "as expected: " + what
@@ -47,7 +52,16 @@ func reason(r *history.Record) string {
 		}
 		return "nothing listens on this port"
 	case "reset":
+		if r.Reason != "" { // it says when
+			return "an RST arrived"
+		}
 		return "reset after the SYN-ACK"
+	case "closed":
+		return "a FIN arrived"
+	case "silent":
+		return "the target's kernel acknowledges, but its application does not answer"
+	case "mismatch":
+		return "the data is not what the module expects"
 	case "timeout":
 		return "no reply within the timeout"
 	case "unreachable":
@@ -70,6 +84,9 @@ func reason(r *history.Record) string {
 	case "dns_error":
 		return "the DNS lookup failed"
 	default:
+		if r.Reason != "" {
+			return "a system call failed"
+		}
 		return "the connection attempt failed"
 	}
 }

@@ -180,6 +180,7 @@ func (c *Command) serve(
 	statusPage := pages.New(pages.Options{
 		Tracks:  results.Tracks,
 		Watched: watcher.Targets,
+		Held:    holder.Targets,
 		Lost:    results.Lost,
 		Modules: func() []string { return slices.Sorted(maps.Keys(prober.Config().Modules)) },
 		Version: version.Version,

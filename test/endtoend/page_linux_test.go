@@ -121,3 +121,33 @@ modules:
 		t.Errorf("GET /logs%s shows %d successes, want 1, the probe of the scrape:\n%s", query, got, logs)
 	}
 }
+
+// The page and /logs show a held target: its connection, how it ended, and that the port is closed.
+func TestPageOfHeldTarget(t *testing.T) {
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", holdConfig))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	query := "?module=fin&target=" + listener.Addr().String()
+	exporter.Get(t, "/probe"+query)
+	shows := func(path string, texts ...string) {
+		t.Helper()
+		for _, text := range texts {
+			lab.Eventually(t, "GET "+path+" shows "+text, func() bool {
+				_, body := exporter.Get(t, path)
+				return strings.Contains(body, text)
+			})
+		}
+	}
+	shows("/", "</b> succeeding</a>", ">connected for <b>", "no connection ended in ", " ago by ")
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	conn.Close()
+	shows("/", "</b> failing</a>", "ends <b class=\"some\">1 closed</b>", "connect failed: nothing listens on this port")
+	shows("/logs"+query, "closed", "ECONNREFUSED")
+}
