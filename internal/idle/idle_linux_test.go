@@ -322,11 +322,21 @@ func TestFault(t *testing.T) {
 			}
 			return err != nil
 		})
+		for s := range b.meter.Targets() {
+			if !errors.Is(s.Stale, ErrStale) || !errors.Is(s.Fault, unix.EMFILE) {
+				t.Errorf("the status page has %v because of %v, want %v because of EMFILE", s.Stale, s.Fault, ErrStale)
+			}
+		}
 	})
 	lab.Eventually(t, "a round is complete", func() bool {
 		answer, err := b.meter.Scrape(t.Context(), b.request(t, target, "quick"), "")
 		return err == nil && answer.Idle.Rounds > 0 && answer.Success()
 	})
+	for s := range b.meter.Targets() {
+		if s.Stale != nil || s.Fault != nil {
+			t.Errorf("after a complete round the status page has %v because of %v, want neither", s.Stale, s.Fault)
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.faults) == 0 || !errors.Is(b.faults[0], unix.EMFILE) || len(b.changes) != 0 {

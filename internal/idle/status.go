@@ -93,6 +93,7 @@ type Status struct {
 	Last  history.Record
 	Since time.Time // when the result of Last was found first
 	Fault error     // why this host could not perform the last round, nil if it could
+	Stale error     // the error that scrapes get because of Fault, nil if an earlier round answers them
 
 	Snapshot
 	Began time.Time       // start of the present round
@@ -112,6 +113,7 @@ func (t *target) status() *Status {
 		Last:     t.report(t.request()).Record(),
 		Since:    t.since,
 		Fault:    t.fault,
+		Stale:    t.stale(),
 		Snapshot: *t.snapshot(),
 		Began:    t.attempt,
 		Steps:    t.steps,

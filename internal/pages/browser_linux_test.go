@@ -19,6 +19,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/hold"
+	"github.com/shaker-exporter/shaker_exporter/internal/idle"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/browser"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
@@ -32,6 +33,7 @@ type site struct {
 	tracks  atomic.Pointer[[]history.Track]
 	watched atomic.Pointer[[]*watch.Status]
 	held    atomic.Pointer[[]*hold.Status]
+	idle    atomic.Pointer[[]*idle.Status]
 	broken  atomic.Bool  // the status page is answered with an error
 	served  atomic.Int64 // requests for the status page
 }
@@ -44,6 +46,7 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 	s.show(tracks...)
 	s.watch()
 	s.hold()
+	s.measure()
 	p := New(Options{
 		Tracks: func(target, module string) []history.Track {
 			return slices.DeleteFunc(slices.Clone(*s.tracks.Load()), func(t history.Track) bool {
@@ -52,6 +55,7 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 		},
 		Watched: func() iter.Seq[*watch.Status] { return slices.Values(*s.watched.Load()) },
 		Held:    func() iter.Seq[*hold.Status] { return slices.Values(*s.held.Load()) },
+		Idle:    func() iter.Seq[*idle.Status] { return slices.Values(*s.idle.Load()) },
 		Modules: func() []string { return []string{"tcp_connect", "tcp_connect_ip4", hostileModule} },
 		Version: "1.0.0",
 		Logger:  slog.New(slog.DiscardHandler),
@@ -81,6 +85,9 @@ func (s *site) watch(watched ...*watch.Status) { s.watched.Store(&watched) }
 
 // hold replaces the held targets.
 func (s *site) hold(held ...*hold.Status) { s.held.Store(&held) }
+
+// measure replaces the targets whose idle timeout is measured.
+func (s *site) measure(idle ...*idle.Status) { s.idle.Store(&idle) }
 
 // noComplaints fails the test if the browser reported an error.
 func noComplaints(t *testing.T, b *browser.Browser) {
@@ -155,6 +162,48 @@ const lowContrast = `(() => {
 	return low.join("\n");
 })()`
 
+// A screen is one of those on which the pages are looked at.
+type screen struct {
+	name, scheme  string
+	width, height int
+}
+
+// screens are screens of all sizes, in light and dark mode.
+func screens() (all []screen) {
+	for _, scheme := range []string{"light", "dark"} {
+		all = append(all,
+			screen{name: "page-" + scheme, scheme: scheme, width: 1200, height: 740},
+			screen{name: "small-" + scheme, scheme: scheme, width: 1154, height: 740},
+			screen{name: "tablet-" + scheme, scheme: scheme, width: 800, height: 1100},
+			screen{name: "phone-" + scheme, scheme: scheme, width: 360, height: 740})
+	}
+	return all
+}
+
+// takePicture writes a picture of the page, if pictures are wanted.
+func takePicture(t *testing.T, b *browser.Browser, name string) {
+	t.Helper()
+	if *pictures == "" {
+		return
+	}
+	if err := os.WriteFile(filepath.Join(*pictures, name+".png"), b.Screenshot(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkLooks checks that nothing on the page overflows, and that all text has enough contrast.
+func checkLooks(t *testing.T, b *browser.Browser, name string) {
+	t.Helper()
+	if elements := b.Eval(overflowing); elements != "" {
+		t.Errorf("on screen %s, these elements overflow, want none:\n%v", name, elements)
+	}
+	if elements := b.Eval(lowContrast); elements != "" {
+		t.Errorf("on screen %s, these texts have a contrast below 4.5, want none:\n%v", name, elements)
+	}
+}
+
+const openDetails = `document.querySelectorAll("details").forEach(details => details.open = true)`
+
 // On screens of all sizes, in light and dark mode, nothing overflows and all text has enough contrast.
 // The README's screenshot, docs/page.png, is the page-light.png of
 //
@@ -162,58 +211,65 @@ const lowContrast = `(() => {
 func TestLooks(t *testing.T) {
 	s := serve(t, fleet()...)
 	s.watch(watchedFleet()...)
-	s.hold(heldFleet(time.Now())...)
 	b := browser.New(t)
-	screenshot := func(name string) {
-		if *pictures == "" {
-			return
+	for _, screen := range screens() {
+		setScreen(b, screen.scheme, screen.width, screen.height)
+		b.Open(s.url)
+		takePicture(t, b, screen.name)
+		b.Eval(openDetails)
+		takePicture(t, b, screen.name+"-paths")
+		checkLooks(t, b, screen.name)
+		if got, want := b.Eval(sideBySide), screen.width >= 500; got != want {
+			t.Errorf("on screen %s, the last good path is to the right of the current one: %v, want %t",
+				screen.name, got, want)
 		}
-		if err := os.WriteFile(filepath.Join(*pictures, name+".png"), b.Screenshot(), 0o644); err != nil {
-			t.Fatal(err)
+		for _, query := range []string{"", "?target=mail.example.org:25&module=tcp_connect"} {
+			b.Open(s.url + "logs" + query)
+			name := fmt.Sprintf("%s-logs%.7s", screen.name, query)
+			takePicture(t, b, name)
+			checkLooks(t, b, name)
+		}
+		want := map[string]string{"light": "rgb(246, 247, 249)", "dark": "rgb(15, 18, 22)"}[screen.scheme]
+		if got := b.Eval("getComputedStyle(document.body).backgroundColor"); got != want {
+			t.Errorf("in %s mode, the background is %v, want %s", screen.scheme, got, want)
 		}
 	}
-	for _, scheme := range []string{"light", "dark"} {
-		for _, screen := range []struct {
-			name          string
-			width, height int
-		}{
-			{name: "page", width: 1200, height: 740},
-			{name: "small", width: 1154, height: 740},
-			{name: "tablet", width: 800, height: 1100},
-			{name: "phone", width: 360, height: 740},
-		} {
-			name := screen.name + "-" + scheme
-			setScreen(b, scheme, screen.width, screen.height)
-			b.Open(s.url)
-			screenshot(name)
-			b.Eval(`document.querySelectorAll("details").forEach(details => details.open = true)`)
-			screenshot(name + "-paths")
-			if elements := b.Eval(overflowing); elements != "" {
-				t.Errorf("on screen %s, these elements overflow, want none:\n%v", name, elements)
-			}
-			if got, want := b.Eval(sideBySide), screen.name != "phone"; got != want {
-				t.Errorf("on screen %s, the last good path is to the right of the current one: %v, want %t",
-					name, got, want)
-			}
-			if elements := b.Eval(lowContrast); elements != "" {
-				t.Errorf("on screen %s, these texts have a contrast below 4.5, want none:\n%v", name, elements)
-			}
-			for _, query := range []string{"", "?target=mail.example.org:25&module=tcp_connect"} {
-				b.Open(s.url + "logs" + query)
-				screenshot(fmt.Sprintf("%s-logs%.7s", name, query))
-				if elements := b.Eval(overflowing); elements != "" {
-					t.Errorf("on screen %s, these elements of /logs%s overflow, want none:\n%v", name, query, elements)
-				}
-				if elements := b.Eval(lowContrast); elements != "" {
-					t.Errorf("on screen %s, these texts of /logs%s have a contrast below 4.5, want none:\n%v",
-						name, query, elements)
-				}
-			}
-		}
-		want := map[string]string{"light": "rgb(246, 247, 249)", "dark": "rgb(15, 18, 22)"}[scheme]
-		if got := b.Eval("getComputedStyle(document.body).backgroundColor"); got != want {
-			t.Errorf("in %s mode, the background is %v, want %s", scheme, got, want)
-		}
+	noComplaints(t, b)
+}
+
+// The same is true for targets to which the exporter holds connections.
+func TestLooksOfConnections(t *testing.T) {
+	s := serve(t)
+	s.hold(heldFleet(time.Now())...)
+	s.measure(idleFleet(time.Now())...)
+	b := browser.New(t)
+	for _, screen := range screens() {
+		setScreen(b, screen.scheme, screen.width, screen.height)
+		b.Open(s.url)
+		b.Eval(openDetails)
+		takePicture(t, b, "connections-"+screen.name)
+		checkLooks(t, b, screen.name)
+	}
+	noComplaints(t, b)
+}
+
+// A refresh keeps the list of well-known timeouts open.
+func TestRefreshOfIdle(t *testing.T) {
+	s := serve(t)
+	s.measure(idleFleet(time.Now())...)
+	b := browser.New(t)
+	b.Open(s.url)
+	const summary = `document.querySelector("details[open] summary")?.textContent`
+	if got := b.Eval(summary); got != nil {
+		t.Errorf("at first the list %v is open, want none", got)
+	}
+	b.Eval(`document.querySelector("details").open = true`)
+	want := b.Eval(summary)
+	b.Eval(`window.old = document.querySelector("main")`)
+	b.Eval(`refresh()`)
+	b.Eventually(`!old.isConnected`)
+	if got := b.Eval(summary); got != want || want == nil {
+		t.Errorf("after a refresh the list %v is open, want still %v", got, want)
 	}
 	noComplaints(t, b)
 }

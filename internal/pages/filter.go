@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/idle"
 )
 
 // Limits of a filter, which bound the work that a request can cause. The longest possible target fits.
@@ -39,6 +41,9 @@ func (f *filter) matches(e *entry) bool {
 	}
 	text := searchable(e)
 	labels := []string{statusLabel(e.status), resultLabel(e.Last().Result)}
+	if e.idle != nil {
+		labels = append(labels, limitLabel(e.idle))
+	}
 	return !slices.ContainsFunc(f.words, func(word string) bool {
 		return !strings.Contains(text, word) && !slices.Contains(labels, word)
 	})
@@ -57,6 +62,9 @@ func searchable(e *entry) string {
 	parts := []string{e.Target, e.Module, last.Result, words(last.Result), e.why(), icmp(last)}
 	if e.live.client != "" {
 		parts = append(parts, e.live.client)
+	}
+	if e.idle != nil && e.idle.Limit() > idle.None {
+		parts = append(parts, limitNames[e.idle.Limit()])
 	}
 	if last.Address.IsValid() {
 		parts = append(parts, last.Address.String())

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/hold"
+	"github.com/shaker-exporter/shaker_exporter/internal/idle"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
@@ -19,6 +20,7 @@ type entry struct {
 	*history.Track               // of a live target: its last result only
 	watch          *watch.Status // nil if the target is not watched
 	hold           *hold.Status  // nil if the target is not held
+	idle           *idle.Status  // nil if its idle timeout is not measured
 	live           live          // its zero value for a target that is not live
 	logged         bool          // whether the history has results of the target
 	status         status
@@ -26,7 +28,7 @@ type entry struct {
 }
 
 // isLive reports whether the exporter deals with the target between scrapes.
-func (e *entry) isLive() bool { return e.watch != nil || e.hold != nil }
+func (e *entry) isLive() bool { return e.watch != nil || e.hold != nil || e.idle != nil }
 
 // live has what all live targets have in common: those with which the exporter deals between scrapes.
 type live struct {

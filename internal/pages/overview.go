@@ -123,6 +123,7 @@ type row struct {
 	Recent    tally    // of the probes in the sparkline
 	Watch     *watched // nil if the target is not watched
 	Hold      *held    // nil if the target is not held
+	Idle      *idled   // nil if the idle timeout of the target is not measured
 	Scrapes   *scrapes // nil if the target is not live
 }
 
@@ -139,6 +140,9 @@ func ago(now, before time.Time) string { return unbroken(span(now.Sub(before))) 
 // Why explains the verdict, "" if it needs no explanation.
 func (r *row) Why() string { return r.why() }
 
+// IsUnstable reports whether the target is unstable, which has a mark of its own.
+func (r *row) IsUnstable() bool { return r.Status == unstable }
+
 // Logged reports whether the history has results of the target.
 func (r *row) Logged() bool { return r.logged }
 
@@ -151,8 +155,11 @@ func (r *row) Address() string { return address(r.Target, r.Last()) }
 // ProbedTitle explains the time since the latest probe.
 func (r *row) ProbedTitle() string {
 	what := "latest probe"
-	if r.hold != nil {
+	switch {
+	case r.hold != nil:
 		what = "latest sign of life, or failure,"
+	case r.idle != nil:
+		what = "begin or end of a round"
 	}
 	return fmt.Sprintf("%s at %s", what, timestamp(r.Last().Time))
 }
@@ -272,7 +279,7 @@ func newRow(t entry, now time.Time) row {
 	}
 	r.For = span(now.Sub(t.Since))
 	r.SinceText = fmt.Sprintf("%s since %s", words(last.Result), timestamp(t.Since))
-	if !t.Changed && t.hold == nil {
+	if !t.Changed && t.hold == nil && t.idle == nil {
 		if r.For != span(0) {
 			r.For = "over " + r.For
 		}
@@ -293,6 +300,11 @@ func newRow(t entry, now time.Time) row {
 		return r
 	case t.hold != nil:
 		r.Hold = newHeld(t.hold, now)
+		return r
+	case t.idle != nil:
+		r.Idle = newIdled(t.idle, now)
+		r.Recent = r.Idle.Recent()
+		r.Spark = scale(t.idle)
 		return r
 	}
 	// Older records are incomplete: failures are kept longer than successes, so they would make the

@@ -21,11 +21,12 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/hold"
+	"github.com/shaker-exporter/shaker_exporter/internal/idle"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
-// Options configure Pages. All fields except Watched, Held and Lost are required.
+// Options configure Pages. All fields except Watched, Held, Idle and Lost are required.
 type Options struct {
 	// Tracks returns the history of one target, or of all targets if target is "", limited to one
 	// module unless module is "", in any order. See history.History.
@@ -36,6 +37,9 @@ type Options struct {
 
 	// Held returns the held targets. See hold.Holder.Targets.
 	Held func() iter.Seq[*hold.Status]
+
+	// Idle returns the targets whose idle timeout is measured. See idle.Meter.Targets.
+	Idle func() iter.Seq[*idle.Status]
 
 	// Lost returns when the history last dropped a target because it was full, zero if it never
 	// did. See history.History.
@@ -63,6 +67,9 @@ func New(options Options) *Pages {
 	}
 	if options.Held == nil {
 		options.Held = none[hold.Status]
+	}
+	if options.Idle == nil {
+		options.Idle = none[idle.Status]
 	}
 	return &Pages{options: options, page: parse(pageHTML), logs: parse(logsHTML), now: time.Now}
 }
@@ -134,6 +141,11 @@ func (p *Pages) live(now time.Time) iter.Seq[entry] {
 		}
 		for s := range p.options.Held() {
 			if !yield(newHeldEntry(s, now)) {
+				return
+			}
+		}
+		for s := range p.options.Idle() {
+			if !yield(newIdleEntry(s)) {
 				return
 			}
 		}

@@ -108,6 +108,10 @@ func TestWatched(t *testing.T) {
 			t.Errorf("the page does not contain %s", want)
 		}
 	}
+	const doubt = `title="unstable"><svg class="mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M8 2.5v7m0 4h0"/>`
+	if got := strings.Count(body, doubt); got != 1 {
+		t.Errorf("the page has %d marks of unstable targets, want 1, because not everybody sees the color", got)
+	}
 	// It would be a link to an error.
 	if wrong := `href="logs?target=skipping.example`; strings.Contains(body, wrong) {
 		t.Errorf("the page contains %s although the history has nothing of this target", wrong)

@@ -181,6 +181,7 @@ func (c *Command) serve(
 		Tracks:  results.Tracks,
 		Watched: watcher.Targets,
 		Held:    holder.Targets,
+		Idle:    meter.Targets,
 		Lost:    results.Lost,
 		Modules: func() []string { return slices.Sorted(maps.Keys(prober.Config().Modules)) },
 		Version: version.Version,

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/browser"
@@ -91,6 +92,17 @@ modules:
 	}
 }
 
+// shows waits until the exporter shows texts.
+func shows(t *testing.T, path string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		lab.Eventually(t, "GET "+path+" shows "+text, func() bool {
+			_, body := exporter.Get(t, path)
+			return strings.Contains(body, text)
+		})
+	}
+}
+
 // The page and /logs show a watched target with what happens between scrapes: its failures, but not its successes.
 func TestPageOfWatchedTarget(t *testing.T) {
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
@@ -104,18 +116,11 @@ modules:
 	defer listener.Close()
 	query := "?module=watched&target=" + listener.Addr().String()
 	exporter.Get(t, "/probe"+query) // the only scrape
-	shows := func(path, text string) {
-		t.Helper()
-		lab.Eventually(t, "GET "+path+" shows "+text, func() bool {
-			_, body := exporter.Get(t, path)
-			return strings.Contains(body, text)
-		})
-	}
-	shows("/", " ago by ")
-	shows("/", "</b> succeeding</a>")
+	shows(t, "/", " ago by ")
+	shows(t, "/", "</b> succeeding</a>")
 	listener.Close()
-	shows("/", "</b> failing</a>")
-	shows("/logs"+query, "ECONNREFUSED")
+	shows(t, "/", "</b> failing</a>")
+	shows(t, "/logs"+query, "ECONNREFUSED")
 	_, logs := exporter.Get(t, "/logs"+query)
 	if got := strings.Count(logs, " true "); got != 1 {
 		t.Errorf("GET /logs%s shows %d successes, want 1, the probe of the scrape:\n%s", query, got, logs)
@@ -132,22 +137,44 @@ func TestPageOfHeldTarget(t *testing.T) {
 	defer listener.Close()
 	query := "?module=fin&target=" + listener.Addr().String()
 	exporter.Get(t, "/probe"+query)
-	shows := func(path string, texts ...string) {
-		t.Helper()
-		for _, text := range texts {
-			lab.Eventually(t, "GET "+path+" shows "+text, func() bool {
-				_, body := exporter.Get(t, path)
-				return strings.Contains(body, text)
-			})
-		}
-	}
-	shows("/", "</b> succeeding</a>", ">connected for <b>", "no connection ended in ", " ago by ")
+	shows(t, "/", "</b> succeeding</a>", ">connected for <b>", "no connection ended in ", " ago by ")
 	conn, err := listener.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	listener.Close()
 	conn.Close()
-	shows("/", "</b> failing</a>", "ends <b class=\"some\">1 closed</b>", "connect failed: nothing listens on this port")
-	shows("/logs"+query, "closed", "ECONNREFUSED")
+	shows(t, "/", "</b> failing</a>", "ends <b class=\"some\">1 closed</b>",
+		"connect failed: nothing listens on this port")
+	shows(t, "/logs"+query, "closed", "ECONNREFUSED")
+}
+
+// The page shows a target whose idle timeout is measured: at first as pending, then with the application that closes
+// idle connections, and busy ones, too.
+func TestPageOfIdleTimeout(t *testing.T) {
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `
+modules:
+  quick: {prober: idle, idle: {steps: [1s, 8s], probe: {interval: 1s, count: 1}, control: 1s}}
+`))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			time.AfterFunc(4*time.Second, func() { conn.Close() })
+		}
+	}()
+	query := "?module=quick&target=" + listener.Addr().String()
+	exporter.Get(t, "/probe"+query)
+	shows(t, "/", "</b> pending</a>", "present round: ")
+	shows(t, "/", "</b> succeeding</a>", "survived <b>", "told exactly, by a FIN or RST",
+		"limited by an application or a proxy: the control connection ended, too, after ")
+	shows(t, "/?filter=limit%3Dapplication", listener.Addr().String())
+	shows(t, "/logs"+query, "open")
 }
