@@ -171,7 +171,7 @@ func TestFailingWatched(t *testing.T) {
 	for _, want := range []string{
 		`title="failing since 2026-03-01T11:59:00.000Z">60 s</time>`,
 		`title="failing since 2026-03-01T11:59:50.000Z">10 s</time>`,
-		`title="0 of 0">–</td>`,
+		`<td role="cell" class="number success">–</td>`,
 		`title="240 of 300">80 %</td>`, // the control
 	} {
 		if !strings.Contains(body, want) {

@@ -10,7 +10,7 @@ import (
 )
 
 // testPromQLPages checks that every metric of docs/metrics.md is in a query of docs/promql.md, and that every query of
-// this page, docs/watch.md, docs/hold.md and docs/idle.md returns a series after the exporter has probed the network of
+// this page, of docs/watch.md and of docs/hold.md returns a series after the exporter has probed the network of
 // newGrafanaNetwork.
 func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
 	queries := queriesOfPage(t, "../docs/promql.md")
