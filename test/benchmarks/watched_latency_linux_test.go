@@ -37,28 +37,8 @@ func BenchmarkProbeBesideWatched(b *testing.B) {
 	kernel.ServeUntilEOF(b, l)
 	port := l.Addr().(*net.TCPAddr).Port
 	ours.start(b)
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
-	path := fmt.Sprintf("/probe?target=127.0.0.1:%d", port)
 	quantiles := func() (p50, p99 time.Duration) {
-		var all []time.Duration
-		for range max(b.N, 100) {
-			start := time.Now()
-			response, err := client.Get(ours.url(path))
-			if err != nil {
-				b.Fatal(err)
-			}
-			io.Copy(io.Discard, response.Body)
-			response.Body.Close()
-			all = append(all, time.Since(start))
-			if response.StatusCode != http.StatusOK {
-				b.Fatalf("GET %s = %s, want 200", path, response.Status)
-			}
-			time.Sleep(time.Millisecond)
-		}
-		slices.Sort(all)
-		return all[len(all)/2], all[len(all)*99/100]
+		return ours.latencies(b, fmt.Sprintf("/probe?target=127.0.0.1:%d", port), max(b.N, 100))
 	}
 	quantiles() // warms up
 	alone50, alone99 := quantiles()
@@ -75,4 +55,30 @@ func BenchmarkProbeBesideWatched(b *testing.B) {
 	b.ReportMetric(beside99.Seconds()/alone99.Seconds(), "p99-ratio")
 	b.ReportMetric(float64(alone99.Microseconds()), "µs-p99-alone")
 	b.ReportMetric(float64(beside99.Microseconds()), "µs-p99-beside")
+}
+
+// latencies returns the median and the 99th percentile of the time from a request to the response, over n requests of a
+// path, with a pause of 1 ms between two.
+func (p peer) latencies(b *testing.B, path string, n int) (p50, p99 time.Duration) {
+	b.Helper()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	var all []time.Duration
+	for range n {
+		start := time.Now()
+		response, err := client.Get(p.url(path))
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		all = append(all, time.Since(start))
+		if response.StatusCode != http.StatusOK {
+			b.Fatalf("GET %s = %s, want 200", path, response.Status)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)*99/100]
 }
