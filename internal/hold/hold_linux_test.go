@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
@@ -512,6 +513,42 @@ func TestFault(t *testing.T) {
 		}
 	})
 	b.awaitResult(s.address, "plain", "open")
+}
+
+// An error of this host is the answer until there is a result. The next connect has none while it goes on.
+func TestFaultUntilResult(t *testing.T) {
+	simnet.NewNetwork(t) // where all targets are silent
+	b := newBench(t, 0)
+	const address = "10.0.0.1:80"
+	scrape := func() error {
+		_, err := b.holder.Scrape(t.Context(), b.request(address, "plain"), "")
+		return err
+	}
+	lab.WithDescriptors(t, 0, func() {
+		if err := scrape(); !errors.Is(err, syscall.EMFILE) {
+			t.Fatalf("Scrape without descriptors: error %v, want EMFILE", err)
+		}
+	})
+	held := b.target(address, "plain")
+	lab.Eventually(t, "the next connect goes on", func() bool {
+		held.mu.Lock()
+		defer held.mu.Unlock()
+		return held.conn != nil
+	})
+	if err := scrape(); !errors.Is(err, ErrFault) || !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("Scrape during the next connect: error %v, want %v, EMFILE", err, ErrFault)
+	}
+	if s := held.status(); !errors.Is(s.Fault, syscall.EMFILE) {
+		t.Errorf("the status page has the fault %v during the next connect, want EMFILE", s.Fault)
+	}
+	b.awaitResult(address, "plain", "timeout")
+	lab.WithDescriptors(t, 0, func() {
+		lab.Eventually(t, "a connect has failed because of this host", func() bool {
+			return errors.Is(scrape(), ErrFault)
+		})
+		held.Adapt(&probe.Report{Verdict: probe.Verdict{Result: config.DNSNotFound, Err: io.EOF}}, nil)
+	})
+	b.awaitResult(address, "plain", "dns_not_found")
 }
 
 // Scrapes that wait for a connection end when the target is stopped.

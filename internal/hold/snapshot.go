@@ -54,7 +54,7 @@ func (t *target) answer(req *probe.Request) (Answer, error) {
 	switch {
 	case t.stopped:
 		return Answer{}, t.holder.errStopped()
-	case t.conn == nil && t.fault != nil:
+	case t.fault != nil: // also during the next connect, which has no result yet
 		return Answer{}, errFault{t.fault}
 	}
 	answered := *req

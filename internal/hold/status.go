@@ -17,7 +17,7 @@ type Status struct {
 	ICMP          shaker.ICMP // the error that explains the result; From is invalid if there is none
 	Since         time.Time   // when the result was another one last
 	Changed       bool        // whether there was another result before Since
-	Fault         error       // why there is no connection because of this host, nil if there is another reason or none
+	Fault         error       // why this host could not connect, nil if there was a result since
 	Reason        string      // what has failed if the result is a failure, "" if it is not known yet
 	Failure       string      // the result of the last failure, "" if there was none
 	FailureAt     time.Time
@@ -91,6 +91,7 @@ func (t *target) status() *Status {
 		HeartbeatP99:         quantile(t.latency, 0.99),
 		Client:               client,
 		Scraped:              t.holder.wall(t.holder.at(scraped)),
+		Fault:                t.fault,
 	}
 	s.LastAnswer, s.LastData = t.heard(&state)
 	s.Expires = s.Scraped.Add(t.Module.Hold.Expire)
@@ -101,11 +102,8 @@ func (t *target) status() *Status {
 	case t.result != open && t.result == t.failure.result && t.failure.at >= t.since:
 		s.Reason = t.failure.what
 	}
-	if t.conn == nil {
-		s.Fault = t.fault
-		if t.timer != nil {
-			s.NextConnect = t.holder.wall(t.connectAt)
-		}
+	if t.conn == nil && t.timer != nil {
+		s.NextConnect = t.holder.wall(t.connectAt)
 	}
 	return s
 }

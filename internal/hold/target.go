@@ -276,7 +276,6 @@ func (t *target) opened(e *shaker.ConnectionEvent) {
 // countConnect counts a connect that has a verdict. Its caller holds mu.
 func (t *target) countConnect(r *shaker.Result) {
 	t.holder.options.Observe(t.Key.Module, r, nil)
-	t.fault = nil
 	t.connects.add(r.Outcome, r.Errno)
 	t.connect = *r
 }
@@ -341,7 +340,7 @@ func (t *target) change(result string, errno shaker.Errno, at time.Time) {
 		t.changed = t.result != ""
 		t.since = t.holder.at(at)
 	}
-	t.result, t.errno = result, errno
+	t.result, t.errno, t.fault = result, errno, nil
 	t.settle()
 }
 
