@@ -73,7 +73,6 @@ type inquiry struct {
 	found   bracket         // since the last fan
 	started bool            // there was a fan
 	settled bracket         // of the inquiry before, while found is not narrow
-	known   bool            // there is a bracket to report
 }
 
 // next returns the steps of the next round. isFan reports whether they are the configured ones.
@@ -96,7 +95,6 @@ func (i *inquiry) take(b bracket, isFan bool) {
 	} else {
 		i.found = i.found.narrowedBy(b)
 	}
-	i.known = true
 	if i.found.isNarrow() {
 		i.settled = i.found
 	}

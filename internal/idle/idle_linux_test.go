@@ -422,6 +422,38 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// If a name has another address, what was found stays until a round with that address is complete.
+func TestBracketStaysForNewAddress(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, idleConfig, 0)
+	const name = "host.example:7214"
+	serve(t, listen(t, "127.0.0.1:7214"), 1500*time.Millisecond)
+	serve(t, listen(t, "127.0.0.2:7214"), 0)
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.1"}})
+	b.scrape(t, name, "quick")
+	first := b.await(t, name, "quick", 1)
+	if first.Idle.Lost == 0 {
+		t.Fatalf("%v, want a bracket", first.Idle)
+	}
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.2"}})
+	var got Answer
+	lab.Eventually(t, "the round with the other address goes on", func() bool {
+		got = b.scrape(t, name, "quick")
+		return got.Handshake.Peer.Addr().String() == "127.0.0.2"
+	})
+	if old := got.Idle; old.Rounds == first.Idle.Rounds && (old.Survived != first.Idle.Survived ||
+		old.Lost != first.Idle.Lost) {
+		t.Errorf("before the first round with the other address is complete: %v, want the bracket of %v", old, first.Idle)
+	}
+	lab.Eventually(t, "the bracket is that of the other address", func() bool {
+		got = b.scrape(t, name, "quick")
+		return got.Idle.Lost == 0
+	})
+	if got.Idle.Rounds == first.Idle.Rounds || got.Idle.Survived < 2*time.Second {
+		t.Errorf("after a round with the other address: %v, want that all survived", got.Idle)
+	}
+}
+
 // scrapeAny scrapes a target, which need not be registered. The Report is nil if there is an error.
 func (b *bench) scrapeAny(t *testing.T, target string) Answer {
 	t.Helper()

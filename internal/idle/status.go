@@ -38,14 +38,13 @@ type Snapshot struct {
 
 // snapshot returns what was measured. Its caller holds mu.
 func (t *target) snapshot() *Snapshot {
-	b := t.inquiry.report()
 	return &Snapshot{
 		Registered: t.registered,
 		Rounds:     t.rounds,
 		Round:      t.completed,
 		Findings:   t.findings, // which are never changed
-		Survived:   b.survived,
-		Lost:       b.lost,
+		Survived:   t.bracket.survived,
+		Lost:       t.bracket.lost,
 		Consistent: t.consistent,
 		Told:       t.told,
 		Control:    t.control,

@@ -34,6 +34,7 @@ type target struct {
 	rounds     uint64
 	completed  time.Time // end of the last complete round
 	findings   []Finding // of the last fan
+	bracket    bracket   // that the complete rounds have found
 	told       time.Duration
 	consistent bool
 	control    *Control
@@ -61,7 +62,8 @@ func (t *target) begin(report *probe.Report, peer netip.AddrPort) {
 	})
 }
 
-// aim sets the address of the next round. Another host may be behind other middleboxes. Its caller holds mu.
+// aim sets the address of the next round. Another host may be behind other middleboxes, so its inquiry starts again. What
+// was found stays until the first round with that host is complete. Its caller holds mu.
 func (t *target) aim(peer netip.AddrPort) {
 	if peer != t.peer {
 		t.peer, t.inquiry = peer, inquiry{fan: t.Module.Idle.Steps}
@@ -251,6 +253,7 @@ func (t *target) take(r *result, isFan bool) (complete bool) {
 		return false
 	}
 	t.inquiry.take(b, isFan)
+	t.bracket = t.inquiry.report()
 	t.rounds++
 	t.completed = time.Now()
 	t.consistent = consistent
