@@ -82,13 +82,5 @@ func (t *target) otherAddress(ctx context.Context) (addr netip.Addr, found bool)
 	if err != nil {
 		return netip.Addr{}, false
 	}
-	req.Module.TCP.PreferredIPProtocol = config.IP4
-	if peer.Is4() {
-		req.Module.TCP.PreferredIPProtocol = config.IP6
-	}
-	_, addrs, err := t.holder.options.Prober.Resolve(ctx, req)
-	if err != nil || len(addrs) == 0 || addrs[0].Is4() == peer.Is4() {
-		return netip.Addr{}, false
-	}
-	return addrs[0], true
+	return t.holder.options.Prober.OtherVersion(ctx, req, peer)
 }

@@ -422,6 +422,32 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// If this host lacks the IP version of the preferred address, the rounds use the other one, and stay with it. A name
+// with nothing but the IP version that this host lacks is unreachable.
+func TestFallBack(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, idleConfig, 0)
+	b.meter.retry = 100 * time.Millisecond
+	const name = "host.example:7215"
+	serve(t, listen(t, "127.0.0.1:7215"), 0)
+	b.answerDNS(simnet.Names{"host.example": {"2001:db8::1", "127.0.0.1"}, "other.example": {"2001:db8::1"}})
+	b.scrape(t, name, "quick")
+	got := b.await(t, name, "quick", 2)
+	if !got.Success() || got.Handshake.Peer.String() != "127.0.0.1:7215" || got.Idle.Skipped[NotConnected] != 0 {
+		t.Errorf("after two rounds: %q, peer %v, %v, want open, with IPv4, and no connection skipped",
+			got.Result, got.Handshake.Peer, got.Idle)
+	}
+	lab.Eventually(t, "a name with nothing but IPv6 is unreachable", func() bool {
+		got := b.scrape(t, "other.example:7215", "quick")
+		return got.Result == "unreachable" && got.Errno == "ENETUNREACH"
+	})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if want := []string{"unreachable"}; !slices.Equal(b.changes, want) {
+		t.Errorf("changes %q, want %q of the other name only", b.changes, want)
+	}
+}
+
 // If a name has another address, what was found stays until a round with that address is complete.
 func TestBracketStaysForNewAddress(t *testing.T) {
 	t.Parallel()
@@ -443,7 +469,8 @@ func TestBracketStaysForNewAddress(t *testing.T) {
 	})
 	if old := got.Idle; old.Rounds == first.Idle.Rounds && (old.Survived != first.Idle.Survived ||
 		old.Lost != first.Idle.Lost) {
-		t.Errorf("before the first round with the other address is complete: %v, want the bracket of %v", old, first.Idle)
+		t.Errorf("before the first round with the other address is complete: %v, want the bracket of %v",
+			old, first.Idle)
 	}
 	lab.Eventually(t, "the bracket is that of the other address", func() bool {
 		got = b.scrape(t, name, "quick")

@@ -25,6 +25,7 @@ type target struct {
 	peer       netip.AddrPort
 	registered time.Time
 	resolution *probe.Resolution // nil if the target is an address
+	preferred  string            // the IP version to use because this host lacks the other one, "" if both are tried
 
 	verdict *probe.Verdict // about the last connects, nil if there is none yet
 	since   time.Time      // when the verdict was found
@@ -52,7 +53,7 @@ func (t *target) begin(report *probe.Report, peer netip.AddrPort) {
 	if t.registered.IsZero() {
 		t.registered = report.Start.Round(0) // on the wall clock
 	}
-	t.fault, t.attempt = nil, time.Now()
+	t.fault, t.attempt, t.preferred = nil, time.Now(), ""
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	t.cancel, t.done = cancel, done
@@ -62,8 +63,8 @@ func (t *target) begin(report *probe.Report, peer netip.AddrPort) {
 	})
 }
 
-// aim sets the address of the next round. Another host may be behind other middleboxes, so its inquiry starts again. What
-// was found stays until the first round with that host is complete. Its caller holds mu.
+// aim sets the address of the next round. Another host may be behind other middleboxes, so its inquiry starts again.
+// What was found stays until the first round with that host is complete. Its caller holds mu.
 func (t *target) aim(peer netip.AddrPort) {
 	if peer != t.peer {
 		t.peer, t.inquiry = peer, inquiry{fan: t.Module.Idle.Steps}
@@ -112,7 +113,8 @@ func (t *target) run(ctx context.Context) {
 }
 
 // measure performs a round, and returns when the next one begins: at once, except that a round whose connections the
-// peer closes early, or does not accept, is not repeated sooner than if it had not.
+// peer closes early, or does not accept, is not repeated sooner than if it had not. If this host lacks the IP version
+// of the address, and the name has an address of the other one, there is no result.
 func (t *target) measure(ctx context.Context) (next time.Time) {
 	start := time.Now()
 	t.mu.Lock()
@@ -124,6 +126,9 @@ func (t *target) measure(ctx context.Context) (next time.Time) {
 	if err == nil && peer.IsValid() {
 		var result *result
 		if result, err = t.round(ctx, report, peer, steps); err == nil {
+			if t.fallBack(ctx, report, &result.connect) {
+				return start
+			}
 			if t.take(result, isFan) {
 				return start.Add(steps[len(steps)-1])
 			}
@@ -144,6 +149,12 @@ func (t *target) resolve(ctx context.Context) (*probe.Report, netip.AddrPort, er
 	if err != nil { // the module has gone: Configure stops the target
 		return nil, netip.AddrPort{}, err
 	}
+	t.mu.Lock()
+	preferred := t.preferred
+	t.mu.Unlock()
+	if preferred != "" {
+		req.Module.TCP.PreferredIPProtocol = preferred
+	}
 	if !req.Addr.IsValid() {
 		leave, err := t.meter.options.Prober.Enter()
 		if err != nil {
@@ -161,7 +172,8 @@ func (t *target) resolve(ctx context.Context) (*probe.Report, netip.AddrPort, er
 		t.resolvedBy(report)
 		t.found(&report.Verdict)
 		return report, netip.AddrPort{}, nil
-	case len(addrs) > 0 && !slices.Contains(addrs, peer.Addr()):
+	case len(addrs) > 0 && (!slices.Contains(addrs, peer.Addr()) ||
+		preferred != "" && addrs[0].Is4() != peer.Addr().Is4()):
 		peer = netip.AddrPortFrom(addrs[0], peer.Port())
 	}
 	t.mu.Lock()
@@ -189,10 +201,44 @@ func (t *target) round(
 		connected: func(h *shaker.Result) {
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			t.found(verdictOf(h, report.Resolution.Took))
+			if !t.fallsBack(h) {
+				t.found(verdictOf(h, report.Resolution.Took))
+			}
 		},
 	}
 	return r.run(steps)
+}
+
+// fallsBack reports whether a connect has failed because this host lacks the IP version of the address, so that one of
+// the other IP version has to be tried, as in a probe. Its caller holds mu.
+func (t *target) fallsBack(h *shaker.Result) bool {
+	return t.resolution != nil && t.preferred == "" && t.Module.TCP.Network() == "ip" && probe.LacksFamily(h)
+}
+
+// fallBack aims at an address of the other IP version if the connect of a round asks for it. If there is none, the
+// connect has failed. found reports whether there is one.
+func (t *target) fallBack(ctx context.Context, report *probe.Report, h *shaker.Result) (found bool) {
+	t.mu.Lock()
+	needed := t.fallsBack(h)
+	t.mu.Unlock()
+	if !needed {
+		return false
+	}
+	other, found := t.meter.options.Prober.OtherVersion(ctx, report.Request, h.Peer.Addr())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !found {
+		if ctx.Err() == nil {
+			t.found(verdictOf(h, report.Resolution.Took))
+		}
+		return false
+	}
+	t.preferred = config.IP6
+	if other.Is4() {
+		t.preferred = config.IP4
+	}
+	t.aim(netip.AddrPortFrom(other, h.Peer.Port()))
+	return true
 }
 
 // verdictOf returns the verdict about a connect.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -43,6 +44,24 @@ func (r *running) leaveOut(v *Verdict) {
 
 // LacksFamily reports whether the result of a handshake only means that this host lacks the IP version of the address.
 func LacksFamily(r *shaker.Result) bool { return lacksFamily(&Verdict{Handshake: *r}) }
+
+// OtherVersion returns the address of a request's name that a probe would choose if this host lacks the IP version of
+// addr. found is false if there is none, or if the module permits no other IP version.
+func (p *Prober) OtherVersion(ctx context.Context, req *Request, addr netip.Addr) (other netip.Addr, found bool) {
+	if req.Addr.IsValid() || req.Module.TCP.Network() != "ip" {
+		return netip.Addr{}, false
+	}
+	preferring := *req
+	preferring.Module.TCP.PreferredIPProtocol = config.IP4
+	if protocol(addr) == config.IP4 {
+		preferring.Module.TCP.PreferredIPProtocol = config.IP6
+	}
+	_, addrs, err := p.Resolve(ctx, &preferring)
+	if err != nil || len(addrs) == 0 || protocol(addrs[0]) == protocol(addr) {
+		return netip.Addr{}, false
+	}
+	return addrs[0], true
+}
 
 // lacksFamily reports whether the verdict about an address only means that this host lacks its IP version: the kernel
 // does not have it, there is no address to send from, or there is no route and the host has no other address than
