@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -22,6 +23,8 @@ type holder struct {
 	out     *terminal
 	tally   holdTally
 	life    life
+
+	fellBack bool // this host lacks the IP version of the name's preferred address
 }
 
 // A life is one connection, from its connect to its end.
@@ -118,6 +121,11 @@ func (h *holder) live(ctx context.Context) (end ending, interrupted bool) {
 			h.watch()
 		case e := <-events:
 			switch {
+			case e.Kind == shaker.Ended && h.fallsBack(ctx, &e):
+				done()
+				done = func() {}
+				h.tally.update(func() { h.tally.connects-- })
+				return h.live(ctx)
 			case e.Kind == shaker.Ended:
 				return h.ended(e), false
 			case e.Kind == shaker.Established:
@@ -169,6 +177,24 @@ func (h *holder) resolve(ctx context.Context) *ending {
 	}
 	h.life.addr = addrs[0]
 	return nil
+}
+
+// fallsBack reports whether a connect has failed because this host lacks the IP version of the address, and the name
+// has an address of the other one. It makes that one the preferred one.
+func (h *holder) fallsBack(ctx context.Context, e *shaker.ConnectionEvent) bool {
+	if h.fellBack || e.Err != nil || !h.life.established.IsZero() || !probe.LacksFamily(&e.Result) {
+		return false
+	}
+	other, found := h.prober.OtherVersion(ctx, h.request, h.life.addr)
+	if !found {
+		return false
+	}
+	h.fellBack = true
+	h.request.Module.TCP.PreferredIPProtocol = config.IP6
+	if other.Is4() {
+		h.request.Module.TCP.PreferredIPProtocol = config.IP4
+	}
+	return true
 }
 
 // unopened returns the end of a life that has not begun.

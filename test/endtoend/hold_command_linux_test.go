@@ -224,6 +224,26 @@ func TestHoldCommandLateGreeting(t *testing.T) {
 	}
 }
 
+// If this host lacks the IP version of the preferred address, the command uses the other one, as the probe command
+// does.
+func TestHoldCommandFallsBack(t *testing.T) {
+	p := servePeer(t, func(_ int, c *net.TCPConn) { io.Copy(io.Discard, c) })
+	_, port, _ := net.SplitHostPort(p.address)
+	dns := simnet.ServeDNS(t, "127.0.0.1:0", simnet.Names{"host.example": {"2001:db8::1", "127.0.0.1"}})
+	file := lab.Write(t, t.TempDir(), "shaker.yml",
+		fmt.Sprintf("modules: {held: {prober: hold, tcp: {dns_server: '%s'}}}\n", dns))
+	command := process.Start(t, exporter.Command(t, "hold", "--config.file="+file, "--module=held", "--duration=1s",
+		"host.example:"+port))
+	code := command.Wait()
+	want := regexp.MustCompile(`^T host.example:T \(127.0.0.1\): seq=1 connected time=T ms, local port T\n` +
+		`\n--- host.example:T ---\n1 connect, 1 closed by this command after T\nlongest silence T\n$`)
+	got := strings.ReplaceAll(exporter.Steady(command.Output()), ":"+port, ":T")
+	if code != 0 || !want.MatchString(got) {
+		t.Errorf("a name whose IPv6 address this host lacks: exit status %d, and it prints\n%s\nwant 0 and\n%v",
+			code, got, want)
+	}
+}
+
 // A peer whose kernel does not answer is found by keepalives, or by the heartbeat that it does not acknowledge.
 func TestHoldCommandDeadPeer(t *testing.T) {
 	simnet.NewNetwork(t).At("192.0.2.1", simnet.SYNACK())
