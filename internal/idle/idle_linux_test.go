@@ -1,12 +1,14 @@
 package idle
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -419,6 +421,39 @@ func TestNames(t *testing.T) {
 	defer b.mu.Unlock()
 	if len(b.faults) != 0 {
 		t.Errorf("faults %v, want none: the policy is not one", b.faults)
+	}
+}
+
+// A reload during a lookup looks at the previous address of a name. The new one must be permitted, too.
+func TestReloadDuringLookup(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, idleConfig, 0)
+	const name = "host.example:7216"
+	serve(t, listen(t, "127.0.0.1:7216"), 0)
+	var denied atomic.Int64
+	serveEach(t, listen(t, "127.0.0.2:7216"), func(int) time.Duration {
+		denied.Add(1)
+		return 0
+	})
+	b.answerDNS(simnet.Names{"host.example": {"127.0.0.1"}})
+	b.scrape(t, name, "quick")
+	lab.Eventually(t, "the first round goes on", func() bool { return open(t, 7216) > 0 })
+	dial := simnet.NewDNS(t, simnet.Names{"host.example": {"127.0.0.2"}})
+	var reload sync.Once
+	reloading := func(ctx context.Context, network, address string) (net.Conn, error) {
+		reload.Do(func() {
+			b.prober.Configure(b.parse(`targets: {deny: ["127.0.0.2/32:*"]}` + idleConfig))
+			b.meter.Configure()
+		})
+		return dial(ctx, network, address)
+	}
+	b.dns.Store(&reloading)
+	lab.Eventually(t, "the address is denied", func() bool {
+		_, err := b.meter.Scrape(t.Context(), b.request(t, name, "quick"), "")
+		return errors.Is(err, probe.ErrDenied)
+	})
+	if n := denied.Load(); n != 0 {
+		t.Errorf("%d connections to the denied address, want none", n)
 	}
 }
 

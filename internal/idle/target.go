@@ -145,7 +145,7 @@ func (t *target) measure(ctx context.Context) (next time.Time) {
 // the DNS servers do not answer, or if too many probes are in flight to ask them. It is invalid if there is none.
 func (t *target) resolve(ctx context.Context) (*probe.Report, netip.AddrPort, error) {
 	peer := t.Peer()
-	req, err := probe.NewRequest(t.meter.options.Prober.Config(), t.Key.Target, t.Key.Module)
+	req, err := t.activeRequest()
 	if err != nil { // the module has gone: Configure stops the target
 		return nil, netip.AddrPort{}, err
 	}
@@ -180,7 +180,16 @@ func (t *target) resolve(ctx context.Context) (*probe.Report, netip.AddrPort, er
 	defer t.mu.Unlock()
 	t.aim(peer)
 	t.resolvedBy(report)
-	return report, peer, nil
+	// During the lookup, a reload may have looked at the previous address.
+	if req, err = t.activeRequest(); err == nil {
+		err = req.Check(peer.Addr())
+	}
+	return report, peer, err
+}
+
+// activeRequest returns a request for the target with the active configuration.
+func (t *target) activeRequest() (*probe.Request, error) {
+	return probe.NewRequest(t.meter.options.Prober.Config(), t.Key.Target, t.Key.Module)
 }
 
 // round performs a round with an address.
