@@ -39,12 +39,12 @@ type holding struct {
 	next     time.Duration // when the next heartbeat is due or, while an answer is missing, its judgement; 0 is never
 	deadline time.Duration // when survive is called; 0 is never
 	ready    time.Duration // when the event of the data was seen that has not been read; 0 if there is none
+	data     time.Duration // when the data arrived that was read last; 0 if there was none
 
 	greeted  bool // no greeting is missing
 	reading  bool // readLater was called
 	hangup   bool // the data ends with a FIN or an error
 	windowed bool // the kernel reports the peer's window
-	received bool // there was data
 }
 
 // A happening is an event of a Connection on its way from the loop to the Connection's function. It is smaller than a
@@ -201,7 +201,7 @@ func (c *Connection) read(l *loop) (alive bool) {
 	if at == 0 {
 		at = l.clock()
 	}
-	c.received = true
+	c.data = at
 	for data := l.data[:n]; ; {
 		frame, rest, ok, err := c.splitter.next(&c.framing, data)
 		if err != nil {
@@ -496,9 +496,11 @@ func (c *Connection) look(l *loop) ConnectionState {
 	now, info := time.Now(), &l.info
 	ago := func(ms uint32) time.Time { return now.Add(-time.Duration(ms) * time.Millisecond) }
 	state.LastAnswer = ago(info.Last_ack_recv)
-	if c.received || info.Data_segs_in > 0 {
-		state.LastAnswer = ago(min(info.Last_ack_recv, info.Last_data_recv))
-		state.LastData = ago(info.Last_data_recv)
+	if c.data != 0 || info.Data_segs_in > 0 {
+		state.LastData = now.Add(-c.dataAge(l.clock(), info))
+		if state.LastData.After(state.LastAnswer) {
+			state.LastAnswer = state.LastData
+		}
 	}
 	state.EmptySegments = int(info.Segs_in - info.Data_segs_in)
 	state.Unacknowledged, state.Unsent = int(info.Unacked), int(info.Notsent_bytes)
@@ -508,6 +510,16 @@ func (c *Connection) look(l *loop) ConnectionState {
 	}
 	state.RTT = time.Duration(info.Rtt) * time.Microsecond
 	return state
+}
+
+// dataAge returns how long ago data arrived last. The kernel counts that in 32 bits, which are full after 49 days:
+// after half of them, it is the time since the data was read.
+func (c *Connection) dataAge(now time.Duration, info *unix.TCPInfo) time.Duration {
+	const counted = 1 << 31 * time.Millisecond
+	if read := now - c.data; c.data != 0 && read > counted {
+		return read
+	}
+	return time.Duration(info.Last_data_recv) * time.Millisecond
 }
 
 // A question is what a caller tells a Connection. The caller waits for the answer.

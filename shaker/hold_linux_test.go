@@ -27,6 +27,33 @@ func silentTarget(t *testing.T) netip.AddrPort {
 	return netip.MustParseAddrPort("192.0.2.1:80")
 }
 
+// The kernel's age of the last data starts again after 49 days. LastData does not.
+func TestHoldDataAge(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		read  time.Duration // before now; 0 is never
+		last  uint32        // of the kernel, in ms
+		want  time.Duration
+		about string
+	}{
+		{about: "not read yet", read: 0, last: 20, want: 20 * time.Millisecond},
+		{about: "read now", read: time.Millisecond, last: 4, want: 4 * time.Millisecond},
+		{about: "24 days", read: 24 * day, last: 24 * 86_400_000, want: 24 * day},
+		{about: "50 days", read: 50 * day, last: 50*86_400_000 - 1<<32, want: 50 * day},
+		{about: "100 days", read: 100 * day, last: 100*86_400_000 - 2<<32, want: 100 * day},
+	} {
+		const now = 1000 * day
+		var conn Connection
+		if c.read > 0 {
+			conn.data = now - c.read
+		}
+		if got := conn.dataAge(now, &unix.TCPInfo{Last_data_recv: c.last}); got != c.want {
+			t.Errorf("%s: the age of data that was read %v ago is %v, and the kernel says %d ms, want %v",
+				c.about, c.read, got, c.last, c.want)
+		}
+	}
+}
+
 // Close while the handshake is in progress, or before it has begun, closes the socket.
 func TestHoldCloseWhileConnecting(t *testing.T) {
 	silent := silentTarget(t)
