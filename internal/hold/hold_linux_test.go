@@ -234,6 +234,29 @@ func TestGreeting(t *testing.T) {
 	b.checkChanges("mismatch", "open")
 }
 
+// A target that has failed recovers with its greeting, not with the connect before it.
+func TestGreetingRecovers(t *testing.T) {
+	b := newBench(t, 0)
+	s := serve(t, "127.0.0.1:0")
+	b.scrape(s.address, "greeted")
+	for n := range uint64(3) {
+		conn := s.accept()
+		b.await(s.address, "greeted", "there is a connection", func(a Answer) bool {
+			return total(a.Hold.Connects, "open") == n+1 && !a.Hold.Established.IsZero()
+		})
+		if a := b.scrape(s.address, "greeted"); a.Success() != (n == 0) {
+			t.Errorf("before greeting %d: %+v, want success only before the first one", n+1, a.Verdict)
+		}
+		io.WriteString(conn, "554 no\r\n")
+		b.await(s.address, "greeted", "the connection was closed", func(a Answer) bool {
+			return total(a.Hold.Closes, "mismatch") == n+1
+		})
+	}
+	io.WriteString(s.accept(), "220 yes\r\n")
+	b.awaitResult(s.address, "greeted", "open")
+	b.checkChanges("mismatch", "open")
+}
+
 // none fails the test if there was a connection that the test has not accepted.
 func (s *server) none() {
 	s.t.Helper()

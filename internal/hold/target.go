@@ -270,6 +270,10 @@ func (t *target) opened(e *shaker.ConnectionEvent) {
 	t.established = t.holder.at(e.Time)
 	t.lastAnswer, t.lastData = 0, 0
 	t.beat = beat{awaitsGreeting: t.Module.Hold.Greeting != nil}
+	if t.beat.awaitsGreeting && t.result != "" && t.result != open {
+		t.fault = nil
+		return // a target that never greets as expected does not recover with each connect
+	}
 	t.recover(e.Time)
 }
 
