@@ -2,9 +2,12 @@ package shaker
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,22 +20,16 @@ import (
 
 // However long connections live and die in every way, the Shaker uses no more resources than after the first round.
 func TestSoakHold(t *testing.T) {
-	const each = 100
-	lab.NeedDescriptors(t, 20*each)
+	const each, eachRemote = 100, 20
+	lab.NeedDescriptors(t, 30*each)
 	silent := silentTarget(t)
+	remote := newRemotes(t)
 	s := start(t)
 	asking := HoldOptions{
 		Framing:   Framing{Delimiter: "\n", Max: 10},
 		Heartbeat: ping(40*time.Millisecond, 30*time.Millisecond),
 	}
-	ways := []struct {
-		name    string
-		peer    func(*net.TCPConn) // closes the connection
-		target  netip.AddrPort     // if there is no peer
-		options HoldOptions
-		close   bool // this side closes it, at the first event that is not Established, or at once without a peer
-		want    []Outcome
-	}{
+	ways := []soakWay{
 		{name: "FIN", peer: func(c *net.TCPConn) { c.Close() }, want: []Outcome{Closed}},
 		{name: "FIN after data", options: asking, want: []Outcome{Closed, Reset},
 			peer: func(c *net.TCPConn) { c.Write([]byte("a\nb\nc")); c.Close() }},
@@ -61,38 +58,45 @@ func TestSoakHold(t *testing.T) {
 			}()
 		}
 	}
-	var total int
+	var total int64
 	round := func() footprint {
-		var over, wrong atomic.Int64
-		for range each {
-			for _, way := range ways {
-				c, err := s.Hold(way.target, way.options, func(c *Connection, e ConnectionEvent) {
-					switch {
-					case e.Kind == Ended:
-						ok := false
-						for _, want := range way.want {
-							ok = ok || e.Outcome == want
-						}
-						if !ok {
-							wrong.Add(1)
-							t.Errorf("%s: %+v, want one of %v", way.name, e, way.want)
-						}
-						over.Add(1)
-					case way.close && e.Kind != Established:
-						c.Close()
-						over.Add(1)
+		var begun, over, wrong atomic.Int64
+		hold := func(way *soakWay) {
+			c, err := s.Hold(way.target, way.options, func(c *Connection, e ConnectionEvent) {
+				switch {
+				case e.Kind == Ended:
+					if !slices.Contains(way.want, e.Outcome) {
+						wrong.Add(1)
+						t.Errorf("%s: %+v, want one of %v", way.name, e, way.want)
 					}
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if total++; way.close && way.peer == nil {
+					over.Add(1)
+				case way.close && e.Kind != Established:
 					c.Close()
 					over.Add(1)
 				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if begun.Add(1); way.close && way.peer == nil {
+				c.Close()
+				over.Add(1)
 			}
 		}
-		lab.Eventually(t, "all connections have ended", func() bool { return over.Load() == each*int64(len(ways)) })
+		for range eachRemote {
+			for i := range remote.ways {
+				hold(&remote.ways[i])
+			}
+		}
+		remote.kill(begun.Load())
+		for range each {
+			for i := range ways {
+				hold(&ways[i])
+			}
+		}
+		lab.Eventually(t, "all connections have ended", func() bool { return over.Load() == begun.Load() })
+		total += begun.Load()
+		remote.restore()
 		lab.Eventually(t, "the peers have closed their sockets", func() bool {
 			return openConnections(t) == 0
 		})
@@ -124,6 +128,101 @@ func TestSoakHold(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections: %+v", total, first)
+}
+
+// A soakWay is how connections live and end.
+type soakWay struct {
+	name    string
+	peer    func(*net.TCPConn) // closes the connection
+	target  netip.AddrPort     // if there is no peer
+	options HoldOptions
+	close   bool // this side closes it, at the first event that is not Established, or at once without a peer
+	want    []Outcome
+}
+
+// remotes are connections to a host behind three routers, which die at the same time: a router does not forward what
+// this side sends any more.
+type remotes struct {
+	t     *testing.T
+	chain *kernel.Chain
+	nft   string
+	rules string
+	ways  []soakWay
+
+	mu  sync.Mutex
+	far []*net.TCPConn // the peers' ends
+}
+
+func newRemotes(t *testing.T) *remotes {
+	r := &remotes{t: t, chain: kernel.NewChain(t), nft: lab.Program(t, "nft", "nftables")}
+	quick := KeepAlive{Idle: time.Second, Interval: time.Second, Count: 1}
+	asking := HoldOptions{
+		KeepAlive: quick,
+		Framing:   lines,
+		Heartbeat: ping(500*time.Millisecond, 400*time.Millisecond),
+	}
+	const unreachable = "meta nfproto ipv4 reject with icmp host-unreachable\n" +
+		"tcp dport %[1]d meta nfproto ipv6 reject with icmpv6 addr-unreachable"
+	for i, death := range []struct {
+		name    string
+		rule    string
+		options HoldOptions
+		want    Outcome
+	}{
+		{name: "keepalive", rule: "drop", options: HoldOptions{KeepAlive: quick}, want: Timeout},
+		{name: "heartbeat not acknowledged", rule: "drop", options: asking, want: Timeout},
+		{name: "ICMP error", rule: unreachable, options: asking, want: Unreachable},
+	} {
+		port := holdPort + i
+		r.rules += fmt.Sprintf("tcp dport %[1]d "+death.rule+"\n", port)
+		scene := newScene(t, r.chain, port, 0)
+		for j, target := range scene.targets {
+			r.ways = append(r.ways, soakWay{
+				name: fmt.Sprintf("%s, %v", death.name, target), target: target, options: death.options,
+				want: []Outcome{death.want},
+			})
+			go func() {
+				for conn := range scene.accepted[j].accepted {
+					go r.serve(conn)
+				}
+			}()
+		}
+	}
+	return r
+}
+
+// serve answers heartbeats until restore.
+func (r *remotes) serve(conn *net.TCPConn) {
+	r.mu.Lock()
+	r.far = append(r.far, conn)
+	r.mu.Unlock()
+	io.Copy(conn, conn)
+	conn.SetLinger(0)
+	conn.Close()
+}
+
+// kill waits until all connections are established at both ends, and stops the forwarding.
+func (r *remotes) kill(connections int64) {
+	r.t.Helper()
+	lab.Eventually(r.t, "the remote peers have accepted all connections", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return int64(len(r.far)) == connections
+	})
+	r.chain.Run(2, r.nft, "table inet soak {\nchain forward {\ntype filter hook forward priority 0\n"+
+		r.rules+"}\n}\n")
+}
+
+// restore forwards everything again, and lets the peers close their ends.
+func (r *remotes) restore() {
+	r.t.Helper()
+	r.chain.Run(2, r.nft, "delete table inet soak")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, conn := range r.far {
+		conn.SetDeadline(time.Unix(1, 0))
+	}
+	r.far = nil
 }
 
 // openConnections returns how many sockets of this namespace have a connection.
