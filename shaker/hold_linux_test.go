@@ -3,6 +3,7 @@ package shaker
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -310,6 +311,41 @@ func TestHoldStateSystemCalls(t *testing.T) {
 	if infos < calls || infos > calls+10 || all > calls+100 {
 		t.Errorf("%d system calls, %d of them TCP_INFO, for %d States and the connection, want one for each",
 			all, infos, calls)
+	}
+}
+
+// EmptySegments counts the segments without data that the peer sends, such as its keepalives, which are not an answer.
+func TestHoldEmptySegments(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		p := newPeer(t, address)
+		h := mustHold(t, s, p.target, HoldOptions{})
+		h.next(Established)
+		conn := p.accept()
+		control := mustHold(t, s, p.target, HoldOptions{})
+		control.next(Established)
+		other := p.accept()
+		for _, c := range []*held{h, control} {
+			if n := c.mustState().EmptySegments; n != 1 {
+				t.Errorf("%v: %d empty segments after the handshake, want 1: the SYN-ACK", p.target, n)
+			}
+		}
+		write(t, other, "data")
+		control.next(Received)
+		if err := SetKeepAlive(conn, KeepAlive{Idle: time.Second, Interval: time.Second, Count: 3}); err != nil {
+			t.Fatal(err)
+		}
+		lab.Eventually(t, fmt.Sprintf("%v has sent 2 keepalives", p.target), func() bool {
+			return h.mustState().EmptySegments >= 3
+		})
+		state := h.mustState()
+		if state.LastAnswer.After(state.Established.Add(time.Second/2)) || !state.LastData.IsZero() {
+			t.Errorf("%v: state %+v after keepalives of the peer, want no answer since the handshake", p.target, state)
+		}
+		if n := control.mustState().EmptySegments; n != 1 {
+			t.Errorf("%v: %d empty segments of a peer that has sent data only, want 1", p.target, n)
+		}
 	}
 }
 
