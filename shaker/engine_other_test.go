@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Options that this platform does not support are an error. They are never ignored silently.
@@ -55,5 +56,42 @@ func TestBeforeConnect(t *testing.T) {
 	}
 	if err := (&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}); beforeConnect(err) {
 		t.Errorf("beforeConnect(%v) = true, want false", err)
+	}
+}
+
+// A heartbeat that meets an RST does not hide it, nor the data before it.
+func TestHeartbeatMeetsReset(t *testing.T) {
+	p := newPeer(t, "127.0.0.1:0")
+	conn, err := net.Dial("tcp", p.target.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	h := &held{tb: t, events: make(chan ConnectionEvent, 10)}
+	h.Connection = &Connection{
+		target:    p.target,
+		framing:   lines,
+		heartbeat: ping(time.Minute, time.Second),
+		each:      func(_ *Connection, e ConnectionEvent) { h.events <- e },
+		holding:   holding{engine: start(t).engine, greeted: true},
+	}
+	far := p.accept()
+	write(t, far, "last\n")
+	far.SetLinger(0)
+	far.Close()
+	if err := h.lookAfter(conn.(*net.TCPConn)); err != nil {
+		t.Fatalf("a heartbeat after an RST: error %v, want none before the last data is read", err)
+	}
+	data := make([]byte, 100)
+	for err = nil; err == nil; {
+		var n int
+		n, err = conn.Read(data)
+		err = h.take(arrived{data: data[:n], at: time.Now(), err: err})
+	}
+	if runtime.GOOS != "windows" { // which discards the data
+		h.next(Answered)
+	}
+	if e := h.endOf(err); e.Outcome != Reset || e.Err != nil {
+		t.Errorf("the connection ended with %v: %v, error %v, want Reset", err, e.Outcome, e.Err)
 	}
 }

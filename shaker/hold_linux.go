@@ -41,6 +41,8 @@ type holding struct {
 	ready    time.Duration // when the event of the data was seen that has not been read; 0 if there is none
 	data     time.Duration // when the data arrived that was read last; 0 if there was none
 
+	broken unix.Errno // of send, which ends the connection when everything has been read; 0 if there is none
+
 	greeted  bool // no greeting is missing
 	reading  bool // readLater was called
 	hangup   bool // the data ends with a FIN or an error
@@ -186,13 +188,15 @@ func (c *Connection) read(l *loop) (alive bool) {
 	n, errno := receive(c.fd, l.data[:])
 	switch {
 	case errno == unix.EAGAIN:
-		c.ready, c.hangup = 0, false
+		c.ready, c.hangup, c.broken = 0, false, 0
 		return true
 	case errno == unix.EINTR:
 		c.readLater(l)
 		return true
 	case errno != 0:
 		return c.fail(l, errno)
+	case n == 0 && c.broken != 0 && c.broken != unix.EPIPE: // EPIPE comes after a FIN
+		return c.fail(l, c.broken)
 	case n == 0:
 		c.end(l, Closed, 0, nil)
 		return false
@@ -341,13 +345,11 @@ func (c *Connection) send(l *loop) (alive bool) {
 			c.end(l, 0, 0, err)
 			return false
 		}
-	case errno == unix.EPIPE, errno == unix.ECONNRESET:
-		// The kernel has an error or a FIN. Reading tells which, after the last data.
-		c.hangup = true
+	case errno != 0:
+		// The kernel reports the error once. What has arrived before it comes first.
+		c.broken, c.hangup = errno, true
 		c.readLater(l)
 		return true
-	case errno != 0:
-		return c.fail(l, errno)
 	}
 	return c.survive(l)
 }

@@ -402,3 +402,48 @@ func TestHoldLateLoopAndCrowd(t *testing.T) {
 		h.next(Answered)
 	}
 }
+
+// More connections are reset than the loop sees in one turn, and heartbeats are due on all of them: a heartbeat that
+// meets the RST does not hide it, nor the data before it.
+func TestHoldResetMeetsHeartbeat(t *testing.T) {
+	s, l := startOne(t)
+	p := newPeer(t, "127.0.0.1:0")
+	const n = 2 * eventsPerTurn
+	lab.NeedDescriptors(t, 2*n+100)
+	var all []*held
+	var conns []*net.TCPConn
+	for range n {
+		h := mustHold(t, s, p.target, HoldOptions{Framing: lines, Heartbeat: ping(3*time.Second, time.Second)})
+		h.next(Established)
+		all, conns = append(all, h), append(conns, p.accept())
+	}
+	next := func(h *held) (e ConnectionEvent) {
+		for e = <-h.events; e.Kind == Unanswered; e = <-h.events { // this machine was too slow
+		}
+		return e
+	}
+	for i, conn := range conns {
+		expect(t, conn, "PING\n")
+		write(t, conn, "PONG\n")
+		if e := next(all[i]); e.Kind != Answered {
+			t.Fatalf("%v: %v, want Answered", all[i].target, e.Kind)
+		}
+	}
+	stopped := hold(l)
+	for _, conn := range slices.Backward(conns) { // the first ones are due first, and the loop sees them last
+		write(t, conn, "last words\n")
+		conn.SetLinger(0)
+		conn.Close()
+	}
+	time.Sleep(4 * time.Second) // all heartbeats are due
+	close(stopped.release)
+	for _, h := range all {
+		if e := next(h); e.Kind != Received && e.Kind != Answered { // the latter if the heartbeat was due first
+			t.Errorf("%v: %v, want the last words", h.target, e.Kind)
+			continue
+		}
+		if e := next(h); e.Kind != Ended || e.Outcome != Reset || e.Errno != unix.ECONNRESET {
+			t.Errorf("%v: %v: %v, errno %s, want Ended: Reset", h.target, e.Kind, e.Outcome, ErrnoName(e.Errno))
+		}
+	}
+}

@@ -34,6 +34,7 @@ type holding struct {
 	sent     time.Time // when the last heartbeat was sent
 	next     time.Time // when the next heartbeat is due or, while an answer is missing, its judgement; zero is never
 	greeted  bool
+	broken   error // of sending, because the connection has ended; nil if there is none
 }
 
 // arrived is what one read has returned.
@@ -196,6 +197,9 @@ func (c *Connection) take(a arrived) error {
 			return err
 		}
 		if !ok {
+			if a.err == io.EOF && c.broken != nil {
+				return c.broken // the system reports it once
+			}
 			return a.err
 		}
 		data = rest
@@ -226,10 +230,14 @@ func (c *Connection) lookAfter(conn *net.TCPConn) error {
 		c.asked, c.sent, c.next = now, now, now.Add(c.heartbeat.Timeout)
 		conn.SetWriteDeadline(c.next) // a peer that does not read takes no data
 		_, err := conn.Write(c.heartbeat.Send)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
+		switch {
+		case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+		case c.endOf(err).Err != nil:
+			return err
+		case ErrnoName(dialErrno(err)) != "EPIPE": // EPIPE may come after a FIN: reading gives the reason
+			c.broken = err
 		}
-		return err
+		return nil // what has arrived before an error comes first
 	}
 	c.happen(ConnectionEvent{Kind: Unanswered, Time: now, Outcome: Timeout, Errno: dialErrno(os.ErrDeadlineExceeded)})
 	if c.next = c.next.Add(c.heartbeat.Interval); c.heartbeat.Interval == 0 {
