@@ -126,10 +126,11 @@ func TestHeldEnds(t *testing.T) {
 	prober, loose, strict, host := node{chain, 0}, node{chain, 2}, node{chain, 3}, node{chain, 4}
 	ip := lab.Program(t, "ip", "iproute2")
 	conntrack := lab.Program(t, "conntrack", "conntrack")
-	const keepalive = "keepalive: {idle: 1s, interval: 1s, count: 3}, reconnect: {min: 1h, max: 1h}"
+	// With a FIN, connections whose path is gone would go on sending it to the host of the next test.
+	const ways = "keepalive: {idle: 1s, interval: 1s, count: 3}, reconnect: {min: 1h, max: 1h}, close: reset"
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", `modules:
-  kept: {prober: hold, timeout: 2s, hold: {`+keepalive+`}}
-  asked: {prober: hold, timeout: 2s, hold: {`+keepalive+`, heartbeat: {
+  kept: {prober: hold, timeout: 2s, hold: {`+ways+`}}
+  asked: {prober: hold, timeout: 2s, hold: {`+ways+`, heartbeat: {
     interval: 2s, timeout: 500ms, send: "PING\r\n", expect: '^\+PONG', frame: {delimiter: "\r\n"}}}}
 `))
 	const rebooting = "10.77.4.3"
