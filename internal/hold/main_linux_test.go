@@ -44,6 +44,13 @@ modules:
     hold:
       keepalive: {idle: 1s, interval: 1s, count: 1}
       reconnect: {min: 100ms, max: 1s}
+  dead_asks:
+    prober: hold
+    timeout: 2s
+    hold:
+      keepalive: {idle: 1s, interval: 1s, count: 1}
+      reconnect: {min: 100ms, max: 1s}
+      heartbeat: {interval: 1s, timeout: 300ms, send: "?"}
   asks:
     prober: hold
     timeout: 2s
@@ -126,13 +133,20 @@ func (b *bench) scrape(target, module string) Answer {
 	return answer
 }
 
+// connect lets a first scrape connect to a target, and does not wait for its answer.
+func (b *bench) connect(target, module string) {
+	b.t.Helper()
+	req := b.request(target, module)
+	go b.holder.Scrape(b.t.Context(), req, "192.0.2.1")
+}
+
 // await scrapes a target until a condition is true.
 func (b *bench) await(target, module, what string, is func(Answer) bool) (last Answer) {
 	b.t.Helper()
 	lab.Eventually(b.t, what, func() bool {
 		var err error
 		last, err = b.holder.Scrape(b.t.Context(), b.request(target, module), "192.0.2.1")
-		if err != nil && !errors.Is(err, ErrFault) {
+		if err != nil && !errors.Is(err, ErrFault) && !errors.Is(err, ErrPending) {
 			b.t.Fatalf("Scrape of %s with %s: error %v, want an answer", target, module, err)
 		}
 		return err == nil && is(last)

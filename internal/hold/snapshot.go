@@ -141,7 +141,7 @@ func (t *target) snapshot(state *shaker.ConnectionState) *Snapshot {
 		s.Established = state.Established // which is the same each time
 	}
 	s.LastAnswer, s.LastData = t.heard(state)
-	if t.Module.Hold.Heartbeat.Interval > 0 {
+	if t.hasHeartbeat() {
 		s.Heartbeat = &HeartbeatSnapshot{
 			Total:    t.heartbeats,
 			Failures: t.heartbeatFailures.results(),

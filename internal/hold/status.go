@@ -84,7 +84,7 @@ func (t *target) status() *Status {
 		Connects:             t.connects.results(),
 		Closes:               t.closes.results(),
 		Lifetime:             quantile(t.lifetime, 0.5),
-		HasHeartbeat:         t.Module.Hold.Heartbeat.Interval > 0,
+		HasHeartbeat:         t.hasHeartbeat(),
 		Heartbeats:           t.heartbeats,
 		HeartbeatFailures:    t.heartbeatFailures.results(),
 		HeartbeatP50:         quantile(t.latency, 0.5),

@@ -226,6 +226,7 @@ func (t *target) Stop() {
 	if t.death != nil {
 		t.buried(t.death.outcome, t.death.errno, shaker.ICMP{})
 	}
+	t.holder.options.History.End(t.Key.Target, t.Key.Module)
 	t.settle()
 }
 
@@ -270,9 +271,8 @@ func (t *target) opened(e *shaker.ConnectionEvent) {
 	t.established = t.holder.at(e.Time)
 	t.lastAnswer, t.lastData = 0, 0
 	t.beat = beat{awaitsGreeting: t.Module.Hold.Greeting != nil}
-	if t.beat.awaitsGreeting && t.result != "" && t.result != open {
-		t.fault = nil
-		return // a target that never greets as expected does not recover with each connect
+	if t.beat.awaitsGreeting || t.hasHeartbeat() {
+		return // a connect is not an answer: a target that never gives one would recover with each connect
 	}
 	t.recover(e.Time)
 }
@@ -306,7 +306,7 @@ func (t *target) ended(e *shaker.ConnectionEvent) {
 		return
 	}
 	t.death = &death{outcome: e.Outcome, errno: e.Errno, at: e.Time, age: t.holder.at(e.Time).sub(established)}
-	if t.death.isSilent() {
+	if t.death.isUnexplained() {
 		t.change(e.Outcome.String(), e.Errno, e.Time)
 		t.holder.examine(t)
 		return
@@ -390,6 +390,9 @@ func (t *target) record(at time.Time, what string) {
 	t.holder.options.History.Add(t.Key.Target, t.Key.Module, r, nil)
 }
 
+// hasHeartbeat reports whether heartbeats are sent.
+func (t *target) hasHeartbeat() bool { return t.Module.Hold.Heartbeat.Interval > 0 }
+
 func (t *target) isSettled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -430,6 +433,10 @@ func (t *target) judge(req *probe.Request) error {
 	case t.settled == nil:
 	case t.started == 0:
 		return errPending("the connect has not begun")
+	case t.beat.awaitsGreeting && t.established != 0:
+		return errPending("the connection is established, and the greeting is neither here nor overdue")
+	case t.established != 0:
+		return errPending("the connection is established, and the answer to the first heartbeat is neither here nor overdue")
 	case out < req.Timeout/4*3: // the same part that a probe needs
 		return errPending("the connect has been running for only %v of %v", round(out), req.Timeout)
 	}

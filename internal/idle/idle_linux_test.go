@@ -248,6 +248,9 @@ func TestExpiry(t *testing.T) {
 	if got := b.meter.Modules()[0]; got.Registered != 0 || got.Expirations != 1 {
 		t.Errorf("Modules = %+v, want 1 expiration", got)
 	}
+	if tracks := b.results.Tracks(target, "quick"); len(tracks) != 1 || !tracks[0].Ended {
+		t.Errorf("after the expiry, the history has %+v, want one track that has ended", tracks)
+	}
 	back := b.scrape(t, target, "quick")
 	if back.Result != "open" || back.Idle.Rounds < rounds {
 		t.Errorf("scraped again: %q, %v, want the results of before", back.Result, back.Idle)

@@ -88,6 +88,7 @@ func (t *target) Stop() {
 		cancel()
 		<-done
 	}
+	t.meter.options.History.End(t.Key.Target, t.Key.Module)
 }
 
 // Peer implements registry.Target.

@@ -141,7 +141,7 @@ func (h *held) Life() string {
 	case d < time.Second:
 		return unbroken(d.Round(time.Millisecond).String())
 	default:
-		return unbroken(span(d))
+		return unbroken(span(nearest(d)))
 	}
 }
 

@@ -48,6 +48,22 @@ func failHeld(s *hold.Status, result, errno, reason string, ago time.Duration) *
 	return s
 }
 
+// The median life is rounded to the unit that is shown.
+func TestLife(t *testing.T) {
+	for life, want := range map[time.Duration]string{
+		0:                            "",
+		900 * time.Millisecond:       "900ms",
+		2950 * time.Millisecond:      "3\u00a0s",
+		2400 * time.Millisecond:      "2\u00a0s",
+		347 * time.Second:            "6\u00a0min",
+		5*time.Hour + 45*time.Minute: "6\u00a0h",
+	} {
+		if got := newHeld(&hold.Status{Lifetime: life}, noon).Life(); got != want {
+			t.Errorf("a median life of %v is shown as %q, want %q", life, got, want)
+		}
+	}
+}
+
 // withHeld adds held targets to Pages.
 func withHeld(p *Pages, held ...*hold.Status) *Pages {
 	p.options.Held = func() iter.Seq[*hold.Status] { return slices.Values(held) }

@@ -49,7 +49,7 @@ func (e *entry) why() string {
 		return e.live.stale.Error()
 	}
 	if e.Ended {
-		return "no longer watched"
+		return "no longer measured"
 	}
 	return why(e.Last())
 }

@@ -209,7 +209,7 @@ func newOverview(tracks []history.Track, live iter.Seq[entry], v view, now time.
 // recently is the time for which a probe, or the loss of a target, counts as recent.
 const recently = 10 * time.Minute
 
-// statusOf returns the status of a target. A target is unprobed if it is no longer watched, after ten minutes without
+// statusOf returns the status of a target. A target is unprobed if it is no longer measured, after ten minutes without
 // a probe, or, if it is probed less often, after three times the interval between its last two probes. The interval is
 // unknown if the history no longer has the second-to-last probe.
 func statusOf(t *history.Track, now time.Time) status {

@@ -190,7 +190,7 @@ func TestNoLongerWatched(t *testing.T) {
 	text := textOf(home(t, newPages(ended, track("down.example:443", "ot", time.Second))))
 	for _, want := range []string{
 		"1 failing timeout 1 not probed recently timeout",
-		"ended.example:443 no longer watched",
+		"ended.example:443 no longer measured",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not contain %q:\n%s", want, text)

@@ -148,5 +148,15 @@ func span(d time.Duration) string {
 	}
 }
 
+// nearest rounds a duration to the unit in which span shows it.
+func nearest(d time.Duration) time.Duration {
+	for _, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute} {
+		if d >= 2*unit {
+			return d.Round(unit)
+		}
+	}
+	return d.Round(time.Second)
+}
+
 // timestamp formats a time in UTC with milliseconds (RFC 3339).
 func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }

@@ -139,7 +139,7 @@ func TestHeldEnds(t *testing.T) {
 	strict.In(strict.n, func() error {
 		return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", []byte("0"), 0)
 	})
-	const silent, telling, lenient, vanishing, routeless = 7001, 7002, 7003, 7004, 7005
+	const silent, telling, lenient, vanishing, routeless, prohibited = 7001, 7002, 7003, 7004, 7005, 7006
 	strict.rules(t, filterForward(fmt.Sprintf("tcp dport %d ct state invalid drop; "+
 		"tcp dport %d ct state invalid reject with tcp reset;", silent, telling)))
 	loose.rules(t, filterForward(fmt.Sprintf("tcp dport %d ct state invalid drop;", lenient)))
@@ -192,6 +192,11 @@ func TestHeldEnds(t *testing.T) {
 				loose.Run(loose.n, lab.Program(t, "nft", "nftables"), fmt.Sprintf("insert rule inet page forward "+
 					"tcp dport %d reject with icmp host-unreachable", routeless))
 			}},
+		{name: "a firewall prohibits the connection, and says so", port: prohibited,
+			end: func(*heldServer) {
+				loose.Run(loose.n, lab.Program(t, "nft", "nftables"), fmt.Sprintf("insert rule inet page forward "+
+					"tcp dport %d reject with icmp admin-prohibited", prohibited))
+			}},
 		{name: "this host has no route any more", port: 8007, last: true,
 			end: func(*heldServer) { prober.Run(prober.n, ip, "route", "del", "10.77.4.0/24") }},
 	}
@@ -207,8 +212,12 @@ func TestHeldEnds(t *testing.T) {
 		s.server = &heldServer{listener: host.listen(t, s.port, net.ListenConfig{}), deaf: s.deaf}
 		s.server.serve(t)
 		for _, module := range modules {
-			if _, body := exporter.Get(t, path(s, module)); seriesOf(t, body, "probe_success") != 1 {
-				t.Fatalf("%s: GET %s: want probe_success 1 in\n%s", s.name, path(s, module), body)
+			want := 1.0
+			if s.deaf && module == "asked" {
+				want = 0
+			}
+			if _, body := exporter.Get(t, path(s, module)); seriesOf(t, body, "probe_success") != want {
+				t.Fatalf("%s: GET %s: want probe_success %v in\n%s", s.name, path(s, module), want, body)
 			}
 		}
 		lab.Eventually(t, s.name+": a heartbeat has been answered, or has arrived", func() bool {
