@@ -20,6 +20,9 @@ type death struct {
 	age     time.Duration
 }
 
+// what describes the end.
+func (d *death) what() string { return "connection ended after " + round(d.age).String() }
+
 // isUnexplained reports whether the kernel does not know why the peer was not reached: it only knows that the peer has
 // not acknowledged anything, also if this host has lost its route, or it has had an ICMP error, of which it keeps neither
 // the type nor the sender.

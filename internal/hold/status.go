@@ -99,6 +99,9 @@ func (t *target) status() *Status {
 	switch {
 	case s.Result != t.result:
 		s.Since, s.Changed = state.LastAnswer, true
+		s.Reason = "connection about to end"
+	case t.death != nil:
+		s.Reason = t.death.what()
 	case t.result != open && t.result == t.failure.result && t.failure.at >= t.since:
 		s.Reason = t.failure.what
 	}

@@ -329,7 +329,7 @@ func (t *target) buried(outcome shaker.Outcome, errno shaker.Errno, icmp shaker.
 	t.closes.add(outcome, errno)
 	observe(&t.lifetime, lifetimeBounds, d.age)
 	t.backoff.lived(&t.Module.Hold.Reconnect, d.age, t.beat.answers < answersOfPeer && isRejection(outcome))
-	t.fail(outcome.String(), errno, icmp, d.at, "connection ended after "+round(d.age).String())
+	t.fail(outcome.String(), errno, icmp, d.at, d.what())
 }
 
 // isRejection reports whether an end shows that the target does not want the connection, so that it may count it as an

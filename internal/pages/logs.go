@@ -136,8 +136,13 @@ func (r *result) Address() string { return address(r.Target, r.Record) }
 // Latency returns the latency, its zero value if there was no SYN-ACK.
 func (r *result) Latency() latency { return latencyOf(r.Record) }
 
-// Duration returns the duration of the probe in milliseconds.
-func (r *result) Duration() string { return probe.Milliseconds(r.Record.Duration) }
+// Duration returns the duration of the probe in milliseconds, "" for an event of a held connection, which has none.
+func (r *result) Duration() string {
+	if r.Record.Duration <= 0 {
+		return ""
+	}
+	return probe.Milliseconds(r.Record.Duration)
+}
 
 // Retransmits returns the number of SYN retransmissions, "" if no SYN was sent or if the number is unknown.
 func (r *result) Retransmits() string { return retransmits(r.Record) }

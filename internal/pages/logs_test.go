@@ -32,7 +32,7 @@ func TestLogs(t *testing.T) {
 	a.Records[1].Address = netip.MustParseAddr("2001:db8::1")
 	b := track("b.example:22", "r", 1500*time.Millisecond)
 	b.Module = "two words"
-	b.Records[0].Errno = "ECONNREFUSED"
+	b.Records[0].Errno, b.Records[0].Reason = "ECONNREFUSED", "connect failed"
 	b.Records[0].ICMP = shaker.ICMP{From: netip.MustParseAddr("192.0.2.254"), Type: 3, Code: 3}
 	b.Records[0].Address, b.Records[0].SYNRetransmits = netip.MustParseAddr("192.0.2.1"), -1
 	p := newPages(a, b)
@@ -51,6 +51,28 @@ func TestLogs(t *testing.T) {
 		if w.Code != 200 || w.Body.String() != string(want) || contentType != "text/plain; charset=utf-8" {
 			t.Errorf("/logs?%s answered %d %s\n%s\nwant 200 text/plain; charset=utf-8\n%s",
 				test.query, w.Code, contentType, w.Body, want)
+		}
+	}
+}
+
+// Events of held connections have a reason, and no duration.
+func TestLogsOfHeld(t *testing.T) {
+	held := track("held.example:6379", "t", time.Second)
+	held.Records[0].Duration, held.Records[0].Reason = 0, "connection ended after 5s"
+	probed := track("probed.example:443", "o", time.Second)
+	probed.Records[0].Duration = 2 * time.Millisecond
+	p := newPages(held, probed)
+	for _, test := range []struct{ accept, want string }{
+		{accept: "text/plain", want: " connection ended after 5s\n"},
+		{accept: "text/html", want: `<td role="cell" class="number duration">–</td>`},
+		{accept: "text/html", want: `<td role="cell" class="number duration">2.00&nbsp;ms</td>`},
+	} {
+		r := httptest.NewRequest("GET", "/logs", nil)
+		r.Header.Set("Accept", test.accept)
+		w := httptest.NewRecorder()
+		p.Logs(w, r)
+		if !strings.Contains(w.Body.String(), test.want) {
+			t.Errorf("/logs as %s lacks %q in\n%s", test.accept, test.want, w.Body)
 		}
 	}
 }

@@ -27,7 +27,7 @@ func (l *log) writeText(body *bytes.Buffer, path string) {
 		fmt.Fprintln(table, strings.Join(append(columns, rest...), "\t"))
 	}
 	write("TIME", "TARGET", "MODULE",
-		"SUCCESS", "RESULT", "ERRNO", "DURATION", "HANDSHAKE", "RTT", "RETRANSMITS", "ADDRESS", "ICMP")
+		"SUCCESS", "RESULT", "ERRNO", "DURATION", "HANDSHAKE", "RTT", "RETRANSMITS", "ADDRESS", "ICMP", "REASON")
 	for _, r := range l.Results {
 		write(timestamp(r.Time), quoted(r.Track.Target), quoted(r.Track.Module), columnsOf(r.Record)...)
 	}
@@ -54,16 +54,27 @@ func columnsOf(r *history.Record) []string {
 	if r.ICMP.From.IsValid() {
 		icmp = fmt.Sprintf("%s from %s", r.ICMP, r.ICMP.From)
 	}
+	why := none
+	if r.Reason != "" {
+		why = unquoted(r.Reason)
+	}
 	return []string{strconv.FormatBool(r.Success), r.Result, cmp.Or(r.Errno, none), duration(r.Duration),
-		duration(r.Handshake), duration(r.RTT), cmp.Or(retransmits(r), none), address, icmp}
+		duration(r.Handshake), duration(r.RTT), cmp.Or(retransmits(r), none), address, icmp, why}
 }
 
 // quoted quotes a name that could not be told from other columns: an empty name, or one with spaces
 // or with characters that Go escapes.
 func quoted(name string) string {
-	quoted := strconv.Quote(name)
-	if name == "" || strings.Contains(name, " ") || quoted != `"`+name+`"` {
+	if name == "" || strings.Contains(name, " ") {
+		return strconv.Quote(name)
+	}
+	return unquoted(name)
+}
+
+// unquoted quotes a text only if it has characters that Go escapes, which could end its line or column.
+func unquoted(text string) string {
+	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
 		return quoted
 	}
-	return name
+	return text
 }

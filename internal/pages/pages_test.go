@@ -594,6 +594,18 @@ func TestReasons(t *testing.T) {
 			result: "reset", errno: "ECONNRESET", reason: "connection ended after 5s",
 			want: "connection ended after 5s: an RST arrived",
 		},
+		{
+			result: "timeout", errno: "ETIMEDOUT", reason: "connection ended after 5s",
+			want: "connection ended after 5s: keepalives or data were not acknowledged",
+		},
+		{
+			result: "timeout", errno: "ETIMEDOUT", reason: "no answer to a heartbeat",
+			want: "no answer to a heartbeat: the heartbeat was not acknowledged",
+		},
+		{
+			result: "timeout", errno: "ETIMEDOUT", reason: "connect failed",
+			want: "connect failed: no reply within the timeout",
+		},
 		{result: "closed", reason: "connection ended after 5s", want: "connection ended after 5s: a FIN arrived"},
 		{
 			result: "silent", reason: "no answer to a heartbeat",

@@ -63,6 +63,12 @@ func reason(r *history.Record) string {
 	case "mismatch":
 		return "the data is not what the module expects"
 	case "timeout":
+		switch {
+		case r.Reason == "no answer to a heartbeat":
+			return "the heartbeat was not acknowledged"
+		case strings.HasPrefix(r.Reason, "connection "):
+			return "keepalives or data were not acknowledged"
+		}
 		return "no reply within the timeout"
 	case "unreachable":
 		switch {
