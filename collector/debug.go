@@ -24,7 +24,7 @@ func writeDebug(w io.Writer, answer answer) {
 		return
 	}
 	if answer.hold != nil {
-		writeHeld(w, answer.hold)
+		writeHeld(w, r, answer.hold)
 	} else if answer.Watch != nil && !answer.Probed {
 		fmt.Fprintf(w, "# Watched since %s, with a handshake every %v. What follows is the last one, of %s.\n\n",
 			answer.Watch.Registered.UTC().Format(time.RFC3339), answer.Watch.Interval,
@@ -51,7 +51,9 @@ func writeDebug(w io.Writer, answer answer) {
 	if n := len(r.Verdicts); n > 1 {
 		result += fmt.Sprintf(", the worst of %d addresses", n)
 	}
-	at(r.Duration, "%s; valid results: %s", result, strings.Join(r.Module.TCP.ValidResults, ", "))
+	if answer.hold == nil { // the result of a held target is not that of its last connect
+		at(r.Duration, "%s; valid results: %s", result, strings.Join(r.Module.TCP.ValidResults, ", "))
+	}
 	writeModule(w, r)
 }
 
@@ -66,15 +68,31 @@ func writeModule(w io.Writer, r *probe.Report) {
 }
 
 // writeHeld writes the state of a held connection.
-func writeHeld(w io.Writer, s *hold.Snapshot) {
+func writeHeld(w io.Writer, r *probe.Report, s *hold.Snapshot) {
 	at := func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 	fmt.Fprintf(w, "# Held since %s. ", at(s.Registered))
 	if s.Established.IsZero() {
-		fmt.Fprint(w, "There is no connection now. ")
+		fmt.Fprint(w, "There is no connection now.\n")
 	} else {
-		fmt.Fprintf(w, "The present connection was established at %s. ", at(s.Established))
+		fmt.Fprintf(w, "The present connection was established at %s.\n", at(s.Established))
 	}
-	fmt.Fprint(w, "What follows is the last connect.\n\n")
+	if h := s.Heartbeat; h != nil && h.Last != 0 {
+		outcome := "failed: " + h.Last.String()
+		if h.Last == shaker.Open {
+			outcome = "was answered as expected"
+		}
+		fmt.Fprintf(w, "# The last heartbeat %s.\n", outcome)
+	}
+	if s.Reason != "" {
+		fmt.Fprintf(w, "# The last failure was at %s, %v ago: %s.\n",
+			at(s.Failed), time.Since(s.Failed).Round(time.Millisecond), s.Reason)
+	}
+	outcome := "failure"
+	if r.Success() {
+		outcome = "success"
+	}
+	fmt.Fprintf(w, "# %s: the result is %s now.\n# What follows is the last connect.\n\n",
+		outcome, strings.TrimSpace(r.Result+" "+r.Errno))
 }
 
 // logLine writes a line of the log: the time since the start of the probe, and what happened then.

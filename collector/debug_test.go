@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/hold"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -21,6 +22,34 @@ func reportOf(t *testing.T, target string) *probe.Report {
 		t.Fatal(err)
 	}
 	return &probe.Report{Request: req}
+}
+
+// The log of a held target says what its connection is like now. The time of the last connect does not describe it.
+func TestDebugOfHeld(t *testing.T) {
+	r := reportOf(t, "192.0.2.1:6379")
+	r.Result, r.Duration = "silent", 175*time.Microsecond
+	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var got strings.Builder
+	writeDebug(&got, answer{Answer: watch.Answer{Report: r}, hold: &hold.Snapshot{
+		Registered:  since,
+		Established: since.Add(time.Second),
+		Failed:      time.Now().Add(-time.Hour),
+		Reason:      "no answer to a heartbeat",
+		Heartbeat:   &hold.HeartbeatSnapshot{Last: shaker.Silent},
+	}})
+	for _, want := range []string{
+		"# Held since 2026-03-01T12:00:00.000Z. The present connection was established at 2026-03-01T12:00:01.000Z.\n",
+		"# The last heartbeat failed: silent.\n",
+		" ago: no answer to a heartbeat.\n",
+		"# failure: the result is silent now.\n",
+	} {
+		if !strings.Contains(got.String(), want) {
+			t.Errorf("the log lacks %q:\n%s", want, &got)
+		}
+	}
+	if unwanted := "175µs  failure"; strings.Contains(got.String(), unwanted) {
+		t.Errorf("the log has %q, want no result at the time of the last connect:\n%s", unwanted, &got)
+	}
 }
 
 // The log of a probe has a line for each thing that happened, and none for what was not measured.

@@ -11,6 +11,7 @@ type beat struct {
 	awaitsGreeting bool
 	answers        uint64         // how many heartbeats were answered as expected
 	missing        shaker.Outcome // Silent or Timeout while the greeting or an answer is missing, 0 if none is
+	last           shaker.Outcome // of the last heartbeat, Open if it was answered as expected, 0 if there was none
 	checking       bool           // a frame is being matched
 }
 
@@ -42,8 +43,10 @@ func (t *target) answered(e *shaker.ConnectionEvent) {
 	}
 	t.beat.missing = 0
 	t.check(t.Module.Hold.Heartbeat.Expect, e, func(matches bool) {
+		t.beat.last = shaker.Mismatch
 		if matches {
 			t.beat.answers++
+			t.beat.last = shaker.Open
 		}
 		switch {
 		case matches && t.beat.missing == 0:
@@ -66,6 +69,7 @@ func (t *target) unanswered(e *shaker.ConnectionEvent) {
 		what = "no answer to a heartbeat"
 		t.heartbeats++
 		t.heartbeatFailures.add(e.Outcome, 0)
+		t.beat.last = e.Outcome
 	}
 	t.beat.missing = e.Outcome
 	t.fail(e.Outcome.String(), e.Errno, shaker.ICMP{}, e.Time, what)

@@ -21,6 +21,11 @@ type Snapshot struct {
 	// report it.
 	LastAnswer, LastData time.Time
 
+	// Failed is when the target failed last, and Reason what has failed then; zero if nothing has. Both are about the
+	// past if the result is open.
+	Failed time.Time
+	Reason string
+
 	KeepAlivesUnanswered int // in a row, on the present connection
 
 	Connects, Closes []ResultCount
@@ -38,6 +43,10 @@ type HeartbeatSnapshot struct {
 	Total    uint64 // those that were answered, or not in time
 	Failures []ResultCount
 	Latency  *dto.Histogram
+
+	// Last is the outcome of the last one on the present connection, or on the last one: Open if it was answered as
+	// expected, 0 if there was none.
+	Last shaker.Outcome
 }
 
 // A ResultCount is the number of events with a result.
@@ -130,6 +139,8 @@ func (t *target) snapshot(state *shaker.ConnectionState) *Snapshot {
 	s := &Snapshot{
 		Registered:           t.registered,
 		Established:          t.holder.wall(t.established),
+		Failed:               t.holder.wall(t.failure.at),
+		Reason:               t.failure.what,
 		KeepAlivesUnanswered: state.KeepAlivesUnanswered,
 		Connects:             t.connects.results(),
 		Closes:               t.closes.results(),
@@ -146,6 +157,7 @@ func (t *target) snapshot(state *shaker.ConnectionState) *Snapshot {
 			Total:    t.heartbeats,
 			Failures: t.heartbeatFailures.results(),
 			Latency:  write(t.latency, latencyBounds, t.registered),
+			Last:     t.beat.last,
 		}
 	}
 	return s
