@@ -109,7 +109,7 @@ func TestHoldRejections(t *testing.T) {
 	const path = "/probe?module=held&target=127.0.0.1:7112"
 	w := get(h, path)
 	checkResponse(t, path, w, 503,
-		"connection not held: 1 connections are reserved already (limit: 1, --hold.max-connections)\n")
+		"connection not held: 1 connection is reserved already (limit: 1, --hold.max-connections)\n")
 	if w.Header().Get("Retry-After") == "" {
 		t.Errorf("GET %s has no Retry-After, want one", path)
 	}

@@ -33,6 +33,10 @@ func RegisterHold(app *kingpin.Application) *HoldCommand {
 // Run holds a connection to each target until there have been as many as requested, the requested time is over, or
 // SIGINT or SIGTERM arrives. It returns the exit status of the program.
 func (c *HoldCommand) Run(configFile string) (status int) {
+	if configFile == "" && c.flags.module != "" {
+		return fail(c.name, statusUsage, fmt.Errorf("--module=%s: no built-in module holds connections, "+
+			"want --config.file with a module with prober hold", config.Name(c.flags.module)))
+	}
 	conf, err := load(c.name, configFile, c.flags.module)
 	if err != nil {
 		return fail(c.name, statusUsage, err)

@@ -600,7 +600,7 @@ func TestLimit(t *testing.T) {
 	s := serve(t, "127.0.0.1:0")
 	b.scrape(s.address, "plain")
 	_, err := b.holder.Scrape(t.Context(), b.request(s.address, "dead"), "")
-	const want = "connection not held: 1 connections are reserved already (limit: 1, --hold.max-connections)"
+	const want = "connection not held: 1 connection is reserved already (limit: 1, --hold.max-connections)"
 	if !errors.Is(err, ErrLimit) || err.Error() != want {
 		t.Errorf("Scrape of a second target: error %v, want %s", err, want)
 	}

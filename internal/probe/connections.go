@@ -35,12 +35,20 @@ func (c *Connections) Permit(n int) error {
 	defer c.mu.Unlock()
 	switch {
 	case c.most > 0 && c.held+n > c.most:
-		return fmt.Errorf("%d connections are reserved already (limit: %d, --hold.max-connections)", c.held, c.most)
+		return fmt.Errorf("%s reserved already (limit: %d, --hold.max-connections)", c.reserved(), c.most)
 	case !c.prober.CanReserve(c.probes(c.held+n) - c.probes(c.held)):
-		return fmt.Errorf("%d connections are reserved already, and probes need the other open files "+
-			"(limit: --probe.max-in-flight)", c.held)
+		return fmt.Errorf("%s reserved already, and probes need the other open files (limit: --probe.max-in-flight)",
+			c.reserved())
 	}
 	return nil
+}
+
+// reserved says how many connections there are. Its caller holds mu.
+func (c *Connections) reserved() string {
+	if c.held == 1 {
+		return "1 connection is"
+	}
+	return fmt.Sprintf("%d connections are", c.held)
 }
 
 // Count counts n more connections, or fewer if n is negative.
