@@ -40,8 +40,8 @@ type Track struct {
 	Changed        bool      // whether there was another result before Since
 	Records        []Record  // oldest first, at least one
 
-	// Ended reports whether the target was watched, held or measured in the background until that ended, and has not had
-	// a record since then.
+	// Ended reports whether the target was watched, held or measured in the background until that ended, and has not
+	// had a record since then.
 	Ended bool
 
 	// Complete is the index of the first record after which none is missing. Between the records

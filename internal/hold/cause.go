@@ -24,8 +24,8 @@ type death struct {
 func (d *death) what() string { return "connection ended after " + round(d.age).String() }
 
 // isUnexplained reports whether the kernel does not know why the peer was not reached: it only knows that the peer has
-// not acknowledged anything, also if this host has lost its route, or it has had an ICMP error, of which it keeps neither
-// the type nor the sender.
+// not acknowledged anything, also if this host has lost its route, or it has had an ICMP error, of which it keeps
+// neither the type nor the sender.
 func (d *death) isUnexplained() bool {
 	switch d.outcome {
 	case shaker.Timeout, shaker.Unreachable, shaker.Prohibited, shaker.Refused:

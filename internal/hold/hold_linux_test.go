@@ -237,8 +237,8 @@ func TestGreeting(t *testing.T) {
 	b.checkChanges("mismatch", "open")
 }
 
-// A target is open when it has answered on a connection, not with the connect before that. Until then, a first scrape has
-// no answer, and a later one the previous result.
+// A target is open when it has answered on a connection, not with the connect before that. Until then, a first scrape
+// has no answer, and a later one the previous result.
 func TestOpenWithAnswer(t *testing.T) {
 	for name, c := range map[string]struct {
 		module    string
@@ -265,7 +265,8 @@ func TestOpenWithAnswer(t *testing.T) {
 			short := b.request(s.address, c.module)
 			short.Timeout = 50 * time.Millisecond
 			if a, err := b.holder.Scrape(t.Context(), short, ""); !errors.Is(err, ErrPending) {
-				t.Errorf("the first scrape = %+v, error %v, want %v: the target has not answered", a.Report, err, ErrPending)
+				t.Errorf("the first scrape = %+v, error %v, want %v: the target has not answered",
+					a.Report, err, ErrPending)
 			}
 			for n := range uint64(2) {
 				conn := s.accept()
@@ -275,7 +276,8 @@ func TestOpenWithAnswer(t *testing.T) {
 						return total(a.Hold.Connects, "open") == n+1 && !a.Hold.Established.IsZero()
 					})
 					if connected.Success() {
-						t.Errorf("before an answer on connection %d: %+v, want the previous result", n+1, connected.Verdict)
+						t.Errorf("before an answer on connection %d: %+v, want the previous result",
+							n+1, connected.Verdict)
 					}
 				}
 				answer(conn, c.bad)
@@ -339,8 +341,8 @@ func TestMissingGreeting(t *testing.T) {
 	b.awaitResult(s.address, "greeted", "open")
 }
 
-// The history of a target ends with its expiry, and with a reload that removes its module: the status page must not show
-// its last failure as the present state.
+// The history of a target ends with its expiry, and with a reload that removes its module: the status page must not
+// show its last failure as the present state.
 func TestHistoryEnds(t *testing.T) {
 	for name, end := range map[string]func(*bench){
 		"expiry": func(b *bench) { b.expire(time.Hour) },

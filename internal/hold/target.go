@@ -434,9 +434,9 @@ func (t *target) judge(req *probe.Request) error {
 	case t.started == 0:
 		return errPending("the connect has not begun")
 	case t.beat.awaitsGreeting && t.established != 0:
-		return errPending("the connection is established, and the greeting is neither here nor overdue")
+		return errPending("the connection is established, and the greeting has neither arrived nor is overdue")
 	case t.established != 0:
-		return errPending("the connection is established, and the answer to the first heartbeat is neither here nor overdue")
+		return errPending("the connection is established, and the first heartbeat is neither answered nor overdue")
 	case out < req.Timeout/4*3: // the same part that a probe needs
 		return errPending("the connect has been running for only %v of %v", round(out), req.Timeout)
 	}
