@@ -431,16 +431,16 @@ func TestNames(t *testing.T) {
 func TestReloadDuringLookup(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, idleConfig, 0)
-	const name = "host.example:7216"
-	serve(t, listen(t, "127.0.0.1:7216"), 0)
+	const name = "host.example:7223"
+	serve(t, listen(t, "127.0.0.1:7223"), 0)
 	var denied atomic.Int64
-	serveEach(t, listen(t, "127.0.0.2:7216"), func(int) time.Duration {
+	serveEach(t, listen(t, "127.0.0.2:7223"), func(int) time.Duration {
 		denied.Add(1)
 		return 0
 	})
 	b.answerDNS(simnet.Names{"host.example": {"127.0.0.1"}})
 	b.scrape(t, name, "quick")
-	lab.Eventually(t, "the first round goes on", func() bool { return open(t, 7216) > 0 })
+	lab.Eventually(t, "the first round goes on", func() bool { return open(t, 7223) > 0 })
 	dial := simnet.NewDNS(t, simnet.Names{"host.example": {"127.0.0.2"}})
 	var reload sync.Once
 	reloading := func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -466,17 +466,17 @@ func TestFallBack(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, idleConfig, 0)
 	b.meter.retry = 100 * time.Millisecond
-	const name = "host.example:7215"
-	serve(t, listen(t, "127.0.0.1:7215"), 0)
+	const name = "host.example:7222"
+	serve(t, listen(t, "127.0.0.1:7222"), 0)
 	b.answerDNS(simnet.Names{"host.example": {"2001:db8::1", "127.0.0.1"}, "other.example": {"2001:db8::1"}})
 	b.scrape(t, name, "quick")
 	got := b.await(t, name, "quick", 2)
-	if !got.Success() || got.Handshake.Peer.String() != "127.0.0.1:7215" || got.Idle.Skipped[NotConnected] != 0 {
+	if !got.Success() || got.Handshake.Peer.String() != "127.0.0.1:7222" || got.Idle.Skipped[NotConnected] != 0 {
 		t.Errorf("after two rounds: %q, peer %v, %v, want open, with IPv4, and no connection skipped",
 			got.Result, got.Handshake.Peer, got.Idle)
 	}
 	lab.Eventually(t, "a name with nothing but IPv6 is unreachable", func() bool {
-		got := b.scrape(t, "other.example:7215", "quick")
+		got := b.scrape(t, "other.example:7222", "quick")
 		return got.Result == "unreachable" && got.Errno == "ENETUNREACH"
 	})
 	b.mu.Lock()
@@ -490,9 +490,9 @@ func TestFallBack(t *testing.T) {
 func TestBracketStaysForNewAddress(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, idleConfig, 0)
-	const name = "host.example:7214"
-	serve(t, listen(t, "127.0.0.1:7214"), 1500*time.Millisecond)
-	serve(t, listen(t, "127.0.0.2:7214"), 0)
+	const name = "host.example:7221"
+	serve(t, listen(t, "127.0.0.1:7221"), 1500*time.Millisecond)
+	serve(t, listen(t, "127.0.0.2:7221"), 0)
 	b.answerDNS(simnet.Names{"host.example": {"127.0.0.1"}})
 	b.scrape(t, name, "quick")
 	first := b.await(t, name, "quick", 1)
