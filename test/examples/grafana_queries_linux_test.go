@@ -694,7 +694,10 @@ func (g *grafana) connectionProblems(boards map[string]*board) (problems []strin
 	}{
 		{file: fleetFile, title: "Established, but dead", labels: "instance job prober", want: silent + " held near"},
 		{file: fleetFile, title: "Shortest lives", labels: "instance job prober", want: short + " held near"},
-		{file: fleetFile, title: "Held connections", labels: "instance module", want: "localhost:10115 hold, localhost:10115 idle"},
+		{
+			file: fleetFile, title: "Held connections", labels: "instance module",
+			want: "localhost:10115 hold, localhost:10115 idle",
+		},
 		{file: fleetFile, title: "Outdated addresses", labels: "job", want: "held"},
 		{file: targetFile, title: "Age of the connection", instance: silent, labels: "job prober", want: "held near"},
 		{file: targetFile, title: "Age of the connection", instance: "192.0.2.1:80", labels: "job", want: ""},
