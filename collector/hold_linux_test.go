@@ -39,7 +39,7 @@ func TestHeldTarget(t *testing.T) {
 	listen(t, "127.0.0.1:7110")
 	before := time.Now()
 	families := scrapeProtobuf(t, h, "/probe?module=held&target=127.0.0.1:7110")
-	for name, labels := range map[string]string{
+	checkSeries(t, families, before, map[string]string{
 		"probe_success": ``,
 		"probe_hold_established_timestamp_seconds": ``,
 		"probe_hold_last_answer_timestamp_seconds": ``,
@@ -50,31 +50,7 @@ func TestHeldTarget(t *testing.T) {
 		"probe_hold_heartbeats_total":              ``,
 		"probe_hold_heartbeat_failures_total":      `silent|timeout|mismatch`,
 		"probe_hold_heartbeat_seconds":             ``,
-	} {
-		family := families[name]
-		if family == nil {
-			t.Errorf("the scrape has no %s", name)
-			continue
-		}
-		var got []string
-		for _, series := range family.Metric {
-			var values []string
-			for _, label := range series.Label {
-				values = append(values, label.GetValue())
-			}
-			got = append(got, strings.Join(values, ","))
-			created := series.GetCounter().GetCreatedTimestamp()
-			if series.Histogram != nil {
-				created = series.Histogram.CreatedTimestamp
-			}
-			if series.Gauge == nil && created.AsTime().Before(before.Add(-time.Minute)) {
-				t.Errorf("%s was created at %v, want at the registration", name, created.AsTime())
-			}
-		}
-		if strings.Join(got, "|") != labels {
-			t.Errorf("%s has the labels %q, want %q", name, strings.Join(got, "|"), labels)
-		}
-	}
+	})
 	for _, name := range []string{"probe_hold_address_current", "probe_hold_last_data_timestamp_seconds"} {
 		if families[name] != nil {
 			t.Errorf("the scrape of an address that has sent nothing has %s, want none", name)
@@ -156,5 +132,5 @@ func TestOwnMetricsOfHolding(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
 	}
-	h.ObserveConnect("held", nil, errors.Join(shaker.ErrClosed)) // at the end, which is no fault
+	h.ObserveConnect("held", nil, errors.Join(shaker.ErrClosed)) // at the end, which is not a fault
 }

@@ -66,7 +66,7 @@ func TestWatchedTarget(t *testing.T) {
 		return families["probe_watch_handshakes_total"].Metric[0].Counter.GetValue() >= 5
 	})
 	checkValue(t, "probes of the module", h.metrics.probes.WithLabelValues("watched"), 1)
-	for name, labels := range map[string]string{
+	checkSeries(t, families, before, map[string]string{
 		"probe_watch_handshakes_total": `open,|timeout,ETIMEDOUT|` +
 			`refused,ECONNREFUSED|unreachable,EHOSTUNREACH`,
 		"probe_watch_rtt_seconds":                      ``,
@@ -76,31 +76,7 @@ func TestWatchedTarget(t *testing.T) {
 		"probe_watch_interval_seconds":                 ``,
 		"probe_watch_registered_timestamp_seconds":     ``,
 		"probe_watch_last_handshake_timestamp_seconds": ``,
-	} {
-		family := families[name]
-		if family == nil {
-			t.Errorf("the scrape has no %s", name)
-			continue
-		}
-		var got []string
-		for _, series := range family.Metric {
-			var values []string
-			for _, label := range series.Label {
-				values = append(values, label.GetValue())
-			}
-			got = append(got, strings.Join(values, ","))
-			created := series.GetCounter().GetCreatedTimestamp()
-			if series.Histogram != nil {
-				created = series.Histogram.CreatedTimestamp
-			}
-			if series.Gauge == nil && created.AsTime().Before(before.Add(-time.Minute)) {
-				t.Errorf("%s was created at %v, want at the registration", name, created.AsTime())
-			}
-		}
-		if strings.Join(got, "|") != labels {
-			t.Errorf("%s has the labels %q, want %q", name, strings.Join(got, "|"), labels)
-		}
-	}
+	})
 	if families["probe_watch_lookups_total"] != nil {
 		t.Error("the scrape of an address has probe_watch_lookups_total, want none")
 	}
@@ -252,5 +228,36 @@ func TestInspectionOfWatchedTarget(t *testing.T) {
 	checkValue(t, "probes of the module", h.metrics.probes.WithLabelValues("watched"), 3)
 	if n := registrations(); n != 1 {
 		t.Errorf("%d registrations after a scrape, want 1", n)
+	}
+}
+
+// checkSeries checks which series a scrape has of each metric, given by their label values, such as
+// "open,|reset,EPIPE". Counters and histograms must have been created after the given time, or shortly before.
+func checkSeries(t *testing.T, families map[string]*dto.MetricFamily, before time.Time, want map[string]string) {
+	t.Helper()
+	for name, labels := range want {
+		family := families[name]
+		if family == nil {
+			t.Errorf("the scrape has no %s", name)
+			continue
+		}
+		var got []string
+		for _, series := range family.Metric {
+			var values []string
+			for _, label := range series.Label {
+				values = append(values, label.GetValue())
+			}
+			got = append(got, strings.Join(values, ","))
+			created := series.GetCounter().GetCreatedTimestamp()
+			if series.Histogram != nil {
+				created = series.Histogram.CreatedTimestamp
+			}
+			if series.Gauge == nil && created.AsTime().Before(before.Add(-time.Minute)) {
+				t.Errorf("%s was created at %v, want at the registration", name, created.AsTime())
+			}
+		}
+		if strings.Join(got, "|") != labels {
+			t.Errorf("%s has the labels %q, want %q", name, strings.Join(got, "|"), labels)
+		}
 	}
 }
