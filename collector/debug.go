@@ -72,7 +72,7 @@ func writeHeld(w io.Writer, r *probe.Report, s *hold.Snapshot) {
 	at := func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 	fmt.Fprintf(w, "# Held since %s. ", at(s.Registered))
 	if s.Established.IsZero() {
-		fmt.Fprint(w, "There is no connection now.\n")
+		fmt.Fprint(w, "The target is not connected now.\n")
 	} else {
 		fmt.Fprintf(w, "The present connection was established at %s.\n", at(s.Established))
 	}

@@ -22,7 +22,7 @@ const (
 	watchStale    = "watch_stale"   // no handshake with a watched target was completed recently because of this host
 	holdLimit     = "hold_limit"    // a limit permits no further held connection
 	holdPending   = "hold_pending"  // the connect to a held target has not begun, or not long ago
-	holdFault     = "hold_fault"    // there is no connection to a held target because of this host
+	holdFault     = "hold_fault"    // this host cannot connect to a held target
 	idleLimit     = "idle_limit"    // a limit permits no connections for a further target whose path is measured
 	idleStale     = "idle_stale"    // no round of idle connections was performed recently because of this host
 	tooManyAddrs  = "addresses"     // the name has more addresses than can ever be probed at once

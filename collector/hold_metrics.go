@@ -20,7 +20,7 @@ var (
 		help: "When the target's application was heard last, on the present connection or the last one, " +
 			"absent if it has sent nothing."}
 	probeHoldKeepalivesUnanswered = &metric{name: "probe_hold_keepalives_unanswered",
-		help: "Number of keepalives in a row that the target has not answered, absent if there is no connection."}
+		help: "Number of keepalives in a row that the target has not answered, absent without a connection."}
 	probeHoldConnects = &metric{name: "probe_hold_connects_total",
 		help:   "Total number of connects, by result and the kernel's errno.",
 		labels: []string{"result", "errno"}}

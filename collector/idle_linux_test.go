@@ -76,7 +76,7 @@ func TestIdleMetrics(t *testing.T) {
 	}
 	if debug := get(h, path+"&debug=true").Body.String(); !strings.HasPrefix(debug, "# The idle timeout is measured") ||
 		!strings.Contains(debug, "no result yet: no round is complete") {
-		t.Errorf("debug=true before the first round is\n%s\nwant that there is no result yet", debug)
+		t.Errorf("debug=true before the first round is\n%s\nwant that the result is missing", debug)
 	}
 	var body string
 	lab.Eventually(t, "a round is complete", func() bool {
