@@ -157,28 +157,18 @@ func TestTalkingPeer(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, idleConfig, 0)
 	talk := func(l net.Listener, delay time.Duration, times int, keepAlive bool) string {
-		var serving sync.WaitGroup
-		serving.Go(func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
+		kernel.Serve(t, l, func(conn net.Conn) {
+			conn.(*net.TCPConn).SetKeepAliveConfig(net.KeepAliveConfig{
+				Enable: keepAlive, Idle: 2 * time.Second, Interval: 2 * time.Second})
+			for range times {
+				time.Sleep(delay)
+				if _, err := conn.Write([]byte("220 ready\r\n")); err != nil {
 					return
 				}
-				serving.Go(func() {
-					defer conn.Close()
-					conn.(*net.TCPConn).SetKeepAliveConfig(net.KeepAliveConfig{
-						Enable: keepAlive, Idle: 2 * time.Second, Interval: 2 * time.Second})
-					for range times {
-						time.Sleep(delay)
-						if _, err := conn.Write([]byte("220 ready\r\n")); err != nil {
-							return
-						}
-					}
-					conn.Read(make([]byte, 1))
-				})
 			}
+			conn.Read(make([]byte, 1))
 		})
-		t.Cleanup(func() { b.meter.Close(); l.Close(); serving.Wait() })
+		t.Cleanup(b.meter.Close) // before the connections are closed
 		return l.Addr().String()
 	}
 	greeting := talk(listen(t, "127.0.0.1:7205"), 600*time.Millisecond, 1, false)

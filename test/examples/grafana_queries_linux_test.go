@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/exporter"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
@@ -408,25 +408,14 @@ func servePongs(t *testing.T, address string, next func(conn net.Conn, answers i
 	if err != nil {
 		t.Fatal(err)
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
+	kernel.Serve(t, l, func(conn net.Conn) {
+		lines := bufio.NewScanner(conn)
+		for answers := 0; lines.Scan(); answers++ {
+			if next(conn, answers) {
+				io.WriteString(conn, "PONG\n")
 			}
-			serving.Go(func() {
-				defer conn.Close()
-				lines := bufio.NewScanner(conn)
-				for answers := 0; lines.Scan(); answers++ {
-					if next(conn, answers) {
-						io.WriteString(conn, "PONG\n")
-					}
-				}
-			})
 		}
 	})
-	t.Cleanup(func() { l.Close(); serving.Wait() }) // after the exporter, which starts later, has ended
 }
 
 // cutSilentClients ends each connection with an RST after some time.
@@ -435,22 +424,11 @@ func cutSilentClients(t *testing.T, address string, after time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() {
-				defer conn.Close()
-				conn.SetReadDeadline(time.Now().Add(after))
-				io.Copy(io.Discard, conn)
-				conn.(*net.TCPConn).SetLinger(0)
-			})
-		}
+	kernel.Serve(t, l, func(conn net.Conn) {
+		conn.SetReadDeadline(time.Now().Add(after))
+		io.Copy(io.Discard, conn)
+		conn.(*net.TCPConn).SetLinger(0)
 	})
-	t.Cleanup(func() { l.Close(); serving.Wait() })
 }
 
 // newGrafanaNetwork starts a simulated network with everything for which a dashboard has a panel, and an exporter.

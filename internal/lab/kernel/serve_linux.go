@@ -7,9 +7,15 @@ import (
 	"testing"
 )
 
-// ServeUntilEOF accepts connections and closes each one after the client has closed it, or when the test ends, because
-// some clients' FIN or RST never arrives. It closes the listener when the test ends.
+// ServeUntilEOF accepts connections and closes each one after the client has closed it, as [Serve].
 func ServeUntilEOF(t testing.TB, l net.Listener) {
+	Serve(t, l, func(conn net.Conn) { io.Copy(io.Discard, conn) })
+}
+
+// Serve accepts connections and calls handle with each, in a goroutine of its own. It closes a connection when handle
+// returns, or when the test ends, because some clients' FIN or RST never arrives. It closes the listener when the test
+// ends.
+func Serve(t testing.TB, l net.Listener, handle func(net.Conn)) {
 	var mu sync.Mutex
 	var conns []net.Conn
 	over := false
@@ -27,8 +33,8 @@ func ServeUntilEOF(t testing.TB, l net.Listener) {
 			}
 			mu.Unlock()
 			serving.Go(func() {
-				io.Copy(io.Discard, conn)
-				conn.Close()
+				defer conn.Close()
+				handle(conn)
 			})
 		}
 	})
