@@ -28,11 +28,13 @@ func newRawAddress(a netip.AddrPort, scope uint32) (raw rawAddress, family int) 
 	}
 	ip := a.Addr().As16()
 	copy(raw[8:], ip[:])
-	binary.NativeEndian.PutUint32(raw[24:], scope)
+	raw.setScope(scope)
 	return raw, family
 }
 
 func (r *rawAddress) setPort(port uint16) { binary.BigEndian.PutUint16(r[2:], port) }
+
+func (r *rawAddress) setScope(scope uint32) { binary.NativeEndian.PutUint32(r[24:], scope) }
 
 // addrPort returns the address in Go's form, with the given zone if it is an IPv6 address. It
 // returns the zero AddrPort for any other family.

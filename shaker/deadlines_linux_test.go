@@ -34,7 +34,7 @@ func FuzzDeadlines(f *testing.F) {
 				t.Fatalf("next() = %v, %t, want %v, %t", next, ok, soonest, len(want) > 0)
 			}
 			for slot, due := range want {
-				if d[slot.position] != slot || slot.due != due {
+				if d[slot.position].of != slot || slot.due != due {
 					t.Fatalf("slot %d is at %d and due at %v, want %v", slot.index, slot.position, slot.due, due)
 				}
 			}

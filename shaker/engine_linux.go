@@ -22,13 +22,16 @@ type engine struct {
 	events  *outlet[happening] // of Connections (hold_linux.go)
 	backlog atomic.Int64       // bytes of events that have not been passed on
 
+	wires []*wire // of the first loops; none if SYNs are sent through sockets
+	stray strays
+
 	// withholdACK is true except in a test's control case.
 	withholdACK bool
 }
 
-func newEngine() (*engine, error) { return newEngineOf(runtime.GOMAXPROCS(0)) }
+func newEngine(raw *Raw) (*engine, error) { return newEngineOf(runtime.GOMAXPROCS(0), raw) }
 
-func newEngineOf(loops int) (*engine, error) {
+func newEngineOf(loops int, raw *Raw) (*engine, error) {
 	in, err := newNamespace()
 	if err != nil {
 		return nil, err
@@ -37,17 +40,33 @@ func newEngineOf(loops int) (*engine, error) {
 		in: in, withholdACK: true,
 		results: newOutlet[Repeated](unreadResults), events: newOutlet[happening](math.MaxInt),
 	}
+	if raw != nil {
+		if e.wires, err = newWires(raw, min(loops, wires), &e.stray); err != nil {
+			in.close()
+			return nil, fmt.Errorf("SYNs without a socket: %w", err)
+		}
+	}
 	now := time.Now()
 	for i := range loops {
+		var w *wire
+		if i < len(e.wires) {
+			w = e.wires[i]
+		}
 		// The steps of the clocks begin at different times, so that no more loops than necessary are busy with
 		// Repetitions at the same time.
-		l, err := newLoop(in, now.Add(-offsetStep*time.Duration(i)/time.Duration(loops)))
+		l, err := newLoop(in, now.Add(-offsetStep*time.Duration(i)/time.Duration(loops)), w)
 		if err != nil {
 			e.close()
 			return nil, err
 		}
 		l.results, l.events, l.backlog = e.results.mailbox, e.events.mailbox, &e.backlog
 		e.loops = append(e.loops, l)
+		if w != nil {
+			if _, err := l.submit(&w.ways, interactive, 0); err != nil {
+				e.close()
+				return nil, err
+			}
+		}
 	}
 	return e, nil
 }
@@ -56,24 +75,63 @@ func (e *engine) close() {
 	for _, l := range e.loops {
 		l.close()
 	}
+	for _, w := range e.wires[min(len(e.loops), len(e.wires)):] {
+		w.close() // no loop has it
+	}
 	e.results.close()
 	e.events.close()
 	e.in.close()
 }
 
-func (e *engine) nextLoop() *loop { return e.loops[e.next.Add(1)%uint32(len(e.loops))] }
+// nextLoop returns the next loop for a task that uses a socket, or the next one with a wire.
+func (e *engine) nextLoop(raw bool) *loop {
+	able := e.able(raw)
+	return able[e.next.Add(1)%uint32(len(able))]
+}
+
+// able returns the loops for tasks that use sockets, or those with wires.
+func (e *engine) able(raw bool) []*loop {
+	if raw {
+		return e.loops[:len(e.wires)]
+	}
+	return e.loops
+}
 
 // freeLoop returns the next loop, or the one after it if only that one is not driven: the caller can start its task on
-// it at once.
-func (e *engine) freeLoop() *loop {
-	next := e.nextLoop()
+// it at once. Of loops with wires it returns the first one that is not driven, so that the others may stay unused.
+func (e *engine) freeLoop(raw bool) *loop {
+	if raw && e.loops[0].isFree() {
+		return e.loops[0]
+	}
+	next, able := e.nextLoop(raw), e.able(raw)
 	if next.isFree() {
 		return next
 	}
-	if after := e.loops[(e.next.Load()+1)%uint32(len(e.loops))]; after.isFree() {
+	if after := able[(e.next.Load()+1)%uint32(len(able))]; after.isFree() {
 		return after
 	}
 	return next
+}
+
+// isRaw reports whether handshakes with the options send SYNs without a socket.
+func (e *engine) isRaw(o *Options) bool {
+	return len(e.wires) > 0 && !o.FIN && o.SourcePorts == (PortRange{}) && (o.port == 0 || e.ports().has(o.port))
+}
+
+// ports returns the ports of SYNs without a socket.
+func (e *engine) ports() PortRange {
+	if len(e.wires) == 0 {
+		return PortRange{}
+	}
+	first := e.wires[0].first
+	return PortRange{first, first + uint16(len(e.wires))*portsPerWire - 1}
+}
+
+func (e *engine) strays() Strays {
+	return Strays{
+		Late: e.stray.late.Load(), Forged: e.stray.forged.Load(),
+		Foreign: e.stray.foreign.Load(), Lost: e.stray.lost.Load(),
+	}
 }
 
 // err returns why one of the loops has ended, nil if all of them run.
@@ -131,7 +189,14 @@ func (e *engine) shake(
 	h.aim(target, scope)
 	h.options, h.source = *options, source // a copy, so that the caller's stay on its stack
 
-	l := e.freeLoop()
+	raw := e.isRaw(options)
+	l := e.freeLoop(raw)
+	if raw {
+		if options.port != 0 {
+			l = e.loops[(options.port-e.wires[0].first)/portsPerWire]
+		}
+		h.raw.wire, h.raw.port, h.raw.damaged = l.wire, options.port, options.damaged
+	}
 	h.called = l.onClock(called)
 	h.deadline = 0
 	if !deadline.IsZero() {

@@ -40,14 +40,14 @@ func TestHandshakesAreReused(t *testing.T) {
 
 // A caller gets a loop that it can drive itself, if there is one, and otherwise all loops in turns.
 func TestFreeLoop(t *testing.T) {
-	e, err := newEngineOf(2)
+	e, err := newEngineOf(2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer e.close()
 	uses := func() (first, second int) {
 		for range 10 {
-			if e.freeLoop() == e.loops[0] {
+			if e.freeLoop(false) == e.loops[0] {
 				first++
 			} else {
 				second++

@@ -27,7 +27,10 @@ type engine struct {
 	calling sync.Mutex // held to pass on a result of a Repetition
 }
 
-func newEngine() (*engine, error) {
+func newEngine(raw *Raw) (*engine, error) {
+	if raw != nil {
+		return nil, fmt.Errorf("SYNs without a socket: %w on %s", errors.ErrUnsupported, runtime.GOOS)
+	}
 	e := &engine{}
 	e.closing, e.cancel = context.WithCancel(context.Background())
 	return e, nil
@@ -47,6 +50,9 @@ func (e *engine) err() error {
 	}
 	return nil
 }
+
+func (e *engine) strays() Strays   { return Strays{} }
+func (e *engine) ports() PortRange { return PortRange{} }
 
 // begin counts a handshake as running, unless the engine is closed.
 func (e *engine) begin() error {

@@ -49,6 +49,8 @@ type handshake struct {
 
 	// ended is called when the socket is closed, or to be kept, and the result is known.
 	ended func(*loop)
+
+	raw rawHandshake // instead of the socket
 }
 
 // newHandshake returns a handshake without a target.
@@ -62,13 +64,17 @@ func newHandshake() *handshake {
 // zone.
 func (h *handshake) aim(target netip.AddrPort, scope uint32) {
 	h.peer, h.family = newRawAddress(target, scope)
-	h.fd, h.connecting, h.soft = -1, false, conclusion{}
+	h.fd, h.connecting, h.soft, h.raw = -1, false, conclusion{}, rawHandshake{}
 	h.result, h.err = Result{Peer: target}, nil
 }
 
 func (h *handshake) wake(*loop) { h.done <- struct{}{} }
 
 func (h *handshake) handle(l *loop, own ticket, e event) {
+	if h.raw.wire != nil {
+		h.handleRaw(l, own, e)
+		return
+	}
 	h.own = own
 	switch e.kind {
 	case eventStart:
@@ -118,7 +124,7 @@ func (h *handshake) start(l *loop) {
 		// That is like a missing route, and not like a missing port.
 		h.end(l, Unreachable, errno)
 	case errno == unix.EINVAL && h.bound() && h.result.Peer.Addr().Zone() != "":
-		h.fail(l, fmt.Errorf("%w: zone does not match the interface or the source", ErrTarget))
+		h.fail(l, errZoneMismatch)
 	case errno == unix.EINVAL:
 		// The route is a blackhole (ip-route(8)), or no packet can be addressed to the target, as
 		// in 0.0.0.0/8.
@@ -127,6 +133,8 @@ func (h *handshake) start(l *loop) {
 		h.settle(l, errno, 0)
 	}
 }
+
+var errZoneMismatch = fmt.Errorf("%w: zone does not match the interface or the source", ErrTarget)
 
 // end ends the handshake with a verdict for which no SYN was sent.
 func (h *handshake) end(l *loop, outcome Outcome, errno unix.Errno) {
@@ -369,9 +377,10 @@ func (h *handshake) fail(l *loop, err error) {
 	h.finish(l)
 }
 
-// finish closes the socket, which sends the RST if a SYN-ACK has arrived, and ends the task.
+// finish closes the socket, if there is one, which sends the RST if a SYN-ACK has arrived, and ends the task.
 func (h *handshake) finish(l *loop) {
 	h.closeSocket()
+	h.ground()
 	h.ended(l)
 }
 

@@ -80,7 +80,7 @@ func (e *engine) hold(c *Connection, scope uint32, options *Options) error {
 	h.aim(c.target, scope)
 	h.options, h.source = *options, source
 	h.ended = c.opened
-	c.holding = holding{loop: e.nextLoop(), engine: e, opening: h, fd: -1}
+	c.holding = holding{loop: e.nextLoop(false), engine: e, opening: h, fd: -1}
 	return c.loop.submitAs(&c.ticket, c, background, 0)
 }
 

@@ -142,6 +142,8 @@ type loop struct {
 	events   *mailbox[happening]
 	backlog  *atomic.Int64 // of the engine
 
+	wire *wire // sends SYNs without a socket; nil if the loop does not
+
 	// Scratch memory of the task that is called.
 	info    unix.TCPInfo
 	control [128]byte
@@ -170,8 +172,8 @@ type message struct {
 }
 
 // newLoop opens a loop and starts its goroutine. The loop opens its sockets in the namespace. Its clock begins at the
-// epoch.
-func newLoop(in *namespace, epoch time.Time) (*loop, error) {
+// epoch. If it has a wire, it closes it in the end.
+func newLoop(in *namespace, epoch time.Time, w *wire) (*loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -187,6 +189,7 @@ func newLoop(in *namespace, epoch time.Time) (*loop, error) {
 		cookie:  in.cookie,
 		stopped: make(chan struct{}),
 		driven:  true, // by run, from the start
+		wire:    w,
 	}
 	l.left.L = &l.mu
 	if l.poller, err = l.file.SyscallConn(); err == nil {
@@ -284,6 +287,9 @@ func (l *loop) drive() {
 // at the next deadline. Its caller holds mu.
 func (l *loop) leave() {
 	l.driven = false
+	if l.wire != nil {
+		l.wire.arm(l)
+	}
 	if l.busy() || l.finished.len() > 0 {
 		l.ring()
 	} else if deadline, ok := l.deadlines.next(); ok && (l.alarm == 0 || deadline < l.alarm) {
@@ -296,7 +302,7 @@ func (l *loop) leave() {
 func (l *loop) busy() bool {
 	return len(l.arrivals) > 0 || len(l.messages) > 0 || l.ended != nil ||
 		l.waiting[interactive].len() > 0 || l.waiting[background].len() > 0 || l.unread.len() > 0 ||
-		l.readers.len() > 0 ||
+		l.readers.len() > 0 || l.wire != nil && l.wire.unheard ||
 		l.finished.len() > 0 && l.ahead.Load() <= wakesAhead/2
 }
 
@@ -416,6 +422,9 @@ func (l *loop) turn(inside bool) error {
 	if err := l.receive(); err != nil {
 		return err
 	}
+	if l.wire != nil {
+		l.wire.receive(l)
+	}
 	l.passTimes()
 	l.passMessages()
 	l.read()
@@ -425,6 +434,9 @@ func (l *loop) turn(inside bool) error {
 	if n < len(l.found) || l.crowded >= turnsWithoutStarts {
 		l.crowded = 0
 		l.start()
+		if l.wire != nil {
+			l.wire.receive(l) // a target on this host has answered already
+		}
 	} else {
 		l.crowded++
 	}
@@ -478,7 +490,7 @@ func (l *loop) passTimes() {
 		if !ok || next > l.now {
 			return
 		}
-		s := l.deadlines[0]
+		s := l.deadlines[0].of
 		l.deadlines.set(s, 0)
 		s.task.handle(l, s.ticket, event{kind: eventDue})
 	}
@@ -605,5 +617,8 @@ func (l *loop) shut(err error) {
 	}
 	l.deliverEvents()
 	l.wake(math.MaxInt32)
+	if l.wire != nil {
+		l.wire.close()
+	}
 	l.file.Close()
 }

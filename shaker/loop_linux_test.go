@@ -388,7 +388,7 @@ func TestEndedTasksAreNotKept(t *testing.T) {
 		}
 	}
 	for _, s := range l.deadlines[:cap(l.deadlines)] {
-		if s != nil {
+		if s.of != nil {
 			t.Fatal("the loop keeps a deadline of a task that has ended, want none")
 		}
 	}

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // startOne starts a Shaker with a single loop for the rest of the test, and returns the loop.
 func startOne(tb testing.TB) (*Shaker, *loop) {
 	tb.Helper()
-	engine, err := newEngineOf(1)
+	engine, err := newEngineOf(1, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}

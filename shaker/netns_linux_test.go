@@ -233,7 +233,7 @@ func TestNewInForbiddenNamespace(t *testing.T) {
 	n.file, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0) // setns: EINVAL
 	defer n.close()
 	descriptors := lab.Descriptors(t)
-	if l, err := newLoop(n, time.Now()); !errors.Is(err, unix.EINVAL) {
+	if l, err := newLoop(n, time.Now(), nil); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("newLoop in a namespace that cannot be entered = %v, error %v, want EINVAL", l, err)
 	}
 	if now := lab.Descriptors(t); now != descriptors {

@@ -63,12 +63,18 @@ type Options struct {
 	// needs no kernel newer than Linux 5.11, and fails if any other socket of the address, towards
 	// whatever target, has the port. Only Trace sets it.
 	port uint16
+
+	// damaged makes the checksum of the SYN wrong, so that routers forward it and no target answers it. It needs a
+	// Shaker with Config.Raw. Only Trace sets it.
+	damaged bool
 }
 
 // A PortRange is the ports from First to Last, including both. Its zero value means no choice.
 type PortRange struct {
 	First, Last uint16
 }
+
+func (r PortRange) has(port uint16) bool { return r.First <= port && port <= r.Last }
 
 // String returns the range in the form "40000-40999".
 func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }

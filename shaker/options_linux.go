@@ -70,19 +70,28 @@ func (o *Options) checkSourcePorts() error {
 	if o.SourcePorts == (PortRange{}) {
 		return nil
 	}
-	const sysctl = "net.ipv4.ip_local_port_range"
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	var system PortRange
-	if err == nil {
-		_, err = fmt.Sscan(string(text), &system.First, &system.Last)
-	}
+	system, err := ephemeralPorts()
 	if err != nil {
-		return fmt.Errorf("source ports %v: %s: %w", o.SourcePorts, sysctl, err)
+		return fmt.Errorf("source ports %v: %w", o.SourcePorts, err)
 	}
 	if o.SourcePorts.First < system.First || o.SourcePorts.Last > system.Last {
-		return fmt.Errorf("source ports %v: not within %s, which is %v", o.SourcePorts, sysctl, system)
+		return fmt.Errorf("source ports %v: not within %s, which is %v", o.SourcePorts, portRangeSetting, system)
 	}
 	return nil
+}
+
+const portRangeSetting = "net.ipv4.ip_local_port_range"
+
+// ephemeralPorts returns the ports that the kernel gives to sockets without one.
+func ephemeralPorts() (ports PortRange, err error) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &ports.First, &ports.Last)
+	}
+	if err != nil {
+		return PortRange{}, fmt.Errorf("%s: %w", portRangeSetting, err)
+	}
+	return ports, nil
 }
 
 // rawSource returns the source in the kernel's form, and its family. Both are zero if there is none. The

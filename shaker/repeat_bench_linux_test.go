@@ -42,22 +42,29 @@ func skippedOf(all []*Repetition) (n uint64) {
 }
 
 // BenchmarkRepeat compares a handshake of a Repetition with the C program of BenchmarkFloor. The targets are on this
-// host. It also reports the memory of a Repetition, and what this host could not perform.
+// host. It also reports the memory of a Repetition, and what this host could not perform. It does so with sockets and
+// without.
 //
 //	go test -run '^$' -bench 'Repeat$' -benchtime 100000x ./shaker
 func BenchmarkRepeat(b *testing.B) {
 	floor := process.Compile(b, "testdata/floor.c")
 	target, _ := listen(b, "0.0.0.0:0")
 	for _, c := range []struct {
+		engine   string
+		config   *Config
 		targets  int
 		interval time.Duration
 	}{
-		{targets: 10_000, interval: time.Second},
-		{targets: 50_000, interval: 2 * time.Second},
-		{targets: 60_000, interval: time.Second},
+		{engine: "socket", targets: 10_000, interval: time.Second},
+		{engine: "socket", targets: 50_000, interval: 2 * time.Second},
+		{engine: "socket", targets: 60_000, interval: time.Second},
+		{engine: "raw", config: withoutSockets, targets: 10_000, interval: time.Second},
+		{engine: "raw", config: withoutSockets, targets: 50_000, interval: 2 * time.Second},
+		{engine: "raw", config: withoutSockets, targets: 60_000, interval: time.Second},
+		{engine: "raw", config: withoutSockets, targets: 120_000, interval: time.Second},
 	} {
-		b.Run(fmt.Sprintf("targets=%d,interval=%v", c.targets, c.interval), func(b *testing.B) {
-			s, err := New(nil)
+		b.Run(fmt.Sprintf("engine=%s,targets=%d,interval=%v", c.engine, c.targets, c.interval), func(b *testing.B) {
+			s, err := New(c.config)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -12,6 +12,7 @@ type repeating struct {
 	options sharedOptions // never changes
 	loop    *loop
 	ticket  ticket
+	wire    *wire // of the loop; nil if the handshakes use sockets
 
 	// Only the loop uses these.
 	target  netip.AddrPort
@@ -41,12 +42,19 @@ func (e *engine) repeat(r *Repetition, target netip.AddrPort, scope uint32, sche
 	}
 	e.results.start()
 	r.repeating = repeating{
-		options: schedule.Options.share(), loop: e.nextLoop(),
-		target: target, scope: scope,
+		options: schedule.Options.share(),
+		target:  target, scope: scope,
 		pace: pace{interval: schedule.Interval, offset: schedule.Offset},
 	}
 	if source != (rawAddress{}) {
 		r.source = &source
+	}
+	if e.isRaw(&schedule.Options) {
+		r.loop = e.choose(schedule.Interval)
+		r.wire = r.loop.wire
+		r.load(1)
+	} else {
+		r.loop = e.nextLoop(false)
 	}
 	return r.loop.submitAs(&r.ticket, r, interactive, 0)
 }
@@ -87,17 +95,27 @@ func (r *Repetition) handle(l *loop, own ticket, e event) {
 		case newTarget:
 			r.target, r.scope = m.target, m.scope
 		case newInterval:
+			r.load(-1)
 			r.pace.interval = time.Duration(m)
+			r.load(1)
 			r.setNext(l, own)
 		case stopping:
 			for _, tick := range slices.Clone(r.running) {
 				l.call(tick, event{kind: eventTold, message: ErrClosed})
 			}
+			r.load(-1)
 			l.finish(own, nil)
 			close(m)
 		}
 	case eventClosing:
 		l.finish(own, nil)
+	}
+}
+
+// load adds the Repetition to what its wire has to do, or takes it off.
+func (r *Repetition) load(times int64) {
+	if r.wire != nil {
+		r.wire.load.Add(times * perHour(r.pace.interval))
 	}
 }
 
@@ -122,7 +140,7 @@ func (r *Repetition) tick(l *loop) {
 		t.of, t.due = r, due
 		t.withholdACK = r.shaker.engine.withholdACK
 		t.aim(r.target, r.scope)
-		t.options, t.source = r.options.get(), rawAddress{}
+		t.options, t.source, t.raw.wire = r.options.get(), rawAddress{}, r.wire
 		if r.source != nil {
 			t.source = *r.source
 		}

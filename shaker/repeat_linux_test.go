@@ -158,7 +158,7 @@ func TestRepeatIsSpread(t *testing.T) {
 // Handshakes with the same offset are due at different times on different loops, a part of offsetStep apart.
 func TestLoopsAreDueAtDifferentTimes(t *testing.T) {
 	const loops = 4
-	e, err := newEngineOf(loops)
+	e, err := newEngineOf(loops, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

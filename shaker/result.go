@@ -135,6 +135,10 @@ type Result struct {
 	// [Options.FIN].
 	ResetLag time.Duration
 
+	// TTL is the time to live, or hop limit, of the SYN-ACK or RST when it arrived: what the target had set, mostly 64,
+	// 128 or 255, less the routers on the way back. It is measured only with [Config.Raw].
+	TTL uint8
+
 	// Local is the address and port from which the SYN was sent. It is invalid if no SYN was
 	// sent, because this host has no route to the target or forbids packets to it.
 	Local netip.AddrPort

@@ -64,6 +64,10 @@ func (e *sentinel) Unwrap() error { return e.general }
 type Config struct {
 	// Options apply to every handshake for which the caller gives no options.
 	Options Options
+
+	// Raw, if not nil, lets handshakes send SYNs without sockets, so that no final ACK can leave. It needs Linux and
+	// CAP_NET_RAW.
+	Raw *Raw
 }
 
 // A Shaker performs TCP handshakes. It is safe for concurrent use by any number of goroutines. The
@@ -92,7 +96,12 @@ func New(config *Config) (*Shaker, error) {
 	if err := config.Options.validate(); err != nil {
 		return nil, fmt.Errorf("shaker: %w", err)
 	}
-	engine, err := newEngine()
+	if config.Raw != nil {
+		if err := config.Raw.validate(); err != nil {
+			return nil, fmt.Errorf("shaker: %w", err)
+		}
+	}
+	engine, err := newEngine(config.Raw)
 	if err != nil {
 		return nil, &opError{what: "shaker", err: err, local: true}
 	}

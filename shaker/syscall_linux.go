@@ -67,6 +67,19 @@ func tcpInfo(fd int, info *unix.TCPInfo) error {
 	return getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(info), unsafe.Sizeof(*info))
 }
 
+// getInt returns an option that is an int.
+func getInt(fd, level, option int) (value int32, err error) {
+	err = getsockopt(fd, level, option, unsafe.Pointer(&value), unsafe.Sizeof(value))
+	return value, err
+}
+
+// socketDrops returns how many packets found no room in the socket's receive buffer (SO_MEMINFO, since Linux 4.12).
+func socketDrops(fd int) uint32 {
+	var info [unix.SK_MEMINFO_VARS]uint32
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_MEMINFO, unsafe.Pointer(&info), unsafe.Sizeof(info))
+	return info[unix.SK_MEMINFO_DROPS]
+}
+
 func getsockopt(fd, level, option int, value unsafe.Pointer, size uintptr) error {
 	length := uint32(size)
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
@@ -109,6 +122,48 @@ func receiveError(fd int, control []byte) (n int, errno unix.Errno) {
 	_, _, errno = unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&message)),
 		unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 	return int(message.Controllen), errno
+}
+
+// A message2 is a struct mmsghdr of recvmmsg(2).
+type message2 struct {
+	header unix.Msghdr
+	length uint32
+}
+
+// receiveMany receives as many packets as there are, or as many as there are messages (recvmmsg(2)).
+func receiveMany(fd int, messages []message2) (n int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&messages[0])),
+		uintptr(len(messages)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), 0
+}
+
+// receiveQuote is like receiveError, but also receives the part of the packet that the error quotes, and the packet's
+// destination. n is the length of the quote.
+func receiveQuote(fd int, message *unix.Msghdr) (n int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(message)),
+		unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), 0
+}
+
+// sendTo sends a packet (sendto(2)).
+func sendTo(fd int, packet []byte, to *rawAddress) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&packet[0])),
+		uintptr(len(packet)), unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(to)), unsafe.Sizeof(*to))
+	return errno
+}
+
+// subscribe lets a netlink socket receive the messages of groups (netlink(7)).
+func subscribe(fd int, groups uint32) error {
+	address := unix.RawSockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}
+	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&address)),
+		unsafe.Sizeof(address))
+	return check("bind", errno)
 }
 
 func epollControl(epoll, operation, fd int, event *unix.EpollEvent) unix.Errno {

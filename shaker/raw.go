@@ -1,0 +1,87 @@
+package shaker
+
+// RawPorts is how many local ports a Shaker with [Config.Raw] uses.
+const RawPorts = wires * portsPerWire
+
+const (
+	// wires is how many loops send SYNs without a socket. Each of them adds to the cost of every TCP segment that this
+	// host receives, because the kernel offers a copy to each raw socket. One of them fills most of a processor.
+	wires = 2
+
+	// portsPerWire is how many ports a wire has, and so how many handshakes it can perform at the same time with one
+	// address and port. It is a power of two, and not less than maxOverlap.
+	portsPerWire = 64
+
+	// lowestPort is the first port that needs no privilege. Firewalls may deny SYNs from a lower one.
+	lowestPort = 1024
+)
+
+// Raw configures a [Shaker] that sends SYNs without sockets.
+//
+// The SYNs are sent through a raw socket (raw(7)), from a few ports that nobody listens on. The kernel knows nothing
+// of a connection, and answers a SYN-ACK with an RST before this process has seen the SYN-ACK. So the final ACK cannot
+// be sent, even if this process is stopped, and a handshake takes one system call and a share of two others.
+//
+// Everything else is as without Raw, except for the following. Handshakes with [Options.FIN] or
+// [Options.SourcePorts], and Connections, use sockets as ever.
+//
+//   - [Result.Handshake] and [Result.RTT] are the same: from just before the SYN was sent to the kernel's timestamp of
+//     the SYN-ACK. [Result.ResetLag] is not measured, because the kernel sends the RST. [Result.TTL] is measured.
+//   - A simultaneous open (RFC 9293, section 3.5) does not open a connection.
+//   - A SYN that this host drops is an error after 10 ms, and not when the SYN is retransmitted.
+//   - A SYN-ACK is accepted from any interface, not just from [Options.Interface].
+//   - If this host has several routes of the same cost, all SYNs to a target take the same one.
+//   - At most [RawPorts] handshakes with one address and port run at the same time. More are an EADDRINUSE.
+//
+// It needs Linux 5.1, and CAP_NET_RAW in the user namespace of the network namespace.
+type Raw struct {
+	// Ports are the ports from which SYNs are sent: [RawPorts] of them, from 1024 on. They must be free, and should be
+	// outside of net.ipv4.ip_local_port_range, in which the kernel looks for ports of ordinary sockets. The zero range
+	// lets New choose the nearest free ones below that range.
+	Ports PortRange
+}
+
+// validate returns an error that wraps [os.ErrInvalid] for ports that cannot be used.
+func (r *Raw) validate() error {
+	switch p := r.Ports; {
+	case p == PortRange{}:
+		return nil
+	case p.First < lowestPort || p.Last < p.First || int(p.Last-p.First)+1 != RawPorts:
+		return invalid("ports %v, want %d ports from 1024 on, such as %v", p, RawPorts, PortRange{20000, 20000 + RawPorts - 1})
+	}
+	return nil
+}
+
+// Strays counts segments and ICMP errors that arrived at the ports of a [Shaker] with [Config.Raw], and that it
+// dropped. Each SYN has a sequence number that cannot be guessed, and a genuine answer acknowledges or quotes it.
+type Strays struct {
+	// Late ones answer a SYN of the last four minutes whose handshake had ended: they came after the deadline, or are
+	// duplicates.
+	Late uint64
+
+	// Forged ones claim to answer a SYN that has not been answered, and have a wrong number.
+	Forged uint64
+
+	// Foreign ones answer none of the SYNs.
+	Foreign uint64
+
+	// Lost ones found no room in a receive buffer, because this process was stopped or too slow (net.core.rmem_max). No
+	// handshake that waited at that time is a [Timeout]: the error is [ErrLocal].
+	Lost uint64
+}
+
+// Strays returns what was dropped since New. Without [Config.Raw] all numbers are 0.
+func (s *Shaker) Strays() Strays {
+	if s.engine == nil {
+		return Strays{}
+	}
+	return s.engine.strays()
+}
+
+// Ports returns the ports of a Shaker with [Config.Raw], and otherwise the zero range.
+func (s *Shaker) Ports() PortRange {
+	if s.engine == nil {
+		return PortRange{}
+	}
+	return s.engine.ports()
+}

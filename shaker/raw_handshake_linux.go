@@ -1,0 +1,307 @@
+package shaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// rejectionWait is how long a handshake waits for the reason after this host has refused to send its SYN: a firewall
+// that rejects a packet, and does not just drop it, sends an ICMP error or an RST.
+const rejectionWait = 10 * time.Millisecond
+
+// rawHandshake is what a handshake over a wire has in place of a socket. Its life:
+//
+//	startRaw     chooses the port and the sequence number and sends the SYN
+//	answered     is called for the SYN-ACK or the RST, which the kernel has answered already
+//	undelivered  is called for an ICMP error
+//	dueRaw       sends the SYN again, or ends the handshake at the deadline
+type rawHandshake struct {
+	wire    *wire  // nil if the handshake has a socket
+	port    uint16 // the port to send from, 0 if the wire chooses it
+	damaged bool   // the checksum of the SYN is wrong, so that no target answers it
+
+	way      *way
+	ear      *ear // nil while the handshake does not wait for an answer
+	flow     flow
+	next     *handshake // with the same flow
+	source   source
+	sequence uint32
+	stamp    uint32        // of TCP timestamps, at time 0 of the loop's clock
+	last     time.Duration // when the last SYN was sent
+	lost     uint32        // segments that the ear had lost by then
+	again    time.Duration // when to send another one, if there is no answer; 0 is never
+	refused  bool          // this host did not let the last SYN out
+	reopened bool          // the way has been opened anew for this handshake
+}
+
+func (h *handshake) handleRaw(l *loop, own ticket, e event) {
+	h.own = own
+	switch e.kind {
+	case eventStart:
+		h.startRaw(l)
+	case eventDue:
+		h.dueRaw(l)
+	case eventTold: // the context has ended
+		if err := e.message.(error); errors.Is(err, context.DeadlineExceeded) {
+			h.expireRaw(l, l.clock())
+		} else {
+			h.fail(l, err)
+		}
+	case eventClosing:
+		h.fail(l, e.err)
+	}
+}
+
+// startRaw sends the SYN.
+func (h *handshake) startRaw(l *loop) {
+	r := &h.raw
+	var err error
+	r.way, err = r.wire.ways.of(l, h)
+	if err == errElsewhere {
+		return
+	}
+	if err != nil {
+		h.fail(l, err)
+		return
+	}
+	heard, err := r.wire.ear(l, h.family)
+	if err == errElsewhere {
+		return
+	}
+	if err != nil {
+		h.fail(l, err)
+		return
+	}
+	var errno unix.Errno
+	if r.source, errno = r.way.sourceFor(h); errno != 0 {
+		h.endUnsent(l, errno)
+		return
+	}
+	to := h.peer
+	if r.source.to.IsValid() {
+		to, _ = newRawAddress(netip.AddrPortFrom(r.source.to, h.result.Peer.Port()), 0)
+	}
+	r.flow = flow{peer: to, port: r.port}
+	if h.family == unix.AF_INET6 && !h.result.Peer.Addr().IsLinkLocalUnicast() {
+		r.flow.peer.setScope(0) // as in the addresses of answers
+	}
+	if r.port == 0 && !r.wire.take(&r.flow) {
+		h.fail(l, errNoRawPort)
+		return
+	}
+	h.sent = l.clock()
+	if h.deadline != 0 && h.sent >= h.deadline {
+		h.fail(l, ErrUnsent)
+		return
+	}
+	sequence, stamp := r.wire.sequences.hash(&r.flow)
+	r.sequence, r.stamp = sequence+r.wire.sequences.next(h.sent), stamp
+	r.ear = heard
+	r.lost = r.ear.drops
+	r.wire.add(h)
+	h.result.Local = netip.AddrPortFrom(r.source.addr, r.flow.port)
+	errno = h.sendRaw(l)
+	h.out = l.clock()
+	h.sent = r.last
+	switch errno {
+	case 0:
+	case unix.EPERM:
+		h.setDueRaw(l, h.out+rejectionWait)
+	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
+		h.fail(l, check("sendto", errno))
+	default:
+		r.wire.ways.forget(r.way)
+		if r.reopened {
+			h.endUnsent(l, errno)
+			return
+		}
+		// The route has just changed. Ask for it again, and get the reason if there is none.
+		r.reopened = true
+		h.ground()
+		h.startRaw(l)
+	}
+}
+
+var errNoRawPort = fmt.Errorf("%d handshakes with this address and port are running, of which each has a port of its own: %w",
+	portsPerWire, unix.EADDRINUSE)
+
+// endUnsent ends the handshake because this host cannot send to the peer, or not with the options.
+func (h *handshake) endUnsent(l *loop, errno unix.Errno) {
+	switch {
+	case errno == unix.EINVAL && h.bound() && h.result.Peer.Addr().Zone() != "":
+		h.fail(l, errZoneMismatch)
+		return
+	case errno == unix.EADDRNOTAVAIL, errno == unix.EINVAL: // see start
+		h.end(l, Unreachable, errno)
+		return
+	}
+	if outcome, ok := verdict(errno, ICMP{}); ok {
+		h.end(l, outcome, errno)
+	} else {
+		h.fail(l, check("connect", errno))
+	}
+}
+
+// sendRaw sends the SYN, for the first time or again.
+func (h *handshake) sendRaw(l *loop) unix.Errno {
+	r := &h.raw
+	s := syn{
+		from:     netip.AddrPortFrom(r.source.addr, r.flow.port),
+		to:       r.flow.peer.addrPort(""),
+		sequence: r.sequence,
+		mss:      r.source.mtu - h.headers(),
+		ttl:      r.source.ttl,
+		dscp:     h.options.DSCP,
+		label:    r.stamp, // any number that belongs to the flow
+		damaged:  r.damaged,
+	}
+	if h.options.TTL != 0 {
+		s.ttl = h.options.TTL
+	}
+	to := h.peer
+	to.setPort(0) // the protocol, for IPv6 (raw(7))
+	r.last = l.clock()
+	s.stamp = r.stamp + uint32(r.last/time.Millisecond)
+	var b [longestSYN]byte
+	errno := sendTo(r.way.out, s.append(b[:0]), &to)
+	r.refused = errno != 0
+	h.result.SYNs++
+	wait, again := r.wire.retransmission.after(h.result.SYNs)
+	r.again = 0
+	if again || h.deadline == 0 {
+		r.again = r.last + wait
+		h.setDueRaw(l, r.again)
+	}
+	return errno
+}
+
+// headers returns the length of the headers of a segment without options.
+func (h *handshake) headers() uint16 {
+	if h.family == unix.AF_INET {
+		return 20 + 20
+	}
+	return 40 + 20
+}
+
+// setDueRaw sets the next time of the handshake, if the deadline is not sooner.
+func (h *handshake) setDueRaw(l *loop, at time.Duration) {
+	if h.deadline == 0 || at < h.deadline {
+		l.setDue(h.own, at)
+	} else {
+		l.setDue(h.own, h.deadline)
+	}
+}
+
+func (h *handshake) dueRaw(l *loop) {
+	r := &h.raw
+	switch _, again := r.wire.retransmission.after(h.result.SYNs); {
+	case r.ear == nil: // it has not started
+		h.fail(l, ErrUnsent)
+	case h.deadline != 0 && l.now >= h.deadline:
+		h.expireRaw(l, h.deadline)
+	case r.refused && h.result.SYNs == 1, !again:
+		h.expireRaw(l, l.now)
+	default:
+		r.ear.countDrops()
+		r.lost = r.ear.drops
+		h.sendRaw(l)
+	}
+}
+
+// expireRaw ends the handshake at a time when there is no answer, unless one has arrived before and was not received
+// yet, because this process was stopped or had to wait for a processor.
+func (h *handshake) expireRaw(l *loop, end time.Duration) {
+	r := &h.raw
+	if r.ear == nil {
+		h.fail(l, ErrUnsent)
+		return
+	}
+	r.ear.receiveErrors(l)
+	own := h.own
+	complete := r.ear.receiveAll(l, end)
+	if l.slots.find(own) == nil {
+		return // there was one
+	}
+	switch {
+	case r.refused:
+		h.fail(l, errDropped)
+	case !complete || r.ear.lost(r.lost):
+		h.fail(l, errUnheard)
+	case !h.isTimeout(l.clock()):
+		h.fail(l, ErrUnsent)
+	default:
+		h.result.Outcome, h.result.Errno = Timeout, unix.ETIMEDOUT
+		h.result.Waited = l.clock() - h.sent
+		h.finish(l)
+	}
+}
+
+var errUnheard = fmt.Errorf("answers were lost: this process was stopped or too slow, and the receive buffer is full: %w",
+	unix.ENOBUFS)
+
+// answered ends the handshake after a SYN-ACK or an RST, which arrived at a time on the loop's clock.
+func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
+	r, res := &h.raw, &h.result
+	if now := l.clock(); at < h.sent || at > now {
+		at = now // the system's clock was set meanwhile
+	}
+	res.Waited, res.TTL = at-h.sent, a.ttl
+	if a.rst {
+		res.Outcome, res.Errno = Refused, unix.ECONNREFUSED
+		h.finish(l)
+		return
+	}
+	res.Outcome, res.ACKWithheld = Open, true
+	res.Handshake = res.Waited
+	switch {
+	case res.SYNs == 1:
+		res.RTT = res.Waited
+	case a.timestamps: // it tells which SYN it answers
+		sent := time.Duration(a.echo-r.stamp) * time.Millisecond
+		if sent >= r.last.Truncate(time.Millisecond) {
+			sent = r.last
+		}
+		res.RTT = max(at-sent, 0)
+	}
+	mss := int(r.source.mtu - h.headers())
+	switch {
+	case a.mss != 0:
+		mss = min(mss, int(a.mss))
+	case h.family == unix.AF_INET:
+		mss = min(mss, 536) // RFC 9293, section 3.7.1
+	default:
+		mss = min(mss, 1220)
+	}
+	if a.timestamps {
+		mss -= timestampsLength
+	}
+	res.MSS = mss
+	h.finish(l)
+}
+
+// undelivered ends the handshake after an ICMP error. The errno is what the kernel translated it to.
+func (h *handshake) undelivered(l *loop, icmp ICMP, errno unix.Errno) {
+	outcome, ok := verdict(errno, icmp)
+	if !ok {
+		h.fail(l, check("sendto", errno))
+		return
+	}
+	r := &h.result
+	r.Outcome, r.Errno, r.ICMP = outcome, errno, icmp
+	r.Waited = l.clock() - h.sent
+	r.ICMP.Own = l.generated(icmp, r.Local.Addr().WithZone(""))
+	h.finish(l)
+}
+
+// ground lets the handshake wait for no answer any more.
+func (h *handshake) ground() {
+	if h.raw.ear != nil {
+		h.raw.wire.remove(h)
+		h.raw.ear = nil
+	}
+}

@@ -1,0 +1,294 @@
+package shaker
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How SYNs without a socket work.
+//
+// A wire belongs to a loop. It has some ports, to which sockets are bound that never listen, so that nobody else gets
+// them, and a raw socket for each IP version (ear_linux.go) that receives the answers to these ports. A handshake that
+// uses the wire (raw_handshake_linux.go) builds its SYN (segment_linux.go), with a sequence number that proves
+// answers genuine (sequence_linux.go), and sends it on a way (way_linux.go): that is a raw socket with the options of
+// the handshake, and the knowledge from which address the kernel sends to a target. When the SYN-ACK arrives, the
+// kernel finds no socket for it and answers with an RST. The wire hands its copy of the SYN-ACK to the handshake.
+
+// A wire is the part of a loop that sends SYNs without a socket and hears the answers.
+type wire struct {
+	first    uint16 // of portsPerWire ports
+	reserved []int  // descriptors of the sockets that are bound to them
+	next     uint16 // the port to try first for the next handshake
+	ears     []*ear // of the IP versions that have been used: each costs some time for every segment of this host
+	ways     ways
+	flights  map[flow]*handshake // that wait for an answer
+	unheard  bool                // there may be more answers to be received
+	strays   *strays
+	load     atomic.Int64 // handshakes of Repetitions in an hour
+
+	sequences      sequences
+	retransmission retransmission
+}
+
+// A flow is what the ports and addresses of a segment tell about the handshake to which it belongs.
+type flow struct {
+	peer rawAddress
+	port uint16 // of this host
+}
+
+// strays counts what wires have dropped: see Strays.
+type strays struct{ late, forged, foreign, lost atomic.Uint64 }
+
+// newWires opens the wires of an engine, n of them.
+func newWires(raw *Raw, n int, count *strays) (all []*wire, err error) {
+	ports := raw.Ports
+	if err := checkCapability(); err != nil {
+		return nil, err
+	}
+	if ports == (PortRange{}) {
+		if ports, err = freePorts(); err != nil {
+			return nil, err
+		}
+	}
+	for i := range uint16(n) {
+		w, err := newWire(ports.First+i*portsPerWire, count)
+		if err != nil {
+			for _, w := range all {
+				w.close()
+			}
+			return nil, err
+		}
+		all = append(all, w)
+	}
+	return all, nil
+}
+
+func newWire(first uint16, count *strays) (w *wire, err error) {
+	w = &wire{
+		first: first, flights: make(map[flow]*handshake), strays: count,
+		sequences: newSequences(), retransmission: newRetransmission(),
+	}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	for i := range uint16(portsPerWire) {
+		fd, err := reserve(first + i)
+		if err != nil {
+			return w, fmt.Errorf("port %d: %w", first+i, err)
+		}
+		w.reserved = append(w.reserved, fd)
+	}
+	return w, w.ways.open()
+}
+
+// checkCapability returns an error if this process cannot open raw sockets.
+func checkCapability() error {
+	err := error(unix.EAFNOSUPPORT)
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		var fd int
+		if fd, err = socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW); err == nil {
+			closeDescriptor(fd)
+			return nil
+		}
+		if !errors.Is(err, unix.EAFNOSUPPORT) {
+			break
+		}
+	}
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("raw sockets need CAP_NET_RAW: %w", err)
+	}
+	return err
+}
+
+// reserve binds a socket to the port of all addresses.
+func reserve(port uint16) (fd int, err error) {
+	all := netip.IPv6Unspecified()
+	fd, err = socket(unix.AF_INET6, tcpSocket, unix.IPPROTO_TCP)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		all = netip.IPv4Unspecified()
+		fd, err = socket(unix.AF_INET, tcpSocket, unix.IPPROTO_TCP)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if all.Is6() {
+		err = setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+	}
+	if err == nil {
+		local, _ := newRawAddress(netip.AddrPortFrom(all, port), 0)
+		err = bind(fd, &local)
+	}
+	if err != nil {
+		closeDescriptor(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// freePorts returns ports below those that the kernel gives to ordinary sockets, none of which is taken.
+func freePorts() (PortRange, error) {
+	ephemeral, err := ephemeralPorts()
+	if err != nil {
+		return PortRange{}, err
+	}
+	last := int(ephemeral.First) - 1
+	for first := last - RawPorts + 1; first >= lowestPort; first-- {
+		taken := 0
+		for port := first + RawPorts - 1; port >= first && taken == 0; port-- {
+			fd, err := reserve(uint16(port))
+			switch {
+			case errors.Is(err, unix.EADDRINUSE):
+				taken = port
+			case err != nil:
+				return PortRange{}, err
+			default:
+				closeDescriptor(fd)
+			}
+		}
+		if taken == 0 {
+			return PortRange{uint16(first), uint16(first + RawPorts - 1)}, nil
+		}
+		first = taken - RawPorts + 1
+	}
+	return PortRange{}, fmt.Errorf("no %d free ports between %d and %d: %w", RawPorts, lowestPort, last, unix.EADDRINUSE)
+}
+
+// choose returns the loop for a Repetition with an interval: the first one that has time for it, so that as few as
+// possible wake up.
+func (e *engine) choose(interval time.Duration) *loop {
+	all := e.able(true)
+	best := all[0]
+	for _, l := range all {
+		if l.wire.load.Load()+perHour(interval) <= fullWire {
+			return l
+		}
+		if l.wire.load.Load() < best.wire.load.Load() {
+			best = l
+		}
+	}
+	return best
+}
+
+// fullWire is for how many handshakes in an hour one loop is used before another one is used as well: 30,000/s.
+const fullWire = 30_000 * 3600
+
+func perHour(interval time.Duration) int64 { return int64(time.Hour / interval) }
+
+// close closes the descriptors of the wire. Its handshakes have ended.
+func (w *wire) close() {
+	for _, e := range w.ears {
+		closeDescriptor(e.fd)
+	}
+	for _, fd := range w.reserved {
+		closeDescriptor(fd)
+	}
+	w.ways.close()
+}
+
+// ear returns the ear of an IP version. It opens it if it is the first time.
+func (w *wire) ear(l *loop, family int) (*ear, error) {
+	for _, e := range w.ears {
+		if e.family == family {
+			return e, nil
+		}
+	}
+	e, err := newEar(l, w, family)
+	if err == nil {
+		w.ears = append(w.ears, e)
+	}
+	return e, err
+}
+
+// take chooses a port for a handshake with the flow's peer, and stores it in the flow. If the handshake is the trace of
+// another one, it has the port already. ok is false if none is free.
+func (w *wire) take(f *flow) (ok bool) {
+	w.next++
+	for i := range uint16(portsPerWire) {
+		f.port = w.first + (w.next+i)%portsPerWire
+		if w.flights[*f] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// hear hands an answer that arrived at a time on the loop's clock to the handshake to which it belongs.
+func (w *wire) hear(l *loop, a *answer, at time.Duration) {
+	if h := w.find(l, &a.flow, a.acknowledged-1); h != nil {
+		h.answered(l, a, at)
+	}
+}
+
+// find returns the handshake with the flow and the sequence number, nil if there is none.
+func (w *wire) find(l *loop, f *flow, sequence uint32) *handshake {
+	first := w.flights[*f]
+	for h := first; h != nil; h = h.raw.next {
+		if h.raw.sequence == sequence {
+			return h
+		}
+	}
+	switch {
+	case w.sequences.isLate(f, sequence, l.clock()):
+		w.strays.late.Add(1)
+	case first != nil:
+		w.strays.forged.Add(1)
+	default:
+		w.strays.foreign.Add(1)
+	}
+	return nil
+}
+
+// add lets a handshake wait for an answer.
+func (w *wire) add(h *handshake) {
+	h.raw.next = w.flights[h.raw.flow]
+	w.flights[h.raw.flow] = h
+	h.raw.ear.flights++
+}
+
+// remove undoes add.
+func (w *wire) remove(h *handshake) {
+	h.raw.ear.flights--
+	first := w.flights[h.raw.flow]
+	switch {
+	case first == h && h.raw.next == nil:
+		delete(w.flights, h.raw.flow)
+	case first == h:
+		w.flights[h.raw.flow] = h.raw.next
+	default:
+		for first.raw.next != h {
+			first = first.raw.next
+		}
+		first.raw.next = h.raw.next
+	}
+	h.raw.next = nil
+}
+
+// receive receives answers to handshakes that wait for them.
+func (w *wire) receive(l *loop) {
+	w.unheard = false
+	for _, e := range w.ears {
+		if e.flights > 0 && e.receive(l) {
+			w.unheard = true
+		}
+	}
+}
+
+// arm lets the loop wake up for answers. While the loop is driven, it looks for them itself: an event for each would
+// wake a thread in vain.
+func (w *wire) arm(l *loop) {
+	for _, e := range w.ears {
+		if e.flights > 0 {
+			event := unix.EpollEvent{
+				Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: e.own.index, Pad: e.own.generation,
+			}
+			epollControl(l.epoll, unix.EPOLL_CTL_MOD, e.fd, &event)
+		}
+	}
+}

@@ -1,0 +1,62 @@
+package shaker
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"time"
+
+	"github.com/dchest/siphash"
+)
+
+// Sequence numbers of SYNs without a socket are those of RFC 6528: a clock of 4 µs plus a keyed hash of the flow, which
+// is different for each flow and cannot be guessed. So an answer shows whether it belongs to a SYN, to which one, and
+// how long ago it was sent.
+
+const (
+	sequenceTick = 4 * time.Microsecond
+
+	// latest is how long an answer may be late: longer than a target repeats a SYN-ACK.
+	latest = 4 * time.Minute
+)
+
+// sequences makes sequence numbers.
+type sequences struct {
+	key  [2]uint64
+	last uint32 // the last number of ticks
+}
+
+func newSequences() (s sequences) {
+	var random [16]byte
+	rand.Read(random[:])
+	s.key = [2]uint64{binary.NativeEndian.Uint64(random[:]), binary.NativeEndian.Uint64(random[8:])}
+	return s
+}
+
+// hash returns a keyed hash of a flow: the offset of its sequence numbers, and that of its TCP timestamps.
+func (s *sequences) hash(f *flow) (sequence, stamp uint32) {
+	var b [len(f.peer) + 2]byte
+	copy(b[:], f.peer[:])
+	binary.NativeEndian.PutUint16(b[len(f.peer):], f.port)
+	h := siphash.Hash(s.key[0], s.key[1], b[:])
+	return uint32(h), uint32(h >> 32)
+}
+
+// next returns the clock's part of a sequence number. No two are the same.
+func (s *sequences) next(now time.Duration) uint32 {
+	tick := uint32(now / sequenceTick)
+	if int32(tick-s.last) <= 0 {
+		tick = s.last + 1
+	}
+	s.last = tick
+	return tick
+}
+
+// isLate reports whether a sequence number is one of a SYN of the flow that was sent a while ago.
+func (s *sequences) isLate(f *flow, sequence uint32, now time.Duration) bool {
+	offset, _ := s.hash(f)
+	tick := uint32(now / sequenceTick)
+	if int32(s.last-tick) > 0 {
+		tick = s.last
+	}
+	return tick-(sequence-offset) < uint32(latest/sequenceTick)
+}

@@ -1,0 +1,212 @@
+package shaker
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// mostWays limits how many ways a wire keeps. They are as many as there are different options in use.
+	mostWays = 64
+
+	// mostSources limits for how many targets a way remembers from which address to send.
+	mostSources = 1 << 17
+
+	// roomForSYNs is the size of the send buffer of a way. Without CAP_NET_ADMIN it is net.core.wmem_max at most.
+	roomForSYNs = 4 << 20
+)
+
+// ways are the ways of a wire. It is a task of the loop, which watches a netlink socket for changes of addresses, routes
+// and interfaces (rtnetlink(7)): then the sources of all ways are forgotten.
+type ways struct {
+	all     map[wayKey]*way
+	changes int // a netlink socket; -1 if there is none
+}
+
+// A wayKey is what the packets of a way have in common.
+type wayKey struct {
+	options sharedOptions // those of the route
+	family  int
+}
+
+// A way sends SYNs with certain options.
+type way struct {
+	out     int // a raw socket
+	ask     int // a UDP socket, to ask the kernel from which address it sends to a target
+	sources map[netip.Addr]source
+}
+
+// A source is what the kernel would use for a packet to a target.
+type source struct {
+	addr netip.Addr
+	to   netip.Addr // if the target is an unspecified address, which means this host; otherwise the zero Addr
+	mtu  uint16
+	ttl  uint8
+}
+
+// open opens the netlink socket in the thread's network namespace.
+func (w *ways) open() (err error) {
+	w.changes, err = socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	return subscribe(w.changes, unix.RTMGRP_LINK|unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV4_ROUTE|unix.RTMGRP_IPV4_RULE|
+		unix.RTMGRP_IPV6_IFADDR|unix.RTMGRP_IPV6_ROUTE|1<<(unix.RTNLGRP_IPV6_RULE-1))
+}
+
+func (w *ways) close() {
+	w.forgetAll()
+	if w.changes > 0 {
+		closeDescriptor(w.changes)
+	}
+}
+
+func (w *ways) handle(l *loop, own ticket, e event) {
+	switch e.kind {
+	case eventStart:
+		l.watch(own, w.changes, unix.EPOLLIN)
+	case eventReady, eventRead:
+		for range callsPerTurn * heardAtOnce {
+			// An error other than EAGAIN means that messages were lost, and so that something has changed.
+			if _, errno := receive(w.changes, l.data[:]); errno == unix.EAGAIN {
+				return
+			}
+			for _, y := range w.all {
+				clear(y.sources)
+			}
+		}
+		l.readLater(own)
+	case eventClosing:
+		l.finish(own, nil)
+	}
+}
+
+// of returns the way of a handshake.
+func (w *ways) of(l *loop, h *handshake) (*way, error) {
+	key := wayKey{options: h.options.ofRoute().share(), family: h.family}
+	if y := w.all[key]; y != nil {
+		return y, nil
+	}
+	y, err := newWay(l, h)
+	if err != nil {
+		return nil, err
+	}
+	if len(w.all) >= mostWays {
+		w.forgetAll()
+	}
+	if w.all == nil {
+		w.all = make(map[wayKey]*way)
+	}
+	w.all[key] = y
+	return y, nil
+}
+
+// forget closes a way, for example because its interface is a new one of the same name.
+func (w *ways) forget(old *way) {
+	for key, y := range w.all {
+		if y == old {
+			delete(w.all, key)
+			y.close()
+		}
+	}
+}
+
+func (w *ways) forgetAll() {
+	for _, y := range w.all {
+		y.close()
+	}
+	clear(w.all)
+}
+
+func newWay(l *loop, h *handshake) (y *way, err error) {
+	y = &way{out: -1, ask: -1, sources: make(map[netip.Addr]source)}
+	y.out, err = l.socket(h.family, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err == nil {
+		y.ask, err = l.socket(h.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	}
+	if err == nil {
+		err = y.configure(h)
+	}
+	if err != nil {
+		y.close()
+		return nil, err
+	}
+	return y, nil
+}
+
+func (y *way) configure(h *handshake) error {
+	for _, fd := range []int{y.out, y.ask} {
+		if err := h.setRoute(fd); err != nil {
+			return err
+		}
+	}
+	if setInt(y.out, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, roomForSYNs) != nil {
+		setInt(y.out, unix.SOL_SOCKET, unix.SO_SNDBUF, roomForSYNs)
+	}
+	if h.family == unix.AF_INET {
+		return setInt(y.out, unix.IPPROTO_IP, unix.IP_RECVERR, 1) // reports that a queue of this host is full
+	}
+	if err := setInt(y.out, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1); err != nil {
+		return err
+	}
+	return setInt(y.out, unix.IPPROTO_IPV6, unix.IPV6_HDRINCL, 1)
+}
+
+func (y *way) close() {
+	for _, fd := range []int{y.out, y.ask} {
+		if fd >= 0 {
+			closeDescriptor(fd)
+		}
+	}
+}
+
+// sourceFor returns from where the kernel sends to the handshake's peer. The errno is that with which connect(2) of a
+// TCP socket would fail before it sends a SYN.
+func (y *way) sourceFor(h *handshake) (source, unix.Errno) {
+	peer := h.result.Peer.Addr()
+	if s, ok := y.sources[peer]; ok {
+		return s, 0
+	}
+	if errno := y.connect(h); errno != 0 {
+		return source{}, errno
+	}
+	s := source{addr: getsockname(y.ask).addrPort(peer.Zone()).Addr(), mtu: 1500, ttl: 64}
+	level, mtu, ttl := unix.IPPROTO_IP, unix.IP_MTU, unix.IP_TTL
+	if h.family == unix.AF_INET6 {
+		level, mtu, ttl = unix.IPPROTO_IPV6, unix.IPV6_MTU, unix.IPV6_UNICAST_HOPS
+	}
+	if value, err := getInt(y.ask, level, mtu); err == nil {
+		s.mtu = uint16(min(value, 1<<16-1))
+	}
+	if value, err := getInt(y.ask, level, ttl); err == nil {
+		s.ttl = uint8(value)
+	}
+	if peer.IsUnspecified() {
+		s.to = getpeername(y.ask).addrPort("").Addr()
+	}
+	if len(y.sources) >= mostSources {
+		clear(y.sources)
+	}
+	y.sources[peer] = s
+	return s, 0
+}
+
+// connect connects the UDP socket, which sends nothing, to the handshake's peer.
+func (y *way) connect(h *handshake) unix.Errno {
+	if h.result.Peer.Addr().IsMulticast() {
+		return unix.ENETUNREACH
+	}
+	disconnect(y.ask) // forgets the address of the last time
+	errno := connect(y.ask, &h.peer)
+	if errno != unix.EACCES {
+		return errno
+	}
+	// A prohibited route, or a broadcast address, which TCP has no route to.
+	setInt(y.ask, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+	if connect(y.ask, &h.peer) == 0 {
+		errno = unix.ENETUNREACH
+	}
+	setInt(y.ask, unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
+	return errno
+}
