@@ -31,6 +31,7 @@ type ear struct {
 	fd      int
 	own     ticket
 	flights int           // handshakes that wait for an answer
+	callers int           // those for which a caller waits
 	drained time.Duration // when nothing was left to receive, on the loop's clock
 	drops   uint32        // segments that found no room, as far as it is known
 
@@ -140,6 +141,12 @@ func (e *ear) receiveAll(l *loop, before time.Duration) bool {
 		}
 	}
 	return false
+}
+
+// forget drops what has arrived, and counts what was lost, while no handshake has waited for an answer.
+func (e *ear) forget(l *loop) {
+	e.receiveAll(l, l.clock())
+	e.countDrops()
 }
 
 // receiveSome makes one system call. more reports whether there may be more to receive.

@@ -19,14 +19,15 @@ import (
 //	finish      closes the socket, which sends the RST
 type handshake struct {
 	// The caller sets these before it submits the handshake.
-	withholdACK bool
-	keep        bool // if Open, the socket stays open, and ended takes it over; withholdACK is false
-	family      int
-	peer        rawAddress
-	options     Options
-	source      rawAddress    // options.Source, zeros if there is none
-	called      time.Duration // when Shake was called, on the loop's clock
-	deadline    time.Duration // on the loop's clock; 0 is none
+	withholdACK  bool
+	inBackground bool // no caller waits for it
+	keep         bool // if Open, the socket stays open, and ended takes it over; withholdACK is false
+	family       int
+	peer         rawAddress
+	options      Options
+	source       rawAddress    // options.Source, zeros if there is none
+	called       time.Duration // when Shake was called, on the loop's clock
+	deadline     time.Duration // on the loop's clock; 0 is none
 
 	// Only the loop uses these.
 	own ticket

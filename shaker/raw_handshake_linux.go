@@ -102,6 +102,9 @@ func (h *handshake) startRaw(l *loop) {
 	sequence, stamp := r.wire.sequences.hash(&r.flow)
 	r.sequence, r.stamp = sequence+r.wire.sequences.next(h.sent), stamp
 	r.ear = heard
+	if r.ear.flights == 0 {
+		r.ear.forget(l)
+	}
 	r.lost = r.ear.drops
 	r.wire.add(h)
 	h.result.Local = netip.AddrPortFrom(r.source.addr, r.flow.port)

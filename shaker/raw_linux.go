@@ -46,46 +46,31 @@ type strays struct{ late, forged, foreign, lost atomic.Uint64 }
 
 // newWires opens the wires of an engine, n of them.
 func newWires(raw *Raw, n int, count *strays) (all []*wire, err error) {
-	ports := raw.Ports
 	if err := checkCapability(); err != nil {
 		return nil, err
 	}
-	if ports == (PortRange{}) {
-		if ports, err = freePorts(); err != nil {
-			return nil, err
-		}
+	first, reserved, err := raw.reserve(n * portsPerWire)
+	if err != nil {
+		return nil, err
 	}
-	for i := range uint16(n) {
-		w, err := newWire(ports.First+i*portsPerWire, count)
-		if err != nil {
-			for _, w := range all {
-				w.close()
-			}
-			return nil, err
+	for i := range n {
+		w := &wire{
+			first: first + uint16(i*portsPerWire), flights: make(map[flow]*handshake), strays: count,
+			reserved:  reserved[i*portsPerWire : (i+1)*portsPerWire],
+			sequences: newSequences(), retransmission: newRetransmission(),
 		}
 		all = append(all, w)
+		if cannot := w.ways.open(); cannot != nil {
+			err = cannot // close all, so that no port remains reserved
+		}
 	}
-	return all, nil
-}
-
-func newWire(first uint16, count *strays) (w *wire, err error) {
-	w = &wire{
-		first: first, flights: make(map[flow]*handshake), strays: count,
-		sequences: newSequences(), retransmission: newRetransmission(),
-	}
-	defer func() {
-		if err != nil {
+	if err != nil {
+		for _, w := range all {
 			w.close()
 		}
-	}()
-	for i := range uint16(portsPerWire) {
-		fd, err := reserve(first + i)
-		if err != nil {
-			return w, fmt.Errorf("port %d: %w", first+i, err)
-		}
-		w.reserved = append(w.reserved, fd)
+		return nil, err
 	}
-	return w, w.ways.open()
+	return all, nil
 }
 
 // checkCapability returns an error if this process cannot open raw sockets.
@@ -107,8 +92,55 @@ func checkCapability() error {
 	return err
 }
 
-// reserve binds a socket to the port of all addresses.
-func reserve(port uint16) (fd int, err error) {
+// reserve reserves n ports, the first ones of r.Ports, or free ones. They are released when the descriptors are closed.
+func (r *Raw) reserve(n int) (first uint16, descriptors []int, err error) {
+	if r.Ports != (PortRange{}) {
+		descriptors, taken, err := reservePorts(int(r.Ports.First), n)
+		if err != nil {
+			err = fmt.Errorf("port %d: %w", taken, err)
+		}
+		return r.Ports.First, descriptors, err
+	}
+	ephemeral, err := ephemeralPorts()
+	if err != nil {
+		return 0, nil, err
+	}
+	// Below the ports of ordinary sockets, the nearest first, and then above.
+	for from := int(ephemeral.First) - n; from >= lowestPort; {
+		descriptors, taken, err := reservePorts(from, n)
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return uint16(from), descriptors, err
+		}
+		from = taken - n
+	}
+	for from := int(ephemeral.Last) + 1; from+n <= 1<<16; {
+		descriptors, taken, err := reservePorts(from, n)
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return uint16(from), descriptors, err
+		}
+		from = taken + 1
+	}
+	return 0, nil, fmt.Errorf("no %d free ports in a row outside of %s, which is %v: %w",
+		n, portRangeSetting, ephemeral, unix.EADDRINUSE)
+}
+
+// reservePorts reserves n ports. With an error, it has reserved none, and taken is the port that it could not reserve.
+func reservePorts(first, n int) (descriptors []int, taken int, err error) {
+	for port := first; port < first+n; port++ {
+		fd, err := reservePort(uint16(port))
+		if err != nil {
+			for _, fd := range descriptors {
+				closeDescriptor(fd)
+			}
+			return nil, port, err
+		}
+		descriptors = append(descriptors, fd)
+	}
+	return descriptors, 0, nil
+}
+
+// reservePort binds a socket to the port of all addresses, on which it does not listen.
+func reservePort(port uint16) (fd int, err error) {
 	all := netip.IPv6Unspecified()
 	fd, err = socket(unix.AF_INET6, tcpSocket, unix.IPPROTO_TCP)
 	if errors.Is(err, unix.EAFNOSUPPORT) {
@@ -130,34 +162,6 @@ func reserve(port uint16) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
-}
-
-// freePorts returns ports below those that the kernel gives to ordinary sockets, none of which is taken.
-func freePorts() (PortRange, error) {
-	ephemeral, err := ephemeralPorts()
-	if err != nil {
-		return PortRange{}, err
-	}
-	last := int(ephemeral.First) - 1
-	for first := last - RawPorts + 1; first >= lowestPort; first-- {
-		taken := 0
-		for port := first + RawPorts - 1; port >= first && taken == 0; port-- {
-			fd, err := reserve(uint16(port))
-			switch {
-			case errors.Is(err, unix.EADDRINUSE):
-				taken = port
-			case err != nil:
-				return PortRange{}, err
-			default:
-				closeDescriptor(fd)
-			}
-		}
-		if taken == 0 {
-			return PortRange{uint16(first), uint16(first + RawPorts - 1)}, nil
-		}
-		first = taken - RawPorts + 1
-	}
-	return PortRange{}, fmt.Errorf("no %d free ports between %d and %d: %w", RawPorts, lowestPort, last, unix.EADDRINUSE)
 }
 
 // choose returns the loop for a Repetition with an interval: the first one that has time for it, so that as few as
@@ -250,11 +254,17 @@ func (w *wire) add(h *handshake) {
 	h.raw.next = w.flights[h.raw.flow]
 	w.flights[h.raw.flow] = h
 	h.raw.ear.flights++
+	if !h.inBackground {
+		h.raw.ear.callers++
+	}
 }
 
 // remove undoes add.
 func (w *wire) remove(h *handshake) {
 	h.raw.ear.flights--
+	if !h.inBackground {
+		h.raw.ear.callers--
+	}
 	first := w.flights[h.raw.flow]
 	switch {
 	case first == h && h.raw.next == nil:
@@ -281,10 +291,13 @@ func (w *wire) receive(l *loop) {
 }
 
 // arm lets the loop wake up for answers. While the loop is driven, it looks for them itself: an event for each would
-// wake a thread in vain.
+// wake a thread in vain. So would events for answers that no caller waits for, if the loop wakes up soon anyway: the
+// kernel has noted when they arrived.
 func (w *wire) arm(l *loop) {
+	next, ok := l.deadlines.next()
+	soon := ok && next < l.clock()+offsetStep
 	for _, e := range w.ears {
-		if e.flights > 0 {
+		if e.callers > 0 || e.flights > 0 && !soon {
 			event := unix.EpollEvent{
 				Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: e.own.index, Pad: e.own.generation,
 			}

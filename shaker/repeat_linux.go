@@ -165,6 +165,7 @@ func (l *loop) newTick() *tick {
 		return t
 	}
 	t := &tick{}
+	t.inBackground = true
 	t.ended = t.complete
 	return t
 }
