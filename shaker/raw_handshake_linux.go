@@ -130,7 +130,8 @@ func (h *handshake) startRaw(l *loop) {
 	}
 }
 
-var errNoRawPort = fmt.Errorf("%d handshakes with this address and port are running, of which each has a port of its own: %w",
+var errNoRawPort = fmt.Errorf(
+	"%d handshakes with this address and port are running, and each has a local port of its own: %w",
 	portsPerWire, unix.EADDRINUSE)
 
 // endUnsent ends the handshake because this host cannot send to the peer, or not with the options.
@@ -244,8 +245,8 @@ func (h *handshake) expireRaw(l *loop, end time.Duration) {
 	}
 }
 
-var errUnheard = fmt.Errorf("answers were lost: this process was stopped or too slow, and the receive buffer is full: %w",
-	unix.ENOBUFS)
+var errUnheard = fmt.Errorf(
+	"answers were lost: this process was stopped or too slow, and the receive buffer was full: %w", unix.ENOBUFS)
 
 // answered ends the handshake after a SYN-ACK or an RST, which arrived at a time on the loop's clock.
 func (h *handshake) answered(l *loop, a *answer, at time.Duration) {

@@ -47,7 +47,8 @@ func (s *syn) append(b []byte) []byte {
 	const length = 20 + synOptions
 	begin := len(b)
 	if to := s.to.Addr(); to.Is4() {
-		b = append(b, 4<<4|5, s.dscp<<2, 0, 20+length, 0, 0, 1<<6, 0, s.ttl, unix.IPPROTO_TCP, 0, 0) // 1<<6: do not fragment
+		const doNotFragment = 1 << 6
+		b = append(b, 4<<4|5, s.dscp<<2, 0, 20+length, 0, 0, doNotFragment, 0, s.ttl, unix.IPPROTO_TCP, 0, 0)
 		from4, to4 := s.from.Addr().As4(), to.As4()
 		b = append(append(b, from4[:]...), to4[:]...)
 	} else {

@@ -17,8 +17,8 @@ const (
 	roomForSYNs = 4 << 20
 )
 
-// ways are the ways of a wire. It is a task of the loop, which watches a netlink socket for changes of addresses, routes
-// and interfaces (rtnetlink(7)): then the sources of all ways are forgotten.
+// ways are the ways of a wire. It is a task of the loop, which watches a netlink socket for changes of addresses,
+// routes and interfaces (rtnetlink(7)): then the sources of all ways are forgotten.
 type ways struct {
 	all     map[wayKey]*way
 	changes int // a netlink socket; -1 if there is none
