@@ -92,7 +92,7 @@ func (e *ear) configure() error {
 	return err
 }
 
-// answersTo returns a program for the kernel that passes on only SYN-ACKs and RSTs, with an ACK, to the ports of a wire.
+// answersTo returns a program for the kernel that passes on SYN-ACKs, and RSTs with an ACK, to the ports of a wire.
 func answersTo(first uint16, family int) []bpf.Instruction {
 	header := bpf.Instruction(bpf.LoadConstant{Dst: bpf.RegX, Val: 0})
 	if family == unix.AF_INET {
@@ -207,7 +207,8 @@ func (e *ear) parse(i int, a *answer) (at int64, ok bool) {
 		}
 		switch {
 		case header.Level == unix.SOL_SOCKET && header.Type == unix.SO_TIMESTAMPNS_NEW && len(data) >= 16:
-			at = int64(binary.NativeEndian.Uint64(data))*int64(time.Second) + int64(binary.NativeEndian.Uint64(data[8:]))
+			at = int64(binary.NativeEndian.Uint64(data))*int64(time.Second) +
+				int64(binary.NativeEndian.Uint64(data[8:]))
 		case header.Level == unix.IPPROTO_IPV6 && header.Type == unix.IPV6_HOPLIMIT && len(data) >= 4:
 			a.ttl = uint8(binary.NativeEndian.Uint32(data))
 		}

@@ -47,7 +47,8 @@ func (r *Raw) validate() error {
 	case p == PortRange{}:
 		return nil
 	case p.First < lowestPort || p.Last < p.First || int(p.Last-p.First)+1 != RawPorts:
-		return invalid("ports %v, want %d ports from 1024 on, such as %v", p, RawPorts, PortRange{20000, 20000 + RawPorts - 1})
+		return invalid("ports %v, want %d ports from %d on, such as %v",
+			p, RawPorts, lowestPort, PortRange{20000, 20000 + RawPorts - 1})
 	}
 	return nil
 }
