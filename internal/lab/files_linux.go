@@ -3,6 +3,8 @@ package lab
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -38,4 +40,17 @@ func Files(t testing.TB, pattern string) []string {
 		t.Fatalf("Glob(%q) = %v, %v, want at least one file", pattern, found, err)
 	}
 	return found
+}
+
+// Replace returns the text of a file with replacements: pairs of old and new text. It fails the test unless each
+// old text occurs once.
+func Replace(t testing.TB, file, text string, replacements ...string) string {
+	t.Helper()
+	for pair := range slices.Chunk(replacements, 2) {
+		if n := strings.Count(text, pair[0]); n != 1 {
+			t.Fatalf("%s contains %q %d times, want once", file, pair[0], n)
+		}
+		text = strings.Replace(text, pair[0], pair[1], 1)
+	}
+	return text
 }

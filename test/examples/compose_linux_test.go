@@ -143,7 +143,7 @@ func TestCompose(t *testing.T) {
 			want: "shaker-exporter: stat Dockerfile: no such file or directory",
 		},
 	} {
-		got := composeProblems(replace(t, composeFile, text, c.old, c.new))
+		got := composeProblems(lab.Replace(t, composeFile, text, c.old, c.new))
 		if want := []string{c.want}; !slices.Equal(got, want) {
 			t.Errorf("with %s, the problems are %q, want %q", c.new, got, want)
 		}
@@ -232,7 +232,7 @@ func TestComposeServices(t *testing.T) {
 	start("alertmanager", alertmanager, "--cluster.listen-address=") // it is not a cluster
 	cmd, address := command("prometheus", prometheusProgram)
 	config := filepath.Join(dir, "prometheus/etc/prometheus/prometheus.yml")
-	faster := replace(t, config, lab.Read(t, config), "scrape_interval: 15s", "scrape_interval: 1s")
+	faster := lab.Replace(t, config, lab.Read(t, config), "scrape_interval: 15s", "scrape_interval: 1s")
 	if err := os.WriteFile(config, []byte(faster), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package examples
+package watched
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ import (
 // of each target, as the kernel counted the SYNs, and rate() is right. The control: the other half has lost none. This
 // is 2,000 targets for two minutes, with each version of Prometheus:
 //
-//	go -C test test -run LossOfManyTargets ./examples -soak 2m
+//	go -C test test -run LossOfManyTargets ./watched -soak 2m
 func TestLossOfManyTargets(t *testing.T) { process.EachPrometheus(t, testLossOfManyTargets) }
 
 func testLossOfManyTargets(t *testing.T, major process.Major) {
@@ -37,7 +37,7 @@ func testLossOfManyTargets(t *testing.T, major process.Major) {
 	server := watchingServer{
 		Prometheus: major.Start(t, 9090, lab.Write(t, dir, "prometheus.yml", fmt.Sprintf(
 			"global: {scrape_interval: %s%s}\n%s", scrapeInterval, global,
-			replace(t, watchPage, prometheus, `"db.example:5432"`, list))), args...),
+			lab.Replace(t, watchPage, prometheus, `"db.example:5432"`, list))), args...),
 		t: t, targets: farm.targets,
 	}
 

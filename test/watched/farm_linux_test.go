@@ -1,4 +1,4 @@
-package examples
+package watched
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package examples
+package alerts
 
 import (
 	"encoding/json"
@@ -64,7 +64,7 @@ func newPager(t *testing.T, times int, replacements ...string) *pager {
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(listener) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })
-	config := replace(t, "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml"), times), replacements...)
+	config := lab.Replace(t, "alertmanager.yml", lab.Faster(lab.Read(t, "alertmanager.yml"), times), replacements...)
 	cmd := exec.Command(program, "--config.file="+lab.Write(t, t.TempDir(), "alertmanager.yml", config),
 		"--storage.path="+t.TempDir(), "--web.listen-address=localhost:9093", "--cluster.listen-address=")
 	process.Start(t, cmd).Listening(9093)
@@ -160,19 +160,6 @@ func (p *pager) forget() {
 	p.notifications = nil
 }
 
-// replace returns the text of a file with replacements: pairs of old and new text. It fails the test unless each
-// old text occurs once.
-func replace(t *testing.T, file, text string, replacements ...string) string {
-	t.Helper()
-	for pair := range slices.Chunk(replacements, 2) {
-		if n := strings.Count(text, pair[0]); n != 1 {
-			t.Fatalf("%s contains %q %d times, want once", file, pair[0], n)
-		}
-		text = strings.Replace(text, pair[0], pair[1], 1)
-	}
-	return text
-}
-
 // startPrometheus starts a Prometheus with the files of writeFastExample.
 func startPrometheus(t *testing.T, major process.Major, times int, targets ...string) *process.Prometheus {
 	t.Helper()
@@ -193,7 +180,7 @@ func writeFastExample(t *testing.T, times int, targets ...string) (dir string) {
 	for _, target := range targets {
 		list += fmt.Sprintf("          - %q\n", target)
 	}
-	config := replace(t, "prometheus.yml", lab.Faster(lab.Read(t, "prometheus.yml"), times),
+	config := lab.Replace(t, "prometheus.yml", lab.Faster(lab.Read(t, "prometheus.yml"), times),
 		"          - localhost:10115\n          - localhost:1\n          - 192.0.2.1:443\n", list,
 		lab.Faster("scrape_interval: 15s", times), lab.Faster("scrape_interval: 30s", times),
 		"  - rules/slo.yml\n", "")

@@ -1,4 +1,4 @@
-package examples
+package watched
 
 import (
 	"fmt"
@@ -91,16 +91,16 @@ func testWatchedTargets(t *testing.T, major process.Major) {
 	simnet.NewWire(t, wire.answer, "203.0.113.0/24")
 	dir := t.TempDir()
 	shaker, prometheus := watchFiles(t) // with other targets, and faster
-	exporter.Start(t, "--config.file="+lab.Write(t, dir, "shaker.yml", replace(t, watchPage, shaker,
+	exporter.Start(t, "--config.file="+lab.Write(t, dir, "shaker.yml", lab.Replace(t, watchPage, shaker,
 		"watch: {interval: 1s}", "timeout: 500ms, watch: {interval: 100ms}")))
 	fast := lab.Faster(lab.Read(t, "rules/watch.yml"), times)
 	rules := lab.Write(t, dir, "watch.yml", // ten seconds have fewer handshakes than ten minutes
-		replace(t, "rules/watch.yml", fast, "[10s])) >= 100", "[10s])) >= 10"))
+		lab.Replace(t, "rules/watch.yml", fast, "[10s])) >= 100", "[10s])) >= 10"))
 	config := func(name, global string) string {
 		return lab.Write(t, dir, name, `
 global: {scrape_interval: 1s, evaluation_interval: 1s`+global+`}
 rule_files: [`+rules+`]
-`+replace(t, watchPage, prometheus, `"db.example:5432"`, fmt.Sprintf("%q, %q", lossy, good))+`
+`+lab.Replace(t, watchPage, prometheus, `"db.example:5432"`, fmt.Sprintf("%q, %q", lossy, good))+`
   - job_name: shaker_exporter
     static_configs: [{targets: ["localhost:10115"]}]
 `)

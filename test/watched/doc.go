@@ -1,0 +1,2 @@
+// Package watched tests that Prometheus gets everything that happens to watched targets between its scrapes.
+package watched
