@@ -38,11 +38,18 @@ func TestRules(t *testing.T) {
 		for _, args := range [][]string{
 			{"check", "config", "prometheus.yml"},
 			append([]string{"check", "rules", "--lint-fatal"}, lab.Files(t, "rules/*.yml")...),
-			append([]string{"test", "rules"}, lab.Files(t, "rules/tests/*.yml")...),
 		} {
 			if out, err := major.Promtool(t, args...); err != nil {
 				t.Errorf("promtool %s: %v, want no error\n%s", strings.Join(args, " "), err, out)
 			}
+		}
+		for _, file := range lab.Files(t, "rules/tests/*.yml") {
+			t.Run(filepath.Base(file), func(t *testing.T) {
+				t.Parallel() // promtool uses one processor
+				if out, err := major.Promtool(t, "test", "rules", file); err != nil {
+					t.Errorf("promtool test rules %s: %v, want no error\n%s", file, err, out)
+				}
+			})
 		}
 	})
 }
@@ -89,24 +96,27 @@ func TestEachAlertIsTested(t *testing.T) {
 
 // The control of the tests of the rules: the tests fail if an alert never fires, and if it always fires.
 func TestBrokenRules(t *testing.T) {
-	dir := t.TempDir()
-	for _, file := range slices.Concat(lab.Files(t, "rules/*.yml"), lab.Files(t, "rules/tests/*.yml")) {
-		lab.Write(t, dir, file, lab.Read(t, file))
-	}
+	all := slices.Concat(lab.Files(t, "rules/*.yml"), lab.Files(t, "rules/tests/*.yml"))
 	alertExpr := regexp.MustCompile(`(?m)(- alert: .*\n +expr: )(?:\|(?:\n {10}.*)+|.*)`)
 	for _, file := range lab.Files(t, "rules/*.yml") {
-		text := lab.Read(t, file)
 		for _, broken := range []string{"vector(0) > 1", "vector(1)"} {
-			lab.Write(t, dir, file, alertExpr.ReplaceAllString(text, "${1}"+broken))
-			tests := filepath.Join(dir, "rules/tests", strings.TrimSuffix(filepath.Base(file), ".yml")+"_test.yml")
-			out, _ := process.Promtool(t, "test", "rules", tests)
-			for _, r := range rulesOf(t, file) {
-				if r.Alert != "" && !strings.Contains(out, "alertname: "+r.Alert+",") {
-					t.Errorf("%s with the expression %s passes its tests, want a failure:\n%s", r.Alert, broken, out)
+			t.Run(filepath.Base(file)+" with "+broken, func(t *testing.T) {
+				t.Parallel() // promtool uses one processor
+				dir := t.TempDir()
+				for _, other := range all {
+					lab.Write(t, dir, other, lab.Read(t, other))
 				}
-			}
+				lab.Write(t, dir, file, alertExpr.ReplaceAllString(lab.Read(t, file), "${1}"+broken))
+				tests := filepath.Join(dir, "rules/tests", strings.TrimSuffix(filepath.Base(file), ".yml")+"_test.yml")
+				out, _ := process.Promtool(t, "test", "rules", tests)
+				for _, r := range rulesOf(t, file) {
+					if r.Alert != "" && !strings.Contains(out, "alertname: "+r.Alert+",") {
+						t.Errorf("%s with the expression %s passes its tests, want a failure:\n%s",
+							r.Alert, broken, out)
+					}
+				}
+			})
 		}
-		lab.Write(t, dir, file, text)
 	}
 }
 
