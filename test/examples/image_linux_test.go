@@ -123,6 +123,7 @@ type builder struct {
 // see this machine's Go, its build cache, and the modules that it has downloaded.
 func newBuilder(t *testing.T) *builder {
 	t.Helper()
+	lab.SkipWithRace(t)
 	lab.NeedRoot(t)
 	b := &builder{t: t, program: lab.Program(t, "buildah", "buildah"), golang: lab.Program(t, "go", "golang-go"),
 		dir: t.TempDir()}

@@ -21,6 +21,7 @@ type ingress struct{ scheme, host, path string }
 // The relabelling in the comment of probe.yml makes a target of each Ingress that has one, after the steps of the
 // Prometheus Operator. The control is a Prometheus with the steps of the Operator alone.
 func TestKubernetesIngresses(t *testing.T) {
+	lab.SkipWithRace(t)
 	text := manifests(t)["probe.yml"]
 	static := regexp.MustCompile(`(?s)\n    staticConfig:.*`)
 	comment := regexp.MustCompile(`(?m)^    #(ingress:\n(?:    #.*\n)+)`).FindStringSubmatch(text)

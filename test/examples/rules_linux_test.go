@@ -34,6 +34,7 @@ func rulesOf(t *testing.T, file string) (rules []rule) {
 
 // The rules and prometheus.yml are valid, and the tests of the rules pass.
 func TestRules(t *testing.T) {
+	lab.SkipWithRace(t)
 	process.EachPrometheus(t, func(t *testing.T, major process.Major) {
 		for _, args := range [][]string{
 			{"check", "config", "prometheus.yml"},
@@ -96,6 +97,7 @@ func TestEachAlertIsTested(t *testing.T) {
 
 // The control of the tests of the rules: the tests fail if an alert never fires, and if it always fires.
 func TestBrokenRules(t *testing.T) {
+	lab.SkipWithRace(t)
 	all := slices.Concat(lab.Files(t, "rules/*.yml"), lab.Files(t, "rules/tests/*.yml"))
 	alertExpr := regexp.MustCompile(`(?m)(- alert: .*\n +expr: )(?:\|(?:\n {10}.*)+|.*)`)
 	for _, file := range lab.Files(t, "rules/*.yml") {

@@ -195,8 +195,9 @@ func userFiles(t *testing.T, root, directory string) map[string]packed {
 // in the same way: the second build proves that an archive is reproducible, and the last two prove that the time and
 // uncommitted changes show in the archive. .ci/run builds all platforms.
 func TestRelease(t *testing.T) {
-	if testing.Short() || lab.Race {
-		t.Skip("builds the exporter several times, which the race detector does not affect")
+	lab.SkipWithRace(t)
+	if testing.Short() {
+		t.Skip("builds the exporter several times")
 	}
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		lab.Skip(t, "needs an amd64 or arm64 machine, this one is %s", runtime.GOARCH)

@@ -46,6 +46,9 @@ var build = sync.OnceValues(func() (program string, err error) {
 func Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	lab.Need(t)
+	if lab.SkippedWithRace(t) {
+		t.Fatal("the test runs the exporter, which can be built with the race detector: remove lab.SkipWithRace")
+	}
 	lab.Program(t, "go", "golang-go")
 	program, err := build()
 	if err != nil {
