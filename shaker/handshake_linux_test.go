@@ -292,6 +292,9 @@ func TestICMPErrorWithoutSocketError(t *testing.T) {
 // reject rule in this host's own output path causes that every time. After a soft error the
 // handshake goes on, because the next SYN may be answered.
 func TestICMPErrorDuringConnect(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	lab.Need(t)
 	nft := lab.Program(t, "nft", "nftables")
 	localhost := netip.MustParseAddr("127.0.0.1")
@@ -355,6 +358,9 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 // The output firewall of this host drops every SYN. From the first retransmission on, that is a local error.
 // Before, it cannot be told from silence, and SYNs that are lost on the way are silence, too.
 func TestOwnFirewallDrops(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	simnet.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
 	nft := lab.Program(t, "nft", "nftables")
 	const table = "table inet lab { chain output { type filter hook output priority 0; " +

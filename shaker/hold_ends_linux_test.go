@@ -86,6 +86,9 @@ const holdPort = 7000
 
 // Each end of a connection has its outcome, its errno and its times, with both IP versions.
 func TestHoldEnds(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	chain := kernel.NewChain(t)
 	s := start(t)
 	// The second heartbeat is sent after the end of a connection has begun, and before the third one it is over.
@@ -236,6 +239,9 @@ func awaitUnread(tb testing.TB, conn *net.TCPConn, want int) {
 
 // What a router does to a connection whose NAT entry it has lost decides how the connection ends, or whether it does.
 func TestHoldWithoutNATEntry(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	chain := kernel.NewChain(t)
 	s := start(t)
 	conntrack := lab.Program(t, "conntrack", "conntrack")
@@ -285,6 +291,9 @@ func TestHoldWithoutNATEntry(t *testing.T) {
 // If this host is the reason, a connection mostly ends as if the peer were dead. The kernel remembers another errno if
 // it knows one: that of a router's or its own ICMP error for data and, with IPv6, that of a missing route.
 func TestHoldLocalFaults(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	s := start(t)
 	for _, c := range []struct {
 		name    string
@@ -381,6 +390,9 @@ func deleteRoutes(family int, prefix string) error {
 // A process that is stopped and one that does not read differ from a host that is gone: the connection stays, and the
 // answer may still come.
 func TestHoldSilent(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	chain := kernel.NewChain(t)
 	s := start(t)
 	t.Run("stopped", func(t *testing.T) {
@@ -461,6 +473,9 @@ func TestHoldSilent(t *testing.T) {
 
 // The control: a connection without keepalive and heartbeat does not learn that its peer is gone.
 func TestHoldSeesNothing(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	chain := kernel.NewChain(t)
 	s := start(t)
 	scene := newScene(t, chain, holdPort, 0)
