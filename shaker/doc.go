@@ -85,7 +85,8 @@
 // [Shaker.Trace] finds the routers between this host and a target, right after a handshake with
 // that target. It sends SYNs with a small TTL from the same port to the same port, and the kernel
 // reports which router dropped each of them (IP_RECVERR in ip(7)). Trace needs no privilege on Linux
-// 5.11 or newer.
+// 5.11 or newer. With [Config.Raw], all routers reply within one round trip, and no SYN leaves the flow of the
+// handshake.
 //
 // # Repeated handshakes
 //

@@ -61,7 +61,8 @@ type Options struct {
 
 	// port is the port of Source to send from, 0 if the kernel chooses it. Unlike SourcePorts it
 	// needs no kernel newer than Linux 5.11, and fails if any other socket of the address, towards
-	// whatever target, has the port. Only Trace sets it.
+	// whatever target, has the port. If it is one of Shaker.Ports, no socket is needed, several
+	// handshakes can have it at the same time, and Source need not be set. Only Trace sets it.
 	port uint16
 
 	// damaged makes the checksum of the SYN wrong, so that routers forward it and no target answers it. It needs a

@@ -31,6 +31,7 @@ const (
 //   - A SYN that this host drops is an error after 10 ms, and not when the SYN is retransmitted.
 //   - A SYN-ACK is accepted from any interface, not just from [Options.Interface].
 //   - If this host has several routes of the same cost, all SYNs to a target take the same one.
+//   - [Shaker.Trace] finds all routers within one round trip, from the port of the handshake.
 //   - At most [RawPorts] handshakes with one address and port run at the same time. More are an EADDRINUSE.
 //
 // It needs Linux 5.1, and CAP_NET_RAW in the user namespace of the network namespace.

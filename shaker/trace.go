@@ -34,7 +34,8 @@ type Path struct {
 
 	// SameFlow reports whether the SYNs of all Hops had the local address and port of the
 	// handshake. If not, load-balancing routers may have sent some of them along a path that the
-	// handshake did not take.
+	// handshake did not take. With [Config.Raw] they also had its IPv6 flow label, and SameFlow is
+	// true unless the handshake used a socket, or its local address is gone.
 	SameFlow bool
 }
 
@@ -76,12 +77,21 @@ type Hop struct {
 // waits three times the longest latency so far, at least 100 ms and at most 800 ms.
 //
 // If the handshake was not [Open], no SYN-ACK is expected. From the first hop that does not answer,
-// Trace then probes 8 hops concurrently, each of which uses a descriptor. The kernel allows only one
-// socket per flow, so these SYNs have other local ports. The port of the handshake is also taken if
-// another program uses it, and after a handshake with [Options.FIN], which leaves it in TIME_WAIT: the
-// SYNs then share another port. [Path.SameFlow] and [Hop.Local] report that. They do not report the
+// Trace then probes 8 hops concurrently. Without [Config.Raw] each of them uses a descriptor. The kernel
+// allows only one socket per flow, so these SYNs have other local ports. The port of the handshake is also
+// taken if another program uses it, and after a handshake with [Options.FIN], which leaves it in TIME_WAIT:
+// the SYNs then share another port. [Path.SameFlow] and [Hop.Local] report that. They do not report the
 // flow label, for which the kernel picks a new value for each IPv6 socket: where routers balance by
 // it, SYNs over IPv6 may take several paths.
+//
+// With Config.Raw all SYNs have the port and the flow label of the handshake, and Trace begins with a SYN
+// for each of MaxHops at the same time, so that all routers reply within one round trip. The checksums of
+// these SYNs are wrong: routers do not check it, and the target's kernel drops the SYNs. Then Trace goes on
+// as above, from the hop after the last one that replied, and the target still sees at most one handshake.
+// A firewall may drop or reject SYNs with wrong checksums: the hops behind it are probed one after the other.
+// After a handshake that ended with an ICMP error, all hops are: the router would have to reject one SYN for
+// each hop behind it, and routers limit how many ICMP errors they send. Other routers on the path get one SYN
+// each, unless there is a routing loop.
 //
 // The path ends at the target, at a router that replies with another ICMP error, after 8 concurrently
 // probed hops without a reply, at MaxHops, or in a routing loop: a router has replied three times,

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// hopsAtOnce is how many hops a trace probes concurrently. Each of them uses a descriptor.
+// hopsAtOnce is how many hops a trace probes concurrently with whole SYNs. Each of them uses a descriptor, unless the
+// SYNs need no sockets.
 const hopsAtOnce = 8
 
 // How long to wait for a hop that does not answer.
@@ -20,18 +21,31 @@ const (
 
 // A trace is a running Trace.
 type trace struct {
-	shaker  *Shaker
-	options TraceOptions
-	after   Result
-	from    netip.AddrPort // where the next SYN is sent from; initially the Local of the handshake
-	path    Path
+	shaker   *Shaker
+	options  TraceOptions
+	after    Result
+	sameFlow Options        // of SYNs of the handshake's flow, any number at a time; zero if they need sockets
+	from     netip.AddrPort // where the next SYN is sent from; initially the Local of the handshake
+	path     Path
 }
 
 func (s *Shaker) tracePath(ctx context.Context, after Result, options TraceOptions) (Path, error) {
 	ctx, cancel := context.WithTimeout(ctx, options.Timeout)
 	defer cancel()
 	t := trace{shaker: s, options: options, after: after, from: after.Local}
-	err := t.probeInTurn(ctx)
+	var first *volley
+	flow := after.options.get()
+	flow.port = after.Local.Port()
+	if s.engine.isRaw(&flow) {
+		t.sameFlow = flow
+	}
+	// A router that rejects SYNs would reject all those of a volley that get as far. That exhausts its rate limit of
+	// ICMP errors, and the next handshakes through it would get none.
+	if t.sameFlow.port != 0 && !after.ICMP.From.IsValid() {
+		first = t.fire(ctx)
+		defer first.stop()
+	}
+	err := t.probeInTurn(ctx, first)
 	for n := len(t.path.Hops); n > 0 && !t.path.Hops[n-1].From.IsValid(); n-- {
 		t.path.Hops = t.path.Hops[:n-1]
 	}
@@ -42,12 +56,20 @@ func (s *Shaker) tracePath(ctx context.Context, after Result, options TraceOptio
 	return t.path, err
 }
 
-// probeInTurn probes one hop after the other, from one local port if possible.
-func (t *trace) probeInTurn(ctx context.Context) error {
+// probeInTurn probes one hop after the other, from one local port if possible. It does not probe the hops that the
+// volley, if there was one, has shown already.
+func (t *trace) probeInTurn(ctx context.Context, first *volley) error {
 	for ttl := 1; ttl <= t.options.MaxHops; ttl++ {
-		hop, err := t.probe(ctx, ttl, t.from)
-		if err != nil {
-			return err
+		hop, known := first.await(ctx, ttl, t.patience())
+		switch {
+		case known && t.believes(&hop):
+		case first != nil && t.after.Outcome == Timeout && !first.reaches(ttl):
+			return t.probeInGroups(ctx, ttl)
+		default:
+			var err error
+			if hop, err = t.probe(ctx, ttl, t.from); err != nil {
+				return err
+			}
 		}
 		if hop.Local.IsValid() {
 			t.from = hop.Local
@@ -55,11 +77,24 @@ func (t *trace) probeInTurn(ctx context.Context) error {
 		if done := t.add(hop); done {
 			return nil
 		}
-		if !hop.From.IsValid() && t.after.Outcome != Open {
+		if !hop.From.IsValid() && t.after.Outcome != Open && !first.reaches(ttl) {
 			return t.probeInGroups(ctx, ttl+1)
 		}
 	}
 	return nil
+}
+
+// believes reports whether the hop replies to a whole SYN as it did to one with a wrong checksum. That is not certain
+// if the handshake had another outcome: a firewall may reject what does not belong to a connection.
+func (t *trace) believes(hop *Hop) bool { return !hop.final() || hop.Outcome == t.after.Outcome }
+
+// patience returns how long to wait for the volley before a hop is probed with a whole SYN.
+func (t *trace) patience() time.Duration {
+	latency := t.latency()
+	if latency == 0 || t.after.Outcome == Timeout {
+		return longestWait // until the time of each hop is up
+	}
+	return max(2*latency, shortestVolley)
 }
 
 // probeInGroups probes the hops from first on, in groups of hopsAtOnce, until no hop of a group
@@ -152,26 +187,33 @@ func (t *trace) replied() bool {
 	return false
 }
 
-// probe sends one SYN with the TTL, if possible from the given address and port. A zero AddrPort leaves
-// the port to the kernel.
-func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, error) {
-	var result Result
-	var err error
+// probe sends one whole SYN with the TTL, if possible from the given address and port. A zero AddrPort leaves
+// the port to the kernel, which allows only one socket per flow.
+func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (hop Hop, err error) {
 	for _, options := range t.waysFrom(from) {
-		options.TTL, options.Timeout = uint8(ttl), t.wait()
+		options.Timeout = t.wait()
 		// Every error except ErrUnsent may be caused by the port: it is taken, or below 1024, or the
 		// kernel is too old to choose it. If the cause is another one, the last way fails, too.
-		if err = t.shaker.shake(ctx, t.after.Peer, &options, &result); err == nil || errors.Is(err, ErrUnsent) {
+		if hop, err = t.send(ctx, ttl, options); err == nil || errors.Is(err, ErrUnsent) || ended(ctx) != nil {
 			break
 		}
 	}
+	if errors.Is(err, ErrUnsent) && ended(ctx) == nil {
+		// This host was too slow: it is not known whether there is a reply.
+		return t.probe(ctx, ttl, from)
+	}
+	return hop, err
+}
+
+// send sends one SYN with the TTL and other options.
+func (t *trace) send(ctx context.Context, ttl int, options Options) (Hop, error) {
+	options.TTL = uint8(ttl)
+	var result Result
+	err := t.shaker.shake(ctx, t.after.Peer, &options, &result)
 	end := ended(ctx)
 	switch {
 	case errors.Is(err, ErrUnsent) && end != nil:
 		return Hop{}, end
-	case errors.Is(err, ErrUnsent):
-		// This host was too slow: it is not known whether there is a reply.
-		return t.probe(ctx, ttl, from)
 	case err != nil:
 		return Hop{}, err
 	}
@@ -192,6 +234,9 @@ func (t *trace) probe(ctx context.Context, ttl int, from netip.AddrPort) (Hop, e
 // waysFrom returns the options with which to send from the given address and port, in the order in
 // which to try them. The last ones leave the port to the kernel.
 func (t *trace) waysFrom(from netip.AddrPort) []Options {
+	if t.sameFlow.port != 0 {
+		return []Options{t.sameFlow}
+	}
 	free := t.after.options.get()
 	if !from.IsValid() {
 		return []Options{free}
@@ -206,12 +251,21 @@ func (t *trace) waysFrom(from netip.AddrPort) []Options {
 
 // wait returns how long to wait for a hop's answer.
 func (t *trace) wait() time.Duration {
-	longest := max(t.after.RTT, t.after.Handshake)
-	for _, hop := range t.path.Hops {
-		longest = max(longest, hop.RTT)
-	}
+	longest := t.latency()
 	if longest == 0 {
 		return defaultWait
 	}
 	return min(max(3*longest, shortestWait), longestWait)
+}
+
+// latency returns the longest latency so far, 0 if none is known.
+func (t *trace) latency() time.Duration {
+	longest := max(t.after.RTT, t.after.Handshake)
+	if t.replied() && t.after.SYNs == 1 {
+		longest = max(longest, t.after.Waited)
+	}
+	for _, hop := range t.path.Hops {
+		longest = max(longest, hop.RTT)
+	}
+	return longest
 }

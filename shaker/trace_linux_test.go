@@ -1,6 +1,7 @@
 package shaker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,9 +38,29 @@ func sketch(p Path) string {
 	return fmt.Sprintf("%s; reached %d", strings.Join(hops, ", "), p.Reached)
 }
 
-func TestTrace(t *testing.T) {
+// traces calls test for a Shaker that uses sockets, and for one that does not.
+func traces(t *testing.T, test func(t *testing.T, config *Config, s *Shaker)) {
+	lab.Need(t)
+	for _, engine := range []struct {
+		name   string
+		config *Config
+	}{{name: "socket"}, {name: "raw", config: withoutSockets}} {
+		t.Run(engine.name, func(t *testing.T) {
+			s, err := New(engine.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			test(t, engine.config, s)
+		})
+	}
+}
+
+func TestTrace(t *testing.T) { traces(t, testTrace) }
+
+func testTrace(t *testing.T, config *Config, s *Shaker) {
 	network := simnet.NewNetwork(t)
-	s := start(t)
+	raw := config != nil
 	for _, c := range []struct {
 		name    string
 		lay     func(target string) *simnet.Host
@@ -48,6 +69,7 @@ func TestTrace(t *testing.T) {
 		options TraceOptions
 		want    []string // for each target, in the form of sketch
 		reach   int      // SYNs that get as far as the target, or to where it would be; -1 for any number
+		raw     int      // the same of whole ones, without sockets; 0 is reach
 	}{
 		{name: "open behind three routers",
 			lay: func(target string) *simnet.Host {
@@ -84,7 +106,8 @@ func TestTrace(t *testing.T) {
 			targets: []string{"192.0.2.4"},
 			timeout: 50 * time.Millisecond,
 			want:    []string{"1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded; reached 0"},
-			reach:   1 + hopsAtOnce},
+			reach:   1 + hopsAtOnce,
+			raw:     hopsAtOnce},
 		{name: "SYNs are dropped behind routers that do not reply",
 			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind("198.51.100.1", "", "198.51.100.3", "", "198.51.100.5")
@@ -93,7 +116,8 @@ func TestTrace(t *testing.T) {
 			timeout: 50 * time.Millisecond,
 			want: []string{"1 198.51.100.1 ttl_exceeded, 2 *, 3 198.51.100.3 ttl_exceeded, 4 *, " +
 				"5 198.51.100.5 ttl_exceeded; reached 0"},
-			reach: 13}, // of the hops 3 to 10 and 11 to 18
+			reach: 13, // of the hops 3 to 10 and 11 to 18
+			raw:   hopsAtOnce},
 		{name: "no replies at all",
 			lay:     func(target string) *simnet.Host { return network.At(target).Behind("", "", "") },
 			targets: []string{"192.0.2.6"},
@@ -179,7 +203,8 @@ func TestTrace(t *testing.T) {
 			timeout: 50 * time.Millisecond,
 			want: []string{"1 198.51.100.2 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.2 ttl_exceeded, " +
 				"4 198.51.100.2 ttl_exceeded; reached 0"},
-			reach: 1 + hopsAtOnce},
+			reach: 1 + hopsAtOnce,
+			raw:   hopsAtOnce},
 		{name: "a NAT rewrites the senders of some ICMP errors, and SYNs are dropped behind it",
 			lay: func(target string) *simnet.Host {
 				return network.At(target).Behind("198.51.100.2", "", "198.51.100.2", "", "198.51.100.2", "",
@@ -189,7 +214,8 @@ func TestTrace(t *testing.T) {
 			timeout: 50 * time.Millisecond,
 			want: []string{"1 198.51.100.2 ttl_exceeded, 2 *, 3 198.51.100.2 ttl_exceeded, 4 *, " +
 				"5 198.51.100.2 ttl_exceeded, 6 *, 7 198.51.100.2 ttl_exceeded; reached 0"},
-			reach: 11}, // of the hops 3 to 10 and 11 to 18
+			reach: 11, // of the hops 3 to 10 and 11 to 18
+			raw:   hopsAtOnce},
 		{name: "routers that reply by turns, and an open target behind them",
 			lay: func(target string) *simnet.Host {
 				return network.At(target, simnet.SYNACK()).Behind(
@@ -230,15 +256,17 @@ func TestTrace(t *testing.T) {
 						t.Errorf("hop %d is %+v, want an RTT of at most 1 s, and 0 only without a reply", n, h)
 					}
 				}
-				reach, sameFlow := 0, true
+				reach, damaged, sameFlow := 0, 0, true
 				for _, segment := range slices.Collect(network.SentTo(target))[before:] {
 					switch {
+					case segment.SYN && segment.Damaged():
+						damaged++
 					case segment.SYN && int(segment.TTL) > host.Distance():
 						reach++
 					case !segment.SYN && (!segment.RST || segment.ACK && !segment.RST):
 						t.Errorf("%v was sent, want only SYNs and RSTs", segment)
 					}
-					if segment.Src != r.Local && c.timeout == 0 {
+					if segment.Src != r.Local && (c.timeout == 0 || raw) {
 						t.Errorf("%v was sent, want it sent from %v, like the handshake", segment, r.Local)
 					}
 					if i := int(segment.TTL) - 1; segment.SYN && i < len(path.Hops) {
@@ -251,9 +279,17 @@ func TestTrace(t *testing.T) {
 				if path.SameFlow != sameFlow {
 					t.Errorf("SameFlow is %t, want %t\n%s", path.SameFlow, sameFlow, network.Trace(target.Addr()))
 				}
-				if reach != c.reach && c.reach >= 0 {
-					t.Errorf("%d SYNs got as far as the target, want %d\n%s",
-						reach, c.reach, network.Trace(target.Addr()))
+				want := c.reach
+				if raw {
+					want = cmp.Or(c.raw, c.reach)
+				}
+				if reach != want && want >= 0 {
+					t.Errorf("%d whole SYNs got as far as the target, want %d\n%s",
+						reach, want, network.Trace(target.Addr()))
+				}
+				// Routers limit how many ICMP errors they send: those for all hops at once would exhaust the limit.
+				if want := raw && !r.ICMP.From.IsValid(); want != (damaged > 0) {
+					t.Errorf("%d SYNs had a wrong checksum, want some: %t", damaged, want)
 				}
 			})
 		}

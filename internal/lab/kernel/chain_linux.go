@@ -128,27 +128,95 @@ func (c *Chain) Sockets(n int) (found []Socket) {
 	return found
 }
 
-// link creates link n, between the nodes n-1 and n. The interface at each end is named after the node at
-// the other end.
+// link creates link n, between the nodes n-1 and n.
 func (c *Chain) link(n int) error {
-	near, far := fmt.Sprintf("to%d", n), fmt.Sprintf("to%d", n-1)
-	err := c.in(n-1, func() error {
+	err := c.connect(n, n-1, n)
+	if n == 1 && err == nil {
+		c.t.Cleanup(func() { netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "to1"}}) })
+	}
+	return err
+}
+
+// connect creates a link between two nodes. The interface at each end is named after the node at the other end.
+func (c *Chain) connect(link, a, b int) error {
+	near, far := fmt.Sprintf("to%d", b), fmt.Sprintf("to%d", a)
+	err := c.in(a, func() error {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = near
-		peer := netlink.NsFd(c.nodes[n-1].Fd())
+		peer := netlink.NsFd(c.nodes[b-1].Fd())
 		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: far, PeerNamespace: peer})
 		if err != nil {
 			return err
 		}
-		return setUpBoth(near, n, 1)
+		return setUpBoth(near, link, 1)
 	})
 	if err != nil {
 		return err
 	}
-	if n == 1 {
-		c.t.Cleanup(func() { netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: near}}) })
+	return c.in(b, func() error { return setUpBoth(far, link, 2) })
+}
+
+// Fork puts another router, node 5, beside node 2: link 6 is between the nodes 1 and 5, and link 7 between the nodes 5
+// and 3. Node 1 balances the packets to the host between the two of them, by flow, according to a policy
+// (fib_multipath_hash_policy in the kernel's ip-sysctl documentation). All packets from the host take node 2.
+func (c *Chain) Fork(policy string) {
+	c.t.Helper()
+	const fork = chainLength + 1
+	c.nodes = append(c.nodes, newNamespace(c.t))
+	if err := errors.Join(c.connect(6, 1, fork), c.connect(7, fork, 3)); err != nil {
+		c.t.Fatal(err)
 	}
-	return c.in(n, func() error { return setUpBoth(far, n, 2) })
+	c.In(fork, func() error {
+		return errors.Join(
+			forward(),
+			replaceRoute("10.77.1.0/24", "10.77.6.1"), replaceRoute("fd77:1::/64", "fd77:6::1"),
+			replaceRoute("10.77.4.0/24", "10.77.7.2"), replaceRoute("fd77:4::/64", "fd77:7::2"))
+	})
+	c.In(0, func() error {
+		return errors.Join(replaceRoute("10.77.6.0/24", "10.77.1.2"), replaceRoute("fd77:6::/64", "fd77:1::2"))
+	})
+	c.In(1, func() error {
+		return errors.Join(
+			setSysctl("net/ipv4/fib_multipath_hash_policy", policy),
+			setSysctl("net/ipv6/fib_multipath_hash_policy", policy),
+			replaceRoute("10.77.4.0/24", "10.77.2.2", "10.77.6.2"),
+			replaceRoute("fd77:4::/64", "fd77:2::2", "fd77:6::2"))
+	})
+	c.In(3, func() error { // it must not mind that packets arrive from node 5 and are answered through node 2
+		return errors.Join(
+			setSysctl("net/ipv4/conf/all/rp_filter", "0"),
+			setSysctl("net/ipv4/conf/to5/rp_filter", "0"))
+	})
+	c.In(fork, func() error {
+		for _, neighbour := range []string{"10.77.6.1", "fd77:6::1", "10.77.7.2", "fd77:7::2"} {
+			// It takes a moment until the kernel uses new addresses and links.
+			lab.Eventually(c.t, neighbour+" is a neighbour of node 5", func() bool {
+				_, err := net.DialTimeout("tcp", net.JoinHostPort(neighbour, "9"), time.Second)
+				return errors.Is(err, unix.ECONNREFUSED)
+			})
+		}
+		return nil
+	})
+}
+
+// replaceRoute sets the route to a prefix. With several routers, they share the packets.
+func replaceRoute(prefix string, routers ...string) error {
+	_, dst, err := net.ParseCIDR(prefix)
+	if err != nil {
+		return err
+	}
+	route := &netlink.Route{Dst: dst}
+	if len(routers) == 1 {
+		route.Gw = net.ParseIP(routers[0])
+	} else {
+		for _, router := range routers {
+			route.MultiPath = append(route.MultiPath, &netlink.NexthopInfo{Gw: net.ParseIP(router)})
+		}
+	}
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("route to %s via %v: %w", prefix, routers, err)
+	}
+	return nil
 }
 
 // setUpBoth adds the addresses of both IP versions to one end of a link and sets the interface up. Neighbour
@@ -176,17 +244,23 @@ func setUpBoth(name string, link, host int) error {
 		setSysctl("net/ipv6/neigh/"+name+"/retrans_time_ms", "100"))
 }
 
-// route makes node n a router and adds routes to all links of the chain. The router sends ICMP errors
-// without a rate limit. Node 0 gets only the routes.
-func route(n int) error {
+// forward makes this thread's namespace a router, which sends ICMP errors without a rate limit.
+func forward() error {
 	for _, setting := range [][2]string{
 		{"net/ipv4/ip_forward", "1"}, {"net/ipv6/conf/all/forwarding", "1"},
 		{"net/ipv4/icmp_ratelimit", "0"}, {"net/ipv6/icmp/ratelimit", "0"},
 	} {
-		if n == 0 {
-			break
-		}
 		if err := setSysctl(setting[0], setting[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// route makes node n a router and adds routes to all links of the chain. Node 0 gets only the routes.
+func route(n int) error {
+	if n > 0 {
+		if err := forward(); err != nil {
 			return err
 		}
 	}
@@ -198,17 +272,11 @@ func route(n int) error {
 		case link > n:
 			next, over = n+1, 2
 		}
-		for _, text := range [][2]string{
-			{fmt.Sprintf("10.77.%d.0/24", link), fmt.Sprintf("10.77.%d.%d", next, over)},
-			{fmt.Sprintf("fd77:%d::/64", link), fmt.Sprintf("fd77:%d::%d", next, over)},
-		} {
-			_, prefix, err := net.ParseCIDR(text[0])
-			if err != nil {
-				return err
-			}
-			if err := netlink.RouteReplace(&netlink.Route{Dst: prefix, Gw: net.ParseIP(text[1])}); err != nil {
-				return fmt.Errorf("route to %s via %s: %w", text[0], text[1], err)
-			}
+		err := errors.Join(
+			replaceRoute(fmt.Sprintf("10.77.%d.0/24", link), fmt.Sprintf("10.77.%d.%d", next, over)),
+			replaceRoute(fmt.Sprintf("fd77:%d::/64", link), fmt.Sprintf("fd77:%d::%d", next, over)))
+		if err != nil {
+			return err
 		}
 	}
 	return nil

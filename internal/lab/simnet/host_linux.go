@@ -17,6 +17,7 @@ type Host struct {
 	lossOut    float64            // share of the SYNs that are lost
 	lossIn     float64            // share of the answers that are lost
 	path       []netip.Addr       // routers before the host; an invalid address is a silent router
+	unchecked  bool               // whether the host answers SYNs with a wrong checksum
 	handshakes map[flow]handshake // empty as long as there is only one round
 }
 
@@ -65,6 +66,9 @@ func (h *Host) Behind(routers ...string) *Host {
 	})
 }
 
+// IgnoringChecksums makes the host answer SYNs with a wrong checksum, too. Without it, they arrive and are dropped.
+func (h *Host) IgnoringChecksums() *Host { return h.change(func() { h.unchecked = true }) }
+
 // Distance returns the number of routers before the host.
 func (h *Host) Distance() (routers int) {
 	h.change(func() { routers = len(h.path) })
@@ -82,6 +86,9 @@ type delivery struct {
 func (h *Host) meet(syn Segment, random *rand.Rand) []delivery {
 	if int(syn.TTL) <= len(h.path) {
 		return expire(h.path[syn.TTL-1])
+	}
+	if !h.unchecked && syn.Damaged() {
+		return []delivery{}
 	}
 	round := h.rounds[h.round(syn)]
 	if round == nil || random.Float64() < h.lossOut {

@@ -40,6 +40,36 @@ func (s Segment) String() string {
 	return fmt.Sprintf("%v > %v %s", s.Src, s.Dst, strings.Join(flags, ","))
 }
 
+// Damaged reports whether the TCP checksum is wrong. A captured segment may have just the sum of the pseudo-header,
+// because the network card would complete it: that is not wrong.
+func (s Segment) Damaged() bool {
+	var p parser
+	var again Segment
+	_, tcp, ok := p.parseIP(s.raw, &again)
+	if !ok || s.UDP || len(tcp) < 20 {
+		return false
+	}
+	src, dst := s.Src.Addr().AsSlice(), s.Dst.Addr().AsSlice()
+	pseudo := binary.BigEndian.AppendUint32(append(src, dst...), uint32(len(tcp)))
+	pseudo = append(pseudo, 0, 0, 0, byte(layers.IPProtocolTCP))
+	return sum(append(pseudo, tcp...)) != 0xffff && sum(pseudo) != binary.BigEndian.Uint16(tcp[16:])
+}
+
+// sum returns the sum of RFC 1071.
+func sum(b []byte) uint16 {
+	total := uint32(0)
+	for ; len(b) > 1; b = b[2:] {
+		total += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		total += uint32(b[0]) << 8
+	}
+	for total > 0xffff {
+		total = total>>16 + total&0xffff
+	}
+	return uint16(total)
+}
+
 // Parse parses an IP packet. The segment refers to the bytes of raw. ok is false if the packet is neither TCP
 // nor UDP.
 func Parse(raw []byte) (s Segment, ok bool) {
