@@ -231,7 +231,7 @@ func TestTraceThroughKernels(t *testing.T) {
 		{name: "a router resets the SYN", rule: fwd + "; tcp flags syn / syn,ack reject with tcp reset",
 			target: "[fd77:4::2]:80", want: only6 + ", 3 fd77:4::2 refused; reached 3"},
 		{name: "a router rejects the SYN",
-			rule: fwd + "; tcp flags syn / syn,ack reject with icmp type admin-prohibited",
+			rule:   fwd + "; tcp flags syn / syn,ack reject with icmp type admin-prohibited",
 			target: "10.77.4.2:80", want: only4 + ", 3 10.77.2.2 admin_prohibited; reached 0"},
 		{name: "a blackhole", target: "10.77.100.1:80", want: only4 + "; reached 0"},
 		{name: "a loop", target: "10.77.103.1:80", want: only4 +

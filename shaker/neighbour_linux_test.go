@@ -50,9 +50,10 @@ func TestOwnErrorOfEachAddress(t *testing.T) {
 }
 
 // This host is not a hop of a path: if ARP fails only after the handshake, the path is empty.
-func TestTraceWithoutReplyToARP(t *testing.T) {
+func TestTraceWithoutReplyToARP(t *testing.T) { traces(t, testWithoutReplyToARP) }
+
+func testWithoutReplyToARP(t *testing.T, _ *Config, s *Shaker) {
 	target, _, _ := newSilentNeighbour(t, "400")
-	s := start(t)
 	r, err := s.Shake(t.Context(), target, &Options{Timeout: 150 * time.Millisecond})
 	if err != nil || r.Outcome != Timeout {
 		t.Fatalf("Shake(%v) = %+v, error %v, want a timeout, before ARP fails", target, r, err)

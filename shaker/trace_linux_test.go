@@ -298,13 +298,17 @@ func testTrace(t *testing.T, config *Config, s *Shaker) {
 
 // The reply of the second router takes longer than the reply of the third. Each hop still gets its own
 // latency.
-func TestTraceAsymmetricReplies(t *testing.T) {
+func TestTraceAsymmetricReplies(t *testing.T) { traces(t, testAsymmetricReplies) }
+
+func testAsymmetricReplies(t *testing.T, _ *Config, s *Shaker) {
 	const slow = 20 * time.Millisecond
 	routers := []string{"198.51.100.1", "198.51.100.2", "198.51.100.3"}
 	var wire atomic.Pointer[simnet.Wire]
 	wire.Store(simnet.NewWire(t, func(s simnet.Segment) [][]byte {
 		switch {
 		case !s.SYN:
+			return nil
+		case int(s.TTL) > len(routers) && s.Damaged():
 			return nil
 		case int(s.TTL) > len(routers):
 			return [][]byte{s.SYNACK()}
@@ -316,7 +320,6 @@ func TestTraceAsymmetricReplies(t *testing.T) {
 		}
 		return [][]byte{answer}
 	}, "192.0.2.0/24", "198.51.100.0/24"))
-	s := start(t)
 	path, err := s.Trace(t.Context(), mustShake(t, s, target4), nil)
 	const want = "1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded, 3 198.51.100.3 ttl_exceeded, " +
 		"4 192.0.2.1 open; reached 4"
@@ -442,7 +445,9 @@ func occupy(t *testing.T, s *Shaker, network *simnet.Network, target netip.AddrP
 }
 
 // If a trace cannot go on, it returns the hops that it has found, and the reason.
-func TestIncompleteTrace(t *testing.T) {
+func TestIncompleteTrace(t *testing.T) { traces(t, testIncompleteTrace) }
+
+func testIncompleteTrace(t *testing.T, config *Config, _ *Shaker) {
 	network := simnet.NewNetwork(t)
 	open, silent := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:80")
 	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4")
@@ -489,8 +494,11 @@ func TestIncompleteTrace(t *testing.T) {
 		{name: "the time is up before a group of hops", target: silent, at: 3, timeout: time.Second,
 			want: hops2, is: []error{context.DeadlineExceeded}, isNot: []error{ErrLocal, os.ErrDeadlineExceeded}},
 	} {
+		if config != nil && slices.Contains(c.is, error(unix.EMFILE)) {
+			continue // it needs none
+		}
 		t.Run(c.name, func(t *testing.T) {
-			s, err := New(nil)
+			s, err := New(config)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -514,7 +522,10 @@ func TestIncompleteTrace(t *testing.T) {
 					},
 				})
 			})
-			if got := sketch(path); got != c.want || err == nil {
+			// Without sockets, the replies of several hops may have arrived before Close.
+			got := sketch(path)
+			asWanted := got == c.want || config != nil && slices.Contains(c.is, ErrClosed) && len(path.Hops) >= c.at
+			if !asWanted || err == nil {
 				t.Errorf("Trace to %v = %s, error %v, want %s and an error", c.target, got, err, c.want)
 			}
 			for _, want := range c.is {
@@ -532,11 +543,12 @@ func TestIncompleteTrace(t *testing.T) {
 }
 
 // If the time is too short to be sure that hops are silent, the path does not end there.
-func TestTraceWithoutTimeForSilence(t *testing.T) {
+func TestTraceWithoutTimeForSilence(t *testing.T) { traces(t, testWithoutTimeForSilence) }
+
+func testWithoutTimeForSilence(t *testing.T, _ *Config, s *Shaker) {
 	network := simnet.NewNetwork(t)
 	target := netip.MustParseAddrPort("192.0.2.1:80")
 	network.At("192.0.2.1").Behind("", "", "")
-	s := start(t)
 	r := shakeFor(t, s, target, 50*time.Millisecond)
 	for timeout, want := range map[time.Duration]error{
 		defaultWait / 2:     context.DeadlineExceeded,

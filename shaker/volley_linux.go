@@ -49,9 +49,9 @@ func (t *trace) fire(ctx context.Context) *volley {
 }
 
 // await waits until it is known whether a hop replies. ok is false if it has to be probed with a whole SYN: neither the
-// hop nor one behind it has replied in time, or this host could not send the SYN.
+// hop nor one behind it has replied in time, or this host could not send the SYN, or the context has ended.
 func (v *volley) await(ctx context.Context, ttl int, patience time.Duration) (hop Hop, ok bool) {
-	if v == nil {
+	if v == nil || ended(ctx) != nil {
 		return Hop{}, false
 	}
 	enough := time.NewTimer(time.Until(v.sent.Add(patience)))

@@ -1,6 +1,7 @@
 package shaker
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -111,6 +113,8 @@ func TestTraceInOneRoundTrip(t *testing.T) {
 				p := newLongPath(t, target, c.routers, c.maxHops)
 				path := p.trace(t, newRaw(t), c.maxHops)
 				p.check(t, path, c.maxHops)
+				p.mu.Lock()
+				defer p.mu.Unlock()
 				ttls := make(map[uint8]int)
 				for _, syn := range p.syns[:c.maxHops] {
 					ttls[syn.TTL]++
@@ -235,5 +239,52 @@ func TestTraceWithWrongChecksums(t *testing.T) {
 				t.Errorf("whole SYNs were sent with the TTLs %v, want %v", whole, c.whole)
 			}
 		})
+	}
+}
+
+// Several callers may trace the path of one handshake at the same time, while other handshakes with the target run.
+func TestTraceByManyCallers(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1", "", "198.51.100.3")
+	s := newRaw(t)
+	r := mustShake(t, s, target4)
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			path, err := s.Trace(context.Background(), r, &TraceOptions{Timeout: time.Minute})
+			const want = "1 198.51.100.1 ttl_exceeded, 2 *, 3 198.51.100.3 ttl_exceeded, 4 192.0.2.1 open; reached 4"
+			if got := sketch(path); err != nil || got != want || !path.SameFlow {
+				t.Errorf("Trace = %s, SameFlow %t, error %v, want %s, SameFlow true", got, path.SameFlow, err, want)
+			}
+		})
+		group.Go(func() {
+			if other := mustShake(t, s, target4); other.Outcome != Open || other.Local == r.Local {
+				t.Errorf("Shake = %+v, want open, and another port than that of the traces, %v", other, r.Local)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// A handshake that used a socket is traced with sockets, also by a Shaker that needs none otherwise.
+func TestTraceAfterSocket(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1")
+	ports := PortRange{First: 40100, Last: 40199}
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 60999")
+	s := newRaw(t)
+	r, err := s.Shake(t.Context(), target4, &Options{SourcePorts: ports, Timeout: 5 * time.Second})
+	if err != nil || !ports.has(r.Local.Port()) {
+		t.Fatalf("Shake = %+v, error %v, want a port of %v", r, err, ports)
+	}
+	path, err := s.Trace(t.Context(), r, nil)
+	const want = "1 198.51.100.1 ttl_exceeded, 2 192.0.2.1 open; reached 2"
+	if got := sketch(path); err != nil || got != want || !path.SameFlow {
+		t.Errorf("Trace = %s, SameFlow %t, error %v, want %s, SameFlow true", got, path.SameFlow, err, want)
+	}
+	for segment := range network.SentTo(target4) {
+		if segment.SYN && segment.Damaged() {
+			t.Errorf("%v with a wrong checksum was sent, want none", segment)
+		}
 	}
 }
