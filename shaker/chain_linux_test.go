@@ -234,8 +234,8 @@ func TestTraceThroughKernels(t *testing.T) {
 			rule:   fwd + "; tcp flags syn / syn,ack reject with icmp type admin-prohibited",
 			target: "10.77.4.2:80", want: only4 + ", 3 10.77.2.2 admin_prohibited; reached 0"},
 		{name: "a blackhole", target: "10.77.100.1:80", want: only4 + "; reached 0"},
-		{name: "a loop", target: "10.77.103.1:80", want: only4 +
-			", 3 10.77.3.2 ttl_exceeded, 4 10.77.2.2 ttl_exceeded, 5 10.77.3.2 ttl_exceeded, 6 10.77.2.2 ttl_exceeded; reached 0"},
+		{name: "a loop", target: "10.77.103.1:80", want: only4 + ", 3 10.77.3.2 ttl_exceeded, " +
+			"4 10.77.2.2 ttl_exceeded, 5 10.77.3.2 ttl_exceeded, 6 10.77.2.2 ttl_exceeded; reached 0"},
 		{name: "no reply to this host's ARP", target: "10.77.1.9:80", want: "; reached 0"},
 	} {
 		target := netip.MustParseAddrPort(c.target)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,6 +286,54 @@ func TestTraceAfterSocket(t *testing.T) {
 	for segment := range network.SentTo(target4) {
 		if segment.SYN && segment.Damaged() {
 			t.Errorf("%v with a wrong checksum was sent, want none", segment)
+		}
+	}
+}
+
+// BenchmarkTrace compares traces with sockets and without. The replies take 20 ms, whoever sends them. It reports how
+// many round trips a trace takes, how many SYNs it sends, and how many of them the target sees.
+//
+//	go test -run '^$' -bench 'Trace$' -benchtime 10x ./shaker
+func BenchmarkTrace(b *testing.B) {
+	lab.Need(b)
+	const rtt = 20 * time.Millisecond
+	for _, engine := range []struct {
+		name   string
+		config *Config
+	}{{name: "socket"}, {name: "raw", config: withoutSockets}} {
+		for _, routers := range []int{3, 12, 25} {
+			b.Run(fmt.Sprintf("%s/%d routers", engine.name, routers), func(b *testing.B) {
+				p := &longPath{target: target4, routers: routers, tracing: true}
+				var syns, seen atomic.Int64
+				p.wire = simnet.NewWire(b, func(s simnet.Segment) [][]byte {
+					if s.SYN {
+						syns.Add(1)
+						if int(s.TTL) > routers && !s.Damaged() {
+							seen.Add(1)
+						}
+					}
+					answers := p.answer(s)
+					time.AfterFunc(rtt, func() { p.wire.Send(answers...) })
+					return nil
+				}, "192.0.2.0/24")
+				s, err := New(engine.config)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer s.Close()
+				r := mustShake(b, s, target4)
+				syns.Store(0)
+				seen.Store(0)
+				for b.Loop() {
+					if path, err := s.Trace(b.Context(), r, nil); err != nil || path.Reached != routers+1 {
+						b.Fatalf("Trace = %s, error %v, want the target at hop %d", sketch(path), err, routers+1)
+					}
+				}
+				n := float64(b.N)
+				b.ReportMetric(float64(b.Elapsed())/n/float64(rtt), "round-trips")
+				b.ReportMetric(float64(syns.Load())/n, "SYNs")
+				b.ReportMetric(float64(seen.Load())/n, "seen-by-target")
+			})
 		}
 	}
 }
