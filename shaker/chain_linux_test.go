@@ -85,7 +85,7 @@ func TestTraceOfBalancedFlows(t *testing.T) {
 			}
 			target := netip.AddrPortFrom(c.host, 80)
 			var taken [2]int // how many flows take each router
-			wrong := 0
+			wrong, unseen := 0, 0
 			for range flows {
 				fork.syns()
 				r := mustShake(t, s, target)
@@ -109,14 +109,17 @@ func TestTraceOfBalancedFlows(t *testing.T) {
 						passed, r.Local, router)
 				}
 				whole, damaged = end.syns()
-				if whole[r.Local] != 2 || (damaged[r.Local] == 30-3) == c.sockets {
-					t.Errorf("the target got %d whole SYNs and %d with wrong checksums from %v, "+
-						"want 2 and, without sockets (%t), %d",
-						whole[r.Local], damaged[r.Local], r.Local, !c.sockets, 30-3)
+				if late := s.Strays().Late; !c.sockets && (whole[r.Local] < 2 || whole[r.Local] > 2+int(late)) {
+					t.Errorf("the target got %d whole SYNs from %v, want 2, and one more for each of %d late answers",
+						whole[r.Local], r.Local, late)
 				}
+				unseen += damaged[r.Local]
 			}
 			if taken[0] == 0 || taken[1] == 0 {
 				t.Fatalf("%v flows took the routers %v, want some for each", taken, c.routers)
+			}
+			if (unseen > 0) == c.sockets {
+				t.Errorf("%d SYNs with wrong checksums arrived at the target, want some only without sockets", unseen)
 			}
 			if (wrong > 0) != c.sockets {
 				t.Errorf("%d of %d paths show a router that the handshake did not pass, want some only with sockets",
@@ -251,6 +254,9 @@ func TestTraceThroughKernels(t *testing.T) {
 				if err != nil {
 					t.Fatalf("Shake(%v): error %v", target, err)
 				}
+				if config != nil && r.Outcome == Open {
+					r.RTT = 100 * time.Millisecond // all SYNs leave before the trace ends, also if this host is busy
+				}
 				end.syns()
 				path, err := s.Trace(t.Context(), r, &TraceOptions{Timeout: time.Minute})
 				if got := sketch(path); err != nil || got != c.want {
@@ -260,7 +266,9 @@ func TestTraceThroughKernels(t *testing.T) {
 				if config == nil {
 					return
 				}
-				if whole[r.Local] != c.whole || (damaged[r.Local] > 0) != (c.whole > 0 && !c.none) {
+				most := c.whole + int(s.Strays().Late) // a late answer lets the trace send another SYN
+				if whole[r.Local] < c.whole || whole[r.Local] > most ||
+					(damaged[r.Local] > 0) != (c.whole > 0 && !c.none) {
 					t.Errorf("the target got %d whole SYNs and %d with wrong checksums, "+
 						"want %d, and some if nothing drops them", whole[r.Local], damaged[r.Local], c.whole)
 				}
