@@ -2,6 +2,7 @@ package shaker
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 	"unsafe"
 
@@ -15,7 +16,8 @@ const (
 	heardAtOnce  = 32
 	callsPerTurn = 8
 
-	// longestHeard is how much of a segment is received: an IPv4 header and a TCP header with all of their options.
+	// longestHeard is how much of a segment is received: an IPv4 header and a TCP header with all of their options. Some
+	// hosts send data with an RST (RFC 9293, section 3.5.3).
 	longestHeard = 60 + 60
 
 	// roomForAnswers is the size of a receive buffer: for some 10,000 answers, which arrive while this process is
@@ -82,14 +84,14 @@ func (e *ear) configure() error {
 	case e.family == unix.AF_INET:
 		return setInt(e.fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
 	}
-	err = setInt(e.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
-	if err == nil {
-		err = setInt(e.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1)
+	// With IPV6_CHECKSUM, the kernel would calculate the checksum of every segment of this host before the filter, and
+	// count the damaged ones as lost.
+	for _, option := range []int{unix.IPV6_RECVERR, unix.IPV6_RECVHOPLIMIT, unix.IPV6_RECVPKTINFO} {
+		if err := setInt(e.fd, unix.IPPROTO_IPV6, option, 1); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = setInt(e.fd, unix.IPPROTO_IPV6, unix.IPV6_CHECKSUM, 16) // where the checksum is that the kernel checks
-	}
-	return err
+	return nil
 }
 
 // answersTo returns a program for the kernel that passes on SYN-ACKs, and RSTs with an ACK, to the ports of a wire.
@@ -107,7 +109,7 @@ func answersTo(first uint16, family int) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: flagACK, SkipTrue: 1},
 		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: flagSYN | flagRST, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
-		bpf.RetConstant{Val: longestHeard},
+		bpf.RetConstant{Val: math.MaxUint32}, // as much as there is
 	}
 }
 
@@ -182,24 +184,18 @@ func (e *ear) receiveSome(l *loop) (more bool) {
 
 // parse parses a segment that was received. at is when it arrived, in nanoseconds of Unix time.
 func (e *ear) parse(i int, a *answer) (at int64, ok bool) {
-	segment := e.data[i][:min(int(e.messages[i].length), longestHeard)]
-	if e.family == unix.AF_INET {
-		if len(segment) < 40 {
+	m := &e.messages[i]
+	segment, from, to := e.data[i][:m.length], []byte(nil), []byte(nil)
+	if e.family == unix.AF_INET { // the IP header comes first
+		if len(segment) < 20 {
 			return 0, false
 		}
-		addresses, header := segment[12:20], int(segment[0]&0xf)*4
-		a.ttl = segment[8]
-		segment = segment[min(header, len(segment)):]
-		if e.messages[i].length <= longestHeard && !checksumHolds(addresses, segment) {
-			return 0, false // of IPv6, the kernel has checked it
-		}
+		a.ttl, from, to = segment[8], segment[12:16], segment[16:20]
+		segment = segment[min(int(segment[0]&0xf)*4, len(segment)):]
+	} else {
+		from = e.names[i][8:24]
 	}
-	if !parseAnswer(segment, a) {
-		return 0, false
-	}
-	a.flow.peer = e.names[i]
-	a.flow.peer.setPort(binary.BigEndian.Uint16(segment))
-	controls := e.controls[i][:e.messages[i].header.Controllen]
+	controls := e.controls[i][:m.header.Controllen]
 	for len(controls) > 0 {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(controls)
 		if err != nil {
@@ -211,9 +207,17 @@ func (e *ear) parse(i int, a *answer) (at int64, ok bool) {
 				int64(binary.NativeEndian.Uint64(data[8:]))
 		case header.Level == unix.IPPROTO_IPV6 && header.Type == unix.IPV6_HOPLIMIT && len(data) >= 4:
 			a.ttl = uint8(binary.NativeEndian.Uint32(data))
+		case header.Level == unix.IPPROTO_IPV6 && header.Type == unix.IPV6_PKTINFO && len(data) >= 16:
+			to = data[:16]
 		}
 		controls = rest
 	}
+	// The checksum of a segment that is longer than the buffer covers data that are not there.
+	if !parseAnswer(segment, a) || m.header.Flags&unix.MSG_TRUNC == 0 && !checksumHolds(from, to, segment) {
+		return 0, false
+	}
+	a.flow.peer = e.names[i]
+	a.flow.peer.setPort(binary.BigEndian.Uint16(segment))
 	return at, true
 }
 

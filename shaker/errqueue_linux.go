@@ -9,7 +9,7 @@ import (
 
 // readErrorQueue empties the socket's error queue (IP_RECVERR in ip(7)). It returns the last ICMP
 // error in the queue and the errno to which the kernel translated it, or zeros if there is none. It uses
-// control for the control messages of an error, which take less than 128 bytes.
+// control for the control messages of an error, which take less than 192 bytes.
 func readErrorQueue(fd int, control []byte) (icmp ICMP, errno unix.Errno) {
 	for {
 		n, failed := receiveError(fd, control)

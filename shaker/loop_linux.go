@@ -146,7 +146,7 @@ type loop struct {
 
 	// Scratch memory of the task that is called.
 	info    unix.TCPInfo
-	control [128]byte
+	control [192]byte
 	data    [4096]byte
 }
 

@@ -89,10 +89,14 @@ type answer struct {
 	ttl          uint8
 }
 
-// parseAnswer parses the TCP header of a segment. ok is false if it is neither a SYN-ACK nor an RST that acknowledges
-// something.
+// parseAnswer parses the TCP header of a segment. ok is false if the header is not complete, or if the segment is neither
+// a SYN-ACK nor an RST that acknowledges something.
 func parseAnswer(tcp []byte, a *answer) (ok bool) {
 	if len(tcp) < 20 {
+		return false
+	}
+	header := int(tcp[12]>>4) * 4
+	if header < 20 || header > len(tcp) {
 		return false
 	}
 	flags := tcp[13]
@@ -103,7 +107,7 @@ func parseAnswer(tcp []byte, a *answer) (ok bool) {
 	a.flow.port = binary.BigEndian.Uint16(tcp[2:])
 	a.acknowledged = binary.BigEndian.Uint32(tcp[8:])
 	a.mss, a.timestamps, a.echo = 0, false, 0
-	options := tcp[20:min(len(tcp), max(20, int(tcp[12]>>4)*4))]
+	options := tcp[20:header]
 	for len(options) > 0 && options[0] != optionEnd {
 		if options[0] == optionNone {
 			options = options[1:]
@@ -123,10 +127,11 @@ func parseAnswer(tcp []byte, a *answer) (ok bool) {
 	return true
 }
 
-// checksumHolds reports whether the checksum of a segment over IPv4 is right. A segment that has not left this host,
-// or comes from a virtual machine's host, has just the sum of the pseudo-header: the network card would do the rest.
-func checksumHolds(addresses, tcp []byte) bool {
-	pseudo := addWords(unix.IPPROTO_TCP+uint64(len(tcp)), addresses)
+// checksumHolds reports whether the checksum of a segment between two IP addresses is right. A segment that has not left
+// this host, or comes from a virtual machine's host, has just the sum of the pseudo-header: the network card would do
+// the rest.
+func checksumHolds(from, to, tcp []byte) bool {
+	pseudo := addWords(addWords(unix.IPPROTO_TCP+uint64(len(tcp)), from), to)
 	return fold(addWords(pseudo, tcp)) == 0xffff || binary.BigEndian.Uint16(tcp[16:]) == fold(pseudo)
 }
 
