@@ -34,7 +34,6 @@ type rawHandshake struct {
 	stamp    uint32        // of TCP timestamps, at time 0 of the loop's clock
 	last     time.Duration // when the last SYN was sent
 	lost     uint32        // segments that the ear had lost by then
-	again    time.Duration // when to send another one, if there is no answer; 0 is never
 	refused  bool          // this host did not let the last SYN out
 	reopened bool          // the way has been opened anew for this handshake
 }
@@ -175,12 +174,8 @@ func (h *handshake) sendRaw(l *loop) unix.Errno {
 	errno := sendTo(r.way.out, s.append(b[:0]), &to)
 	r.refused = errno != 0
 	h.result.SYNs++
-	wait, again := r.wire.retransmission.after(h.result.SYNs)
-	r.again = 0
-	if again || h.deadline == 0 {
-		r.again = r.last + wait
-		h.setDueRaw(l, r.again)
-	}
+	wait, _ := r.wire.retransmission.after(h.result.SYNs)
+	h.setDueRaw(l, r.last+wait) // also after the last SYN: then the handshake ends
 	return errno
 }
 
