@@ -22,7 +22,7 @@ const (
 // sequences makes sequence numbers.
 type sequences struct {
 	key  [2]uint64
-	last uint32 // the last number of ticks
+	last uint64 // the last number of ticks, of which a sequence number has the lower 32 bits
 }
 
 func newSequences() (s sequences) {
@@ -41,22 +41,16 @@ func (s *sequences) hash(f *flow) (sequence, stamp uint32) {
 	return uint32(h), uint32(h >> 32)
 }
 
-// next returns the clock's part of a sequence number. No two are the same.
+// next returns the clock's part of a sequence number. No two are the same within 4 hours.
 func (s *sequences) next(now time.Duration) uint32 {
-	tick := uint32(now / sequenceTick)
-	if int32(tick-s.last) <= 0 {
-		tick = s.last + 1
-	}
-	s.last = tick
-	return tick
+	s.last = max(uint64(now/sequenceTick), s.last+1)
+	return uint32(s.last)
 }
 
-// isLate reports whether a sequence number is one of a SYN of the flow that was sent a while ago.
+// isLate reports whether a sequence number is one that a SYN of the flow can have had a while ago.
 func (s *sequences) isLate(f *flow, sequence uint32, now time.Duration) bool {
 	offset, _ := s.hash(f)
-	tick := uint32(now / sequenceTick)
-	if int32(s.last-tick) > 0 {
-		tick = s.last
-	}
-	return tick-(sequence-offset) < uint32(latest/sequenceTick)
+	tick := max(uint64(now/sequenceTick), s.last)
+	age := uint64(uint32(tick) - (sequence - offset))
+	return age < uint64(latest/sequenceTick) && age < tick // the first tick is 1
 }
