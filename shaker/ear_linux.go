@@ -23,6 +23,9 @@ const (
 	// roomForAnswers is the size of a receive buffer: for some 10,000 answers, which arrive while this process is
 	// stopped. Without CAP_NET_ADMIN it is net.core.rmem_max at most.
 	roomForAnswers = 16 << 20
+
+	// stale is how long segments that no handshake waits for may fill the receive buffer before the next handshake.
+	stale = 10 * time.Millisecond
 )
 
 // An ear is a raw socket that receives the answers of one IP version for a wire. It is a task of the loop, which owns
@@ -145,10 +148,12 @@ func (e *ear) receiveAll(l *loop, before time.Duration) bool {
 	return false
 }
 
-// forget drops what has arrived, and counts what was lost, while no handshake has waited for an answer.
-func (e *ear) forget(l *loop) {
-	e.receiveAll(l, l.clock())
-	e.countDrops()
+// makeRoom drops what arrived while no handshake waited for an answer. It might fill the receive buffer.
+func (e *ear) makeRoom(l *loop) {
+	if now := l.clock(); e.flights == 0 && now-e.drained > stale {
+		e.receiveAll(l, now)
+		e.countDrops()
+	}
 }
 
 // receiveSome makes one system call. more reports whether there may be more to receive.

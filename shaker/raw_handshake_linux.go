@@ -93,6 +93,7 @@ func (h *handshake) startRaw(l *loop) {
 		h.fail(l, errNoRawPort)
 		return
 	}
+	heard.makeRoom(l)
 	h.sent = l.clock()
 	if h.deadline != 0 && h.sent >= h.deadline {
 		h.fail(l, ErrUnsent)
@@ -101,9 +102,6 @@ func (h *handshake) startRaw(l *loop) {
 	sequence, stamp := r.wire.sequences.hash(&r.flow)
 	r.sequence, r.stamp = sequence+r.wire.sequences.next(h.sent), stamp
 	r.ear = heard
-	if r.ear.flights == 0 {
-		r.ear.forget(l)
-	}
 	r.lost = r.ear.drops
 	r.wire.add(h)
 	h.result.Local = netip.AddrPortFrom(r.source.addr, r.flow.port)
@@ -246,9 +244,7 @@ var errUnheard = fmt.Errorf(
 // answered ends the handshake after a SYN-ACK or an RST, which arrived at a time on the loop's clock.
 func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	r, res := &h.raw, &h.result
-	if now := l.clock(); at < h.sent || at > now {
-		at = now // the system's clock was set meanwhile
-	}
+	at = arrivedAt(h.sent, at, l.clock())
 	res.Waited, res.TTL = at-h.sent, a.ttl
 	if a.rst {
 		res.Outcome, res.Errno = Refused, unix.ECONNREFUSED
@@ -281,6 +277,15 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	}
 	res.MSS = mss
 	h.finish(l)
+}
+
+// arrivedAt returns when an answer to a SYN that was sent at a time has arrived. The kernel's timestamp of the answer is not
+// used if it cannot be right: the system's clock was set after the answer had arrived, or there is none.
+func arrivedAt(sent, timestamp, now time.Duration) time.Duration {
+	if timestamp < sent || timestamp > now {
+		return now
+	}
+	return timestamp
 }
 
 // undelivered ends the handshake after an ICMP error. The errno is what the kernel translated it to.
