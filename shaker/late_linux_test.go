@@ -160,27 +160,12 @@ func TestDelaysAreNotVerdicts(t *testing.T) {
 			for range c.busy {
 				process.Start(t, exec.Command(nice, "-n", "19", "sh", "-c", "while :; do :; done"))
 			}
-			verdicts := c.burst.run(t, nice, c.percent)
-			answered := answerTimes(packets)
-			counts := make(map[string]int)
-			wrong := 0
-			for target, verdict := range verdicts {
-				counts[verdict]++
-				after, ok := answered[target]
-				if verdict == Timeout.String() && ok && after < c.burst.Timeout*3/4 {
-					if wrong++; wrong <= 5 {
-						t.Errorf("Shake(%v, timeout %v) is a timeout, want %v: the SYN-ACK arrived %v after the SYN",
-							target, c.burst.Timeout, ErrUnsent, after)
-					}
+			verdicts := c.burst.run(t, nice, func(child *process.Process) {
+				if c.percent > 0 {
+					child.LimitCPU(c.percent)
 				}
-			}
-			if wrong > 0 {
-				t.Errorf("%d of %d live targets are a timeout, want 0", wrong, len(verdicts))
-			}
-			if want := c.burst.Targets * c.burst.Rounds; len(verdicts) != want {
-				t.Errorf("%d results, want %d", len(verdicts), want)
-			}
-			t.Logf("%v", counts)
+			}, nil)
+			c.burst.check(t, verdicts, answerTimes(packets))
 		})
 	}
 }
@@ -189,6 +174,7 @@ func TestDelaysAreNotVerdicts(t *testing.T) {
 type burst struct {
 	Targets, Rounds int
 	Timeout         time.Duration
+	Raw             bool // without sockets
 }
 
 const (
@@ -198,7 +184,7 @@ const (
 
 func lateBurst() *burst {
 	var b burst
-	if n, _ := fmt.Sscan(os.Getenv(lateEnv), &b.Targets, &b.Rounds, (*int64)(&b.Timeout)); n < 3 {
+	if n, _ := fmt.Sscan(os.Getenv(lateEnv), &b.Targets, &b.Rounds, (*int64)(&b.Timeout), &b.Raw); n < 4 {
 		return nil
 	}
 	return &b
@@ -209,25 +195,29 @@ func (b *burst) target(number int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(number >> 16), byte(number >> 8), byte(number)}), 80)
 }
 
-// run lets a process with little CPU time shake hands, and returns its results.
-func (b *burst) run(t *testing.T, nice string, percent int) map[netip.AddrPort]string {
+// run lets a process with low priority shake hands, and returns its results. It calls before when the process is ready,
+// and during when it has begun.
+func (b *burst) run(t *testing.T, nice string, before, during func(child *process.Process)) map[netip.AddrPort]string {
 	t.Helper()
 	itself, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(nice, "-n", "19", itself, "-test.run=^TestDelaysAreNotVerdicts$")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d %d", lateEnv, b.Targets, b.Rounds, b.Timeout))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d %d %t", lateEnv, b.Targets, b.Rounds, b.Timeout, b.Raw))
 	begin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	child := process.Start(t, cmd)
 	lab.Eventually(t, "the process is ready", func() bool { return strings.Contains(child.Output(), "ready\n") })
-	if percent > 0 {
-		child.LimitCPU(percent)
+	if before != nil {
+		before(child)
 	}
 	begin.Close()
+	if during != nil {
+		during(child)
+	}
 	lab.Eventually(t, "the process has its results", func() bool {
 		return child.Ended() || strings.Contains(child.Output(), lateDone)
 	})
@@ -241,9 +231,36 @@ func (b *burst) run(t *testing.T, nice string, percent int) map[netip.AddrPort]s
 	return verdicts
 }
 
+// check fails the test if a target that answered in time, as the kernel's times of the packets prove, is a Timeout.
+func (b *burst) check(t *testing.T, verdicts map[netip.AddrPort]string, answered map[netip.AddrPort]time.Duration) {
+	t.Helper()
+	counts := make(map[string]int)
+	wrong := 0
+	for target, verdict := range verdicts {
+		counts[verdict]++
+		after, ok := answered[target]
+		if verdict == Timeout.String() && ok && after < b.Timeout*3/4 {
+			if wrong++; wrong <= 5 {
+				t.Errorf("Shake(%v, timeout %v) is a timeout, want %v: the SYN-ACK arrived %v after the SYN",
+					target, b.Timeout, ErrUnsent, after)
+			}
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d of %d live targets are a timeout, want 0", wrong, len(verdicts))
+	}
+	if want := b.Targets * b.Rounds; len(verdicts) != want {
+		t.Errorf("%d results, want %d", len(verdicts), want)
+	}
+	t.Logf("%v", counts)
+}
+
 // shake is what the process does.
 func (b *burst) shake(t *testing.T) {
 	s := start(t)
+	if b.Raw {
+		s = startWithoutSockets(t)
+	}
 	fmt.Println("ready")
 	os.Stdin.Read(make([]byte, 1)) // until the test lets it begin
 	out := bufio.NewWriter(os.Stdout)

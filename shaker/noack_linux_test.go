@@ -1,0 +1,137 @@
+package shaker
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/capture"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+)
+
+// Another process shakes hands with live targets, and is held up for longer than the kernel withholds a final ACK.
+// With sockets, the kernel sends ACKs then. Without sockets it sends none, and no verdict is wrong either.
+func TestNoACKOfAHeldUpProcess(t *testing.T) {
+	const targets, stops = 300, 3
+	for _, c := range []struct {
+		name   string
+		burst  burst
+		before func(t *testing.T, child *process.Process)
+		during func(wire *simnet.Wire, child *process.Process)
+	}{
+		{
+			name:  "stopped for 500 ms, three times",
+			burst: burst{Targets: targets, Rounds: stops, Timeout: 5 * time.Second},
+			during: func(wire *simnet.Wire, child *process.Process) {
+				for round := range stops {
+					wire.Await(round*2*targets + targets/3) // a SYN and an RST for each target of the earlier rounds
+					child.Signal(syscall.SIGSTOP)
+					time.Sleep(500 * time.Millisecond)
+					child.Signal(syscall.SIGCONT)
+				}
+			},
+		},
+		{
+			name:   "2 % of a processor",
+			burst:  burst{Targets: 1000, Rounds: 3, Timeout: 500 * time.Millisecond},
+			before: func(_ *testing.T, child *process.Process) { child.LimitCPU(2) },
+		},
+		{
+			name:   "10,000 callers, busy processors",
+			burst:  burst{Targets: manyCallers(10_000), Rounds: 1, Timeout: 2 * time.Second},
+			before: func(t *testing.T, _ *process.Process) { process.KeepBusy(t) },
+		},
+	} {
+		for _, engine := range []string{"socket", "raw"} {
+			t.Run(c.name+", "+engine, func(t *testing.T) {
+				lab.NeedDescriptors(t, c.burst.Targets+100)
+				c.burst.Raw = engine == "raw"
+				network := simnet.NewNetwork(t)
+				network.At("10.0.0.0/8", simnet.SYNACK().After(50*time.Millisecond))
+				packets := capture.Interface(t, network.Interface(), netip.MustParseAddr("10.255.0.1"))
+				verdicts := c.burst.run(t, lab.Program(t, "nice", "coreutils"), func(child *process.Process) {
+					if c.before != nil {
+						c.before(t, child)
+					}
+				}, func(child *process.Process) {
+					if c.during != nil {
+						c.during(network.Wire, child)
+					}
+				})
+				acks := 0
+				for segment := range network.Sent() {
+					if segment.ACK && (c.burst.Raw || !segment.RST) { // the RST of the kernel has no ACK either
+						acks++
+					}
+				}
+				switch {
+				case c.burst.Raw && acks > 0:
+					t.Errorf("%d segments with an ACK were sent, want 0", acks)
+				case !c.burst.Raw && acks == 0:
+					t.Error("no ACK was sent: the test does not provoke its case")
+				}
+				t.Logf("%d ACKs", acks)
+				c.burst.check(t, verdicts, answerTimes(packets))
+			})
+		}
+	}
+}
+
+// The process is stopped while the SYN-ACK arrives, until the deadline has passed. The target is open, and its latency
+// does not include the time for which the process was stopped.
+func TestLatencyOfAStoppedProcess(t *testing.T) {
+	const insideEnv = "SHAKER_TEST_STOPPED_RAW"
+	const stopped, timeout = 500 * time.Millisecond, 300 * time.Millisecond
+	if target, err := netip.ParseAddrPort(os.Getenv(insideEnv)); err == nil {
+		s := startWithoutSockets(t)
+		began := time.Now()
+		r, err := s.Shake(context.Background(), target, &Options{Timeout: timeout})
+		fmt.Printf("result %v %d %d %d %v\n", r.Outcome, r.Handshake, r.RTT, time.Since(began), err)
+		return
+	}
+	needTimestamps(t)
+	for _, target := range []netip.AddrPort{target4, target6} {
+		t.Run(target.String(), func(t *testing.T) {
+			syns := make(chan simnet.Segment, 10)
+			wire := simnet.NewWire(t, func(s simnet.Segment) [][]byte {
+				if s.SYN {
+					syns <- s
+				}
+				return nil
+			}, "192.0.2.0/24", "2001:db8::/64")
+			itself, err := os.Executable()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(itself, "-test.run=^TestLatencyOfAStoppedProcess$")
+			cmd.Env = append(os.Environ(), insideEnv+"="+target.String())
+			child := process.Start(t, cmd)
+			syn := <-syns
+			child.Signal(syscall.SIGSTOP)
+			lab.Eventually(t, "the process is stopped", child.Stopped)
+			wire.Send(syn.SYNACK())
+			time.Sleep(stopped)
+			child.Signal(syscall.SIGCONT)
+			lab.Eventually(t, "the process has a result", func() bool {
+				return child.Ended() || strings.Contains(child.Output(), "result ")
+			})
+			var outcome string
+			var handshake, rtt, took time.Duration
+			_, result, _ := strings.Cut(child.Output(), "result ")
+			fmt.Sscan(result, &outcome, (*int64)(&handshake), (*int64)(&rtt), (*int64)(&took))
+			if outcome != Open.String() || handshake == 0 || handshake > took-stopped || rtt != handshake {
+				t.Errorf("Shake(%v, timeout %v) of a process that was stopped for %v after the SYN-ACK = %s, "+
+					"want %v, and a handshake and RTT of %v at most:\n%s", target, timeout, stopped, strings.TrimSpace(result),
+					Open, took-stopped, wire.Trace(target.Addr()))
+			}
+		})
+	}
+}
