@@ -16,20 +16,22 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 var plotFile = flag.String("plot", "", "SVG file in which BenchmarkTruth plots its measurements")
 
 // BenchmarkTruth compares reported latencies with the latencies on the wire: the times from SYN to SYN-ACK, as the
 // kernel captures them at the prober's end of a veth pair. The reports are the RTT and the handshake latency of
-// shaker_exporter, the probe duration of Debian's blackbox_exporter, and the RTT and the handshake latency of a bare
-// loop, a C program of one thread that makes the same system calls (shaker/testdata/floor.c). The programs probe in
-// turns, one handshake at a time, 10 ms apart: first while nothing else runs, then while other programs keep every
-// processor busy.
+// shaker_exporter, the handshake latency of package shaker without sockets, the probe duration of Debian's
+// blackbox_exporter, and the RTT and the handshake latency of a bare loop, a C program of one thread that makes the same
+// system calls (shaker/testdata/floor.c). The programs probe in turns, one handshake at a time, 10 ms apart: first while
+// nothing else runs, then while other programs keep every processor busy.
 //
 // The figures are the differences between the reports and the wire. The ratios are the 99th percentiles of
-// shaker_exporter divided by those of the bare loop: on a shared machine only the ratios are meaningful. The plot of
-// -plot does not show the bare loop.
+// shaker_exporter divided by those of the bare loop, and those without sockets divided by those of
+// shaker_exporter: on a shared machine only the ratios are meaningful. The plot of -plot does not show the bare loop and
+// the handshakes without sockets.
 //
 //	go -C test test -run '^$' -bench Truth -benchtime 1000x ./benchmarks -plot docs/truth.svg
 func BenchmarkTruth(b *testing.B) {
@@ -48,6 +50,7 @@ func BenchmarkTruth(b *testing.B) {
 		}),
 		theirs.prober(b, path, map[string]string{"blackbox": "probe_duration_seconds"}),
 		bareLoop(floor, neighbour),
+		withoutSockets(b, neighbour),
 	}
 	compare(b, 1, probers, capture) // resolves the neighbour's address, opens HTTP connections
 	var panels []panel
@@ -90,6 +93,8 @@ func report(b *testing.B, latencies map[string][]latency) {
 	}
 	b.ReportMetric(p99["rtt"]/p99["bare-rtt"], "rtt-ratio")
 	b.ReportMetric(p99["handshake"]/p99["bare-handshake"], "handshake-ratio")
+	b.ReportMetric(p99["raw"]/p99["handshake"], "raw-ratio")
+	b.ReportMetric(p99["raw"]/p99["rtt"], "raw-rtt-ratio") // without sockets, the RTT is the handshake latency
 }
 
 // A latency is the latency of a handshake as it is reported, and as it is on the wire.
@@ -180,6 +185,27 @@ func bareLoop(program string, neighbour *kernel.Neighbour) prober {
 			}
 			reports["bare-rtt"] = append(reports["bare-rtt"], rtt)
 			reports["bare-handshake"] = append(reports["bare-handshake"], handshake)
+		}
+		return reports
+	}
+}
+
+// withoutSockets returns a prober that reports the handshake latency of package shaker without sockets.
+func withoutSockets(b *testing.B, neighbour *kernel.Neighbour) prober {
+	s, err := shaker.New(&shaker.Config{Raw: &shaker.Raw{}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { s.Close() })
+	return func(b *testing.B, n int) map[string][]time.Duration {
+		reports := make(map[string][]time.Duration)
+		for range n {
+			time.Sleep(10 * time.Millisecond)
+			r, err := s.Shake(b.Context(), neighbour.Target, nil)
+			if err != nil || r.Outcome != shaker.Open {
+				b.Fatalf("Shake(%v) without a socket = %+v, error %v, want Open", neighbour.Target, r, err)
+			}
+			reports["raw"] = append(reports["raw"], r.Handshake)
 		}
 		return reports
 	}
