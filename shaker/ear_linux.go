@@ -16,8 +16,8 @@ const (
 	heardAtOnce  = 32
 	callsPerTurn = 8
 
-	// longestHeard is how much of a segment is received: an IPv4 header and a TCP header with all of their options. Some
-	// hosts send data with an RST (RFC 9293, section 3.5.3).
+	// longestHeard is how much of a segment is received: an IPv4 header and a TCP header with all of their options.
+	// Some hosts send data with an RST (RFC 9293, section 3.5.3).
 	longestHeard = 60 + 60
 
 	// roomForAnswers is the size of a receive buffer: for some 10,000 answers, which arrive while this process is

@@ -78,7 +78,8 @@ func TestArrivedAt(t *testing.T) {
 		{name: "no timestamp", sent: 10, timestamp: -1.8e12, now: 35, want: 35},
 	} {
 		if got := arrivedAt(c.sent*ms, c.timestamp*ms, c.now*ms); got != c.want*ms {
-			t.Errorf("%s: arrivedAt(%v, %v, %v) = %v, want %v", c.name, c.sent*ms, c.timestamp*ms, c.now*ms, got, c.want*ms)
+			t.Errorf("%s: arrivedAt(%v, %v, %v) = %v, want %v", c.name, c.sent*ms, c.timestamp*ms, c.now*ms, got,
+				c.want*ms)
 		}
 	}
 }
@@ -94,8 +95,9 @@ func startOneWithoutSockets(tb testing.TB) (*Shaker, *loop) {
 	return &Shaker{engine: engine}, engine.loops[0]
 }
 
-// needTimestamps returns when the kernel takes the time of packets as they arrive, and lets it do so for the rest of the
-// test. It begins a moment after the first socket has asked for that; until then, the time is when they are received.
+// needTimestamps returns when the kernel takes the time of packets as they arrive, and lets it do so for the rest of
+// the test. It begins a moment after the first socket has asked for that; until then, the time is when they are
+// received.
 func needTimestamps(t *testing.T) {
 	t.Helper()
 	fd, err := socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
@@ -163,16 +165,20 @@ func TestLostAnswers(t *testing.T) {
 				err := <-done
 				strays := s.Strays()
 				if flood == 0 {
-					if err != nil || r.Outcome != Open || r.Handshake > answered+10*time.Millisecond || strays != (Strays{}) {
-						t.Errorf("Shake(%v) = %+v, error %v, strays %+v, want Open and no strays", target, r, err, strays)
+					if err != nil || r.Outcome != Open || r.Handshake > answered+10*time.Millisecond ||
+						strays != (Strays{}) {
+						t.Errorf("Shake(%v) = %+v, error %v, strays %+v, want Open and no strays", target, r, err,
+							strays)
 					}
 					return
 				}
 				if !errors.Is(err, ErrLocal) || !errors.Is(err, unix.ENOBUFS) {
-					t.Errorf("Shake(%v), whose answer was lost = %+v, error %v, want a local error, ENOBUFS", target, r, err)
+					t.Errorf("Shake(%v), whose answer was lost = %+v, error %v, want a local error, ENOBUFS", target,
+						r, err)
 				}
 				if strays.Lost == 0 || strays.Lost+strays.Forged+strays.Late != uint64(flood)+1 {
-					t.Errorf("strays %+v, want all %d forged answers and the genuine one, some of them lost", strays, flood)
+					t.Errorf("strays %+v, want all %d forged answers and the genuine one, some of them lost", strays,
+						flood)
 				}
 			})
 		}
@@ -193,7 +199,8 @@ func TestFloodBeforeAHandshake(t *testing.T) {
 			s, _ := startOneWithoutSockets(t)
 			first := mustShake(t, s, target)
 			const flood = 100_000
-			forged := forgery{from: target, to: first.Local, tcp: layers.TCP{SYN: true, ACK: true, Ack: 1 << 31}}.packet()
+			forged := forgery{from: target, to: first.Local, tcp: layers.TCP{SYN: true, ACK: true,
+				Ack: 1 << 31}}.packet()
 			for range flood {
 				wire.Send(forged)
 			}
@@ -207,7 +214,8 @@ func TestFloodBeforeAHandshake(t *testing.T) {
 				return s.Shake(context.Background(), silent, &Options{Timeout: 300 * time.Millisecond})
 			})
 			if err != nil || r.Outcome != Timeout {
-				t.Errorf("Shake(%v) after a flood = %+v, error %v, want Timeout: nothing was lost meanwhile", silent, r, err)
+				t.Errorf("Shake(%v) after a flood = %+v, error %v, want Timeout: nothing was lost meanwhile", silent,
+					r, err)
 			}
 		})
 	}

@@ -129,7 +129,8 @@ func TestLatencyOfAStoppedProcess(t *testing.T) {
 			fmt.Sscan(result, &outcome, (*int64)(&handshake), (*int64)(&rtt), (*int64)(&took))
 			if outcome != Open.String() || handshake == 0 || handshake > took-stopped || rtt != handshake {
 				t.Errorf("Shake(%v, timeout %v) of a process that was stopped for %v after the SYN-ACK = %s, "+
-					"want %v, and a handshake and RTT of %v at most:\n%s", target, timeout, stopped, strings.TrimSpace(result),
+					"want %v, and a handshake and RTT of %v at most:\n%s", target, timeout, stopped,
+					strings.TrimSpace(result),
 					Open, took-stopped, wire.Trace(target.Addr()))
 			}
 		})

@@ -279,8 +279,8 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	h.finish(l)
 }
 
-// arrivedAt returns when an answer to a SYN that was sent at a time has arrived. The kernel's timestamp of the answer is not
-// used if it cannot be right: the system's clock was set after the answer had arrived, or there is none.
+// arrivedAt returns when an answer to a SYN that was sent at a time has arrived. The kernel's timestamp of the answer
+// is not used if it cannot be right: the system's clock was set after the answer had arrived, or there is none.
 func arrivedAt(sent, timestamp, now time.Duration) time.Duration {
 	if timestamp < sent || timestamp > now {
 		return now

@@ -89,7 +89,8 @@ func serialize(options gopacket.SerializeOptions, all ...gopacket.SerializableLa
 func TestMalformedAnswers(t *testing.T) {
 	synack, rst := layers.TCP{SYN: true, ACK: true, Window: 65535}, layers.TCP{RST: true, ACK: true}
 	option := func(f *forgery, length uint8) {
-		f.tcp.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: length, OptionData: []byte{5, 0}}}
+		f.tcp.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: length,
+			OptionData: []byte{5, 0}}}
 		f.offset = 6
 	}
 	cases := []struct {

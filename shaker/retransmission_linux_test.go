@@ -37,7 +37,8 @@ func TestRetransmission(t *testing.T) {
 			}
 		}
 		if !slices.Equal(times, c.want) {
-			t.Errorf("%d retries and %d linear timeouts: SYNs and the end at %v, want %v", c.retries, c.linear, times, c.want)
+			t.Errorf("%d retries and %d linear timeouts: SYNs and the end at %v, want %v", c.retries, c.linear, times,
+				c.want)
 		}
 	}
 	if wait, again := (retransmission{retries: 127, linear: 255}).after(382); wait != longestRTO || !again {

@@ -89,8 +89,8 @@ type answer struct {
 	ttl          uint8
 }
 
-// parseAnswer parses the TCP header of a segment. ok is false if the header is not complete, or if the segment is neither
-// a SYN-ACK nor an RST that acknowledges something.
+// parseAnswer parses the TCP header of a segment. ok is false if the header is not complete, or if the segment is
+// neither a SYN-ACK nor an RST that acknowledges something.
 func parseAnswer(tcp []byte, a *answer) (ok bool) {
 	if len(tcp) < 20 {
 		return false
@@ -127,9 +127,9 @@ func parseAnswer(tcp []byte, a *answer) (ok bool) {
 	return true
 }
 
-// checksumHolds reports whether the checksum of a segment between two IP addresses is right. A segment that has not left
-// this host, or comes from a virtual machine's host, has just the sum of the pseudo-header: the network card would do
-// the rest.
+// checksumHolds reports whether the checksum of a segment between two IP addresses is right. A segment that has not
+// left this host, or comes from a virtual machine's host, has just the sum of the pseudo-header: the network card would
+// do the rest.
 func checksumHolds(from, to, tcp []byte) bool {
 	pseudo := addWords(addWords(unix.IPPROTO_TCP+uint64(len(tcp)), from), to)
 	return fold(addWords(pseudo, tcp)) == 0xffff || binary.BigEndian.Uint16(tcp[16:]) == fold(pseudo)

@@ -200,7 +200,8 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		want := sum.Valid && tcp.ACK && (tcp.SYN || tcp.RST)
-		if unfinished := tcp.Checksum == pseudo(parsed.NetworkLayer(), len(tcp.Contents)+len(tcp.Payload)); !unfinished &&
+		if unfinished := tcp.Checksum == pseudo(parsed.NetworkLayer(),
+			len(tcp.Contents)+len(tcp.Payload)); !unfinished &&
 			ok != want {
 			t.Fatalf("parse(% x) = %t, want %t as gopacket: %+v, checksum %+v", packet, ok, want, tcp, sum)
 		}

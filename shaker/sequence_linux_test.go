@@ -76,7 +76,8 @@ func TestSequencesAreUnpredictable(t *testing.T) {
 func TestIsLate(t *testing.T) {
 	s := sequences{key: [2]uint64{1, 2}}
 	f, other := flowTo(target4, 32768), flowTo(target4, 32769)
-	for _, sent := range []time.Duration{1, time.Hour, 1<<32*sequenceTick - time.Second, 1<<32*sequenceTick + time.Second} {
+	for _, sent := range []time.Duration{1, time.Hour, 1<<32*sequenceTick - time.Second,
+		1<<32*sequenceTick + time.Second} {
 		s.last = 0
 		offset, _ := s.hash(f)
 		tick := s.next(sent)

@@ -32,7 +32,8 @@ func attacks() []attack {
 			return answering(syn, layers.TCP{SYN: true, ACK: true}).packet()
 		}},
 		{name: "ICMP error", outcome: Unreachable, forge: func(syn simnet.Segment, seq uint32) []byte {
-			quoted, _ := simnet.Parse(forgery{from: syn.Src, to: syn.Dst, tcp: layers.TCP{SYN: true, Seq: seq}}.packet())
+			quoted, _ := simnet.Parse(forgery{from: syn.Src, to: syn.Dst, tcp: layers.TCP{SYN: true,
+				Seq: seq}}.packet())
 			if syn.Src.Addr().Is4() {
 				return quoted.ICMPError(netip.MustParseAddr("198.51.100.7"), 3, 1)
 			}
@@ -148,7 +149,8 @@ func TestOffPathAttacker(t *testing.T) {
 				trap.wire.Send(attack.forge(syn, syn.Seq))
 				r := <-done
 				if r.err != nil || r.Outcome != attack.outcome || r.SYNs != 1 {
-					t.Errorf("Shake(%v) = %+v after the genuine answer, want %v after one SYN", target, r, attack.outcome)
+					t.Errorf("Shake(%v) = %+v after the genuine answer, want %v after one SYN", target, r,
+						attack.outcome)
 				}
 				trap.counted(want, nil)
 			})

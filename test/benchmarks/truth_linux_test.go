@@ -24,14 +24,14 @@ var plotFile = flag.String("plot", "", "SVG file in which BenchmarkTruth plots i
 // BenchmarkTruth compares reported latencies with the latencies on the wire: the times from SYN to SYN-ACK, as the
 // kernel captures them at the prober's end of a veth pair. The reports are the RTT and the handshake latency of
 // shaker_exporter, the handshake latency of package shaker without sockets, the probe duration of Debian's
-// blackbox_exporter, and the RTT and the handshake latency of a bare loop, a C program of one thread that makes the same
-// system calls (shaker/testdata/floor.c). The programs probe in turns, one handshake at a time, 10 ms apart: first while
-// nothing else runs, then while other programs keep every processor busy.
+// blackbox_exporter, and the RTT and the handshake latency of a bare loop, a C program of one thread that makes the
+// same system calls (shaker/testdata/floor.c). The programs probe in turns, one handshake at a time, 10 ms apart: first
+// while nothing else runs, then while other programs keep every processor busy.
 //
 // The figures are the differences between the reports and the wire. The ratios are the 99th percentiles of
 // shaker_exporter divided by those of the bare loop, and those without sockets divided by those of
-// shaker_exporter: on a shared machine only the ratios are meaningful. The plot of -plot does not show the bare loop and
-// the handshakes without sockets.
+// shaker_exporter: on a shared machine only the ratios are meaningful. The plot of -plot does not show the bare loop
+// and the handshakes without sockets.
 //
 //	go -C test test -run '^$' -bench Truth -benchtime 1000x ./benchmarks -plot docs/truth.svg
 func BenchmarkTruth(b *testing.B) {

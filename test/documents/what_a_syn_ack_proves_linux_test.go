@@ -325,8 +325,8 @@ func TestSynproxy(t *testing.T) {
 		}
 	}
 	// unseen probes the target with one of the engines, and connects to it through the proxy as an ordinary client
-	// does. The application accepts connections in the order of their handshakes: if it saw a probe, it would accept the
-	// probe first.
+	// does. The application accepts connections in the order of their handshakes: if it saw a probe, it would accept
+	// the probe first.
 	unseen := func(t *testing.T, target string, probe func(t *testing.T, target string, mss int)) {
 		t.Helper()
 		for range probes {
@@ -405,8 +405,8 @@ func TestSynproxy(t *testing.T) {
 					c.node.withStrictTracking(t)
 					unseen(t, target, probe)
 				})
-				// Linux 6.18's synproxy takes an IPv6 segment for an IPv4 one to check its checksum, and drops it, unless
-				// a network card has checked it. A veth pair does so only for segments of sockets.
+				// Linux 6.18's synproxy takes an IPv6 segment for an IPv4 one to check its checksum, and drops it,
+				// unless a network card has checked it. A veth pair does so only for segments of sockets.
 				if !strings.HasPrefix(target, "[") {
 					t.Run("without the remedy, without a socket", func(t *testing.T) {
 						c.node.rules(t, synproxyRules(t, 443, c.hook, withoutRemedy))
