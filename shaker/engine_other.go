@@ -54,6 +54,8 @@ func (e *engine) err() error {
 func (e *engine) strays() Strays   { return Strays{} }
 func (e *engine) ports() PortRange { return PortRange{} }
 
+func (e *engine) isRaw(*Options) bool { return false }
+
 // begin counts a handshake as running, unless the engine is closed.
 func (e *engine) begin() error {
 	e.mu.Lock()

@@ -3,6 +3,11 @@ package shaker
 // RawPorts is how many local ports a Shaker with [Config.Raw] uses.
 const RawPorts = wires * portsPerWire
 
+// RawDescriptors is how many descriptors a Shaker with [Config.Raw] holds at most, in addition to what it holds without
+// Raw: those of its ports, and of the raw sockets that all handshakes share. It holds half of them if there is only one
+// processor, and fewer if the handshakes have few different options.
+const RawDescriptors = RawPorts + wires*descriptorsPerWire
+
 const (
 	// wires is how many loops send SYNs without a socket. Each of them adds to the cost of every TCP segment that this
 	// host receives, because the kernel offers a copy to each raw socket. One of them fills most of a processor.
@@ -11,6 +16,12 @@ const (
 	// portsPerWire is how many ports a wire has, and so how many handshakes it can perform at the same time with one
 	// address and port. It is a power of two, and not less than maxOverlap.
 	portsPerWire = 64
+
+	// mostWays limits how many ways a wire keeps. They are as many as there are different options in use.
+	mostWays = 64
+
+	// descriptorsPerWire is how many descriptors a wire has for its ears, its ways and netlink.
+	descriptorsPerWire = 2 + 2*mostWays + 1
 
 	// lowestPort is the first port that needs no privilege. Firewalls may deny SYNs from a lower one.
 	lowestPort = 1024
@@ -42,8 +53,8 @@ type Raw struct {
 	Ports PortRange
 }
 
-// validate returns an error that wraps [os.ErrInvalid] for ports that cannot be used.
-func (r *Raw) validate() error {
+// Validate returns an error that wraps [os.ErrInvalid] for ports that cannot be used, whether they are free or not.
+func (r *Raw) Validate() error {
 	switch p := r.Ports; {
 	case p == PortRange{}:
 		return nil
@@ -79,6 +90,10 @@ func (s *Shaker) Strays() Strays {
 	}
 	return s.engine.strays()
 }
+
+// IsRaw reports whether handshakes with the options send SYNs without sockets, so that they need no descriptor and no
+// port of their own. Without [Config.Raw] none of them do.
+func (s *Shaker) IsRaw(o *Options) bool { return s.engine != nil && s.engine.isRaw(o) }
 
 // Ports returns the ports of a Shaker with [Config.Raw], and otherwise the zero range.
 func (s *Shaker) Ports() PortRange {

@@ -97,7 +97,7 @@ func New(config *Config) (*Shaker, error) {
 		return nil, fmt.Errorf("shaker: %w", err)
 	}
 	if config.Raw != nil {
-		if err := config.Raw.validate(); err != nil {
+		if err := config.Raw.Validate(); err != nil {
 			return nil, fmt.Errorf("shaker: %w", err)
 		}
 	}

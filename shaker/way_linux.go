@@ -7,9 +7,6 @@ import (
 )
 
 const (
-	// mostWays limits how many ways a wire keeps. They are as many as there are different options in use.
-	mostWays = 64
-
 	// mostSources limits for how many targets a way remembers from which address to send.
 	mostSources = 1 << 17
 
