@@ -29,6 +29,9 @@ type Options struct {
 	Prober *probe.Prober
 	Logger *slog.Logger
 
+	// Shaker is the Prober's engine, for metrics about it; nil leaves them out.
+	Shaker *shaker.Shaker
+
 	// FailureLevel is the log level of failed probes. A failed probe is a measurement, not an
 	// error of the exporter.
 	FailureLevel slog.Level
@@ -52,6 +55,7 @@ type Handler struct {
 	meter   *idle.Meter    // nil before MeasureIdle is called
 
 	metrics    *metrics
+	engine     *engineMetrics
 	watch      *watchMetrics
 	hold       *holdMetrics
 	registered *registrationMetrics
@@ -71,8 +75,8 @@ func New(options Options) *Handler {
 		options.History = history.New(0)
 	}
 	return &Handler{
-		options: options, metrics: newMetrics(options.Prober), watch: newWatchMetrics(), hold: newHoldMetrics(),
-		registered: newRegistrationMetrics(),
+		options: options, metrics: newMetrics(options.Prober), engine: newEngineMetrics(options.Shaker),
+		watch: newWatchMetrics(), hold: newHoldMetrics(), registered: newRegistrationMetrics(),
 	}
 }
 
@@ -93,6 +97,7 @@ func (h *Handler) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range h.metrics.all() {
 		c.Describe(ch)
 	}
+	h.engine.describe(ch)
 	h.watch.describe(ch)
 	h.hold.describe(ch)
 	h.registered.describe(ch)
@@ -105,6 +110,7 @@ func (h *Handler) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range h.metrics.all() {
 		c.Collect(ch)
 	}
+	h.engine.collect(ch)
 	var all []registry.Module
 	held := make(map[string]int)
 	if h.watcher != nil {

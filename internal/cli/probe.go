@@ -13,6 +13,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/collector"
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/engine"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -33,6 +34,7 @@ type probeFlags struct {
 	timeout  time.Duration
 	output   string
 	path     bool
+	engine   engine.Flags
 }
 
 // RegisterProbe adds the probe command to the application.
@@ -55,6 +57,7 @@ func (f *probeFlags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("output", "Output format: text, json (one object per line and result), or openmetrics "+
 		"(the metrics of each target's last probe). One of: [text, json, openmetrics]").
 		Default("text").EnumVar(&f.output, "text", "json", "openmetrics")
+	f.engine.Register(cmd)
 	cmd.Flag("path", "Trace the path to each target and print its hops as they answer.").BoolVar(&f.path)
 	cmd.Arg("target", "Targets to probe, such as example.com:443, 192.0.2.1:443 or [2001:db8::1]:443.").
 		Required().StringsVar(&f.targets)
@@ -68,6 +71,9 @@ func (f *probeFlags) validate(c *config.Config) error {
 			config.Name(f.module), Hold)
 	case module.MeasuresIdle():
 		return fmt.Errorf("module %s has prober idle, want a module with prober tcp", config.Name(f.module))
+	}
+	if err := f.engine.Validate(); err != nil {
+		return err
 	}
 	if f.count < 0 {
 		return fmt.Errorf("--count is %d, want 0 or more", f.count)
@@ -97,12 +103,15 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 	if err := c.flags.validate(conf); err != nil {
 		return fail(c.name, statusUsage, err)
 	}
-	engine, err := shaker.New(nil)
+	s, warning, err := c.flags.engine.Start()
 	if err != nil {
 		return fail(c.name, statusFailed, err)
 	}
-	defer engine.Close()
-	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
+	defer s.Close()
+	if warning != "" {
+		fmt.Fprintf(os.Stderr, "%s: warning: %s\n", c.name, warning)
+	}
+	prober := probe.New(probe.Options{Shaker: s, Config: conf})
 	module := c.flags.module
 	if !c.flags.named {
 		module = "" // so that an error says so

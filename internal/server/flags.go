@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/engine"
 )
 
 // flags are the flags of the serve command.
@@ -27,6 +28,7 @@ type flags struct {
 	enableReload  bool
 	reloadSeconds int
 	timeoutOffset float64
+	engine        engine.Flags
 	maxInFlight   int
 	watchTargets  int
 	watchRate     float64
@@ -46,6 +48,7 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("timeout-offset",
 		"Seconds to subtract from Prometheus' scrape timeout, so that the response arrives in time.").
 		Default("0.5").Float64Var(&f.timeoutOffset)
+	f.engine.Register(cmd)
 	cmd.Flag("probe.max-in-flight",
 		"Maximum number of concurrent handshakes, as far as the memory limit permits it. "+
 			"0 derives it from the limits of open files and memory.").
@@ -79,6 +82,9 @@ func (f *flags) register(cmd *kingpin.CmdClause) {
 func (f *flags) validate(configFile string) error {
 	if !(f.timeoutOffset >= 0 && f.timeoutOffset <= 3600) { // rejects NaN, too
 		return fmt.Errorf("--timeout-offset is %v, want 0 to 3600 seconds", f.timeoutOffset)
+	}
+	if err := f.engine.Validate(); err != nil {
+		return err
 	}
 	if f.maxInFlight < 0 {
 		return fmt.Errorf("--probe.max-in-flight is %d, want 0 or more", f.maxInFlight)

@@ -5,10 +5,10 @@ import "log/slog"
 // descriptorsPerProbe is how many descriptors a probe needs.
 const descriptorsPerProbe = 3
 
-// heldConnections returns how many connections may be held, given the value of the flag and the limit of probes in
-// flight: 0 for any number. spare is how many of them do not need the descriptors of probes.
-func (l memoryLimit) heldConnections(flag, inFlight int, logger *slog.Logger) (most, spare int) {
-	files := descriptorsPerProbe * openFilesForProbes() // 0 if there is no limit
+// heldConnections returns how many connections may be held, given the value of the flag, the limit of probes in flight
+// and the descriptors of the engine: 0 for any number. spare is how many of them do not need the descriptors of probes.
+func (l memoryLimit) heldConnections(flag, inFlight, engine int, logger *slog.Logger) (most, spare int) {
+	files := descriptorsPerProbe * openFilesForProbes(engine) // 0 if there is no limit
 	if spare = files - descriptorsPerProbe*inFlight; files == 0 || spare < 0 {
 		spare = 0
 	}

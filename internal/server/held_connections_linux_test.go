@@ -17,7 +17,8 @@ func TestHeldConnections(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4000, Max: before.Max}); err != nil {
 		t.Fatal(err)
 	}
-	derived := defaultMaxInFlight()
+	const engine = 2
+	derived := defaultMaxInFlight(engine)
 	files := 3 * derived
 	for _, c := range []struct {
 		name           string
@@ -35,7 +36,7 @@ func TestHeldConnections(t *testing.T) {
 		{name: "less memory", memory: 16 << 20, inFlight: derived, most: 512},
 		{name: "flag beyond the memory", memory: 16 << 20, flag: 1000, inFlight: derived, most: 512},
 	} {
-		most, spare := c.memory.heldConnections(c.flag, c.inFlight, slog.New(slog.DiscardHandler))
+		most, spare := c.memory.heldConnections(c.flag, c.inFlight, engine, slog.New(slog.DiscardHandler))
 		if most != c.most || spare != c.spare {
 			t.Errorf("%s: %d held connections with the flag %d and %d probes in flight, %d of them spare, want %d, %d",
 				c.name, most, c.flag, c.inFlight, spare, c.most, c.spare)

@@ -1,10 +1,11 @@
 package server
 
 import (
-	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // The open file limit leaves room for the descriptors of all probes that may run at once.
@@ -14,12 +15,20 @@ func TestOpenFilesForProbes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &before)
-	for limit, want := range map[uint64]int{1000: (1000 - 64 - runtime.GOMAXPROCS(0)) / 3, 64: 1} {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
+	for _, c := range []struct {
+		limit        uint64
+		engine, want int
+	}{
+		{limit: 1000, engine: 2, want: (1000 - 64 - 2) / 3},
+		{limit: 1000, engine: 2 + shaker.RawDescriptors, want: (1000 - 64 - 2 - shaker.RawDescriptors) / 3},
+		{limit: 64, engine: 2, want: 1},
+	} {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: c.limit, Max: before.Max}); err != nil {
 			t.Fatal(err)
 		}
-		if got := openFilesForProbes(); got != want {
-			t.Errorf("openFilesForProbes() with an open file limit of %d = %d, want %d", limit, got, want)
+		if got := openFilesForProbes(c.engine); got != c.want {
+			t.Errorf("openFilesForProbes(%d) with an open file limit of %d = %d, want %d",
+				c.engine, c.limit, got, c.want)
 		}
 	}
 }

@@ -2,18 +2,14 @@
 
 package server
 
-import (
-	"runtime"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // openFilesForProbes returns how many handshakes the open file limit permits at once. Each probe needs three
-// descriptors, one for its HTTP connection and two for its DNS queries (its handshake uses one of them afterwards).
-// Some are reserved for everything else.
-func openFilesForProbes() int {
+// descriptors, one for its HTTP connection and two for its DNS queries (its handshake uses one of them afterwards, if
+// it has a socket). Some are reserved for everything else, in addition to those of the engine.
+func openFilesForProbes(engine int) int {
 	const each = 3
-	others := 64 + runtime.GOMAXPROCS(0) // the engine has one descriptor per processor
+	others := 64 + engine
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > 1<<20 {
 		return 1 << 20 / each

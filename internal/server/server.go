@@ -89,7 +89,15 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		return 0
 	}
 	logForeign(logger, conf)
-	if err := c.serve(configFile, loaded, conf, hangups, logger); err != nil {
+	engine, warning, err := c.flags.engine.Start()
+	if err != nil {
+		return fail(statusFailed, err)
+	}
+	defer engine.Close()
+	if warning != "" {
+		logger.Warn("The ports may not be free at the next start", "reason", warning)
+	}
+	if err := c.serve(engine, configFile, loaded, conf, hangups, logger); err != nil {
 		logger.Error("Cannot serve", "err", err)
 		return statusFailed
 	}
@@ -99,7 +107,8 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 // serve serves until SIGTERM or SIGINT arrives, and then until the running probes have ended. A second
 // such signal ends the process at once. A hangup reloads the configuration.
 func (c *Command) serve(
-	configFile string, loaded content, conf *config.Config, hangups <-chan os.Signal, logger *slog.Logger,
+	engine *shaker.Shaker, configFile string, loaded content, conf *config.Config, hangups <-chan os.Signal,
+	logger *slog.Logger,
 ) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -112,23 +121,20 @@ func (c *Command) serve(
 	}
 	memory := findMemoryLimit()
 	memory.apply()
-	engine, err := shaker.New(nil)
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
+	descriptors := c.flags.engine.Descriptors()
 	maxInFlight := c.flags.maxInFlight
 	if maxInFlight == 0 {
-		maxInFlight = defaultMaxInFlight()
+		maxInFlight = defaultMaxInFlight(descriptors)
 	}
 	maxInFlight = memory.capped("--probe.max-in-flight", maxInFlight, memory.probes(), logger)
-	heldMost, spare := memory.heldConnections(c.flags.heldMost, maxInFlight, logger)
-	logger.Info("Starting", "version", version.Info(), "build_context", version.BuildContext(),
-		"max_in_flight", maxInFlight, "max_held_connections", heldMost)
+	heldMost, spare := memory.heldConnections(c.flags.heldMost, maxInFlight, descriptors, logger)
+	logger.Info("Starting", append([]any{"version", version.Info(), "build_context", version.BuildContext(),
+		"max_in_flight", maxInFlight, "max_held_connections", heldMost}, c.flags.engine.Attributes(engine)...)...)
 	prober := probe.New(probe.Options{Shaker: engine, Config: conf, MaxInFlight: maxInFlight})
 	results := history.New(memory.capped("--history.limit", c.flags.historyLimit, memory.results(), logger))
 	handler := collector.New(collector.Options{
 		Prober:        prober,
+		Shaker:        engine,
 		Logger:        logger,
 		FailureLevel:  c.flags.failureLevel(),
 		History:       results,
@@ -191,7 +197,7 @@ func (c *Command) serve(
 		probe: handler, pages: statusPage, reload: reloader, config: prober.Config, health: engine.Err,
 	})
 	server := newServer(routes, requestLimit, logger)
-	if limit := maxConnections(maxInFlight, defaultMaxInFlight()); limit > 0 {
+	if limit := maxConnections(maxInFlight, defaultMaxInFlight(descriptors)); limit > 0 {
 		limitConnections(server, limit).reserved = prober.Reserved
 	}
 

@@ -5,27 +5,38 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// handshakesPerProbe is how many handshakes in the background count as one probe in flight. A probe needs three
-// descriptors, with those of its HTTP connection and of its DNS queries, and a handshake in the background one.
-const handshakesPerProbe = 3
+// A probe in flight counts as so many units, and handshakes in the background as fewer.
+const (
+	unitsPerProbe = 48
+
+	// unitsPerSocket is for a handshake through a socket, which needs one descriptor. A probe needs three of them, with
+	// those of its HTTP connection and of its DNS queries.
+	unitsPerSocket = unitsPerProbe / 3
+
+	// unitsWithoutSocket is for a handshake that needs no descriptor, but less than 1 KiB of memory. A probe needs 48.
+	unitsWithoutSocket = 1
+)
 
 // limits are the limits of a Watcher, and what the watched targets need of them.
 type limits struct {
+	shaker     *shaker.Shaker
 	prober     *probe.Prober
 	maxTargets int     // 0 means no limit
 	maxRate    float64 // 0 means no limit
 
 	watched  int     // targets
 	rate     float64 // handshakes with them in a second
-	reserved int     // handshakes with them that may be running at once
+	reserved int     // units of the handshakes with them that may be running at once
 }
 
 // Permit implements registry.Limits.
 func (l *limits) Permit(m *config.Module) error {
-	most := handshakesPerProbe * l.prober.MaxInFlight() / 2
-	switch rate, reserved := l.rate+perSecond(m), l.reserved+atOnce(m); {
+	most := unitsPerProbe * l.prober.MaxInFlight() / 2
+	each := l.each(m)
+	switch rate, reserved := l.rate+perSecond(m), l.reserved+each*atOnce(m); {
 	case l.maxTargets > 0 && l.watched >= l.maxTargets:
 		are := "targets are"
 		if l.watched == 1 {
@@ -36,7 +47,8 @@ func (l *limits) Permit(m *config.Module) error {
 		return fmt.Errorf("%w: %.6g per second would be too many handshakes (limit: --watch.max-rate)", ErrLimit, rate)
 	case most > 0 && reserved > most:
 		return fmt.Errorf("%w: watched targets that are silent could have %d handshakes in flight "+
-			"(limit: %d, 1.5 times --probe.max-in-flight)", ErrLimit, reserved, most)
+			"(limit: %d, %v times --probe.max-in-flight)", ErrLimit, (reserved+each-1)/each, most/each,
+			unitsPerProbe/2/float64(each))
 	case !l.prober.CanReserve(probesFor(reserved) - l.reservedProbes()):
 		return fmt.Errorf("%w: held connections and probes need the other open files (limit: --probe.max-in-flight)",
 			ErrLimit)
@@ -49,15 +61,23 @@ func (l *limits) Count(m *config.Module, n int) {
 	l.watched += n
 	l.rate += float64(n) * perSecond(m)
 	before := l.reservedProbes()
-	l.reserved += n * atOnce(m)
+	l.reserved += n * l.each(m) * atOnce(m)
 	l.prober.Reserve(l.reservedProbes() - before)
 }
 
 // reservedProbes returns how many probes need as much as the handshakes that are reserved.
 func (l *limits) reservedProbes() int { return probesFor(l.reserved) }
 
-// probesFor returns how many probes need as much as n handshakes.
-func probesFor(n int) int { return (n + handshakesPerProbe - 1) / handshakesPerProbe }
+// probesFor returns for how many probes in flight so many units count.
+func probesFor(units int) int { return (units + unitsPerProbe - 1) / unitsPerProbe }
+
+// each returns for how many units a handshake with a target of the module counts.
+func (l *limits) each(m *config.Module) int {
+	if options := m.Options(); l.shaker.IsRaw(&options) {
+		return unitsWithoutSocket
+	}
+	return unitsPerSocket
+}
 
 // perSecond returns how many handshakes with a target of the module there are in a second.
 func perSecond(m *config.Module) float64 { return 1 / m.Watch.Interval.Seconds() }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // The error of a limit is a sentence, also if there is only one of what it counts.
@@ -33,7 +34,7 @@ func TestErrorsOfLimits(t *testing.T) {
 			want:   "target not watched: 2 per second would be too many handshakes (limit: --watch.max-rate)",
 		},
 	} {
-		c.limits.prober = prober
+		c.limits.prober, c.limits.shaker = prober, &shaker.Shaker{}
 		if err := c.limits.Permit(m); err == nil || err.Error() != c.want {
 			t.Errorf("Permit with %+v = %v, want %s", c.limits, err, c.want)
 		}

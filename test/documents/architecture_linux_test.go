@@ -36,6 +36,8 @@ func TestArchitecture(t *testing.T) {
 	}{
 		{dir: "./shaker", forbidden: []string{module + "/", "github.com/", "go.yaml.in/", "net/http"}},
 		{dir: "./internal/config", forbidden: []string{collector, module + "/internal/", "github.com/", "net/http"}},
+		{dir: "./internal/engine",
+			forbidden: []string{collector, module + "/internal/", "github.com/prometheus/", "net/http"}},
 		{dir: "./internal/history", forbidden: []string{collector, module + "/internal/", "github.com/", "net/http"}},
 		{dir: "./internal/probe", forbidden: []string{collector, pages, "github.com/prometheus/", "net/http"}},
 		{dir: "./internal/registry",
@@ -48,7 +50,7 @@ func TestArchitecture(t *testing.T) {
 		{dir: "./internal/cli", forbidden: []string{pages, server}},
 	} {
 		own := goList(t, c.dir)[0]
-		allowed := []string{own, module + "/shaker"}
+		allowed := []string{own, module + "/shaker", "github.com/dchest/siphash"}
 		switch c.dir {
 		case "./internal/config":
 			allowed = append(allowed, "github.com/alecthomas/units")

@@ -141,15 +141,21 @@ func TestMetricsTables(t *testing.T) {
 		_, body := exporter.Get(t, idle)
 		return strings.Contains(body, "probe_idle_told_seconds")
 	})
+	exporter.StartOn(t, 10116, "--probe.engine=raw") // has metrics of its own
+	collect := func(body string) {
+		for _, line := range regexp.MustCompile(`(?m)^# TYPE ((?:probe|shaker)_\S+)`).FindAllStringSubmatch(body, -1) {
+			exported[line[1]+labelsOf(body, line[1])] = true
+		}
+	}
+	_, body := exporter.Scrape(t, 10116, "/metrics", "")
+	collect(body)
 	for _, path := range []string{
 		"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/probe?target=localhost:10115&module=watched",
 		held, idle,
 		"/metrics",
 	} {
 		_, body := exporter.Get(t, path)
-		for _, line := range regexp.MustCompile(`(?m)^# TYPE ((?:probe|shaker)_\S+)`).FindAllStringSubmatch(body, -1) {
-			exported[line[1]+labelsOf(body, line[1])] = true
-		}
+		collect(body)
 	}
 	if len(exported) < 20 {
 		t.Fatalf("the exporter exports %d metrics, want at least 20: %v", len(exported), exported)

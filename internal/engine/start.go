@@ -1,0 +1,148 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// Start starts the engine. The text of an error may have further lines, which begin with "hint: ". A warning is about
+// something that works now, but perhaps not after the next start; "" means that there is none.
+func (f *Flags) Start() (s *shaker.Shaker, warning string, err error) {
+	if f.engine != raw {
+		s, err = shaker.New(nil)
+		return s, "", err
+	}
+	s, err = shaker.New(&shaker.Config{Raw: &shaker.Raw{Ports: shaker.PortRange(f.ports)}})
+	if err == nil {
+		if err = try(s); err == nil {
+			return s, f.warning(), nil
+		}
+		s.Close()
+	}
+	return nil, "", explained("--probe.engine=raw", err, f.hints(err))
+}
+
+// trial is how long a handshake with this host may take.
+const trial = 100 * time.Millisecond
+
+// try performs a handshake with this host, to find out at start, and not from the first probe, if it lacks something.
+// Any verdict is fine, because a firewall may treat the loopback interface in any way.
+func try(s *shaker.Shaker) error {
+	own := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), s.Ports().First)
+	_, err := s.Shake(context.Background(), own, &shaker.Options{Timeout: trial})
+	for _, lacking := range []error{
+		syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.EINVAL, syscall.EACCES, syscall.EMFILE,
+		syscall.ENFILE,
+	} {
+		if errors.Is(err, lacking) && errors.Is(err, shaker.ErrLocal) {
+			return err
+		}
+	}
+	return nil
+}
+
+// explained returns an error about a flag, with hints in lines of their own.
+func explained(flag string, err error, hints []string) error {
+	var text strings.Builder
+	for _, hint := range hints {
+		fmt.Fprintf(&text, "\nhint: %s", hint)
+	}
+	return fmt.Errorf("%s: %w%s", flag, err, &text)
+}
+
+// hints returns what would help against an error of a Shaker without sockets.
+func (f *Flags) hints(err error) []string {
+	switch {
+	case errors.Is(err, syscall.EPERM):
+		return capabilityHints()
+	case errors.Is(err, syscall.EADDRINUSE) && f.ports == portRange{}:
+		return []string{"give free ports with " + portsFlag + "; ss --tcp --all --numeric shows those that are in use"}
+	case errors.Is(err, syscall.EADDRINUSE):
+		hints := []string{fmt.Sprintf("ss --tcp --all --numeric --processes 'sport >= :%d and sport <= :%d' shows "+
+			"what uses the ports", f.ports.First, f.ports.Last)}
+		if free := freePorts(); free != (shaker.PortRange{}) {
+			hints = append(hints, fmt.Sprintf("these ports are free: %s=%v", portsFlag, free))
+		}
+		return hints
+	case errors.Is(err, syscall.EACCES):
+		return []string{"ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; " +
+			"give other ports with " + portsFlag}
+	case errors.Is(err, syscall.EMFILE):
+		return []string{fmt.Sprintf("raise the open file limit (ulimit -n, LimitNOFILE= of systemd): "+
+			"the ports and raw sockets take up to %d descriptors", shaker.RawDescriptors)}
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, syscall.ENOPROTOOPT), errors.Is(err, syscall.EINVAL):
+		return []string{"raw requires Linux 5.1 or newer; the default, --probe.engine=socket, works everywhere"}
+	}
+	return nil
+}
+
+// capabilityHints returns how to give CAP_NET_RAW to the exporter alone.
+func capabilityHints() []string {
+	program, err := os.Executable()
+	if err != nil {
+		program = "shaker_exporter"
+	}
+	return []string{
+		"systemd: add AmbientCapabilities=CAP_NET_RAW to the unit, for example with the drop-in " +
+			"examples/systemd/raw.conf",
+		"containers: docker run --user=0 --cap-drop=ALL --cap-add=NET_RAW; " +
+			"--cap-add alone has no effect, because the user of the image is not root",
+		"Kubernetes: securityContext {runAsUser: 0, runAsNonRoot: false, capabilities: {drop: [ALL], " +
+			"add: [NET_RAW]}}; a user other than root would need a file capability, too",
+		"elsewhere: setcap cap_net_raw=ep " + program + " (without effect under no_new_privs)",
+		"docs/raw.md describes each of them",
+	}
+}
+
+// freePorts returns ports that are free now, the zero range if there are none.
+func freePorts() shaker.PortRange {
+	s, err := shaker.New(&shaker.Config{Raw: &shaker.Raw{}})
+	if err != nil {
+		return shaker.PortRange{}
+	}
+	defer s.Close()
+	first := s.Ports().First
+	return shaker.PortRange{First: first, Last: first + shaker.RawPorts - 1}
+}
+
+// warning returns what is wrong with the ports of the flag although they are free.
+func (f *Flags) warning() string {
+	if f.ports == (portRange{}) {
+		return ""
+	}
+	var ephemeral shaker.PortRange
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &ephemeral.First, &ephemeral.Last)
+	}
+	if err != nil || f.ports.Last < ephemeral.First || ephemeral.Last < f.ports.First {
+		return ""
+	}
+	reserved, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
+	if err == nil && f.areIn(string(reserved)) {
+		return ""
+	}
+	return fmt.Sprintf("%s is %v, and the kernel gives the ports %v to connections (net.ipv4.ip_local_port_range): "+
+		"at the next start, one of the ports may be in use. "+
+		"Want other ports, or %[2]v in net.ipv4.ip_local_reserved_ports", portsFlag, &f.ports, ephemeral)
+}
+
+// areIn reports whether a list of ports, such as "8080,20000-20127", has the ports of the flag in one range.
+func (f *Flags) areIn(list string) bool {
+	for part := range strings.SplitSeq(strings.TrimSpace(list), ",") {
+		var r shaker.PortRange
+		n, _ := fmt.Sscanf(part, "%d-%d", &r.First, &r.Last)
+		if n == 2 && r.First <= f.ports.First && f.ports.Last <= r.Last {
+			return true
+		}
+	}
+	return false
+}
