@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -25,13 +26,18 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-const composeFile = "compose/compose.yml"
+const (
+	composeFile    = "compose/compose.yml"
+	rawComposeFile = "compose/raw.yml"
+)
 
 // A service is a service of compose.yml, with the fields that the tests check.
 type service struct {
 	Image, Build            string
 	Command, Volumes, Ports []string
 	CapDrop                 []string `yaml:"cap_drop"`
+	CapAdd                  []string `yaml:"cap_add"`
+	User                    string
 	SecurityOpt             []string `yaml:"security_opt"`
 	ReadOnly                bool     `yaml:"read_only"`
 	Healthcheck             struct{ Test []string }
@@ -150,18 +156,44 @@ func TestCompose(t *testing.T) {
 	}
 	t.Run("docker-compose", func(t *testing.T) {
 		program := lab.Program(t, "docker-compose", "docker-compose")
-		check := func(file string) (string, error) {
-			out, err := exec.Command(program, "--file="+file, "config", "--quiet").CombinedOutput()
+		check := func(files ...string) (string, error) {
+			var args []string
+			for _, file := range files {
+				args = append(args, "--file="+file)
+			}
+			out, err := exec.Command(program, append(args, "config", "--quiet")...).CombinedOutput()
 			return string(out), err
 		}
 		if out, err := check(composeFile); err != nil || out != "" {
 			t.Errorf("docker-compose config: %v, want no error and no output\n%s", err, out)
+		}
+		if out, err := check(composeFile, rawComposeFile); err != nil || out != "" {
+			t.Errorf("docker-compose config with %s: %v, want no error and no output\n%s", rawComposeFile, err, out)
 		}
 		misspelled := lab.Write(t, t.TempDir(), "compose.yml", strings.Replace(text, "cap_drop:", "cap_drops:", 1))
 		if out, err := check(misspelled); err == nil || !strings.Contains(out, "'cap_drops'") {
 			t.Errorf("docker-compose config, with a misspelled key: %v, want an error about 'cap_drops'\n%s", err, out)
 		}
 	})
+}
+
+// With raw.yml, the exporter is root with one capability and has one more argument. Everything else stays as it is.
+func TestComposeRaw(t *testing.T) {
+	c, err := parseCompose(lab.Read(t, composeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := parseCompose(lab.Read(t, rawComposeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := raw.Services["shaker-exporter"], service{
+		Command: append(c.Services["shaker-exporter"].Command, "--probe.engine=raw"),
+		User:    "0:0", CapAdd: []string{"NET_RAW"},
+	}
+	if !reflect.DeepEqual(got, want) || len(raw.Services) != 1 {
+		t.Errorf("%s changes the services to %+v, want only the exporter, to %+v", rawComposeFile, raw.Services, want)
+	}
 }
 
 // The services find each other by their names and work together with the files and arguments that they have in their

@@ -337,9 +337,30 @@ func (b *builder) run(image string) {
 	if want := "build date:       " + imageBuildDate; err != nil || !strings.Contains(string(out), want) {
 		t.Errorf("shaker_exporter --version, in the container: %v, want %q in\n%s", err, want, out)
 	}
+	b.runRaw(container)
 	syscall.Kill(pid, syscall.SIGTERM)
 	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code of the container after SIGTERM = %d, want 0", code)
+	}
+}
+
+// runRaw probes without sockets in a container. Root may do so with one capability. The user of the image may not.
+func (b *builder) runRaw(container string) {
+	b.t.Helper()
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{args: []string{"--user=0:0", "--cap-add=CAP_NET_RAW"}, want: "seq=1 open"},
+		{args: []string{"--user=0:0", "--cap-drop=CAP_NET_RAW"}, want: "\nhint: containers: docker run --user=0"},
+		{args: []string{"--cap-add=CAP_NET_RAW"}, want: "\nhint: containers: docker run --user=0"},
+	} {
+		args := append([]string{"run"}, append(c.args, container, "--", "/shaker_exporter",
+			"probe", "--probe.engine=raw", "127.0.0.1:10115")...)
+		out, _ := b.command(args...).CombinedOutput() // exits with 1 without the capability
+		if !strings.Contains(string(out), c.want) {
+			b.t.Errorf("buildah %s prints\n%s\nwant %q in it", strings.Join(args, " "), out, c.want)
+		}
 	}
 }
 

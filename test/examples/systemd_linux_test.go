@@ -25,8 +25,12 @@ import (
 
 const (
 	unitFile     = "systemd/shaker_exporter.service"
+	rawUnitFile  = "systemd/raw.conf" // a drop-in
 	unitProgram  = "/usr/local/bin/shaker_exporter"
 	exposureGoal = "11" // 1.1 of 10, mostly because the exporter uses the network
+
+	// rawExposureGoal is for the unit with the drop-in, because of the capability and the host's user namespace.
+	rawExposureGoal = "15"
 )
 
 // systemd-analyze accepts the unit and calculates a low exposure level. The controls are a misspelled setting, and the
@@ -42,9 +46,9 @@ func TestUnit(t *testing.T) {
 		}
 		return string(out)
 	}
-	security := func(unit string) error {
+	security := func(unit, threshold string) error {
 		file := lab.Write(t, t.TempDir(), "shaker_exporter.service", unit)
-		cmd := exec.Command(analyze, "security", "--offline=yes", "--threshold="+exposureGoal, file)
+		cmd := exec.Command(analyze, "security", "--offline=yes", "--threshold="+threshold, file)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
@@ -53,8 +57,17 @@ func TestUnit(t *testing.T) {
 	if out := verify(unit); out != "" {
 		t.Errorf("systemd-analyze verify prints the following, want no output:\n%s", out)
 	}
-	if err := security(unit); err != nil {
+	if err := security(unit, exposureGoal); err != nil {
 		t.Errorf("systemd-analyze security --threshold=%s: %v, want no error", exposureGoal, err)
+	}
+	// The settings of a drop-in have the same effect as at the end of the unit.
+	withRaw := unit + strings.ReplaceAll(lab.Read(t, rawUnitFile), unitProgram, exporter.Command(t).Path)
+	if out := verify(withRaw); out != "" {
+		t.Errorf("systemd-analyze verify, with %s, prints the following, want no output:\n%s", rawUnitFile, out)
+	}
+	if err := security(withRaw, rawExposureGoal); err != nil {
+		t.Errorf("systemd-analyze security --threshold=%s, with %s: %v, want no error",
+			rawExposureGoal, rawUnitFile, err)
 	}
 	misspelled := strings.Replace(unit, "ProtectClock=", "ProtectClocks=", 1)
 	if out, want := verify(misspelled), "Unknown key 'ProtectClocks'"; !strings.Contains(out, want) {
@@ -62,7 +75,7 @@ func TestUnit(t *testing.T) {
 	}
 	for _, setting := range []string{"DynamicUser", "CapabilityBoundingSet", "PrivateUsers",
 		"RestrictAddressFamilies", "SystemCallFilter"} {
-		if security(regexp.MustCompile("(?m)^"+setting+"=.*").ReplaceAllString(unit, "")) == nil {
+		if security(regexp.MustCompile("(?m)^"+setting+"=.*").ReplaceAllString(unit, ""), exposureGoal) == nil {
 			t.Errorf("systemd-analyze security --threshold=%s accepts the unit without %s, want an error",
 				exposureGoal, setting)
 		}
@@ -550,4 +563,69 @@ func (s *systemd) serves() bool {
 	conn.Close()
 	_, err = s.run("is-active", "shaker_exporter")
 	return err == nil
+}
+
+// A real systemd runs the unit with the drop-in for SYNs without sockets. The exporter has CAP_NET_RAW and no other
+// capability, and the same sandbox otherwise. The controls are the drop-in without each of its settings.
+func TestSystemdRaw(t *testing.T) {
+	needSystemd(t)
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	network.At("2001:db8::1", simnet.SYNACK())
+	network.At("192.0.2.2", simnet.RST())
+	network.At("192.0.2.3", simnet.ICMP("198.51.100.9", 3, 13))
+	s := bootSystemd(t)
+	s.configure("modules: {tcp_connect: {prober: tcp}, marked: {prober: tcp, tcp: {fwmark: 7, dscp: 46}}}")
+	raw := lab.Read(t, rawUnitFile)
+	start := func(dropIn string) error {
+		t.Helper()
+		lab.Write(t, s.dir, "units/shaker_exporter.service.d/raw.conf", dropIn)
+		s.must("daemon-reload")
+		s.must("reset-failed")
+		_, err := s.run("restart", "shaker_exporter")
+		return err
+	}
+	// The module marked needs the capability, too, so this shows that --config.check has it.
+	if err := start(raw); err != nil {
+		t.Fatalf("restart with %s: %v", rawUnitFile, err)
+	}
+	lab.Eventually(t, "the exporter listens", s.serves)
+	s.logs("engine=raw")
+	for _, p := range []struct{ target, module, want string }{
+		{target: "192.0.2.1:80", module: "tcp_connect", want: `result="open"`},
+		{target: "[2001:db8::1]:80", module: "tcp_connect", want: `result="open"`},
+		{target: "192.0.2.2:80", module: "tcp_connect", want: `result="refused"`},
+		{target: "192.0.2.3:80", module: "tcp_connect", want: `icmp="admin_prohibited"`},
+		{target: "192.0.2.1:80", module: "marked", want: `result="open"`},
+	} {
+		got := steadyResponse(exporter.Port, "/probe?module="+p.module+"&target="+url.QueryEscape(p.target))
+		if !strings.Contains(got, p.want) {
+			t.Errorf("probe of %s with module %s = %s, want %s", p.target, p.module, got, p.want)
+		}
+	}
+	pid := pidOf(t, "shaker_exporter")
+	const netRaw = "0000000000002000"
+	for field, want := range map[string]string{
+		"CapPrm": netRaw, "CapEff": netRaw, "CapInh": netRaw, "CapAmb": netRaw, "CapBnd": netRaw,
+		"NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if got := statusOf(t, pid, field); got != want {
+			t.Errorf("%s of the exporter with %s = %q, want %q", field, rawUnitFile, got, want)
+		}
+	}
+	if ids := statusOf(t, pid, "Uid"); strings.HasPrefix(ids, "0\t") {
+		t.Errorf("Uid of the exporter with %s = %q, want another user than root", rawUnitFile, ids)
+	}
+	s.must("reload", "shaker_exporter")
+
+	s.configure("modules: {tcp_connect: {prober: tcp}}")
+	for _, setting := range []string{"CapabilityBoundingSet", "AmbientCapabilities", "PrivateUsers"} {
+		const hint = "hint: systemd: add AmbientCapabilities=CAP_NET_RAW"
+		before := strings.Count(s.journal(), hint)
+		// It may succeed, because the exporter ends later.
+		start(regexp.MustCompile("(?m)^"+setting+"=.*").ReplaceAllString(raw, ""))
+		lab.Eventually(t, "without "+setting+", the journal has a hint", func() bool {
+			return strings.Count(s.journal(), hint) > before
+		})
+	}
 }
