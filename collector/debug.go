@@ -157,6 +157,9 @@ func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 	if h.MSS > 0 {
 		synack += fmt.Sprintf(", MSS %d bytes", h.MSS)
 	}
+	if h.TTL > 0 {
+		synack += fmt.Sprintf(", TTL %d", h.TTL)
+	}
 	at(answered, "%s", synack)
 	if r.Module.Held() {
 		return // the connection stays

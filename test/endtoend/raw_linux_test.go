@@ -117,6 +117,10 @@ func TestRawSeries(t *testing.T) {
 				t.Errorf("%s with engine %s = %d %s, want 200 and %q", c.path, engine, status, body, c.want)
 			}
 		}
+		_, body = exporter.Scrape(t, port, "/probe?target=192.0.2.1:80&debug=true", "")
+		if strings.Contains(body, " bytes, TTL 64\n") != (engine == "raw") {
+			t.Errorf("debug=true with engine %s prints\n%s\nwant the TTL of the SYN-ACK only from raw", engine, body)
+		}
 	}
 	own := make(map[string][]string)
 	for engine, port := range ports {
