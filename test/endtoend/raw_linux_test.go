@@ -254,7 +254,8 @@ func TestRawCapability(t *testing.T) {
 
 // A port that is in use is an error that names the port, and ports that are free.
 func TestRawPortTaken(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:20100")
+	lab.Need(t)
+	l, err := net.Listen("tcp", "127.0.0.1:20010")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +266,7 @@ func TestRawPortTaken(t *testing.T) {
 		if !ok || exit.ExitCode() != 1 {
 			t.Errorf("%q with a port in use: %v, want exit status 1", args, err)
 		}
-		for _, want := range []string{"port 20100: bind: address already in use", "free: --probe.raw-ports="} {
+		for _, want := range []string{"port 20010: bind: address already in use", "free: --probe.raw-ports="} {
 			if !strings.Contains(string(out), want) {
 				t.Errorf("%q with a port in use prints\n%s\nwant %q in it", args, out, want)
 			}
