@@ -2,7 +2,6 @@ package shaker
 
 import (
 	"encoding/binary"
-	"math"
 	"time"
 	"unsafe"
 
@@ -112,7 +111,7 @@ func answersTo(first uint16, family int) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: flagACK, SkipTrue: 1},
 		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: flagSYN | flagRST, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
-		bpf.RetConstant{Val: math.MaxUint32}, // as much as there is
+		bpf.RetConstant{Val: 1 << 16}, // all of it
 	}
 }
 
@@ -150,7 +149,10 @@ func (e *ear) receiveAll(l *loop, before time.Duration) bool {
 
 // makeRoom drops what arrived while no handshake waited for an answer. It might fill the receive buffer.
 func (e *ear) makeRoom(l *loop) {
-	if now := l.clock(); e.flights == 0 && now-e.drained > stale {
+	if e.flights > 0 {
+		return
+	}
+	if now := l.clock(); now-e.drained > stale {
 		e.receiveAll(l, now)
 		e.countDrops()
 	}

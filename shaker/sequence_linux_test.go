@@ -51,7 +51,6 @@ func TestSequencesAreUnpredictable(t *testing.T) {
 		"another port of the peer": flowTo(netip.AddrPortFrom(target4.Addr(), target4.Port()+1), 32768),
 		"IPv6":                     flowTo(target6, 32768),
 	}
-	type number struct{ sequence, stamp uint32 }
 	seen := make(map[uint32]string)
 	for _, shaker := range []string{"a Shaker", "another Shaker"} {
 		s := newSequences()
