@@ -32,6 +32,12 @@ func newRawAddress(a netip.AddrPort, scope uint32) (raw rawAddress, family int) 
 	return raw, family
 }
 
+// anyAddress returns the unspecified address of an IP version.
+func anyAddress(family int) (raw rawAddress) {
+	binary.NativeEndian.PutUint16(raw[0:], uint16(family))
+	return raw
+}
+
 func (r *rawAddress) setPort(port uint16) { binary.BigEndian.PutUint16(r[2:], port) }
 
 func (r *rawAddress) setScope(scope uint32) { binary.NativeEndian.PutUint32(r[24:], scope) }

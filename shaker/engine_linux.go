@@ -115,7 +115,7 @@ func (e *engine) freeLoop(raw bool) *loop {
 
 // isRaw reports whether handshakes with the options send SYNs without a socket.
 func (e *engine) isRaw(o *Options) bool {
-	return len(e.wires) > 0 && !o.FIN && o.SourcePorts == (PortRange{}) && (o.port == 0 || e.ports().has(o.port))
+	return len(e.wires) > 0 && !o.FIN && o.SourcePorts == (PortRange{}) && (o.SourcePort == 0 || e.ports().has(o.SourcePort))
 }
 
 // ports returns the ports of SYNs without a socket.
@@ -192,10 +192,10 @@ func (e *engine) shake(
 	raw := e.isRaw(options)
 	l := e.freeLoop(raw)
 	if raw {
-		if options.port != 0 {
-			l = e.loops[(options.port-e.wires[0].first)/portsPerWire]
+		if options.SourcePort != 0 {
+			l = e.loops[(options.SourcePort-e.wires[0].first)/portsPerWire]
 		}
-		h.raw.wire, h.raw.port, h.raw.damaged = l.wire, options.port, options.damaged
+		h.raw.wire, h.raw.damaged = l.wire, options.damaged
 	}
 	h.called = l.onClock(called)
 	h.deadline = 0

@@ -159,6 +159,7 @@ func (o *Options) supported() error {
 		name string
 		set  bool
 	}{
+		{"source port", o.SourcePort != 0},
 		{"source ports", o.SourcePorts != PortRange{}},
 		{"interface", o.Interface != ""},
 		{"DSCP", o.DSCP != 0},

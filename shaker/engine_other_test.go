@@ -22,6 +22,7 @@ func TestUnsupportedOptions(t *testing.T) {
 	}
 	defer s.Close()
 	for name, options := range map[string]*Options{
+		"source port":  {SourcePort: 20000},
 		"source ports": {SourcePorts: PortRange{First: 40000, Last: 40999}},
 		"interface":    {Interface: "lo"},
 		"DSCP":         {DSCP: 1},

@@ -36,6 +36,13 @@ type Options struct {
 	// system choose.
 	SourcePorts PortRange
 
+	// SourcePort is the port to send from; 0 lets the system choose. So several handshakes with a target take
+	// the same path each time, where routers or links share the load by ports. It should be outside of
+	// net.ipv4.ip_local_port_range: see [ReservePorts]. Unlike SourcePorts, it needs no newer kernel than Linux
+	// 5.11. The error is EADDRINUSE or EADDRNOTAVAIL, and wraps [ErrLocal], if another socket has the port, or
+	// another handshake from the port to the target is running.
+	SourcePort uint16
+
 	// Interface is the name of the network interface, or of the VRF, to send and receive
 	// through (SO_BINDTODEVICE in socket(7)). "" lets the routing table choose. Before Linux
 	// 5.7 it needs CAP_NET_RAW.
@@ -59,15 +66,13 @@ type Options struct {
 	// sends an RST nevertheless.
 	FIN bool
 
-	// port is the port of Source to send from, 0 if the kernel chooses it. Unlike SourcePorts it
-	// needs no kernel newer than Linux 5.11, and fails if any other socket of the address, towards
-	// whatever target, has the port. If it is one of Shaker.Ports, no socket is needed, several
-	// handshakes can have it at the same time, and Source need not be set. Only Trace sets it.
-	port uint16
-
 	// damaged makes the checksum of the SYN wrong, so that routers forward it and no target answers it. It needs a
 	// Shaker with Config.Raw. Only Trace sets it.
 	damaged bool
+
+	// tracing lets the handshake have the same SourcePort and target as others that are running, which a Shaker with
+	// Config.Raw can tell apart. Only Trace sets it.
+	tracing bool
 }
 
 // A PortRange is the ports from First to Last, including both. Its zero value means no choice.
@@ -108,6 +113,8 @@ func (o *Options) validate() error {
 		return invalid("source %v: %v", source, errNoZone)
 	case o.Interface != "" && source.Zone() != "" && source.Zone() != o.Interface: // the kernel would use the zone
 		return invalid("source %v: zone does not match the interface %q", source, o.Interface)
+	case o.SourcePorts != PortRange{} && o.SourcePort != 0:
+		return invalid("source ports %v and source port %d, want only one of them", o.SourcePorts, o.SourcePort)
 	case o.SourcePorts != PortRange{} && (o.SourcePorts.First == 0 || o.SourcePorts.First > o.SourcePorts.Last):
 		return invalid("invalid source port range %v", o.SourcePorts)
 	case o.DSCP > 63:
@@ -132,6 +139,7 @@ func (o *Options) ofRoute() Options {
 	return Options{
 		Source:      o.Source,
 		SourcePorts: o.SourcePorts,
+		SourcePort:  o.SourcePort,
 		Interface:   o.Interface,
 		DSCP:        o.DSCP,
 		Mark:        o.Mark,

@@ -109,9 +109,9 @@ func (h *handshake) setOptions() error {
 	if err := h.setRoute(h.fd); err != nil {
 		return err
 	}
-	if o.port != 0 {
+	if o.SourcePort != 0 {
 		if err := h.bindPort(); err != nil {
-			return fmt.Errorf("port %d of the source %v: %w", o.port, o.Source, err)
+			return fmt.Errorf("source port %d: %w", o.SourcePort, err)
 		}
 	}
 	if ports := o.SourcePorts; ports != (PortRange{}) {
@@ -159,14 +159,19 @@ func (h *handshake) setRoute(fd int) error {
 	return nil
 }
 
-// bindPort binds the socket to the source's port of options.port. With SO_REUSEADDR, several traces can
-// send from the same port to different targets.
+// bindPort binds the socket to options.SourcePort. With SO_REUSEADDR, several handshakes can send from the same port to
+// different targets, and with SO_REUSEPORT the port may be one of ReservePorts.
 func (h *handshake) bindPort() error {
-	if err := setInt(h.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return err
+	for _, option := range []int{unix.SO_REUSEADDR, unix.SO_REUSEPORT} {
+		if err := setInt(h.fd, unix.SOL_SOCKET, option, 1); err != nil {
+			return err
+		}
 	}
 	local := h.source
-	local.setPort(h.options.port)
+	if !h.options.Source.IsValid() {
+		local = anyAddress(h.family)
+	}
+	local.setPort(h.options.SourcePort)
 	return bind(h.fd, &local)
 }
 

@@ -21,9 +21,8 @@ const rejectionWait = 10 * time.Millisecond
 //	undelivered  is called for an ICMP error
 //	dueRaw       sends the SYN again, or ends the handshake at the deadline
 type rawHandshake struct {
-	wire    *wire  // nil if the handshake has a socket
-	port    uint16 // the port to send from, 0 if the wire chooses it
-	damaged bool   // the checksum of the SYN is wrong, so that no target answers it
+	wire    *wire // nil if the handshake has a socket
+	damaged bool  // the checksum of the SYN is wrong, so that no target answers it
 
 	way      *way
 	ear      *ear // nil while the handshake does not wait for an answer
@@ -85,12 +84,16 @@ func (h *handshake) startRaw(l *loop) {
 	if r.source.to.IsValid() {
 		to, _ = newRawAddress(netip.AddrPortFrom(r.source.to, h.result.Peer.Port()), 0)
 	}
-	r.flow = flow{peer: to, port: r.port}
+	r.flow = flow{peer: to, port: h.options.SourcePort}
 	if h.family == unix.AF_INET6 && !h.result.Peer.Addr().IsLinkLocalUnicast() {
 		r.flow.peer.setScope(0) // as in the addresses of answers
 	}
-	if r.port == 0 && !r.wire.take(&r.flow) {
+	switch {
+	case r.flow.port == 0 && !r.wire.take(&r.flow):
 		h.fail(l, errNoRawPort)
+		return
+	case r.flow.port != 0 && !h.options.tracing && r.wire.flights[r.flow] != nil:
+		h.fail(l, errSameFlow)
 		return
 	}
 	heard.makeRoom(l)
@@ -130,6 +133,8 @@ func (h *handshake) startRaw(l *loop) {
 var errNoRawPort = fmt.Errorf(
 	"%d handshakes with this address and port are running, and each has a local port of its own: %w",
 	portsPerWire, unix.EADDRINUSE)
+
+var errSameFlow = fmt.Errorf("another handshake from this port to this target is running: %w", unix.EADDRNOTAVAIL)
 
 // endUnsent ends the handshake because this host cannot send to the peer, or not with the options.
 func (h *handshake) endUnsent(l *loop, errno unix.Errno) {

@@ -3,7 +3,6 @@ package shaker
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -94,74 +93,14 @@ func checkCapability() error {
 
 // reserve reserves n ports, the first ones of r.Ports, or free ones. They are released when the descriptors are closed.
 func (r *Raw) reserve(n int) (first uint16, descriptors []int, err error) {
-	if r.Ports != (PortRange{}) {
-		descriptors, taken, err := reservePorts(int(r.Ports.First), n)
-		if err != nil {
-			err = fmt.Errorf("port %d: %w", taken, err)
-		}
-		return r.Ports.First, descriptors, err
+	if r.Ports == (PortRange{}) {
+		return reserveFree(n, exclusive)
 	}
-	ephemeral, err := ephemeralPorts()
+	descriptors, taken, err := reserveAt(int(r.Ports.First), n, exclusive)
 	if err != nil {
-		return 0, nil, err
+		err = fmt.Errorf("port %d: %w", taken, err)
 	}
-	// Below the ports of ordinary sockets, the nearest first, and then above.
-	for from := int(ephemeral.First) - n; from >= lowestPort; {
-		descriptors, taken, err := reservePorts(from, n)
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return uint16(from), descriptors, err
-		}
-		from = taken - n
-	}
-	for from := int(ephemeral.Last) + 1; from+n <= 1<<16; {
-		descriptors, taken, err := reservePorts(from, n)
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return uint16(from), descriptors, err
-		}
-		from = taken + 1
-	}
-	return 0, nil, fmt.Errorf("no %d free ports in a row outside of %s, which is %v: %w",
-		n, portRangeSetting, ephemeral, unix.EADDRINUSE)
-}
-
-// reservePorts reserves n ports. With an error, it has reserved none, and taken is the port that it could not reserve.
-func reservePorts(first, n int) (descriptors []int, taken int, err error) {
-	for port := first; port < first+n; port++ {
-		fd, err := reservePort(uint16(port))
-		if err != nil {
-			for _, fd := range descriptors {
-				closeDescriptor(fd)
-			}
-			return nil, port, err
-		}
-		descriptors = append(descriptors, fd)
-	}
-	return descriptors, 0, nil
-}
-
-// reservePort binds a socket to the port of all addresses, on which it does not listen.
-func reservePort(port uint16) (fd int, err error) {
-	all := netip.IPv6Unspecified()
-	fd, err = socket(unix.AF_INET6, tcpSocket, unix.IPPROTO_TCP)
-	if errors.Is(err, unix.EAFNOSUPPORT) {
-		all = netip.IPv4Unspecified()
-		fd, err = socket(unix.AF_INET, tcpSocket, unix.IPPROTO_TCP)
-	}
-	if err != nil {
-		return -1, err
-	}
-	if all.Is6() {
-		err = setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
-	}
-	if err == nil {
-		local, _ := newRawAddress(netip.AddrPortFrom(all, port), 0)
-		err = bind(fd, &local)
-	}
-	if err != nil {
-		closeDescriptor(fd)
-		return -1, err
-	}
-	return fd, nil
+	return r.Ports.First, descriptors, err
 }
 
 // choose returns the loop for a Repetition with an interval: the first one that has time for it, so that as few as

@@ -75,7 +75,7 @@ func (t *trap) begin(target netip.AddrPort, port uint16, timeout time.Duration) 
 	t.Helper()
 	done := make(chan ending, 1)
 	go func() {
-		r, err := t.shaker.Shake(context.Background(), target, &Options{Timeout: timeout, port: port})
+		r, err := t.shaker.Shake(context.Background(), target, &Options{Timeout: timeout, SourcePort: port})
 		done <- ending{r, err}
 	}()
 	for {

@@ -35,13 +35,13 @@ func (s *Shaker) tracePath(ctx context.Context, after Result, options TraceOptio
 	t := trace{shaker: s, options: options, after: after, from: after.Local}
 	var first *volley
 	flow := after.options.get()
-	flow.port = after.Local.Port()
+	flow.SourcePort, flow.tracing = after.Local.Port(), true
 	if s.engine.isRaw(&flow) {
 		t.sameFlow = flow
 	}
 	// A router that rejects SYNs would reject all those of a volley that get as far. That exhausts its rate limit of
 	// ICMP errors, and the next handshakes through it would get none.
-	if t.sameFlow.port != 0 && !after.ICMP.From.IsValid() {
+	if t.sameFlow.SourcePort != 0 && !after.ICMP.From.IsValid() {
 		first = t.fire(ctx)
 		defer first.stop()
 	}
@@ -234,15 +234,16 @@ func (t *trace) send(ctx context.Context, ttl int, options Options) (Hop, error)
 // waysFrom returns the options with which to send from the given address and port, in the order in
 // which to try them. The last ones leave the port to the kernel.
 func (t *trace) waysFrom(from netip.AddrPort) []Options {
-	if t.sameFlow.port != 0 {
+	if t.sameFlow.SourcePort != 0 {
 		return []Options{t.sameFlow}
 	}
 	free := t.after.options.get()
+	free.SourcePort = 0
 	if !from.IsValid() {
 		return []Options{free}
 	}
 	bound, shared := free, free
-	bound.Source, bound.port, bound.SourcePorts = from.Addr(), from.Port(), PortRange{}
+	bound.Source, bound.SourcePort, bound.SourcePorts = from.Addr(), from.Port(), PortRange{}
 	// On Linux 6.3 or newer the socket can share the port with a socket towards another target that
 	// has not set SO_REUSEADDR.
 	shared.SourcePorts = PortRange{First: from.Port(), Last: from.Port()}

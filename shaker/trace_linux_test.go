@@ -359,7 +359,7 @@ func TestTraceFromOnePort(t *testing.T) {
 				}},
 			{name: "another trace has the port, and the kernel ignores IP_LOCAL_PORT_RANGE", sameFlow: true,
 				prepare: func(t *testing.T, s *Shaker, network *simnet.Network, r Result) {
-					options := Options{Source: r.Local.Addr(), port: r.Local.Port()}
+					options := Options{Source: r.Local.Addr(), SourcePort: r.Local.Port()}
 					occupy(t, s, network, netip.AddrPortFrom(r.Peer.Addr(), 81), options)
 					kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "61001 62000")
 				}},

@@ -81,7 +81,9 @@ func (w *ways) handle(l *loop, own ticket, e event) {
 
 // of returns the way of a handshake.
 func (w *ways) of(l *loop, h *handshake) (*way, error) {
-	key := wayKey{options: h.options.ofRoute().share(), family: h.family}
+	route := h.options.ofRoute()
+	route.SourcePort = 0 // it is in the SYN
+	key := wayKey{options: route.share(), family: h.family}
 	if y := w.all[key]; y != nil {
 		return y, nil
 	}

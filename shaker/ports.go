@@ -1,0 +1,25 @@
+package shaker
+
+import "fmt"
+
+// Ports are local ports that this process has reserved, for [Options.SourcePort].
+type Ports struct {
+	PortRange
+	reservation
+}
+
+// ReservePorts reserves n local ports in a row. They are the nearest free ones below the ports that the system gives to
+// ordinary sockets (net.ipv4.ip_local_port_range in ip(7)), or else above, so that the next call in the next process
+// returns the same ports if no other program has taken one of them meanwhile. Until Close, no program of another user
+// can use them, and no program can listen on them.
+//
+// The ports are those of the network namespace of the calling thread. Each takes a descriptor. The error wraps
+// [ErrLocal], and EADDRINUSE if there are not so many free ports in a row. On systems other than Linux it wraps
+// [errors.ErrUnsupported].
+func ReservePorts(n int) (*Ports, error) {
+	p := &Ports{}
+	if err := p.reserve(n); err != nil {
+		return nil, &opError{what: fmt.Sprintf("reserve %d ports", n), err: err, local: true}
+	}
+	return p, nil
+}
