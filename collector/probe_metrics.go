@@ -59,6 +59,25 @@ var (
 	probePathHops = &metric{name: "probe_path_hops",
 		help: "Hop at which the target answered, or at which a device answered with the target's address."}
 
+	// With flows
+	probeFlows = &metric{name: "probe_flows",
+		help: "Number of flows to the target that were probed: handshakes from different ports."}
+	probeFlowsOpen = &metric{name: "probe_flows_open",
+		help: "Number of flows for which the target sent a SYN-ACK."}
+	probeFlowResultInfo = &metric{name: "probe_flow_result_info",
+		help:   "Result for each flow and the kernel's errno.",
+		labels: []string{"source_port", "result", "errno"}}
+	probeFlowRTT = &metric{name: "probe_flow_rtt_seconds",
+		help:   "Time from SYN to SYN-ACK for each flow on the kernel's clock.",
+		labels: []string{"source_port"}}
+	probeFlowPathSharedHop = &metric{name: "probe_flow_path_shared_hop",
+		help: "Number of the last hop that a flow that fails and one that does not have in common, " +
+			"and its address.",
+		labels: []string{"address"}}
+	probeFlowPathFailedHop = &metric{name: "probe_flow_path_failed_hop",
+		help: "Number of the first hop that answered only a flow that fails, and its address.",
+		labels: []string{"address"}}
+
 	// With addresses: all
 	probeAddresses = &metric{name: "probe_addresses",
 		help: "Number of addresses of the target that were probed."}
@@ -113,6 +132,9 @@ func (s *sheet) fill(r *probe.Report) {
 		icmpType, icmpCode := strconv.Itoa(int(icmp.Type)), strconv.Itoa(int(icmp.Code))
 		s.gauge(probeICMPInfo, 1, icmp.From.String(), icmpType, icmpCode, icmp.String())
 	}
+	if r.Flows != nil {
+		s.addFlows(r)
+	}
 	if r.Path != nil {
 		s.addPath(r.Path)
 	}
@@ -139,6 +161,33 @@ func (s *sheet) addAddresses(r *probe.Report) {
 		}
 		if h.RTT > 0 {
 			s.gauge(probeAddressRTT, h.RTT.Seconds(), ip)
+		}
+	}
+}
+
+// addFlows adds the metrics of the flows of a probe.
+func (s *sheet) addFlows(r *probe.Report) {
+	var open int
+	for _, f := range r.Flows {
+		if f.Handshake.Outcome == shaker.Open {
+			open++
+		}
+	}
+	s.gauge(probeFlows, float64(len(r.Flows)))
+	s.gauge(probeFlowsOpen, float64(open))
+	for _, f := range r.Flows {
+		port := strconv.Itoa(int(f.Port))
+		s.gauge(probeFlowResultInfo, 1, port, f.Result, f.Errno)
+		if f.Handshake.RTT > 0 {
+			s.gauge(probeFlowRTT, f.Handshake.RTT.Seconds(), port)
+		}
+	}
+	if p := r.Parting; p != nil {
+		if p.Shared.From.IsValid() {
+			s.gauge(probeFlowPathSharedHop, float64(p.Shared.TTL), p.Shared.From.String())
+		}
+		if p.Failed.From.IsValid() {
+			s.gauge(probeFlowPathFailedHop, float64(p.Failed.TTL), p.Failed.From.String())
 		}
 	}
 }

@@ -73,6 +73,12 @@ type TCP struct {
 	SourceIPAddress netip.Addr
 
 	SourcePorts shaker.PortRange // zero: chosen by the system
+
+	// Flows is how many handshakes with each address a probe performs at the same time, each from a port of its
+	// own, which is the same in each probe: the first ones of SourcePorts, if they are set. 0 means one handshake
+	// from any port; otherwise it is 2 to MaxFlows.
+	Flows uint8
+
 	Interface   string           // "": chosen by the routing table
 	DSCP        uint8            // 0 to 63
 	FWMark      uint32
@@ -97,6 +103,9 @@ type Watch struct {
 	Expire   time.Duration // a target that is not scraped for this long is forgotten, 1 min to 24 h
 	Resolve  time.Duration // between two lookups of a name, 1 s to 1 h
 }
+
+// MaxFlows is the maximum of TCP.Flows.
+const MaxFlows = 64
 
 // Values of PreferredIPProtocol.
 const (
@@ -198,11 +207,15 @@ func defaultWatch() Watch {
 	return Watch{Interval: time.Second, Expire: 5 * time.Minute, Resolve: time.Minute}
 }
 
-// Options returns the module's options for one handshake, without Timeout.
+// Options returns the module's options for one handshake, without Timeout and, with flows, SourcePort.
 func (m *Module) Options() shaker.Options {
+	ports := m.TCP.SourcePorts
+	if m.TCP.Flows > 0 {
+		ports = shaker.PortRange{} // they are for SourcePort
+	}
 	return shaker.Options{
 		Source:      m.TCP.SourceIPAddress,
-		SourcePorts: m.TCP.SourcePorts,
+		SourcePorts: ports,
 		Interface:   m.TCP.Interface,
 		DSCP:        m.TCP.DSCP,
 		Mark:        m.TCP.FWMark,

@@ -56,9 +56,15 @@ func TestOptions(t *testing.T) {
 	options := reflect.ValueOf(got)
 	for i := range options.NumField() {
 		field := options.Type().Field(i)
-		if field.IsExported() && options.Field(i).IsZero() != (field.Name == "Timeout") {
-			t.Errorf("Options() of %+v: %s is %v, want only Timeout to be zero", module, field.Name, options.Field(i))
+		perHandshake := field.Name == "Timeout" || field.Name == "SourcePort"
+		if field.IsExported() && options.Field(i).IsZero() != perHandshake {
+			t.Errorf("Options() of %+v: %s is %v, want only Timeout and SourcePort to be zero",
+				module, field.Name, options.Field(i))
 		}
+	}
+	module.TCP.Flows = 2
+	if got := module.Options().SourcePorts; got != (shaker.PortRange{}) {
+		t.Errorf("Options().SourcePorts of a module with flows is %v, want none: each flow has a SourcePort", got)
 	}
 	for name, module := range Default().Modules {
 		if got := module.Options(); got != (shaker.Options{}) {

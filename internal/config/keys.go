@@ -118,6 +118,9 @@ var tcpKeys = append([]key[TCP]{
 			}
 			return t.SourcePorts.String()
 		}},
+	{"flows",
+		func(t *TCP, v value) { number(v, &t.Flows, 2, MaxFlows) },
+		func(t *TCP) any { return unless(0, t.Flows) }},
 	{"interface",
 		func(t *TCP, v value) { readInterface(v, &t.Interface) },
 		func(t *TCP) any { return unless("", t.Interface) }},

@@ -58,7 +58,7 @@ func section(prober string, read func(*Module, value)) func(*Module, value) {
 
 // handshakeKeys are the keys of the section tcp that are about a single handshake and what follows it. A module that
 // opens connections does not have them.
-var handshakeKeys = []string{"valid_results", "path", "max_hops", "close", "query_response", "tls", "tls_config"}
+var handshakeKeys = []string{"flows", "valid_results", "path", "max_hops", "close", "query_response", "tls", "tls_config"}
 
 // connectionKeys returns the keys of the section tcp of a module with a prober that opens connections. The hints say
 // what to use instead of some of the handshakeKeys, or why there is no such thing.
@@ -83,6 +83,7 @@ func connectionKeys(prober string, hints map[string]string) []key[TCP] {
 }
 
 var holdTCPKeys = connectionKeys(holdProber, map[string]string{
+	"flows":         ": each target has one connection",
 	"close":         ", want hold.close",
 	"valid_results": ": a probe succeeds while the connection is established and the peer answers",
 	"path":          ": connections are not traced",
@@ -90,6 +91,7 @@ var holdTCPKeys = connectionKeys(holdProber, map[string]string{
 })
 
 var idleTCPKeys = connectionKeys(idleProber, map[string]string{
+	"flows":    ": each target has the connections of one round",
 	"path":     ": connections are not traced",
 	"max_hops": ": connections are not traced",
 })

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -17,6 +19,32 @@ func readTCP(v value, t *TCP, keys []key[TCP]) {
 	v.file.tcp = readMapping(v, t, keys)
 	if t.SourceIPAddress.IsValid() {
 		t.checkSource(v.file.tcp["source_ip_address"])
+	}
+	if t.SourcePorts != (shaker.PortRange{}) {
+		t.checkSourcePorts(v.file.tcp["source_ports"])
+	}
+}
+
+// checkSourcePorts checks the source ports together with the key flows. Without flows, the kernel chooses from the
+// range; with flows, each handshake has a port of its own.
+func (t *TCP) checkSourcePorts(v value) {
+	if t.Flows == 0 {
+		v.checkHost(shaker.Options{SourcePorts: t.SourcePorts})
+		return
+	}
+	if have := int(t.SourcePorts.Last) - int(t.SourcePorts.First) + 1; have < int(t.Flows) {
+		v.refuse("is %s, want at least %d ports, one for each of tcp.flows", v.quote(), t.Flows)
+		return
+	}
+	for i := range uint16(t.Flows) {
+		port := t.SourcePorts.First + i
+		switch err := (&shaker.Options{SourcePort: port}).Check(); {
+		case errors.Is(err, syscall.EADDRINUSE):
+			v.warn("is %s, but port %d is in use: until it is free, probes leave its flow out", v.quote(), port)
+		case err != nil:
+			v.judge(err)
+			return
+		}
 	}
 }
 
@@ -113,8 +141,7 @@ func readSourcePorts(v value, ports *shaker.PortRange) {
 		v.wrong(want)
 		return
 	}
-	*ports = parsed
-	v.checkHost(shaker.Options{SourcePorts: *ports})
+	*ports = parsed // readTCP checks them once flows is known
 }
 
 func readInterface(v value, name *string) {

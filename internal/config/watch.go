@@ -52,6 +52,9 @@ func (m *Module) checkWatch(module, tcp map[string]value) {
 	if m.TCP.Addresses == All {
 		tcp["addresses"].refuse("is all, want first: a watched module probes one address of each name")
 	}
+	if m.TCP.Flows > 0 {
+		tcp["flows"].refuse("is %d: a watched module has no flows", m.TCP.Flows)
+	}
 	if m.TCP.Path == Always {
 		tcp["path"].refuse("is always, want on_failure or never: a watched module traces the path only when " +
 			"a target begins to fail")

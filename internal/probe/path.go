@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
@@ -54,7 +55,7 @@ var (
 )
 
 // trace traces the path to the probed address, or to the worst of several addresses. The verdict does not
-// depend on the result.
+// depend on the result. If some flows fail and others do not, it traces the path of one of each at the same time.
 func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	const others = traceHandshakes - 1 // Probe has admitted one already
 	if most := p.options.MaxInFlight; 0 < most && most < traceHandshakes {
@@ -66,16 +67,33 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 		return
 	}
 	defer p.release(others)
-	path, err := p.options.Shaker.Trace(ctx, r.Handshake, &shaker.TraceOptions{
+	options := shaker.TraceOptions{
 		Timeout: max(1, min(longestTrace, time.Until(deadline))),
 		MaxHops: int(r.Module.TCP.MaxHops),
-		OnHop:   r.onHop,
-	})
+	}
+	var parting *Parting
+	var tracing sync.WaitGroup
+	if good, ok := r.goodFlow(); ok && p.admit(traceHandshakes) {
+		defer p.release(traceHandshakes)
+		tracing.Go(func() {
+			if path, err := p.options.Shaker.Trace(ctx, good.Handshake, &options); err == nil {
+				parting = &Parting{Good: good, Path: &path}
+			}
+		})
+	}
+	failing := options
+	failing.OnHop = r.onHop
+	path, err := p.options.Shaker.Trace(ctx, r.Handshake, &failing)
+	tracing.Wait()
 	if err != nil { // a part of the path would look like a path that ends there
 		r.PathErr = fmt.Errorf("incomplete, known up to hop %d: %w", len(path.Hops), err)
 		return
 	}
 	r.Path = &path
+	if parting != nil {
+		parting.part(r.Path)
+		r.Parting = parting
+	}
 }
 
 // PathTo returns the path to a probed address, nil if that path was not traced.

@@ -21,6 +21,13 @@ const MaxAddresses = 64
 // an error of [shaker.Shaker.Shake], [context.Canceled] if the caller is gone, or an error of the resolver because a
 // local resource is exhausted.
 func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
+	if req.Module.TCP.Flows > 0 && req.onHop == nil {
+		return p.shareProbe(ctx, req)
+	}
+	return p.perform(ctx, req)
+}
+
+func (p *Prober) perform(ctx context.Context, req *Request) (*Report, error) {
 	start := time.Now()
 	if req.Addr.IsValid() {
 		if err := req.Check(req.Addr); err != nil {
@@ -68,6 +75,14 @@ func (r *running) run(ctx context.Context) error {
 	case r.Module.TCP.Addresses == config.All:
 		return r.shakeAll(ctx)
 	}
+	others := r.handshakes(1) - 1 // Probe has admitted one already
+	if most := r.prober.options.MaxInFlight; 0 < most && int64(most) <= others {
+		return fmt.Errorf("%w: the module has %d flows", ErrInFlight, r.Module.TCP.Flows)
+	}
+	if !r.prober.admit(others) {
+		return r.prober.errInFlight()
+	}
+	defer r.prober.release(others)
 	if err := r.shake(ctx, r.choose(r.addrs), &r.Verdict); err != nil {
 		return err
 	}
@@ -199,7 +214,21 @@ func (r *running) aboutName(reason *nameError) Verdict {
 	return Verdict{Result: reason.result, Err: reason.err, At: time.Since(r.Start)}
 }
 
-// shake performs a handshake with an address. The verdict is undefined if there is an error.
+// handshakes returns how many handshakes with a number of addresses the probe performs at the same time.
+func (r *Request) handshakes(addresses int) int64 {
+	return int64(addresses) * int64(max(1, r.Module.TCP.Flows))
+}
+
+// shake performs the handshakes with an address, one for each flow or only one. The verdict is undefined if there is an
+// error.
+func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) error {
+	if r.Module.TCP.Flows > 0 {
+		return r.shakeFlows(ctx, addr, v)
+	}
+	return r.shakeFrom(ctx, addr, 0, v)
+}
+
+// shakeFrom performs a handshake with an address, from a local port unless it is 0. The verdict is undefined if there is an error.
 //
 // The caller provides the memory of the verdict, because a copy of it would enlarge the stack of the goroutine that
 // waits for the target.
@@ -207,11 +236,11 @@ func (r *running) aboutName(reason *nameError) Verdict {
 // Silence is a verdict about the target only if the handshake had the time that it needs. If it had less, or
 // nothing at all, the verdict is about the DNS servers, provided that name resolution took most of the missing time.
 // Otherwise this host was late, and there is no verdict.
-func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) (err error) {
+func (r *running) shakeFrom(ctx context.Context, addr netip.Addr, port uint16, v *Verdict) (err error) {
 	target := netip.AddrPortFrom(addr, r.Port)
 	left := time.Until(r.deadline())
 	options := r.Module.Options()
-	options.Timeout = max(1, left)
+	options.Timeout, options.SourcePort = max(1, left), port
 	v.Handshake, err = r.countedShake(ctx, target, &options)
 	v.At = time.Since(r.Start)
 	missing := r.budget() // no SYN was sent
@@ -249,7 +278,7 @@ func (r *running) shakeAll(ctx context.Context) error {
 	if len(addrs) > limit {
 		return fmt.Errorf("%w: %s has %d, the limit is %d (%s)", ErrAddresses, r.Name, len(addrs), limit, by)
 	}
-	others := int64(len(addrs) - 1) // Probe has admitted one already
+	others := r.handshakes(len(addrs)) - 1 // Probe has admitted one already
 	if !r.prober.admit(others) {
 		return r.prober.errInFlight()
 	}

@@ -7,6 +7,8 @@ import (
 	"net"
 	"sync/atomic"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -42,6 +44,8 @@ type Prober struct {
 	config   atomic.Pointer[config.Config]
 	inFlight atomic.Int64
 	reserved atomic.Int64
+	ports    reservedPorts
+	sharing  singleflight.Group // of probes with flows
 }
 
 // New returns a Prober.
@@ -81,6 +85,9 @@ func (p *Prober) MaxInFlight() int { return p.options.MaxInFlight }
 // admit counts n more handshakes as in flight, and reports whether the limit permits them. If it does not,
 // admit counts nothing.
 func (p *Prober) admit(n int64) bool {
+	if n == 0 {
+		return true
+	}
 	for {
 		before := p.inFlight.Load()
 		if limit := int64(p.options.MaxInFlight); limit > 0 && before+n+p.reserved.Load() > limit {

@@ -30,6 +30,10 @@ type Report struct {
 	// the path should have been traced.
 	Path    *shaker.Path
 	PathErr error
+
+	// Parting is where the path of a flow that fails, which is Path, parts from the path of one that does not. It is
+	// nil if not both of them were traced.
+	Parting *Parting
 }
 
 // A Resolution is what the probe found out about the addresses of a name. If its first addresses were enough, the
@@ -49,6 +53,10 @@ type Verdict struct {
 	Err           error         // why the result is about name resolution, nil if it is about an address
 	Handshake     shaker.Result // zero if there was no address
 	At            time.Duration // from the start of the probe to the verdict
+
+	// Flows are the verdicts for the flows of the address, in the order of their ports, of which this is the worst
+	// one; nil if the module has no flows.
+	Flows []Flow
 }
 
 // Success reports whether the result is valid for the module, for every address that was probed.
