@@ -75,7 +75,7 @@ var (
 			"and its address.",
 		labels: []string{"address"}}
 	probeFlowPathFailedHop = &metric{name: "probe_flow_path_failed_hop",
-		help: "Number of the first hop that answered only a flow that fails, and its address.",
+		help:   "Number of the first hop that answered only a flow that fails, and its address.",
 		labels: []string{"address"}}
 
 	// With addresses: all

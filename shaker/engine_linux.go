@@ -115,7 +115,8 @@ func (e *engine) freeLoop(raw bool) *loop {
 
 // isRaw reports whether handshakes with the options send SYNs without a socket.
 func (e *engine) isRaw(o *Options) bool {
-	return len(e.wires) > 0 && !o.FIN && o.SourcePorts == (PortRange{}) && (o.SourcePort == 0 || e.ports().has(o.SourcePort))
+	return len(e.wires) > 0 && !o.FIN && o.SourcePorts == (PortRange{}) &&
+		(o.SourcePort == 0 || e.ports().has(o.SourcePort))
 }
 
 // ports returns the ports of SYNs without a socket.

@@ -79,10 +79,10 @@ type TCP struct {
 	// from any port; otherwise it is 2 to MaxFlows.
 	Flows uint8
 
-	Interface   string           // "": chosen by the routing table
-	DSCP        uint8            // 0 to 63
-	FWMark      uint32
-	TTL         uint8 // 0: the system's default
+	Interface string // "": chosen by the routing table
+	DSCP      uint8  // 0 to 63
+	FWMark    uint32
+	TTL       uint8 // 0: the system's default
 
 	// ValidResults are the results with which a probe succeeds, at least one.
 	ValidResults []string

@@ -58,7 +58,9 @@ func section(prober string, read func(*Module, value)) func(*Module, value) {
 
 // handshakeKeys are the keys of the section tcp that are about a single handshake and what follows it. A module that
 // opens connections does not have them.
-var handshakeKeys = []string{"flows", "valid_results", "path", "max_hops", "close", "query_response", "tls", "tls_config"}
+var handshakeKeys = []string{
+	"flows", "valid_results", "path", "max_hops", "close", "query_response", "tls", "tls_config",
+}
 
 // connectionKeys returns the keys of the section tcp of a module with a prober that opens connections. The hints say
 // what to use instead of some of the handshakeKeys, or why there is no such thing.

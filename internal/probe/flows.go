@@ -92,15 +92,13 @@ func (p *reservedPorts) get() (first uint16, err error) {
 	return p.reserved.First, nil
 }
 
-// shareProbe performs a probe of a module with flows. Several such probes of the same target at the same time would need
-// the same ports: they share one probe, and each gets its report.
+// shareProbe performs a probe of a module with flows. Several such probes of the same target at the same time would
+// need the same ports: they share one probe, and each gets its report.
 func (p *Prober) shareProbe(ctx context.Context, req *Request) (*Report, error) {
 	key := fmt.Sprintf("%p %s %s", req.targets, req.ModuleName, req.Text) // targets is another one after a reload
 	shared := p.sharing.DoChan(key, func() (any, error) {
-		// The probe goes on if the first one who asked for it is gone.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), req.Timeout)
-		defer cancel()
-		return p.perform(ctx, req)
+		// The probe goes on, until its own timeout, if the first one who asked for it is gone.
+		return p.perform(context.WithoutCancel(ctx), req)
 	})
 	select {
 	case result := <-shared:

@@ -1,40 +1,51 @@
 package probe
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // One member of several is broken. The flows over this member fail, each time the same ones, and the others do not. The
 // paths show which member it is. A probe without flows does not see it, or fails now and then.
 func TestBrokenMember(t *testing.T) {
 	nft := lab.Program(t, "nft", "nftables")
+	const member = 1
 	for _, members := range []int{2, 4, 8} {
-		for _, broken := range []struct{ name, rule, result, errno string }{
-			{name: "drops", rule: "drop", result: "timeout", errno: "ETIMEDOUT"},
-			{name: "rejects", rule: "meta l4proto tcp reject with tcp reset", result: "refused", errno: "ECONNREFUSED"},
-		} {
-			t.Run(fmt.Sprintf("%d members, one %s", members, broken.name), func(t *testing.T) {
-				fan := kernel.NewFan(t, members)
-				fan.Listen(80)
-				const member = 1
-				fan.Run(member, nft, "table inet broken {\nchain forward {\ntype filter hook forward priority 0\n"+
-					broken.rule+"\n}\n}")
-				p := newProber(t, Options{Config: parse(t, `
+		t.Run(fmt.Sprintf("%d members", members), func(t *testing.T) {
+			fan := kernel.NewFan(t, members)
+			fan.Listen(80)
+			fan.Run(member, nft, "add table inet broken")
+			p := newProber(t, Options{Config: parse(t, `
 modules:
-  flows: {prober: tcp, timeout: 3s, tcp: {flows: 32, path: on_failure}}
-  plain: {prober: tcp, timeout: 1s}
+  flows: {prober: tcp, timeout: 1500ms, tcp: {flows: 32, path: on_failure}}
+  plain: {prober: tcp, timeout: 900ms}
 `)})
+			for _, broken := range []struct{ rule, result string }{
+				{rule: "drop", result: "timeout"},
+				{rule: "meta l4proto tcp reject with tcp reset", result: "refused"},
+			} {
+				fan.Run(member, nft, "flush table inet broken")
+				fan.Run(member, nft, "table inet broken {\nchain forward {\n"+
+					"type filter hook forward priority 0\n"+broken.rule+"\n}\n}")
 				for _, v6 := range []bool{false, true} {
 					checkBrokenMember(t, p, fan, v6, member, broken.result)
 				}
-			})
-		}
+			}
+		})
 	}
 }
 
@@ -64,9 +75,10 @@ func checkBrokenMember(t *testing.T, p *Prober, fan *kernel.Fan, v6 bool, member
 			t.Errorf("the flows %v fail, and the flows %v before, want the same", failed, before)
 		}
 		before = failed
-		if r.Parting == nil || r.Parting.Shared.From != fan.Entry(v6) || r.Parting.Failed.From != fan.Member(v6, member) {
+		part := r.Parting
+		if part == nil || part.Shared.From != fan.Entry(v6) || part.Failed.From != fan.Member(v6, member) {
 			t.Errorf("the path of %s parts at %+v, path error %v, want the shared hop %v and the failed hop %v",
-				target, r.Parting, r.PathErr, fan.Entry(v6), fan.Member(v6, member))
+				target, part, r.PathErr, fan.Entry(v6), fan.Member(v6, member))
 		}
 	}
 	open := 0
@@ -88,4 +100,133 @@ func checkBrokenMember(t *testing.T, p *Prober, fan *kernel.Fan, v6 bool, member
 	}
 }
 
-var _ = config.First
+// A million flows, with random targets and each with a verdict of its own, are never confused.
+func TestMillionFlows(t *testing.T) {
+	flows := int64(1_000_000)
+	if lab.Race || testing.Short() {
+		flows /= 20
+	}
+	const atOnce, each = 50, config.MaxFlows
+	lab.NeedDescriptors(t, atOnce*each+100)
+	network := simnet.NewNetwork(t)
+	kinds := []struct {
+		result string
+		host   *simnet.Host
+	}{
+		{"open", network.Hidden(simnet.SYNACK())},
+		{"refused", network.Hidden(simnet.RST())},
+		{"unreachable", network.Hidden(simnet.ICMP("198.51.100.7", 3, 1))},
+		{"timeout", network.Hidden()},
+	}
+	// In one of 64 targets, some flows are silent.
+	kind := func(target netip.Addr, port uint16) int {
+		a := target.As4()
+		n := int(a[2])*7 + int(a[3])*13 + int(port)*31
+		if a[3]%64 == 0 {
+			return n % 4
+		}
+		return n % 3
+	}
+	network.At("10.0.0.0/16").Over(func(syn simnet.Segment) *simnet.Host {
+		return kinds[kind(syn.Dst.Addr(), syn.Src.Port())].host
+	})
+	network.WatchStalls()
+	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 900ms, tcp: {flows: 64}}}`)})
+	var next, seen, wrong atomic.Int64
+	var group sync.WaitGroup
+	for range atOnce {
+		group.Go(func() {
+			for seen.Load() < flows && wrong.Load() == 0 {
+				i := next.Add(1)
+				target := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+				r, err := p.Probe(t.Context(), request(t, p, netip.AddrPortFrom(target, 80).String(), "flows"))
+				if errors.Is(err, shaker.ErrUnsent) { // the machine was too slow: no verdict
+					continue
+				}
+				if err != nil || len(r.Flows) != each {
+					wrong.Add(1)
+					t.Errorf("probe of %v: error %v, want %d flows", target, err, each)
+					return
+				}
+				for _, f := range r.Flows {
+					want := kinds[kind(target, f.Port)].result
+					if f.Result != want || f.Handshake.Local.Port() != f.Port || f.Handshake.Peer.Addr() != target {
+						wrong.Add(1)
+						t.Errorf("flow %d of %v is %+v, want %s\n%s", f.Port, target, f, want, network.Trace(target))
+						return
+					}
+				}
+				seen.Add(each)
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("%d flows, %d probes", seen.Load(), next.Load())
+}
+
+// Probes of a target with the same module at the same time need the same ports. They share one probe. One that is gone
+// does not end it for the others.
+func TestFlowsAtTheSameTime(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK().After(300*time.Millisecond))
+	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16}}}`)})
+	req := request(t, p, "192.0.2.1:80", "flows")
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error)
+	go func() { _, err := p.Probe(ctx, req); gone <- err }()
+	network.Await(16)
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
+			if err != nil || len(r.Flows) != 16 || !r.Success() {
+				t.Errorf("a probe at the same time = %+v, error %v, want 16 open flows", r, err)
+			}
+		})
+	}
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("the probe that was cancelled: error %v, want context.Canceled", err)
+	}
+	group.Wait()
+	syns := 0
+	for segment := range network.SentTo(netip.MustParseAddrPort("192.0.2.1:80")) {
+		if segment.SYN {
+			syns++
+		}
+	}
+	if syns != 16 {
+		t.Errorf("%d SYNs were sent for five probes at the same time, want 16", syns)
+	}
+	lab.Eventually(t, "no handshake is in flight", func() bool { return p.InFlight() == 0 })
+}
+
+// A flow whose port another program has is left out. If all of them are taken, this host could not measure.
+func TestTakenPortOfAFlow(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	p := newProber(t, Options{Config: parse(t, `
+modules:
+  flows: {prober: tcp, tcp: {flows: 2, source_ports: 20000-20001}}
+`)})
+	for i, want := range []int{2, 1} {
+		r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
+		if err != nil || len(r.Flows) != want || !r.Success() {
+			t.Errorf("with %d of 2 ports taken, the probe is %+v, error %v, want %d open flows", i, r, err, want)
+		}
+		listen(t, fmt.Sprintf(":%d", 20000+i))
+	}
+	r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
+	if !errors.Is(err, shaker.ErrLocal) || !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("with both ports taken, the probe is %+v, error %v, want ErrLocal and EADDRINUSE", r, err)
+	}
+}
+
+// More flows than may be in flight are a clear error.
+func TestTooManyFlows(t *testing.T) {
+	p := newProber(t, Options{MaxInFlight: 8, Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16}}}`)})
+	r, err := p.Probe(t.Context(), request(t, p, "127.0.0.1:80", "flows"))
+	if !errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "16 flows") {
+		t.Errorf("the probe of 16 flows with a limit of 8 is %+v, error %v, want ErrInFlight and the number", r, err)
+	}
+}

@@ -228,7 +228,8 @@ func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) error 
 	return r.shakeFrom(ctx, addr, 0, v)
 }
 
-// shakeFrom performs a handshake with an address, from a local port unless it is 0. The verdict is undefined if there is an error.
+// shakeFrom performs a handshake with an address, from a local port unless it is 0. The verdict is undefined if there
+// is an error.
 //
 // The caller provides the memory of the verdict, because a copy of it would enlarge the stack of the goroutine that
 // waits for the target.

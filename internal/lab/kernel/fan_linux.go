@@ -18,8 +18,9 @@ import (
 )
 
 // A Fan is a host that can be reached over several routers of equal cost, the members. A router in front of them, the
-// entry, chooses a member for each flow by its addresses and ports. Behind them is another router, the exit, which sends what comes back directly to the entry, so that a broken member only loses
-// what it should forward to the host. Each node is a network namespace of its own:
+// entry, chooses a member for each flow by its addresses and ports. Behind them is another router, the exit, which
+// sends what comes back directly to the entry, so that a broken member only loses what it should forward to the host.
+// Each node is a network namespace of its own:
 //
 //	test namespace -- entry == members == exit -- host
 //	                    \________________/
@@ -151,8 +152,10 @@ func setUpFan(name string, link, host int, router bool) error {
 	}
 	return errors.Join(
 		setSysctl("net/ipv4/ip_forward", "1"), setSysctl("net/ipv6/conf/all/forwarding", "1"),
-		setSysctl("net/ipv4/fib_multipath_hash_fields", hashFields), setSysctl("net/ipv4/fib_multipath_hash_policy", "3"),
-		setSysctl("net/ipv6/fib_multipath_hash_fields", hashFields), setSysctl("net/ipv6/fib_multipath_hash_policy", "3"),
+		setSysctl("net/ipv4/fib_multipath_hash_fields", hashFields),
+		setSysctl("net/ipv6/fib_multipath_hash_fields", hashFields),
+		setSysctl("net/ipv4/fib_multipath_hash_policy", "3"),
+		setSysctl("net/ipv6/fib_multipath_hash_policy", "3"),
 		setSysctl("net/ipv4/icmp_ratelimit", "0"), setSysctl("net/ipv6/icmp/ratelimit", "0"),
 		// An answer comes from the address at which the packet has arrived.
 		setSysctl("net/ipv4/icmp_errors_use_inbound_ifaddr", "1"),

@@ -19,6 +19,9 @@ type Host struct {
 	path       []netip.Addr       // routers before the host; an invalid address is a silent router
 	unchecked  bool               // whether the host answers SYNs with a wrong checksum
 	handshakes map[flow]handshake // empty as long as there is only one round
+
+	// member returns the host that answers a SYN in place of this one; nil if there is none.
+	member func(syn Segment) *Host
 }
 
 // A flow is a source and a destination.
@@ -75,6 +78,12 @@ func (h *Host) Distance() (routers int) {
 	return routers
 }
 
+// Over makes another host answer each SYN, under the address of this one: the one that choose returns, such as by the
+// source port, as a router chooses one of several paths. The other hosts are those of [Network.Hidden].
+func (h *Host) Over(choose func(syn Segment) *Host) *Host {
+	return h.change(func() { h.member = choose })
+}
+
 // A delivery is an answer to a SYN, and whether the network loses it.
 type delivery struct {
 	Answer
@@ -84,6 +93,9 @@ type delivery struct {
 // meet returns the answers to a SYN: nil if the network loses the SYN, and empty if it arrives and nothing
 // answers. The caller holds the network's mutex.
 func (h *Host) meet(syn Segment, random *rand.Rand) []delivery {
+	if h.member != nil {
+		return h.member(syn).meet(syn, random)
+	}
 	if int(syn.TTL) <= len(h.path) {
 		return expire(h.path[syn.TTL-1])
 	}

@@ -100,8 +100,7 @@ func (n *Network) At(where string, answers ...Answer) *Host {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	h := &Host{network: n, handshakes: make(map[flow]handshake)}
-	h.Then(answers...)
+	h := n.Hidden(answers...)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.hosts[e] = h
@@ -111,6 +110,12 @@ func (n *Network) At(where string, answers ...Answer) *Host {
 		slices.Reverse(n.lengths)
 	}
 	return h
+}
+
+// Hidden returns a host that has no address of its own, for [Host.Over].
+func (n *Network) Hidden(answers ...Answer) *Host {
+	h := &Host{network: n, handshakes: make(map[flow]handshake)}
+	return h.Then(answers...)
 }
 
 // find returns the host that answers for an address and port, nil if there is none.
