@@ -33,20 +33,20 @@ const (
 )
 
 // reserveFree reserves n ports outside of those of ordinary sockets: the nearest ones below, or else above.
-func reserveFree(n int, mode bool) (first uint16, descriptors []int, err error) {
+func reserveFree(n int, share bool) (first uint16, descriptors []int, err error) {
 	ephemeral, err := ephemeralPorts()
 	if err != nil {
 		return 0, nil, err
 	}
 	for from := int(ephemeral.First) - n; from >= lowestPort; {
-		descriptors, taken, err := reserveAt(from, n, mode)
+		descriptors, taken, err := reserveAt(from, n, share)
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return uint16(from), descriptors, err
 		}
 		from = taken - n
 	}
 	for from := int(ephemeral.Last) + 1; from+n <= 1<<16; {
-		descriptors, taken, err := reserveAt(from, n, mode)
+		descriptors, taken, err := reserveAt(from, n, share)
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return uint16(from), descriptors, err
 		}
@@ -57,9 +57,9 @@ func reserveFree(n int, mode bool) (first uint16, descriptors []int, err error) 
 }
 
 // reserveAt reserves n ports. With an error, it has reserved none, and taken is the port that it could not reserve.
-func reserveAt(first, n int, mode bool) (descriptors []int, taken int, err error) {
+func reserveAt(first, n int, share bool) (descriptors []int, taken int, err error) {
 	for port := first; port < first+n; port++ {
-		fd, err := reservePort(uint16(port), mode)
+		fd, err := reservePort(uint16(port), share)
 		if err != nil {
 			for _, fd := range descriptors {
 				closeDescriptor(fd)
@@ -72,7 +72,7 @@ func reserveAt(first, n int, mode bool) (descriptors []int, taken int, err error
 }
 
 // reservePort binds a socket to the port of all addresses, on which it does not listen.
-func reservePort(port uint16, mode bool) (fd int, err error) {
+func reservePort(port uint16, share bool) (fd int, err error) {
 	all := netip.IPv6Unspecified()
 	fd, err = socket(unix.AF_INET6, tcpSocket, unix.IPPROTO_TCP)
 	if errors.Is(err, unix.EAFNOSUPPORT) {
@@ -89,7 +89,7 @@ func reservePort(port uint16, mode bool) (fd int, err error) {
 		local, _ := newRawAddress(netip.AddrPortFrom(all, port), 0)
 		err = bind(fd, &local)
 	}
-	if err == nil && mode == shared {
+	if err == nil && share {
 		// Only now, so that another process cannot have reserved the port in the same way.
 		err = setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	}
