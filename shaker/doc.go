@@ -71,6 +71,7 @@
 // only Mark needs a privilege:
 //
 //	Source         no privilege
+//	SourcePort     no privilege
 //	SourcePorts    no privilege; needs Linux 6.3 or newer
 //	Interface      no privilege since Linux 5.7; CAP_NET_RAW on older kernels
 //	DSCP, TTL      no privilege
@@ -87,6 +88,19 @@
 // reports which router dropped each of them (IP_RECVERR in ip(7)). Trace needs no privilege on Linux
 // 5.11 or newer. With [Config.Raw], all routers reply within one round trip, and no SYN leaves the flow of the
 // handshake.
+//
+// # SYNs without sockets
+//
+// With [Config.Raw], SYNs are sent through a raw socket and belong to no socket, from a few ports that are reserved for
+// them. The kernel answers the SYN-ACK with an RST by itself, so that the final ACK cannot be sent, not even if this
+// process is stopped. A handshake costs about half of what one with a socket costs, and no descriptor. The kernel's
+// timestamps tell when answers arrived, and sequence numbers that cannot be guessed tell genuine answers. It needs
+// CAP_NET_RAW: see [Raw] for that and for the differences. All verdicts are the same.
+//
+// # Local ports
+//
+// [Options.SourcePort] sends from one port. Where routers or links share the load by ports, handshakes from one port
+// take the same path each time, and handshakes from several ports take several. [ReservePorts] keeps ports for that.
 //
 // # Repeated handshakes
 //
