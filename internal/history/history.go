@@ -27,6 +27,7 @@ type Record struct {
 	SYNRetransmits int           // -1 if no SYN was sent, or if the platform does not count them
 	Address        netip.Addr    // the probed address, invalid if there was none
 	ICMP           shaker.ICMP   // the ICMP error that ended the probe; From is invalid if there was none
+	Flows          *Flows        // nil if the module has no flows
 }
 
 // Latency returns the time from SYN to SYN-ACK, 0 if there was no SYN-ACK. It prefers the
@@ -156,7 +157,7 @@ func (h *History) Add(name, module string, record Record, path *shaker.Path) {
 		t.probed = h.byProbe.PushBack(t)
 		h.targets[t.trackKey] = t
 	} else {
-		t.earlier = append(t.earlier, t.latest)
+		t.earlier = append(t.earlier, t.latest.condensed())
 		h.count(t, kindOf(&t.latest), 1)
 		h.byProbe.MoveToBack(t.probed)
 		if t.latest.Result != record.Result {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -113,12 +115,44 @@ func (p *Prober) shareProbe(ctx context.Context, req *Request) (*Report, error) 
 	}
 }
 
-// A Parting is where the path of a flow that fails parts from the path of one that does not.
+// FailedFlows returns those flows of a verdict whose results are not valid.
+func (r *Report) FailedFlows(v *Verdict) []Flow {
+	var failed []Flow
+	for _, f := range v.Flows {
+		if !r.Valid(f.Result) {
+			failed = append(failed, f)
+		}
+	}
+	return failed
+}
+
+// A FlowPath is the path of a flow. Its hops are only those from which the port of the flow is known to have got an
+// answer, or none: a SYN from another port may have taken another path.
+type FlowPath struct {
+	Flow
+	Hops []shaker.Hop
+	Err  error // not nil if the path is incomplete
+}
+
+// newFlowPath returns the path of a flow, given what a trace has found.
+func newFlowPath(f Flow, path *shaker.Path, err error) FlowPath {
+	hops := path.Hops
+	for i, h := range hops {
+		// A silent hop may lack the local address.
+		if h.Local.IsValid() && h.Local.Port() != f.Port {
+			hops = hops[:i]
+			break
+		}
+	}
+	return FlowPath{Flow: f, Hops: hops, Err: err}
+}
+
+// A Parting is where the path of a flow that fails parts from the paths of those that do not.
 type Parting struct {
-	Good   Flow         // the one that does not fail
+	Good   Flow         // one that does not fail
 	Path   *shaker.Path // of the good flow
-	Shared shaker.Hop   // the last hop on both paths; the zero Hop if there is none
-	Failed shaker.Hop   // the first hop that only the path of the flow that fails has; the zero Hop if none answered
+	Shared shaker.Hop   // the last hop that the good ones have as well; the zero Hop if there is none
+	Failed shaker.Hop   // the first hop that only the flow that fails has; the zero Hop if none answered
 }
 
 // goodFlow returns a flow with a valid result, provided that another one of the same address has an invalid result. ok
@@ -135,22 +169,124 @@ func (r *Report) goodFlow() (good Flow, ok bool) {
 	return Flow{}, false
 }
 
-// part finds where the path of a flow that fails parts from that of a good one.
-func (p *Parting) part(failing *shaker.Path) {
-	good := make(map[netip.Addr]int)
-	for _, h := range p.Path.Hops {
-		if h.From.IsValid() {
-			good[h.From] = h.TTL
+// part finds where the path of a flow that fails parts from the paths of good ones.
+func (p *Parting) part(failing FlowPath, good ...FlowPath) {
+	type hop struct {
+		ttl  int
+		from netip.Addr
+	}
+	at, seen := make(map[hop]bool), make(map[netip.Addr]bool)
+	for _, g := range good {
+		for _, h := range g.Hops {
+			at[hop{h.TTL, h.From}], seen[h.From] = true, true
 		}
 	}
 	for _, h := range failing.Hops {
-		switch ttl, shared := good[h.From]; {
+		switch {
 		case !h.From.IsValid():
-		case !shared:
+		case at[hop{h.TTL, h.From}]:
+			p.Shared = h
+		case !seen[h.From] && avoided(h.TTL, good):
 			p.Failed = h
 			return
-		case ttl == h.TTL:
-			p.Shared = h
 		}
+	}
+}
+
+// avoided reports whether a hop at a distance, which is not on the paths of good flows as far as they are known, really
+// is not: more of them have another hop there, or none, than have one that did not answer. Routers limit the rate of
+// their ICMP errors, so that a hop may answer some flows only.
+func avoided(ttl int, good []FlowPath) bool {
+	known := 0
+	for _, g := range good {
+		switch {
+		case ttl <= len(g.Hops) && g.Hops[ttl-1].From.IsValid(), ttl > len(g.Hops) && g.reached():
+			known++
+		default:
+			known--
+		}
+	}
+	return known > 0
+}
+
+// reached reports whether the path ends at a hop that did not send the ICMP error of a router on the path.
+func (p *FlowPath) reached() bool {
+	n := len(p.Hops)
+	return n > 0 && p.Hops[n-1].From.IsValid() && p.Hops[n-1].ICMP.String() != TTLExceeded
+}
+
+// FailedHop returns the first hop on the path of a flow that fails that only failing flows pass. It is the zero Hop if
+// there is none, or if all flows fail.
+func (r *Report) FailedHop(failing *FlowPath) shaker.Hop {
+	var p Parting
+	if !r.Valid(failing.Result) {
+		p.part(*failing, r.goodPaths()...)
+	}
+	return p.Failed
+}
+
+// goodPaths returns the paths of the flows that do not fail.
+func (r *Report) goodPaths() []FlowPath {
+	var good []FlowPath
+	for _, path := range r.FlowPaths {
+		if r.Valid(path.Result) {
+			good = append(good, path)
+		}
+	}
+	return good
+}
+
+// String describes where the paths part.
+func (p *Parting) String() string { return DescribeParting(hopOf(p.Shared), hopOf(p.Failed)) }
+
+// tracesAtOnce is how many paths of flows are traced at the same time.
+const tracesAtOnce = 8
+
+// TraceFlows makes the probe trace the path of each flow of the worst address, after the timeout and for as long as that
+// takes. It calls onFlow after each of them, with the number of those that are traced and of all.
+func (r *Request) TraceFlows(onFlow func(traced, all int)) {
+	r.Module.TCP.Path, r.onFlow = config.Always, onFlow
+}
+
+// traceFlows traces the paths of all flows.
+func (r *Report) traceFlows(ctx context.Context, p *Prober) {
+	paths := make([]shaker.Path, len(r.Flows))
+	r.FlowPaths = make([]FlowPath, len(r.Flows))
+	var mu sync.Mutex
+	traced := 0
+	var tracing errgroup.Group // only for its limit
+	tracing.SetLimit(tracesAtOnce)
+	r.onFlow(0, len(r.Flows))
+	for i, f := range r.Flows {
+		tracing.Go(func() error {
+			options := shaker.TraceOptions{Timeout: longestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
+			var err error
+			paths[i], err = p.options.Shaker.Trace(ctx, f.Handshake, &options)
+			r.FlowPaths[i] = newFlowPath(f, &paths[i], err)
+			mu.Lock()
+			defer mu.Unlock()
+			traced++
+			r.onFlow(traced, len(r.Flows))
+			return nil
+		})
+	}
+	tracing.Wait()
+	worst := slices.IndexFunc(r.Flows, func(f Flow) bool { return f.Handshake.Local == r.Handshake.Local })
+	if worst < 0 {
+		return
+	}
+	if err := r.FlowPaths[worst].Err; err != nil {
+		r.PathErr = fmt.Errorf("incomplete, known up to hop %d: %w", len(paths[worst].Hops), err)
+		return
+	}
+	r.Path = &paths[worst]
+	if good, ok := r.goodFlow(); ok {
+		r.Parting = &Parting{Good: good}
+		for i, path := range r.FlowPaths {
+			if path.Port == good.Port {
+				r.Parting.Path = &paths[i]
+			}
+		}
+		r.Parting.part(r.FlowPaths[worst], r.goodPaths()...)
 	}
 }

@@ -21,9 +21,9 @@ const (
 )
 
 // traceTime returns how much of the timeout is reserved for the trace of the path: a third, but at
-// most longestTrace, and 0 if the module traces no path.
+// most longestTrace, and 0 if the module traces no path, or if the traces have time of their own.
 func (r *Request) traceTime() time.Duration {
-	if r.Module.TCP.Path == config.Never {
+	if r.Module.TCP.Path == config.Never || r.onFlow != nil {
 		return 0
 	}
 	return min(r.Timeout/3, longestTrace)
@@ -58,6 +58,10 @@ var (
 // depend on the result. If some flows fail and others do not, it traces the path of one of each at the same time.
 func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	const others = traceHandshakes - 1 // Probe has admitted one already
+	if r.onFlow != nil && len(r.Flows) > 0 {
+		r.traceFlows(ctx, p)
+		return
+	}
 	if most := p.options.MaxInFlight; 0 < most && most < traceHandshakes {
 		r.PathErr = errNeverTraced
 		return
@@ -91,7 +95,8 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	}
 	r.Path = &path
 	if parting != nil {
-		parting.part(r.Path)
+		worst := Flow{Port: r.Handshake.Local.Port(), Verdict: r.Verdict}
+		parting.part(newFlowPath(worst, r.Path, nil), newFlowPath(parting.Good, parting.Path, nil))
 		r.Parting = parting
 	}
 }

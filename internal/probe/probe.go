@@ -21,7 +21,7 @@ const MaxAddresses = 64
 // an error of [shaker.Shaker.Shake], [context.Canceled] if the caller is gone, or an error of the resolver because a
 // local resource is exhausted.
 func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
-	if req.Module.TCP.Flows > 0 && req.onHop == nil {
+	if req.Module.TCP.Flows > 0 && req.onHop == nil && req.onFlow == nil {
 		return p.shareProbe(ctx, req)
 	}
 	return p.perform(ctx, req)

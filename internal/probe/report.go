@@ -34,6 +34,10 @@ type Report struct {
 	// Parting is where the path of a flow that fails, which is Path, parts from the path of one that does not. It is
 	// nil if not both of them were traced.
 	Parting *Parting
+
+	// FlowPaths are the paths of all flows of the verdict, in the order of their ports; nil unless
+	// [Request.TraceFlows] was called.
+	FlowPaths []FlowPath
 }
 
 // A Resolution is what the probe found out about the addresses of a name. If its first addresses were enough, the
@@ -111,6 +115,37 @@ func (r *Report) Records() []history.Record {
 // Record returns the record of the probe. If there are several addresses, it is the record of the worst one.
 func (r *Report) Record() history.Record { return r.record(&r.Verdict) }
 
+// Handshakes returns one record for each handshake of a verdict: for each flow, if the module has flows.
+func (r *Report) Handshakes(v *Verdict) []history.Record {
+	if v.Flows == nil {
+		return []history.Record{r.record(v)}
+	}
+	var records []history.Record
+	for i := range v.Flows {
+		records = append(records, r.record(&v.Flows[i].Verdict))
+	}
+	return records
+}
+
+// HistoryFlows returns the flows of a verdict for the history, nil if there are none.
+func (r *Report) HistoryFlows(v *Verdict) *history.Flows {
+	if v.Flows == nil {
+		return nil
+	}
+	flows := &history.Flows{}
+	for _, f := range v.Flows {
+		flows.Add(history.Flow{Port: f.Port, Success: r.Valid(f.Result), Result: f.Result, Errno: f.Errno,
+			Latency: cmp.Or(f.Handshake.RTT, f.Handshake.Handshake)})
+	}
+	if p := r.Parting; p != nil && v.Handshake.Local == r.Handshake.Local && v.Handshake.Peer == r.Handshake.Peer {
+		flows.Traced, flows.Shared, flows.Parted = true, hopOf(p.Shared), hopOf(p.Failed)
+	}
+	return flows
+}
+
+// hopOf returns a hop for the history.
+func hopOf(h shaker.Hop) history.Hop { return history.Hop{TTL: h.TTL, Address: h.From} }
+
 // record returns the record of one verdict.
 func (r *Report) record(v *Verdict) history.Record {
 	h := &v.Handshake
@@ -136,6 +171,7 @@ func (r *Report) record(v *Verdict) history.Record {
 		SYNRetransmits: h.SYNs - 1,
 		Address:        h.Peer.Addr(),
 		ICMP:           h.ICMP,
+		Flows:          r.HistoryFlows(v),
 	}
 }
 

@@ -83,3 +83,41 @@ func TestRecord(t *testing.T) {
 		}
 	}
 }
+
+// A record has the flows of its verdict, and where their paths part if these are the flows that were traced.
+func TestRecordOfFlows(t *testing.T) {
+	shake := func(host string, port uint16, outcome shaker.Outcome) shaker.Result {
+		return shaker.Result{
+			Outcome: outcome,
+			Local:   netip.AddrPortFrom(netip.MustParseAddr("198.51.100.9"), port),
+			Peer:    netip.MustParseAddrPort(host),
+		}
+	}
+	verdict := func(host string, second shaker.Outcome) Verdict {
+		flows := []Flow{
+			{Port: 20000, Verdict: Verdict{Result: "open", Handshake: shake(host, 20000, shaker.Open)}},
+			{Port: 20002, Verdict: Verdict{Result: second.String(), Handshake: shake(host, 20002, second)}},
+		}
+		v := flows[1].Verdict
+		v.Flows = flows
+		return v
+	}
+	r := &Report{Request: &Request{}}
+	r.Module.TCP.ValidResults = []string{"open"}
+	r.Verdicts = []Verdict{verdict("192.0.2.1:80", shaker.Timeout), verdict("192.0.2.2:80", shaker.Open)}
+	r.Verdict = r.Verdicts[0]
+	r.Parting = &Parting{Shared: shaker.Hop{TTL: 1, From: netip.MustParseAddr("192.0.2.7")}}
+	first, second := r.Records()[0].Flows, r.Records()[1].Flows
+	if got := fmt.Sprint(first.Len(), first.FailedPorts()); got != "2 [20002]" || !first.Traced || first.Shared.TTL != 1 {
+		t.Errorf("the record of the traced address has the flows %+v, want 2, port 20002 failed, parting after hop 1", first)
+	}
+	if got := fmt.Sprint(second.Len(), second.FailedPorts()); got != "2 []" || second.Traced {
+		t.Errorf("the record of the other address has the flows %+v, want 2, none failed, no parting", second)
+	}
+	if n := len(r.Handshakes(&r.Verdict)); n != 2 {
+		t.Errorf("Handshakes of a verdict with 2 flows has %d records, want 2", n)
+	}
+	if records := r.Handshakes(&Verdict{Result: "open"}); len(records) != 1 || records[0].Flows != nil {
+		t.Errorf("Handshakes of a verdict without flows = %+v, want one record without flows", records)
+	}
+}

@@ -30,8 +30,9 @@ type Request struct {
 	Timeout    time.Duration // of the whole probe, including name resolution; the module's unless changed
 
 	targets *config.Targets
-	onHop   func(shaker.Hop) // may be nil
-	sent    *atomic.Int64    // may be nil
+	onHop   func(shaker.Hop)      // may be nil
+	onFlow  func(traced, all int) // nil if not all flows are traced
+	sent    *atomic.Int64         // may be nil
 }
 
 // CountSent makes the probe add to n the number of its handshakes whose SYN leaves this host, as soon as it does.

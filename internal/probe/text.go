@@ -3,8 +3,10 @@ package probe
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -28,7 +30,7 @@ func DescribeHop(h shaker.Hop) string {
 	switch {
 	case !h.From.IsValid():
 		return fmt.Sprintf("%2d  *", h.TTL)
-	case h.ICMP.String() == ttlExceeded:
+	case h.ICMP.String() == TTLExceeded:
 		return fmt.Sprintf("%2d  %v  %s ms", h.TTL, h.From, Milliseconds(h.RTT))
 	case h.ICMP.From.IsValid():
 		return fmt.Sprintf("%2d  %v  %s ms  %v", h.TTL, h.From, Milliseconds(h.RTT), h.ICMP)
@@ -36,8 +38,74 @@ func DescribeHop(h shaker.Hop) string {
 	return fmt.Sprintf("%2d  %v  %s ms  %v", h.TTL, h.From, Milliseconds(h.RTT), h.Outcome)
 }
 
-// ttlExceeded is the ICMP error of a router on the path.
-const ttlExceeded = "ttl_exceeded"
+// DescribeFlows says how many flows failed.
+func DescribeFlows(f *history.Flows) string {
+	failed, all := f.Failed(), f.Len()
+	outcome := "failed"
+	if failed == 0 {
+		outcome = "succeeded"
+	}
+	switch {
+	case 0 < failed && failed < all:
+		return fmt.Sprintf("%d of %d flows failed", failed, all)
+	case all == 1: // the ports of the others are in use
+		return "the only flow " + outcome
+	case all == 2:
+		return "both flows " + outcome
+	}
+	return fmt.Sprintf("all %d flows %s", all, outcome)
+}
+
+// DescribeFailedFlows is [DescribeFlows] with the ports of the flows that failed, unless that is all or none of them.
+func DescribeFailedFlows(f *history.Flows) string {
+	text := DescribeFlows(f)
+	if n := f.Failed(); 0 < n && n < f.Len() {
+		text += ": " + ListPorts(f.FailedPorts())
+	}
+	return text
+}
+
+// ListPorts lists ports, which are in their order: "ports 1, 2, 4 to 6".
+func ListPorts(ports []uint16) string {
+	var list []string
+	for i := 0; i < len(ports); {
+		end := i
+		for end+1 < len(ports) && ports[end+1] == ports[end]+1 {
+			end++
+		}
+		text := strconv.Itoa(int(ports[i]))
+		if end == i+1 {
+			end = i // two ports are not a range
+		}
+		if end > i {
+			text += " to " + strconv.Itoa(int(ports[end]))
+		}
+		list = append(list, text)
+		i = end + 1
+	}
+	if len(ports) == 1 {
+		return "port " + list[0]
+	}
+	return "ports " + strings.Join(list, ", ")
+}
+
+// DescribeParting says where the path of a flow that fails parts from those of flows that do not, given the last hop
+// that they share and the first one that only the failing flow has. Either may be missing.
+func DescribeParting(shared, failed history.Hop) string {
+	hop := func(h history.Hop) string { return fmt.Sprintf("%v (hop %d)", h.Address, h.TTL) }
+	switch {
+	case shared.Address.IsValid() && failed.Address.IsValid():
+		return fmt.Sprintf("paths part after %s: only failing flows pass %s", hop(shared), hop(failed))
+	case failed.Address.IsValid():
+		return fmt.Sprintf("paths part: only failing flows pass %s", hop(failed))
+	case shared.Address.IsValid():
+		return fmt.Sprintf("paths part after %s: no hop that only failing flows pass answered", hop(shared))
+	}
+	return "paths have no hop in common, and no hop that only failing flows pass answered"
+}
+
+// TTLExceeded is the ICMP error of a router on the path.
+const TTLExceeded = "ttl_exceeded"
 
 // Quote quotes a text of a caller for a message, and shortens it.
 func Quote(text string) string { return strconv.Quote(Shorten(text)) }
