@@ -35,6 +35,7 @@ type probeFlags struct {
 	output   string
 	path     bool
 	engine   engine.Flags
+	flows    int
 }
 
 // RegisterProbe adds the probe command to the application.
@@ -59,13 +60,17 @@ func (f *probeFlags) register(cmd *kingpin.CmdClause) {
 		Default("text").EnumVar(&f.output, "text", "json", "openmetrics")
 	f.engine.Register(cmd)
 	cmd.Flag("path", "Trace the path to each target and print its hops as they answer.").BoolVar(&f.path)
+	cmd.Flag("flows", "Number of handshakes of each probe, 2 to 64, from as many source ports. "+
+		"With --path, the path of each is traced, after the timeout. 0 uses the flows of the module.").
+		Default("0").SetValue((*config.Integer)(&f.flows))
 	cmd.Arg("target", "Targets to probe, such as example.com:443, 192.0.2.1:443 or [2001:db8::1]:443.").
 		Required().StringsVar(&f.targets)
 }
 
 // validate returns a usage error if a value is out of range, or the module is not for handshakes.
 func (f *probeFlags) validate(c *config.Config) error {
-	switch module := c.Modules[f.module]; {
+	module := c.Modules[f.module]
+	switch {
 	case module.Held():
 		return fmt.Errorf("module %s has prober hold, want a module with prober tcp, or the command %s",
 			config.Name(f.module), Hold)
@@ -84,10 +89,26 @@ func (f *probeFlags) validate(c *config.Config) error {
 	if f.timeout < 0 || f.timeout > config.MaxTimeout {
 		return fmt.Errorf("--timeout is %v, want 0s to %v", f.timeout, config.MaxTimeout)
 	}
+	if err := f.checkFlows(&module.TCP); err != nil {
+		return err
+	}
 	for i, target := range f.targets {
 		if slices.Contains(f.targets[:i], target) {
 			return fmt.Errorf("target %q given twice", target)
 		}
+	}
+	return nil
+}
+
+// checkFlows checks the number of flows, which have to fit into the source ports of the module.
+func (f *probeFlags) checkFlows(module *config.TCP) error {
+	if f.flows != 0 && (f.flows < 2 || f.flows > config.MaxFlows) {
+		return fmt.Errorf("--flows is %d, want 2 to %d, or 0 for the flows of the module", f.flows, config.MaxFlows)
+	}
+	ports := module.SourcePorts
+	if have := int(ports.Last) - int(ports.First) + 1; ports != (shaker.PortRange{}) && have < f.flows {
+		return fmt.Errorf("--flows is %d, but module %s has tcp.source_ports %v, want at most %d flows",
+			f.flows, config.Name(f.module), ports, have)
 	}
 	return nil
 }
@@ -125,6 +146,9 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 		if c.flags.timeout > 0 {
 			request.Timeout = c.flags.timeout
 		}
+		if c.flags.flows > 0 {
+			request.Module.TCP.Flows = uint8(c.flags.flows)
+		}
 		t := &target{ProbeCommand: c, text: text, request: request}
 		request.CountSent(&t.tally.sent)
 		all = append(all, t)
@@ -135,7 +159,10 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 	defer onQuit(func() { printStatistics(all, out) })()
 	var probing sync.WaitGroup
 	for _, t := range all {
-		if c.flags.path {
+		switch {
+		case c.flags.path && t.request.Module.TCP.Flows > 0:
+			t.request.TraceFlows(t.tracing)
+		case c.flags.path:
 			t.request.TracePath(func(hop shaker.Hop) { t.printHop(out, hop) })
 		}
 		probing.Go(func() { t.run(ctx, prober, out) })
@@ -152,7 +179,7 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 func printStatistics(all []*target, out *terminal) {
 	var text strings.Builder
 	for _, t := range all {
-		fmt.Fprintf(&text, "%s: %s\n", t.text, &t.tally)
+		fmt.Fprintf(&text, "%s: %s\n%s", t.text, &t.tally, t.tally.lossByFlow())
 	}
 	out.note(text.String())
 }
@@ -168,7 +195,7 @@ func (c *ProbeCommand) summarize(all []*target, out io.Writer) (status int) {
 			reports = append(reports, t.report)
 		}
 		if c.flags.output == "text" {
-			fmt.Fprintf(out, "\n--- %s ---\n%s\n", t.text, &t.tally)
+			fmt.Fprintf(out, "\n--- %s ---\n%s\n%s", t.text, &t.tally, t.tally.lossByFlow())
 		}
 	}
 	if c.flags.output == "openmetrics" {

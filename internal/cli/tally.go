@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,59 @@ type tally struct {
 	failures  int            // results that are not valid for the module
 	unprobed  int            // probes without a result
 	latencies latencies
+	flows     map[uint16]flowTally // by source port; empty if there are no flows
+}
+
+// A flowTally summarizes the handshakes from one source port.
+type flowTally struct{ handshakes, failures int }
+
+// addFlows adds the results of flows, which are added one by one as well.
+func (t *tally) addFlows(flows *history.Flows) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flows == nil {
+		t.flows = make(map[uint16]flowTally)
+	}
+	for _, f := range flows.Each {
+		of := t.flows[f.Port]
+		of.handshakes++
+		if !f.Success {
+			of.failures++
+		}
+		t.flows[f.Port] = of
+	}
+}
+
+// lossByFlow describes how many handshakes of each flow failed, in one line for each flow with failures and one for all
+// others: "" if no flow has more than one handshake.
+func (t *tally) lossByFlow() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var text strings.Builder
+	var others flowTally
+	repeated, good := false, 0
+	for _, port := range slices.Sorted(maps.Keys(t.flows)) {
+		of := t.flows[port]
+		repeated = repeated || of.handshakes > 1
+		if of.failures == 0 {
+			good++
+			others.handshakes += of.handshakes
+			continue
+		}
+		fmt.Fprintf(&text, "port %d: %d of %d failed, %d %%\n", port, of.failures, of.handshakes,
+			max(1, of.failures*100/of.handshakes))
+	}
+	switch {
+	case !repeated:
+		return ""
+	case good == len(t.flows):
+		return fmt.Sprintf("%d flows: 0 of %d failed\n", good, others.handshakes)
+	case good == 1:
+		fmt.Fprintf(&text, "the other flow: 0 of %d failed\n", others.handshakes)
+	case good > 1:
+		fmt.Fprintf(&text, "the other %d flows: 0 of %d failed\n", good, others.handshakes)
+	}
+	return text.String()
 }
 
 // fail adds a probe without a result.

@@ -48,3 +48,43 @@ func TestTallyIsBounded(t *testing.T) {
 		t.Errorf("maximum of latencies from 1 ms to 1 s = %v, want 1 s", most)
 	}
 }
+
+// The loss by flow has a line for each flow with failures, once the flows have been probed more than once.
+func TestLossByFlow(t *testing.T) {
+	flowsOf := func(results string) *history.Flows {
+		f := &history.Flows{}
+		for i, c := range results {
+			f.Add(history.Flow{Port: 20000 + uint16(i), Success: c == 'o'})
+		}
+		return f
+	}
+	for _, c := range []struct {
+		probes []string // o is a success, x a failure
+		want   string
+	}{
+		{want: ""},
+		{probes: []string{"oxo"}, want: ""},
+		{probes: []string{"ooo", "ooo"}, want: "3 flows: 0 of 6 failed\n"},
+		{
+			probes: []string{"xoox", "xooo", "xooo"},
+			want: "port 20000: 3 of 3 failed, 100 %\nport 20003: 1 of 3 failed, 33 %\n" +
+				"the other 2 flows: 0 of 6 failed\n",
+		},
+		{
+			probes: []string{"xo", "xo"},
+			want:   "port 20000: 2 of 2 failed, 100 %\nthe other flow: 0 of 2 failed\n",
+		},
+		{
+			probes: []string{"xx", "xo"},
+			want:   "port 20000: 2 of 2 failed, 100 %\nport 20001: 1 of 2 failed, 50 %\n",
+		},
+	} {
+		var got tally
+		for _, results := range c.probes {
+			got.addFlows(flowsOf(results))
+		}
+		if got.lossByFlow() != c.want {
+			t.Errorf("the loss by flow of the probes %q is\n%swant\n%s", c.probes, got.lossByFlow(), c.want)
+		}
+	}
+}

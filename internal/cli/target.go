@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -23,13 +24,16 @@ type target struct {
 	report *probe.Report // of the last probe; nil if it had no result
 	tally  tally
 	silent []shaker.Hop // hops of the current path that have not been printed
+
+	progress func(state string) // changes what the last line of the terminal says about the current probe
 }
 
 // run probes the target as many times as requested, or until the context ends, and prints the results.
 func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 	for seq := 1; ; seq++ {
 		next := time.Now().Add(t.flags.interval)
-		done := out.wait(t.text)
+		progress, done := out.track(t.text)
+		t.progress = progress
 		report, err := prober.Probe(ctx, t.request)
 		done()
 		t.printEnd(out, report)
@@ -38,9 +42,15 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 			t.report = report
 			verdicts := report.Each()
 			for i, record := range report.Records() {
-				t.tally.add(&record)
-				t.print(out, seq, &record, &verdicts[i].Handshake, report.PathTo(record.Address))
+				for _, handshake := range report.Handshakes(&verdicts[i]) {
+					t.tally.add(&handshake)
+				}
+				if record.Flows != nil {
+					t.tally.addFlows(record.Flows)
+				}
+				t.print(out, seq, report, &record, &verdicts[i])
 			}
+			t.printFlows(out, report)
 		case ctx.Err() != nil:
 			return
 		default:
@@ -59,17 +69,51 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 	}
 }
 
-// print prints the result of a handshake. The path is nil if it was not traced.
-func (t *target) print(out *terminal, seq int, r *history.Record, h *shaker.Result, path *shaker.Path) {
+// tracing shows how many paths of flows are traced.
+func (t *target) tracing(traced, all int) {
+	t.progress(fmt.Sprintf("%d of %d paths traced", traced, all))
+}
+
+// print prints a verdict of a report, which has a record.
+func (t *target) print(out *terminal, seq int, report *probe.Report, r *history.Record, v *probe.Verdict) {
+	h := &v.Handshake
 	switch t.flags.output {
 	case "text":
 		rest := details(r)
+		if r.Flows != nil {
+			flows := probe.DescribeFailedFlows(r.Flows)
+			if report.FlowPaths != nil { // the table has the ports
+				flows = probe.DescribeFlows(r.Flows)
+			}
+			rest += ", " + flows
+			if busy := int(t.request.Module.TCP.Flows) - r.Flows.Len(); busy > 0 {
+				rest += fmt.Sprintf(", %d not probed because their ports are in use", busy)
+			}
+		}
 		if h.ACKSent && t.request.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
 			rest += ", final ACK sent: the application may have seen a connection"
 		}
 		out.line(fmt.Sprintf("%s: seq=%d", named(t.text, r.Address), seq), r.Result, r.Success, rest)
 	case "json":
-		json.NewEncoder(out).Encode(newJSONLine(t, seq, r, h, path))
+		json.NewEncoder(out).Encode(newJSONLine(t, seq, report, r, v))
+	}
+}
+
+// printFlows prints the paths of all flows if they were traced, and where those of the flows that fail part from the
+// others.
+func (t *target) printFlows(out *terminal, r *probe.Report) {
+	if t.flags.output != "text" {
+		return
+	}
+	var text strings.Builder
+	if r.FlowPaths != nil {
+		newFlowTable(r).write(&text, out.width(), out.colour)
+	}
+	if r.Parting != nil {
+		fmt.Fprintf(&text, "%s: %v\n", named(t.text, r.Handshake.Peer.Addr()), r.Parting)
+	}
+	if text.Len() > 0 {
+		io.WriteString(out, text.String()) // at once, so that those of other targets are not in between
 	}
 }
 

@@ -91,7 +91,8 @@ func TestPrintACK(t *testing.T) {
 			command := &ProbeCommand{flags: probeFlags{output: output}}
 			target := &target{ProbeCommand: command, text: "a:1", request: request}
 			record := &history.Record{Result: "open", Success: true, RTT: time.Millisecond}
-			target.print(newTerminal(file, false), 1, record, &c.handshake, nil)
+			verdict := &probe.Verdict{Handshake: c.handshake}
+			target.print(newTerminal(file, false), 1, &probe.Report{}, record, verdict)
 			printed, err := os.ReadFile(file.Name())
 			if err != nil {
 				t.Fatal(err)

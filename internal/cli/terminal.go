@@ -20,7 +20,7 @@ type terminal struct {
 	progress bool
 
 	mu      sync.Mutex
-	waiting []waiting
+	waiting []*waiting
 	shown   bool  // whether the last line is visible
 	err     error // the first error of writing
 	closed  chan struct{}
@@ -99,18 +99,43 @@ func (t *terminal) line(about, result string, good bool, rest string) {
 // wait makes the last line show that the command is waiting for a probe, until done is called.
 func (t *terminal) wait(what string) (done func()) { return t.show(what, "waiting") }
 
+// track is like wait. Until done is called, progress replaces the state that the last line shows.
+func (t *terminal) track(what string) (progress func(state string), done func()) {
+	w := t.begin(what, "waiting")
+	return func(state string) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		w.state = state
+	}, func() { t.end(w) }
+}
+
 // show makes the last line show since when something is in a state, until done is called.
 func (t *terminal) show(what, state string) (done func()) {
-	w := waiting{what: what, state: state, since: time.Now()}
+	w := t.begin(what, state)
+	return func() { t.end(w) }
+}
+
+func (t *terminal) begin(what, state string) *waiting {
+	w := &waiting{what: what, state: state, since: time.Now()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting = append(t.waiting, w)
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		i := slices.Index(t.waiting, w)
-		t.waiting = slices.Delete(t.waiting, i, i+1)
+	return w
+}
+
+func (t *terminal) end(w *waiting) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.waiting, w)
+	t.waiting = slices.Delete(t.waiting, i, i+1)
+}
+
+// width returns the number of columns of the terminal, 80 if that is not known.
+func (t *terminal) width() int {
+	if width, _, err := term.GetSize(int(t.file.Fd())); err == nil && width > 0 {
+		return width
 	}
+	return 80
 }
 
 // follow keeps the last line up to date.

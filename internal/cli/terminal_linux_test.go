@@ -34,3 +34,22 @@ func TestLastLine(t *testing.T) {
 		t.Errorf("the terminal shows %q, want %q", got, want)
 	}
 }
+
+// The last line shows how far a probe is. It does not begin to wait again with each step.
+func TestProgress(t *testing.T) {
+	master, slave := process.OpenTerminal(t)
+	defer master.Close()
+	out := &terminal{file: slave, closed: make(chan struct{})}
+	now := time.Now()
+	progress, done := out.track("a:1")
+	out.draw(now.Add(time.Second))
+	progress("3 of 16 paths traced")
+	out.draw(now.Add(1500 * time.Millisecond))
+	done()
+	out.draw(now.Add(2 * time.Second))
+	slave.Close()
+	const want = "a:1: waiting, 1.0 s\r\x1b[Ka:1: 3 of 16 paths traced, 1.5 s\r\x1b[K"
+	if got := process.ReadTerminal(master); got != want {
+		t.Errorf("the terminal shows %q, want %q", got, want)
+	}
+}

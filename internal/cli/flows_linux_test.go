@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// One member of eight drops what it should forward. The command says which flows fail, and that only they pass that
+// member, and counts the loss of each flow.
+func TestFlowsOfBrokenMember(t *testing.T) {
+	nft := lab.Program(t, "nft", "nftables")
+	fan := kernel.NewFan(t, 8)
+	fan.Listen(80)
+	const member = 1
+	fan.Run(member, nft, "table inet broken {\nchain forward {\ntype filter hook forward priority 0\ndrop\n}\n}")
+	engine, err := shaker.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	conf := config.Default()
+	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
+	for _, v6 := range []bool{false, true} {
+		text := netip.AddrPortFrom(fan.Host(v6), 80).String()
+		request, err := probe.NewRequest(conf, text, config.DefaultModule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Timeout = time.Second
+		request.Module.TCP.Flows = 64
+		file, err := os.Create(t.TempDir() + "/out")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		command := &ProbeCommand{flags: probeFlags{output: "text", count: 2}}
+		target := &target{ProbeCommand: command, text: text, request: request}
+		request.CountSent(&target.tally.sent)
+		request.TraceFlows(target.tracing)
+		target.run(t.Context(), prober, newTerminal(file, true))
+		printed, err := os.ReadFile(file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkBrokenMember(t, target, string(printed), fan.Entry(v6), fan.Member(v6, member))
+	}
+}
+
+func checkBrokenMember(t *testing.T, target *target, printed string, entry, member netip.Addr) {
+	t.Helper()
+	failed := regexp.MustCompile(`(?m), (\d+) of 64 flows failed$`).FindAllStringSubmatch(printed, -1)
+	if len(failed) != 2 || failed[0][1] != failed[1][1] {
+		t.Fatalf("the command does not say twice that the same number of 64 flows failed:\n%s", printed)
+	}
+	n, err := strconv.Atoi(failed[0][1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := len(target.request.Addr.String() + "  open")
+	for _, want := range []string{
+		fmt.Sprintf("\n 2  %-*v  %-7sx\n", label, member, fmt.Sprintf("%d/%d", n, n)),
+		fmt.Sprintf("paths part after %v (hop 1): only failing flows pass %v (hop 2)\n", entry, member),
+		"timeout ETIMEDOUT  ports ",
+	} {
+		if got := strings.Count(printed, want); got != 2 {
+			t.Errorf("%d flows over %v fail; the command prints %q %d times, want 2:\n%s", n, member, want, got, printed)
+		}
+	}
+	// Hops on the way of all flows have some failing flows, and hops of the other members have none.
+	rows := regexp.MustCompile(`(?m)^ [23]  (\S+) +([1-9]\d*)/`).FindAllStringSubmatch(printed, -1)
+	for _, row := range rows {
+		if row[1] != member.String() && row[1] != "*" {
+			t.Errorf("%s failing flows pass %s, want only %v:\n%s", row[2], row[1], member, printed)
+		}
+	}
+	want := fmt.Sprintf("128 sent, %d open, %d lost; ", 128-2*n, 2*n)
+	if got := target.tally.String(); !strings.HasPrefix(got, want) || target.tally.valid() {
+		t.Errorf("%d of 64 flows failed twice; the summary is %q with valid() = %t, want %q and false",
+			n, got, target.tally.valid(), want)
+	}
+	loss := target.tally.lossByFlow()
+	rest := fmt.Sprintf("the other %d flows: 0 of %d failed\n", 64-n, 2*(64-n))
+	if strings.Count(loss, ": 2 of 2 failed, 100 %\n") != n || !strings.HasSuffix(loss, rest) {
+		t.Errorf("%d of 64 flows failed twice; the loss by flow is\n%swant %d lines with 100 %% and %s", n, loss, n, rest)
+	}
+}
