@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -38,16 +39,21 @@ func writeDebug(w io.Writer, answer answer) {
 		if v.Handshake.Peer.IsValid() {
 			writeHandshake(at, r, &v)
 		}
+		writeFlows(at, r, &v)
 		if v.Err != nil {
 			at(v.At, "%s: %v", r.Name, v.Err)
 		}
 	}
 	writePath(at, r)
+	writeParting(at, r)
 	result := "failure: the result is "
 	if r.Success() {
 		result = "success: the result is "
 	}
 	result += strings.TrimSpace(r.Result + " " + r.Errno)
+	if n := len(r.Flows); n > 0 {
+		result += fmt.Sprintf(", the worst of %d flows", n)
+	}
 	if n := len(r.Verdicts); n > 1 {
 		result += fmt.Sprintf(", the worst of %d addresses", n)
 	}
@@ -172,6 +178,38 @@ func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 		ack = strconv.FormatBool(h.ACKSent)
 	}
 	at(answered+h.ResetLag, "%s, final ACK sent: %s", end, ack)
+}
+
+// writeFlows writes the results of the flows of a verdict, whose handshake is that of the worst one.
+func writeFlows(at logLine, r *probe.Report, v *probe.Verdict) {
+	for _, f := range v.Flows {
+		text := strings.TrimSpace(f.Result + " " + f.Errno)
+		if rtt := cmp.Or(f.Handshake.RTT, f.Handshake.Handshake); rtt > 0 {
+			text += fmt.Sprintf(", RTT %v", rtt)
+		}
+		if n := f.Handshake.SYNs - 1; n > 0 {
+			text += fmt.Sprintf(", SYN retransmissions: %d", n)
+		}
+		at(f.At, "flow from port %d: %s", f.Port, text)
+	}
+	if flows := r.HistoryFlows(v); flows != nil {
+		at(v.At, "%s", probe.DescribeFailedFlows(flows))
+		if busy := int(r.Module.TCP.Flows) - flows.Len(); busy > 0 {
+			at(v.At, "flows left out because their ports are in use: %d", busy)
+		}
+	}
+}
+
+// writeParting writes the path of a flow that does not fail, and where that of the worst one parts from it.
+func writeParting(at logLine, r *probe.Report) {
+	p := r.Parting
+	if p == nil {
+		return
+	}
+	for _, hop := range p.Path.Hops {
+		at(r.Duration, "path of port %d, which does not fail: %s", p.Good.Port, probe.DescribeHop(hop))
+	}
+	at(r.Duration, "%v", p)
 }
 
 // writePath writes the hops of the path.

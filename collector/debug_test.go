@@ -221,6 +221,44 @@ func TestDebugLog(t *testing.T) {
 `,
 		},
 		{
+			name:   "flows",
+			target: "192.0.2.2:80",
+			report: func(r *probe.Report) {
+				r.Module.TCP.Flows = 4
+				timeout := probe.Verdict{
+					Result: "timeout", Errno: "ETIMEDOUT", Handshake: silent, At: 900 * time.Millisecond,
+				}
+				good := probe.Flow{Port: 40001, Verdict: probe.Verdict{
+					Result: "open", Handshake: withheld, At: 23 * time.Millisecond,
+				}}
+				r.Verdict = timeout
+				r.Flows = []probe.Flow{{Port: 40000, Verdict: timeout}, good, {Port: 40002, Verdict: timeout}}
+				hop := shaker.Hop{TTL: 1, From: netip.MustParseAddr("192.0.2.7"), RTT: time.Millisecond}
+				hop.ICMP = shaker.ICMP{From: hop.From, Type: 11}
+				other := hop
+				other.TTL, other.From = 2, netip.MustParseAddr("192.0.2.9")
+				r.Path = &shaker.Path{SameFlow: true, Hops: []shaker.Hop{hop, other}}
+				r.Parting = &probe.Parting{
+					Good: good, Path: &shaker.Path{Hops: []shaker.Hop{hop}}, Shared: hop, Failed: other,
+				}
+			},
+			want: `          0s  SYN from 198.51.100.9:40000 to 192.0.2.2:80
+       900ms  SYN retransmissions so far: 2
+       900ms  shake 192.0.2.2:80: timeout
+       900ms  flow from port 40000: timeout ETIMEDOUT, SYN retransmissions: 2
+        23ms  flow from port 40001: open, RTT 19ms
+       900ms  flow from port 40002: timeout ETIMEDOUT, SYN retransmissions: 2
+       900ms  2 of 3 flows failed: ports 40000, 40002
+       900ms  flows left out because their ports are in use: 1
+          1s  path:  1  192.0.2.7  1.00 ms
+          1s  path:  2  192.0.2.9  1.00 ms
+          1s  path: no reply from here on
+          1s  path of port 40001, which does not fail:  1  192.0.2.7  1.00 ms
+          1s  paths part after 192.0.2.7 (hop 1): only failing flows pass 192.0.2.9 (hop 2)
+          1s  failure: the result is timeout ETIMEDOUT, the worst of 3 flows; valid results: open
+`,
+		},
+		{
 			name:   "path of other flows that does not reach the target",
 			target: "192.0.2.2:80",
 			report: func(r *probe.Report) {

@@ -247,6 +247,15 @@ func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report) {
 	if icmp := r.Handshake.ICMP; icmp.From.IsValid() {
 		attributes = append(attributes, "icmp", icmp, "icmp_from", icmp.From)
 	}
+	if r.Flows != nil {
+		attributes = append(attributes, "flows", len(r.Flows), "flows_failed", len(r.FailedFlows(&r.Verdict)))
+	}
+	if p := r.Parting; p != nil && p.Shared.From.IsValid() {
+		attributes = append(attributes, "flow_path_shared_hop", p.Shared.From)
+	}
+	if p := r.Parting; p != nil && p.Failed.From.IsValid() {
+		attributes = append(attributes, "flow_path_failed_hop", p.Failed.From)
+	}
 	h.options.Logger.Log(ctx, level, text, attributes...)
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // parse parses a configuration.
@@ -342,6 +343,47 @@ func TestFailureLevel(t *testing.T) {
 		}
 		if log.String() != want {
 			t.Errorf("with FailureLevel %v, the log is\n%s\nwant\n%s", level, &log, want)
+		}
+	}
+}
+
+// The log line of a failed probe says how many flows failed, and at which hops their paths part.
+func TestFailureOfFlows(t *testing.T) {
+	timeout := probe.Verdict{Result: "timeout", Errno: "ETIMEDOUT"}
+	for _, c := range []struct {
+		name   string
+		report func(*probe.Report)
+		want   string // the end of the line
+	}{
+		{name: "no flows", report: func(r *probe.Report) { r.Verdict = timeout }, want: "errno=ETIMEDOUT duration_seconds=0\n"},
+		{
+			name: "one of two",
+			report: func(r *probe.Report) {
+				r.Verdict = timeout
+				r.Flows = []probe.Flow{{Port: 1, Verdict: timeout}, {Port: 2, Verdict: probe.Verdict{Result: "open"}}}
+			},
+			want: " flows=2 flows_failed=1\n",
+		},
+		{
+			name: "one of two, traced",
+			report: func(r *probe.Report) {
+				r.Verdict = timeout
+				r.Flows = []probe.Flow{{Port: 1, Verdict: timeout}, {Port: 2, Verdict: probe.Verdict{Result: "open"}}}
+				r.Parting = &probe.Parting{
+					Shared: shaker.Hop{TTL: 1, From: netip.MustParseAddr("192.0.2.7")},
+					Failed: shaker.Hop{TTL: 2, From: netip.MustParseAddr("192.0.2.9")},
+				}
+			},
+			want: " flows=2 flows_failed=1 flow_path_shared_hop=192.0.2.7 flow_path_failed_hop=192.0.2.9\n",
+		},
+	} {
+		var log bytes.Buffer
+		h := newHandler(t, settings{Options: Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}})
+		r := reportOf(t, "192.0.2.1:80")
+		c.report(r)
+		h.logFailure(t.Context(), r)
+		if !strings.HasSuffix(log.String(), c.want) {
+			t.Errorf("%s: the log line is %swant the end %s", c.name, &log, c.want)
 		}
 	}
 }

@@ -253,6 +253,36 @@ func TestLooksOfConnections(t *testing.T) {
 	noComplaints(t, b)
 }
 
+// The same is true for targets with flows, and each cell of a strip is visible.
+func TestLooksOfFlows(t *testing.T) {
+	at := func(target, results string, flows *history.Flows) history.Track {
+		tr := track(target, results, 0)
+		for i := range tr.Records { // the time of the pages of a site is that of the machine
+			tr.Records[i].Time = time.Now()
+		}
+		tr.Last().Flows = flows
+		return tr
+	}
+	const address = "2001:db8:1234:5678:9abc:def0:1234:5678"
+	s := serve(t,
+		at("shop.example:443", "ot", partedFlows(strings.Repeat("oootooro", 8), address, address)),
+		at("["+address+"]:443", "ot", partedFlows("tooo", "192.0.2.7", "")),
+		at("good.example:443", "oo", flowsOf(strings.Repeat("o", 16))))
+	b := browser.New(t)
+	for _, screen := range screens() {
+		setScreen(b, screen.scheme, screen.width, screen.height)
+		b.Open(s.url)
+		takePicture(t, b, "flows-"+screen.name)
+		checkLooks(t, b, screen.name)
+		const visible = `[...document.querySelectorAll(".flows i")].filter(e => e.clientWidth >= 3 && e.clientHeight >= 5 &&
+			getComputedStyle(e).backgroundColor !== "rgba(0, 0, 0, 0)").length`
+		if got := b.Eval(visible); got != 84.0 {
+			t.Errorf("on screen %s, %v cells of flows are visible, want 84", screen.name, got)
+		}
+	}
+	noComplaints(t, b)
+}
+
 // A refresh keeps the list of well-known timeouts open.
 func TestRefreshOfIdle(t *testing.T) {
 	s := serve(t)

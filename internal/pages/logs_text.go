@@ -55,8 +55,8 @@ func columnsOf(r *history.Record) []string {
 		icmp = fmt.Sprintf("%s from %s", r.ICMP, r.ICMP.From)
 	}
 	why := none
-	if r.Reason != "" {
-		why = unquoted(r.Reason)
+	if remark := remark(r); remark != "" {
+		why = unquoted(remark)
 	}
 	return []string{strconv.FormatBool(r.Success), r.Result, cmp.Or(r.Errno, none), duration(r.Duration),
 		duration(r.Handshake), duration(r.RTT), cmp.Or(retransmits(r), none), address, icmp, why}

@@ -47,15 +47,15 @@ func TestPart(t *testing.T) {
 		},
 		{
 			name: "a silent hop", failing: "1 -", good: []string{"1 3 9"},
-			want: "paths part after 192.0.2.1 (hop 1): no hop that only failing flows pass answered",
+			want: "paths part after 192.0.2.1 (hop 1): the next hop of failing flows is unknown",
 		},
 		{
 			name: "a silent hop, and others from another port", failing: "1 - 5' 9'", good: []string{"1 3 4 9"},
-			want: "paths part after 192.0.2.1 (hop 1): no hop that only failing flows pass answered",
+			want: "paths part after 192.0.2.1 (hop 1): the next hop of failing flows is unknown",
 		},
 		{
 			name: "nothing answered", failing: "- -", good: []string{"1 9"},
-			want: "paths have no hop in common, and no hop that only failing flows pass answered",
+			want: "paths have no known hop in common, and the first hop of failing flows is unknown",
 		},
 		{
 			name: "a longer way over the same hop", failing: "1 2 3 4", good: []string{"1 3 9"},
@@ -68,7 +68,7 @@ func TestPart(t *testing.T) {
 		},
 		{
 			name: "the good flow has a silent hop", failing: "1 2", good: []string{"1 - 9"},
-			want: "paths part after 192.0.2.1 (hop 1): no hop that only failing flows pass answered",
+			want: "paths part after 192.0.2.1 (hop 1): the next hop of failing flows is unknown",
 		},
 		{
 			name: "a silent hop before the difference", failing: "1 2 3", good: []string{"1 - 4 9"},

@@ -99,9 +99,9 @@ func DescribeParting(shared, failed history.Hop) string {
 	case failed.Address.IsValid():
 		return fmt.Sprintf("paths part: only failing flows pass %s", hop(failed))
 	case shared.Address.IsValid():
-		return fmt.Sprintf("paths part after %s: no hop that only failing flows pass answered", hop(shared))
+		return fmt.Sprintf("paths part after %s: the next hop of failing flows is unknown", hop(shared))
 	}
-	return "paths have no hop in common, and no hop that only failing flows pass answered"
+	return "paths have no known hop in common, and the first hop of failing flows is unknown"
 }
 
 // TTLExceeded is the ICMP error of a router on the path.
