@@ -86,7 +86,10 @@ func (t *target) print(out *terminal, seq int, report *probe.Report, r *history.
 				flows = probe.DescribeFlows(r.Flows)
 			}
 			rest += ", " + flows
-			if busy := int(t.request.Module.TCP.Flows) - r.Flows.Len(); busy > 0 {
+			switch busy := int(t.request.Module.TCP.Flows) - r.Flows.Len(); {
+			case busy == 1:
+				rest += ", 1 not probed because its port is in use"
+			case busy > 1:
 				rest += fmt.Sprintf(", %d not probed because their ports are in use", busy)
 			}
 		}
@@ -107,6 +110,7 @@ func (t *target) printFlows(out *terminal, r *probe.Report) {
 	}
 	var text strings.Builder
 	if r.FlowPaths != nil {
+		fmt.Fprintf(&text, "%s: flows by hop, x fails and o succeeds\n", named(t.text, r.Handshake.Peer.Addr()))
 		newFlowTable(r).write(&text, out.width(), out.colour)
 	}
 	if r.Parting != nil {

@@ -79,6 +79,10 @@ func TestPart(t *testing.T) {
 			want: "paths part: only failing flows pass 192.0.2.2 (hop 2)",
 		},
 		{
+			name: "a hop that good flows have at another distance", failing: "1 - 3 4", good: []string{"1 3 9"},
+			want: "paths part after 192.0.2.1 (hop 1): only failing flows pass 192.0.2.4 (hop 4)",
+		},
+		{
 			name: "behind the end of the good paths", failing: "1 3 2", good: []string{"1 9"},
 			want: "paths part after 192.0.2.1 (hop 1): only failing flows pass 192.0.2.3 (hop 2)",
 		},
