@@ -355,7 +355,11 @@ func TestFailureOfFlows(t *testing.T) {
 		report func(*probe.Report)
 		want   string // the end of the line
 	}{
-		{name: "no flows", report: func(r *probe.Report) { r.Verdict = timeout }, want: "errno=ETIMEDOUT duration_seconds=0\n"},
+		{
+			name:   "no flows",
+			report: func(r *probe.Report) { r.Verdict = timeout },
+			want:   "errno=ETIMEDOUT duration_seconds=0\n",
+		},
 		{
 			name: "one of two",
 			report: func(r *probe.Report) {

@@ -14,8 +14,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// A flowTable shows which flows pass which hops: a row is a hop, and a column a group of flows with the same result that
-// pass the same hops.
+// A flowTable shows which flows pass which hops: a row is a hop, and a column a group of flows with the same result
+// that pass the same hops.
 type flowTable struct {
 	rows   []flowHop
 	groups []flowGroup

@@ -75,7 +75,8 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 		"timeout ETIMEDOUT  ports ",
 	} {
 		if got := strings.Count(printed, want); got != 2 {
-			t.Errorf("%d flows over %v fail; the command prints %q %d times, want 2:\n%s", n, member, want, got, printed)
+			t.Errorf("%d flows over %v fail; the command prints %q %d times, want 2:\n%s",
+				n, member, want, got, printed)
 		}
 	}
 	// Hops on the way of all flows have some failing flows, and hops of the other members have none.
@@ -93,6 +94,7 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 	loss := target.tally.lossByFlow()
 	rest := fmt.Sprintf("the other %d flows: 0 of %d failed\n", 64-n, 2*(64-n))
 	if strings.Count(loss, ": 2 of 2 failed, 100 %\n") != n || !strings.HasSuffix(loss, rest) {
-		t.Errorf("%d of 64 flows failed twice; the loss by flow is\n%swant %d lines with 100 %% and %s", n, loss, n, rest)
+		t.Errorf("%d of 64 flows failed twice; the loss by flow is\n%swant %d lines with 100 %% and %s",
+			n, loss, n, rest)
 	}
 }

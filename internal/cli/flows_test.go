@@ -42,8 +42,8 @@ func flowsReport(flows ...string) *probe.Report {
 	return r
 }
 
-// A column is a group of flows that pass the same hops with the same result. The hop that only failing flows pass, after
-// one that others pass as well, is red.
+// A column is a group of flows that pass the same hops with the same result. The hop that only failing flows pass,
+// after one that others pass as well, is red.
 func TestFlowTable(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -116,7 +116,8 @@ B  open  port 20000  1.00 ms
 			t.Errorf("%s: the table is\n%s\nwant\n%s", c.name, &got, c.want)
 		}
 		var hops []string
-		for _, found := range regexp.MustCompile(`(?m)^\x1b\[31m(.*?)\x1b\[0m`).FindAllStringSubmatch(coloured.String(), -1) {
+		red := regexp.MustCompile(`(?m)^\x1b\[31m(.*?)\x1b\[0m`)
+		for _, found := range red.FindAllStringSubmatch(coloured.String(), -1) {
 			hops = append(hops, found[1])
 		}
 		if fmt.Sprintf("%q", hops) != fmt.Sprintf("%q", c.red) {
@@ -183,7 +184,10 @@ func TestCheckFlows(t *testing.T) {
 		{flows: 1, want: "--flows is 1, want 2 to 64, or 0 for the flows of the module"},
 		{flows: 65, want: "--flows is 65, want 2 to 64, or 0 for the flows of the module"},
 		{flows: -2, want: "--flows is -2, want 2 to 64, or 0 for the flows of the module"},
-		{flows: 5, ports: ports, want: "--flows is 5, but module m has tcp.source_ports 20000-20003, want at most 4 flows"},
+		{
+			flows: 5, ports: ports,
+			want: "--flows is 5, but module m has tcp.source_ports 20000-20003, want at most 4 flows",
+		},
 	} {
 		err := (&probeFlags{flows: c.flows, module: "m"}).checkFlows(&config.TCP{SourcePorts: c.ports})
 		if got := fmt.Sprint(err); got != c.want && (err != nil || c.want != "") {

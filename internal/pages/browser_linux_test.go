@@ -274,8 +274,8 @@ func TestLooksOfFlows(t *testing.T) {
 		b.Open(s.url)
 		takePicture(t, b, "flows-"+screen.name)
 		checkLooks(t, b, screen.name)
-		const visible = `[...document.querySelectorAll(".flows i")].filter(e => e.clientWidth >= 3 && e.clientHeight >= 5 &&
-			getComputedStyle(e).backgroundColor !== "rgba(0, 0, 0, 0)").length`
+		const visible = `[...document.querySelectorAll(".flows i")].filter(e => e.clientWidth >= 3 &&
+			e.clientHeight >= 5 && getComputedStyle(e).backgroundColor !== "rgba(0, 0, 0, 0)").length`
 		if got := b.Eval(visible); got != 84.0 {
 			t.Errorf("on screen %s, %v cells of flows are visible, want 84", screen.name, got)
 		}

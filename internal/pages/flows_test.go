@@ -78,7 +78,8 @@ func TestLogsOfFlows(t *testing.T) {
 		"paths part after 192.0.2.7 (hop 3): the next hop of failing flows is unknown"
 	text := get(p.Logs, "").Body.String()
 	for _, want := range []string{
-		"  all 4 flows failed\n", "  " + parted + "\n", "  a reason; 2 of 4 flows failed: ports 20001, 20003\n", "  -\n",
+		"  all 4 flows failed\n", "  " + parted + "\n",
+		"  a reason; 2 of 4 flows failed: ports 20001, 20003\n", "  -\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("/logs has no line that ends in %q:\n%s", want, text)

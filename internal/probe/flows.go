@@ -242,8 +242,8 @@ func (p *Parting) String() string { return DescribeParting(hopOf(p.Shared), hopO
 // tracesAtOnce is how many paths of flows are traced at the same time.
 const tracesAtOnce = 8
 
-// TraceFlows makes the probe trace the path of each flow of the worst address, after the timeout and for as long as that
-// takes. It calls onFlow after each of them, with the number of those that are traced and of all.
+// TraceFlows makes the probe trace the path of each flow of the worst address, after the timeout and for as long as
+// that takes. It calls onFlow after each of them, with the number of those that are traced and of all.
 func (r *Request) TraceFlows(onFlow func(traced, all int)) {
 	r.Module.TCP.Path, r.onFlow = config.Always, onFlow
 }

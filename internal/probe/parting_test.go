@@ -94,7 +94,8 @@ func TestPart(t *testing.T) {
 		var p Parting
 		p.part(flowPathOf(c.failing), good...)
 		if got := p.String(); got != c.want {
-			t.Errorf("%s: the failing path %q and the good ones %q: %s\nwant %s", c.name, c.failing, c.good, got, c.want)
+			t.Errorf("%s: the failing path %q and the good ones %q: %s\nwant %s",
+				c.name, c.failing, c.good, got, c.want)
 		}
 	}
 }

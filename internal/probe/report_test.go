@@ -108,10 +108,12 @@ func TestRecordOfFlows(t *testing.T) {
 	r.Verdict = r.Verdicts[0]
 	r.Parting = &Parting{Shared: shaker.Hop{TTL: 1, From: netip.MustParseAddr("192.0.2.7")}}
 	first, second := r.Records()[0].Flows, r.Records()[1].Flows
-	if got := fmt.Sprint(first.Len(), first.FailedPorts()); got != "2 [20002]" || !first.Traced || first.Shared.TTL != 1 {
-		t.Errorf("the record of the traced address has the flows %+v, want 2, port 20002 failed, parting after hop 1", first)
+	got := fmt.Sprint(first.Len(), first.FailedPorts())
+	if got != "2 [20002]" || !first.Traced || first.Shared.TTL != 1 {
+		t.Errorf("the record of the traced address has the flows %+v, want 2, port 20002 failed, parting after hop 1",
+			first)
 	}
-	if got := fmt.Sprint(second.Len(), second.FailedPorts()); got != "2 []" || second.Traced {
+	if got = fmt.Sprint(second.Len(), second.FailedPorts()); got != "2 []" || second.Traced {
 		t.Errorf("the record of the other address has the flows %+v, want 2, none failed, no parting", second)
 	}
 	if n := len(r.Handshakes(&r.Verdict)); n != 2 {

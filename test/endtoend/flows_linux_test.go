@@ -30,7 +30,8 @@ func TestBrokenMember(t *testing.T) {
 		lab.Program(t, "setpriv", "util-linux"), "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
 	}
 	config := "--config.file=" + lab.Write(t, t.TempDir(), "shaker.yml",
-		"modules: {tcp_connect: {prober: tcp, timeout: 2s, tcp: {flows: 16, source_ports: 20000-20015, path: on_failure}}}")
+		"modules: {tcp_connect: {prober: tcp, timeout: 2s, "+
+			"tcp: {flows: 16, source_ports: 20000-20015, path: on_failure}}}")
 	command := func(args ...string) *exec.Cmd {
 		args = append(unprivileged, exporter.Command(t, args...).Args...)
 		return exec.Command(args[0], args[1:]...)
@@ -88,10 +89,13 @@ func TestBrokenMember(t *testing.T) {
 					target, c.name, got, c.colour, text)
 			}
 			if got := strings.Contains(text, "\x1b[3"); got != c.colour {
-				t.Errorf("probe --path %s, %s: the output has colours: %t, want %t:\n%q", target, c.name, got, c.colour, text)
+				t.Errorf("probe --path %s, %s: the output has colours: %t, want %t:\n%q",
+					target, c.name, got, c.colour, text)
 			}
 			plain := regexp.MustCompile(`\x1b\[\d*[mK]`).ReplaceAllString(text, "")
-			for _, want := range []string{failed + "\n", "A  timeout ETIMEDOUT  " + ports + "\n", ": " + parting + "\n"} {
+			for _, want := range []string{
+				failed + "\n", "A  timeout ETIMEDOUT  " + ports + "\n", ": " + parting + "\n",
+			} {
 				if !strings.Contains(plain, want) {
 					t.Errorf("probe --path %s, %s, does not print %q:\n%s", target, c.name, want, plain)
 				}
