@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -48,11 +49,20 @@ func TestFlowsOfBrokenMember(t *testing.T) {
 		command := &ProbeCommand{flags: probeFlags{output: "text", count: 2}}
 		target := &target{ProbeCommand: command, text: text, request: request}
 		request.CountSent(&target.tally.sent)
-		request.TraceFlows(target.tracing)
+		var traced []int // guarded by the probe
+		request.TraceFlows(func(n, all int) {
+			traced = append(traced, n)
+			target.tracing(n, all)
+		})
 		target.run(t.Context(), prober, newTerminal(file, true))
 		printed, err := os.ReadFile(file.Name())
 		if err != nil {
 			t.Fatal(err)
+		}
+		if second := slices.Index(traced[1:], 0) + 1; second < 65 || !slices.IsSorted(traced[:second]) ||
+			!slices.IsSorted(traced[second:]) || len(traced)-second < 65 {
+			t.Errorf("while 64 flows are traced twice, these numbers of traces are shown: %v, "+
+				"want each time 0 to 64 or more", traced)
 		}
 		checkBrokenMember(t, target, string(printed), fan.Entry(v6), fan.Member(v6, member))
 	}
@@ -85,6 +95,29 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 		if row[1] != member.String() && row[1] != "*" {
 			t.Errorf("%s failing flows pass %s, want only %v:\n%s", row[2], row[1], member, printed)
 		}
+	}
+	// JSON has the same.
+	report := target.report
+	record := report.Record()
+	line := newJSONLine(target, 2, report, &record, &report.Verdict)
+	p := line.Parting
+	if p == nil || p.Shared.Address != entry.String() || p.Failed.Address != member.String() || len(line.Flows) != 64 {
+		t.Errorf("JSON has the parting %+v and %d flows, want the hops %v and %v, and 64",
+			p, len(line.Flows), entry, member)
+	}
+	over := 0
+	for _, f := range line.Flows {
+		passes := slices.ContainsFunc(f.Path, func(h jsonHop) bool { return h.Address == member.String() })
+		if passes == f.Success || f.Success != (f.Result == "open") {
+			t.Errorf("in JSON, the flow of port %d is %s, and its path is %+v, want %v on it only if it fails",
+				f.SourcePort, f.Result, f.Path, member)
+		}
+		if passes {
+			over++
+		}
+	}
+	if over != n {
+		t.Errorf("in JSON, %d flows pass %v, want %d", over, member, n)
 	}
 	want := fmt.Sprintf("128 sent, %d open, %d lost; ", 128-2*n, 2*n)
 	if got := target.tally.String(); !strings.HasPrefix(got, want) || target.tally.valid() {

@@ -69,9 +69,9 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 	}
 }
 
-// tracing shows how many paths of flows are traced.
+// tracing shows how many traces of flows have ended.
 func (t *target) tracing(traced, all int) {
-	t.progress(fmt.Sprintf("%d of %d paths traced", traced, all))
+	t.progress(fmt.Sprintf("%d of %d traces", traced, all))
 }
 
 // print prints a verdict of a report, which has a record.

@@ -43,12 +43,12 @@ func TestProgress(t *testing.T) {
 	now := time.Now()
 	progress, done := out.track("a:1")
 	out.draw(now.Add(time.Second))
-	progress("3 of 16 paths traced")
+	progress("3 of 16 traces")
 	out.draw(now.Add(1500 * time.Millisecond))
 	done()
 	out.draw(now.Add(2 * time.Second))
 	slave.Close()
-	const want = "a:1: waiting, 1.0 s\r\x1b[Ka:1: 3 of 16 paths traced, 1.5 s\r\x1b[K"
+	const want = "a:1: waiting, 1.0 s\r\x1b[Ka:1: 3 of 16 traces, 1.5 s\r\x1b[K"
 	if got := process.ReadTerminal(master); got != want {
 		t.Errorf("the terminal shows %q, want %q", got, want)
 	}

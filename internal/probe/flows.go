@@ -239,11 +239,44 @@ func (r *Report) goodPaths() []FlowPath {
 // String describes where the paths part.
 func (p *Parting) String() string { return DescribeParting(hopOf(p.Shared), hopOf(p.Failed)) }
 
+// answers returns how many hops of the path answered.
+func (p *FlowPath) answers() (n int) {
+	for _, h := range p.Hops {
+		if h.From.IsValid() {
+			n++
+		}
+	}
+	return n
+}
+
+// silentWhereOthersAnswer returns the indices of the flows that got no answer at a distance at which others did. The
+// reason may be that routers limit the rate of their ICMP errors, so that it is worth another try.
+func (r *Report) silentWhereOthersAnswer() []int {
+	answered := make(map[int]bool) // by TTL
+	for _, path := range r.FlowPaths {
+		for _, h := range path.Hops {
+			answered[h.TTL] = answered[h.TTL] || h.From.IsValid()
+		}
+	}
+	var silent []int
+	for i, path := range r.FlowPaths {
+		missing := !path.reached() && answered[len(path.Hops)+1]
+		for _, h := range path.Hops {
+			missing = missing || !h.From.IsValid() && answered[h.TTL]
+		}
+		if missing {
+			silent = append(silent, i)
+		}
+	}
+	return silent
+}
+
 // tracesAtOnce is how many paths of flows are traced at the same time.
 const tracesAtOnce = 8
 
 // TraceFlows makes the probe trace the path of each flow of the worst address, after the timeout and for as long as
-// that takes. It calls onFlow after each of them, with the number of those that are traced and of all.
+// that takes. A flow that gets no answer where others do is traced twice. The probe calls onFlow after each trace, with
+// the number of traces that have ended and of all that are known to be necessary.
 func (r *Request) TraceFlows(onFlow func(traced, all int)) {
 	r.Module.TCP.Path, r.onFlow = config.Always, onFlow
 }
@@ -253,24 +286,38 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 	paths := make([]shaker.Path, len(r.Flows))
 	r.FlowPaths = make([]FlowPath, len(r.Flows))
 	var mu sync.Mutex
-	traced := 0
-	var tracing errgroup.Group // only for its limit
-	tracing.SetLimit(tracesAtOnce)
-	r.onFlow(0, len(r.Flows))
-	for i, f := range r.Flows {
-		tracing.Go(func() error {
-			options := shaker.TraceOptions{Timeout: longestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
-			var err error
-			paths[i], err = p.options.Shaker.Trace(ctx, f.Handshake, &options)
-			r.FlowPaths[i] = newFlowPath(f, &paths[i], err)
-			mu.Lock()
-			defer mu.Unlock()
-			traced++
-			r.onFlow(traced, len(r.Flows))
-			return nil
-		})
+	traced, all := 0, 0
+	trace := func(flows []int) {
+		var tracing errgroup.Group // only for its limit
+		tracing.SetLimit(tracesAtOnce)
+		all += len(flows)
+		r.onFlow(traced, all)
+		for _, i := range flows {
+			tracing.Go(func() error {
+				f := r.Flows[i]
+				options := shaker.TraceOptions{Timeout: longestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
+				path, err := p.options.Shaker.Trace(ctx, f.Handshake, &options)
+				mu.Lock()
+				defer mu.Unlock()
+				before := &r.FlowPaths[i]
+				if found := newFlowPath(f, &path, err); before.Port == 0 || found.answers() > before.answers() {
+					paths[i], r.FlowPaths[i] = path, found
+				}
+				traced++
+				r.onFlow(traced, all)
+				return nil
+			})
+		}
+		tracing.Wait()
 	}
-	tracing.Wait()
+	every := make([]int, len(r.Flows))
+	for i := range every {
+		every[i] = i
+	}
+	trace(every)
+	if again := r.silentWhereOthersAnswer(); len(again) > 0 && ctx.Err() == nil {
+		trace(again)
+	}
 	worst := slices.IndexFunc(r.Flows, func(f Flow) bool { return f.Handshake.Local == r.Handshake.Local })
 	if worst < 0 {
 		return

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -96,6 +97,31 @@ func TestPart(t *testing.T) {
 		if got := p.String(); got != c.want {
 			t.Errorf("%s: the failing path %q and the good ones %q: %s\nwant %s",
 				c.name, c.failing, c.good, got, c.want)
+		}
+	}
+}
+
+// A flow without an answer where others have one is traced again: its routers may have sent too many ICMP errors.
+func TestSilentWhereOthersAnswer(t *testing.T) {
+	for _, c := range []struct {
+		paths []string
+		want  string
+	}{
+		{paths: []string{"1 2 9", "1 3 9"}, want: "[]"},
+		{paths: []string{"1 - 9", "1 - 9"}, want: "[]"}, // a router that never answers
+		{paths: []string{"1 - 9", "1 2 9", "- 3 9"}, want: "[0 2]"},
+		{paths: []string{"1 2", "1 3 9"}, want: "[0]"},
+		{paths: []string{"1 2 5' 9'", "1 3 4 9"}, want: "[0]"},
+		{paths: []string{"1 2", "1 2"}, want: "[]"}, // all fail at the same place
+		{paths: []string{"1 9", "1 3 9"}, want: "[]"},
+		{paths: []string{"", "1 9"}, want: "[0]"},
+	} {
+		r := &Report{}
+		for _, hops := range c.paths {
+			r.FlowPaths = append(r.FlowPaths, flowPathOf(hops))
+		}
+		if got := fmt.Sprint(r.silentWhereOthersAnswer()); got != c.want {
+			t.Errorf("of the paths %q, the flows %s are traced again, want %s", c.paths, got, c.want)
 		}
 	}
 }

@@ -31,7 +31,7 @@ type Request struct {
 
 	targets *config.Targets
 	onHop   func(shaker.Hop)      // may be nil
-	onFlow  func(traced, all int) // nil if not all flows are traced
+	onFlow  func(traced, all int) // nil if not all flows are traced; see TraceFlows
 	sent    *atomic.Int64         // may be nil
 }
 
