@@ -78,7 +78,8 @@ func BenchmarkForeign(b *testing.B) {
 				target, _ := listen(b, local)
 				ports := s.Ports()
 				for _, port := range []uint16{ports.First, ports.Last} { // of different loops, which open a filter each
-					if r, err := s.Shake(b.Context(), target, &Options{SourcePort: port}); err != nil || r.Outcome != Open {
+					r, err := s.Shake(b.Context(), target, &Options{SourcePort: port})
+					if err != nil || r.Outcome != Open {
 						b.Fatalf("Shake(%v) = %+v, error %v, want Open", target, r, err)
 					}
 				}

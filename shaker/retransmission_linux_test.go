@@ -93,7 +93,8 @@ func TestRetransmissionsOfBothEngines(t *testing.T) {
 				}
 				if err != nil || r.Outcome != Timeout || r.SYNs != c.syns || sent != c.syns || r.Waited < want ||
 					c.ends > 0 && r.Waited >= c.timeout {
-					t.Errorf("%s, %+v: Shake(%v, timeout %v) = %+v, error %v, want Timeout after %v and %d SYNs; %d were sent",
+					t.Errorf("%s, %+v: Shake(%v, timeout %v) = %+v, error %v, "+
+						"want Timeout after %v and %d SYNs; %d were sent",
 						name, c.retransmission, target, c.timeout, r, err, want, c.syns, sent)
 				}
 			})
