@@ -49,6 +49,30 @@ modules:
 	}
 }
 
+// A dead member does not answer the trace either. The paths part behind the last hop that all flows pass, although the
+// SYNs to the hops behind a silent one have other ports, and may get through.
+func TestSilentMember(t *testing.T) {
+	nft := lab.Program(t, "nft", "nftables")
+	fan := kernel.NewFan(t, 4)
+	fan.Listen(80)
+	fan.Run(1, nft, "table inet broken {\nchain arrived {\n"+
+		"type filter hook prerouting priority 0\nmeta l4proto tcp drop\n}\n}")
+	p := newProber(t, Options{Config: parse(t, `
+modules: {flows: {prober: tcp, timeout: 3s, tcp: {flows: 32, path: on_failure}}}
+`)})
+	for _, v6 := range []bool{false, true} {
+		target := netip.AddrPortFrom(fan.Host(v6), 80).String()
+		r, err := p.Probe(t.Context(), request(t, p, target, "flows"))
+		if err != nil {
+			t.Fatalf("probe of %s: %v", target, err)
+		}
+		if part := r.Parting; part == nil || part.Shared.From != fan.Entry(v6) || part.Failed.From.IsValid() {
+			t.Errorf("the path of %s, %+v, parts at %+v, path error %v, want the shared hop %v and no failed hop",
+				target, r.Path, part, r.PathErr, fan.Entry(v6))
+		}
+	}
+}
+
 func checkBrokenMember(t *testing.T, p *Prober, fan *kernel.Fan, v6 bool, member int, result string) {
 	t.Helper()
 	target := netip.AddrPortFrom(fan.Host(v6), 80).String()
