@@ -725,7 +725,7 @@ func TestResultsHaveNames(t *testing.T) {
 		"dns_not_found", "dns_timeout", "dns_error", "error"}
 	all := append(slices.Clone(ofHandshakes), resultsOfConnections...)
 	numbered := regexp.MustCompile(`(?:(\d+) \* )?(?:max_over_time\()?\(?` +
-		`probe_(?:address_)?result_info\{[^}]*result="(\w+)"\}`)
+		`probe_(?:address_|flow_)?result_info\{[^}]*result="(\w+)"\}`)
 	boards := readBoards(t)
 	found := 0
 	for _, file := range []string{fleetFile, targetFile} {
@@ -735,7 +735,7 @@ func TestResultsHaveNames(t *testing.T) {
 			}
 			found++
 			results := all
-			if *p.Title == "Results per address" { // of modules with addresses: all, which hold no connections
+			if strings.HasPrefix(*p.Title, "Results per ") { // of modules with addresses: all or flows, which hold no connections
 				results = ofHandshakes
 			}
 			names := p.FieldConfig.Defaults.Mappings[0].ValueMap.Options
@@ -760,8 +760,8 @@ func TestResultsHaveNames(t *testing.T) {
 			}
 		}
 	}
-	if found != 4 {
-		t.Errorf("%d panels are about results, want 4", found)
+	if found != 5 {
+		t.Errorf("%d panels are about results, want 5", found)
 	}
 }
 

@@ -367,6 +367,7 @@ modules:
   all: {prober: tcp, tcp: {addresses: all}}
   fault: {prober: tcp, tcp: {source_ip_address: 203.0.113.9}}
   audit: {prober: tcp, tcp: {valid_results: [refused, timeout]}}
+  flows: {prober: tcp, tcp: {flows: 4, path: on_failure}}
   watch: {prober: tcp, timeout: 500ms, watch: {interval: 100ms}, tcp: {valid_results: [open, timeout]}}
   hold:
     prober: hold
@@ -386,6 +387,7 @@ scrape_configs:
       - {targets: ["192.0.2.4:80", "192.0.2.5:80"], labels: {prober: near}}
       - {targets: ["192.0.2.9:80"], labels: {__param_module: fault}}
       - {targets: ["192.0.2.11:80", "192.0.2.12:80"], labels: {job: paths, prober: near, __param_module: path}}
+      - {targets: ["192.0.2.31:80"], labels: {job: flows, prober: near, __param_module: flows}}
       - {targets: ["pair.test:80"], labels: {job: names, prober: near, __param_module: all}}
       - {targets: ["192.0.2.1:80", "192.0.2.2:80"], labels: {job: views, prober: near}}
       - {targets: ["192.0.2.1:80", "192.0.2.2:80"], labels: {job: views, prober: far, __param_module: audit}}
@@ -444,6 +446,11 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 	network.At("192.0.2.12").Behind("198.51.100.1", "198.51.100.3")
 	network.At("192.0.2.21", simnet.SYNACK())
 	network.At("192.0.2.22", simnet.RST())
+	good := network.Hidden(simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.4")
+	broken := network.Hidden(simnet.RST()).Behind("198.51.100.1", "198.51.100.5")
+	network.At("192.0.2.31").Over(func(syn simnet.Segment) *simnet.Host {
+		return []*simnet.Host{good, broken}[syn.Src.Port()%2]
+	})
 	servePongs(t, "127.0.0.1:7001", func(conn net.Conn, answers int) bool {
 		if answers == 3 {
 			conn.Close()
@@ -510,15 +517,15 @@ func testOutage(t *testing.T, server *process.Prometheus, port int) {
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	for _, file := range []string{fleetFile, targetFile} {
-		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 8 {
-			t.Errorf("%s, during an outage: the values of job are %q, want 8", file, g.jobs)
+		if g.jobs = g.valuesWithin(boards[file], "job", timeRange); len(g.jobs) != 9 {
+			t.Errorf("%s, during an outage: the values of job are %q, want 9", file, g.jobs)
 		}
 	}
-	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 13 {
-		t.Errorf("%s, during an outage: the values of instance are %q, want 13", targetFile, got)
+	if got := g.valuesWithin(boards[targetFile], "instance", timeRange); len(got) != 14 {
+		t.Errorf("%s, during an outage: the values of instance are %q, want 14", targetFile, got)
 	}
 	for title, want := range map[string]string{
-		"Targets": "18", "Not measured": "18", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
+		"Targets": "19", "Not measured": "19", "Answering": "", "Down": "", "Losing SYNs": "", "Down now": "",
 	} {
 		got := ""
 		for _, s := range g.query(queriesOf(panelNamed(t, boards[fleetFile], title))[0], "") {
@@ -546,18 +553,18 @@ func readBoards(t *testing.T) map[string]*board {
 // testDashboardQueries checks the results of all queries of the dashboards.
 func testDashboardQueries(t *testing.T, server *process.Prometheus, port int) {
 	lab.Eventually(t, "each target has been scraped three times, and has a result", func() bool {
-		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 21 &&
+		return len(server.Query(`count_over_time(up[5m]) >= 3`)) == 22 &&
 			len(server.Query(`probe_idle_rounds_total > 0`)) > 0 &&
 			len(server.Query(`count_over_time(shaker_probe_failures_total[5m]) >= 3`)) > 0
 	})
 	boards := readBoards(t)
 	g := newGrafana(t, port, boards[fleetFile])
 	instances := g.values(boards[targetFile], "instance")
-	want := []string{"held", "idle", "names", "paths", "shaker", "steady", "views", "watched"}
+	want := []string{"flows", "held", "idle", "names", "paths", "shaker", "steady", "views", "watched"}
 	if !slices.Equal(g.jobs, want) {
 		t.Errorf("the values of job are %q, want %q", g.jobs, want)
 	}
-	if want := 13; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
+	if want := 14; len(instances) != want || !slices.Contains(instances, "pair.test:80") {
 		t.Errorf("the values of instance are %q, want %d with pair.test:80", instances, want)
 	}
 
@@ -744,7 +751,7 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 		return g.query(queriesOf(panelNamed(g.t, d, title))[query], "")
 	}
 	for title, want := range map[string]float64{
-		"Targets": 15, "Answering": 5. / 13, "Down": 8, "Losing SYNs": 1, "Not measured": 2,
+		"Targets": 16, "Answering": 5. / 14, "Down": 9, "Losing SYNs": 1, "Not measured": 2,
 	} {
 		if got := result(title, 0); len(got) != 1 || math.Abs(got[0].last()-want) > 1e-9 {
 			complain("panel %q: %v, want %v", title, got, want)
@@ -760,18 +767,19 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 			title: "Down now", query: 0, labels: "instance job prober result errno",
 			want: "192.0.2.12:80 paths near timeout ETIMEDOUT, 192.0.2.1:80 views far open, " +
 				"192.0.2.2:80 shaker  refused ECONNREFUSED, 192.0.2.2:80 views near refused ECONNREFUSED, " +
-				"192.0.2.3:80 shaker  timeout ETIMEDOUT, 192.0.2.5:80 shaker near prohibited EHOSTUNREACH, " +
+				"192.0.2.31:80 flows near refused ECONNREFUSED, 192.0.2.3:80 shaker  timeout ETIMEDOUT, " +
+				"192.0.2.5:80 shaker near prohibited EHOSTUNREACH, " +
 				"absent.test:80 shaker  dns_error, pair.test:80 names near refused ECONNREFUSED",
 		},
 		{
 			title: "Down now", query: 1, labels: "instance from icmp",
-			want: "192.0.2.12:80, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, 192.0.2.3:80, " +
+			want: "192.0.2.12:80, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, 192.0.2.31:80, 192.0.2.3:80, " +
 				"192.0.2.5:80 198.51.100.9 admin_prohibited, absent.test:80, pair.test:80",
 		},
 		{
 			title: "Down now", query: 2, labels: "instance address",
-			want: "192.0.2.12:80 198.51.100.3, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, 192.0.2.3:80, " +
-				"192.0.2.5:80, absent.test:80, pair.test:80",
+			want: "192.0.2.12:80 198.51.100.3, 192.0.2.1:80, 192.0.2.2:80, 192.0.2.2:80, " +
+				"192.0.2.31:80 192.0.2.31, 192.0.2.3:80, 192.0.2.5:80, absent.test:80, pair.test:80",
 		},
 		{
 			title: "Failures by reason", query: 0, labels: "result errno",
@@ -785,10 +793,13 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 		{title: "Most handshakes lost", query: 0, labels: "instance job prober", want: "lossy.test:80 watched near"},
 		{title: "Most SYN retransmissions", query: 0, labels: "instance", want: "192.0.2.4:80"},
 		{title: "ICMP errors", query: 0, labels: "from icmp", want: "198.51.100.9 admin_prohibited"},
-		{title: "Last hops to targets that are down", query: 0, labels: "address", want: "198.51.100.3"},
+		{
+			title: "Last hops to targets that are down", query: 0, labels: "address",
+			want: "192.0.2.31, 198.51.100.3",
+		},
 		{
 			title: "Availability and error budget", query: 1, labels: "job",
-			want: "names, paths, shaker, steady, views, watched",
+			want: "flows, names, paths, shaker, steady, views, watched",
 		},
 	} {
 		if got := formatLabels(result(c.title, c.query), strings.Fields(c.labels)...); got != c.want {
@@ -798,6 +809,7 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 	const results = "Results of failed targets"
 	problems = append(problems, nameProblems(result(results, 0), panelNamed(g.t, d, results), map[string]string{
 		"192.0.2.12:80 paths near": "timeout",
+		"192.0.2.31:80 flows near": "refused",
 		"192.0.2.2:80 shaker":      "refused",
 		"192.0.2.1:80 views far":   "open, unwanted",
 		"192.0.2.2:80 views near":  "refused",
@@ -806,7 +818,7 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 		"absent.test:80 shaker":    "dns_error",
 		"pair.test:80 names near":  "refused",
 	}, "instance", "job", "prober")...)
-	want := []string{"192.0.2.12:80", "192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "192.0.2.5:80",
+	want := []string{"192.0.2.12:80", "192.0.2.1:80", "192.0.2.2:80", "192.0.2.31:80", "192.0.2.3:80", "192.0.2.5:80",
 		"absent.test:80", "pair.test:80"}
 	if !slices.Equal(slices.Sorted(slices.Values(g.failed)), want) {
 		complain("the values of the variable failed are %q, want %q", g.failed, want)
@@ -884,6 +896,11 @@ func (g *grafana) targetProblems(d *board) (problems []string) {
 		// one of them has no RTT
 		{title: "Addresses now", query: 1, instance: "pair.test:80", labels: "ip", want: "192.0.2.21, 192.0.2.22"},
 		{title: "RTT per address", query: 0, instance: "pair.test:80", labels: "ip", want: "192.0.2.21"},
+		{title: "RTT per flow", query: 0, instance: "192.0.2.31:80", labels: "source_port", want: "32704, 32706"},
+		{
+			title: "Where the paths part", query: 0, instance: "192.0.2.31:80", labels: "address flows",
+			want: "198.51.100.1 all, 198.51.100.5 only those that fail",
+		},
 		{
 			title: "ICMP errors", query: 0, instance: "192.0.2.5:80", labels: "from icmp icmp_type icmp_code",
 			want: "198.51.100.9 admin_prohibited 3 13",
@@ -925,6 +942,9 @@ func (g *grafana) targetProblems(d *board) (problems []string) {
 	const perAddress = "Results per address"
 	problems = append(problems, nameProblems(result(perAddress, 0, "pair.test:80"), panelNamed(g.t, d, perAddress),
 		map[string]string{"192.0.2.21": "open", "192.0.2.22": "refused"}, "ip")...)
+	const perFlow = "Results per flow"
+	problems = append(problems, nameProblems(result(perFlow, 0, "192.0.2.31:80"), panelNamed(g.t, d, perFlow),
+		map[string]string{"32704": "open", "32705": "refused", "32706": "open", "32707": "refused"}, "source_port")...)
 	for _, c := range []struct {
 		title    string
 		query    int
