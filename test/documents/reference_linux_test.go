@@ -122,14 +122,19 @@ func keysOf(t *testing.T, configuration string, path ...string) map[string]strin
 func TestMetricsTables(t *testing.T) {
 	const modules = `modules:
   tcp_connect: {prober: tcp, tcp: {addresses: all, path: always}}
+  flows: {prober: tcp, tcp: {flows: 2, path: always}}
   watched: {prober: tcp, watch: {}}
   held: {prober: hold, hold: {heartbeat: {send: "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"}}}
   idle: {prober: idle, idle: {steps: [1s, 4s], probe: {interval: 1s, count: 1}}}`
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", modules))
 	exported := make(map[string]bool)
-	simnet.NewWire(t, func(s simnet.Segment) [][]byte {
-		return [][]byte{s.ICMPError(s.Dst.Addr(), 3, 13)}
-	}, "192.0.2.0/24")
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.ICMP("192.0.2.1", 3, 13))
+	good := network.Hidden(simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2")
+	broken := network.Hidden(simnet.RST()).Behind("198.51.100.1", "198.51.100.3")
+	network.At("192.0.2.2").Over(func(syn simnet.Segment) *simnet.Host {
+		return []*simnet.Host{good, broken}[syn.Src.Port()%2]
+	})
 	const held = "/probe?target=localhost:10115&module=held"
 	lab.Eventually(t, "a heartbeat is answered", func() bool {
 		_, body := exporter.Get(t, held)
@@ -150,7 +155,7 @@ func TestMetricsTables(t *testing.T) {
 	_, body := exporter.Scrape(t, 10116, "/metrics", "")
 	collect(body)
 	for _, path := range []string{
-		"/probe?target=192.0.2.1:1", "/probe?target=localhost:10115", "/probe?target=localhost:10115&module=watched",
+		"/probe?target=192.0.2.1:1", "/probe?target=192.0.2.2:1&module=flows", "/probe?target=localhost:10115", "/probe?target=localhost:10115&module=watched",
 		held, idle,
 		"/metrics",
 	} {

@@ -28,10 +28,11 @@ const (
 	pathPage          = "docs/path.md"
 	synackPage        = "docs/what-a-syn-ack-proves.md"
 	watchPage         = "docs/watch.md"
+	flowsPage         = "docs/flows.md"
 )
 
 // triedPages are the pages whose YAML, PromQL and metric names are all tested.
-var triedPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, holdPage, idlePage, faqPage}
+var triedPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, holdPage, idlePage, flowsPage, faqPage}
 
 // allPages returns the Markdown files of the repository's root and of docs.
 func allPages(t *testing.T) []string {
