@@ -792,6 +792,8 @@ func (g *grafana) fleetProblems(d *board) (problems []string) {
 		},
 		{title: "Most handshakes lost", query: 0, labels: "instance job prober", want: "lossy.test:80 watched near"},
 		{title: "Most SYN retransmissions", query: 0, labels: "instance", want: "192.0.2.4:80"},
+		{title: "Some flows fail", query: 0, labels: "instance job prober", want: "192.0.2.31:80 flows near"},
+		{title: "Where flows fail", query: 0, labels: "address", want: "198.51.100.5"},
 		{title: "ICMP errors", query: 0, labels: "from icmp", want: "198.51.100.9 admin_prohibited"},
 		{
 			title: "Last hops to targets that are down", query: 0, labels: "address",
