@@ -24,13 +24,16 @@ import (
 func TestFlowsBroken(t *testing.T) { process.EachPrometheus(t, testFlowsBroken) }
 
 func testFlowsBroken(t *testing.T, major process.Major) {
+	if lab.Apart(t) {
+		return
+	}
 	const times, members, port = 20, 4, 80
 	nft := lab.Program(t, "nft", "nftables")
 	fan := kernel.NewFan(t, members)
 	fan.Listen(port)
 	breakMember := func(member int, rule string) {
 		t.Helper()
-		fan.Run(member, nft, "table inet broken {\nchain forward {\ntype filter hook forward priority 0\n"+rule+"\n}\n}")
+		fan.Run(member, nft, brokenBy(rule))
 	}
 	repairMember := func(member int) { fan.Run(member, nft, "delete table inet broken") }
 	ip4 := netip.AddrPortFrom(fan.Host(false), port).String()
@@ -108,12 +111,14 @@ func testFlowsBroken(t *testing.T, major process.Major) {
 					t.Errorf("FlowsBroken %s: annotation reason = %q, want %s from some of the ports %q",
 						b.target, annotations["reason"], b.reason, failing)
 				}
-				summary := regexp.MustCompile("^Some flows to " + regexp.QuoteMeta(b.target) + ` are broken: \d+ of 32$`)
-				if !summary.MatchString(annotations["summary"]) {
-					t.Errorf("FlowsBroken %s: annotation summary = %q, want %s", b.target, annotations["summary"], summary)
+				summary := fmt.Sprintf(`^Some flows to %s are broken: \d+ of 32$`, regexp.QuoteMeta(b.target))
+				if !regexp.MustCompile(summary).MatchString(annotations["summary"]) {
+					t.Errorf("FlowsBroken %s: annotation summary = %q, want %s",
+						b.target, annotations["summary"], summary)
 				}
 			}
-			// The control: without flows, probes fail and succeed in turns. This is rare if half of the packets are lost.
+			// The control: without flows, probes fail and succeed in turns. They rarely fail if only half of the
+			// packets are lost.
 			lab.Eventually(t, "probes without flows have failed and have succeeded", func() bool {
 				const plain = `avg_over_time(probe_success{job="shaker"}[20s])`
 				return len(prometheus.Query(plain+" > 0 < 1")) == 2 || incident.rare
@@ -155,9 +160,12 @@ func testFlowsBroken(t *testing.T, major process.Major) {
 }
 
 // A queue on one of several paths delays the flows that take this path. There is a ticket with their local ports, and
-// no other alert. It is resolved when the queue is gone. The control is a job that probes the same target without flows,
-// for which nothing fires.
+// no other alert. It is resolved when the queue is gone. The control is a job that probes the same target without
+// flows, for which nothing fires.
 func TestFlowsUneven(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	const times, members, slow, port = 60, 4, 2, 80
 	nft := lab.Program(t, "nft", "nftables")
 	tc := lab.Program(t, "tc", "iproute2")
@@ -185,7 +193,8 @@ func TestFlowsUneven(t *testing.T) {
 	})
 	annotations, _ := pager.notified("/ticket", "firing", name)
 	var ports []string
-	for _, match := range regexp.MustCompile(`from the local port (\d+)`).FindAllStringSubmatch(annotations["reason"], -1) {
+	localPort := regexp.MustCompile(`from the local port (\d+)`)
+	for _, match := range localPort.FindAllStringSubmatch(annotations["reason"], -1) {
 		ports = append(ports, match[1])
 	}
 	fan.Run(slow, tc, "qdisc", "del", "dev", device, "root")
@@ -197,7 +206,7 @@ func TestFlowsUneven(t *testing.T) {
 		t.Errorf("notifications of %q, want %q only", alerts, name)
 	}
 
-	fan.Run(slow, nft, "table inet broken {\nchain forward {\ntype filter hook forward priority 0\ndrop\n}\n}")
+	fan.Run(slow, nft, brokenBy("drop"))
 	lab.Eventually(t, "the flows of this path fail", func() bool {
 		return len(prometheus.Query("probe_flows_open < 32")) == 1
 	})
@@ -205,6 +214,11 @@ func TestFlowsUneven(t *testing.T) {
 		t.Errorf("annotation reason = %q, want some of the local ports %q, whose flows take the slow path",
 			annotations["reason"], failing)
 	}
+}
+
+// brokenBy returns a table of nftables that applies a rule to all packets that a router forwards.
+func brokenBy(rule string) string {
+	return "table inet broken {\nchain forward {\ntype filter hook forward priority 0\n" + rule + "\n}\n}"
 }
 
 // startWithFlows starts a Prometheus with the example's configuration, and a job flows for the same targets.

@@ -13,8 +13,8 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// The snippet of docs/flows.md is a valid file, and the scrape by hand prints what the page shows: the flows of odd ports
-// take a path on which they get lost.
+// The snippet of docs/flows.md is a valid file, and the scrape by hand prints what the page shows: the flows of odd
+// ports take a path on which they get lost.
 func TestFlowsTranscript(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	good := network.Hidden(simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2")

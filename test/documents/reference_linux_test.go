@@ -155,7 +155,8 @@ func TestMetricsTables(t *testing.T) {
 	_, body := exporter.Scrape(t, 10116, "/metrics", "")
 	collect(body)
 	for _, path := range []string{
-		"/probe?target=192.0.2.1:1", "/probe?target=192.0.2.2:1&module=flows", "/probe?target=localhost:10115", "/probe?target=localhost:10115&module=watched",
+		"/probe?target=192.0.2.1:1", "/probe?target=192.0.2.2:1&module=flows", "/probe?target=localhost:10115",
+		"/probe?target=localhost:10115&module=watched",
 		held, idle,
 		"/metrics",
 	} {

@@ -735,7 +735,7 @@ func TestResultsHaveNames(t *testing.T) {
 			}
 			found++
 			results := all
-			if strings.HasPrefix(*p.Title, "Results per ") { // of modules with addresses: all or flows, which hold no connections
+			if strings.HasPrefix(*p.Title, "Results per ") { // of addresses or flows, not of held connections
 				results = ofHandshakes
 			}
 			names := p.FieldConfig.Defaults.Mappings[0].ValueMap.Options
