@@ -44,7 +44,8 @@ func TestFilter(t *testing.T) {
 							flags&flagACK != 0 && flags&(flagSYN|flagRST) != 0
 						if err != nil || n >= len(segment) != want || n > 0 != want {
 							t.Fatalf("ports from %d, IP header of %d bytes: of a segment to port %d "+
-								"with the flags %#x, %d bytes pass, error %v, want all: %t", first, header, port, flags, n, err, want)
+								"with the flags %#x, %d bytes pass, error %v, want all: %t",
+								first, header, port, flags, n, err, want)
 						}
 					}
 				}
