@@ -80,6 +80,8 @@ type PortRange struct {
 	First, Last uint16
 }
 
+func (r PortRange) isValid() bool { return 0 < r.First && r.First <= r.Last }
+
 func (r PortRange) has(port uint16) bool { return r.First <= port && port <= r.Last }
 
 // String returns the range in the form "40000-40999".
@@ -115,7 +117,7 @@ func (o *Options) validate() error {
 		return invalid("source %v: zone does not match the interface %q", source, o.Interface)
 	case o.SourcePorts != PortRange{} && o.SourcePort != 0:
 		return invalid("source ports %v and source port %d, want only one of them", o.SourcePorts, o.SourcePort)
-	case o.SourcePorts != PortRange{} && (o.SourcePorts.First == 0 || o.SourcePorts.First > o.SourcePorts.Last):
+	case o.SourcePorts != PortRange{} && !o.SourcePorts.isValid():
 		return invalid("invalid source port range %v", o.SourcePorts)
 	case o.DSCP > 63:
 		return invalid("DSCP is %d, want 0 to 63", o.DSCP)

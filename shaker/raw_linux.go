@@ -135,6 +135,9 @@ func (w *wire) close() {
 	w.ways.close()
 }
 
+// ports returns the ports of the wire.
+func (w *wire) ports() PortRange { return PortRange{First: w.first, Last: w.first + portsPerWire - 1} }
+
 // ear returns the ear of an IP version. It opens it if it is the first time.
 func (w *wire) ear(l *loop, family int) (*ear, error) {
 	for _, e := range w.ears {

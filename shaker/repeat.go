@@ -38,6 +38,13 @@ type Schedule struct {
 	// from the first target.
 	Offset time.Duration
 
+	// SourcePorts are the ports to send from in turns: each handshake sends from the next one (see
+	// [Options.SourcePort]), so that the handshakes from one port are as many intervals apart as there are ports.
+	// A port is skipped as [Skipped.Overlapping] while its previous handshake with the target is running. The zero
+	// range leaves the port to Options. On systems other than Linux, any other range is an
+	// [errors.ErrUnsupported].
+	SourcePorts PortRange
+
 	// Options are those of each handshake. A Timeout of 0 means Interval. A longer Timeout lets handshakes
 	// overlap; it is at most 64 intervals. If Timeout is 1 s or less, the kernel sends one SYN per handshake,
 	// so that each lost SYN is a [Timeout].
@@ -53,6 +60,12 @@ func (s *Schedule) validate() error {
 		return invalid("negative offset %v", s.Offset)
 	case s.Options.Timeout > maxOverlap*s.Interval:
 		return invalid("timeout %v, want %d intervals of %v at most", s.Options.Timeout, maxOverlap, s.Interval)
+	case s.SourcePorts == PortRange{}:
+	case !s.SourcePorts.isValid():
+		return invalid("invalid source port range %v", s.SourcePorts)
+	case s.Options.SourcePort != 0 || s.Options.SourcePorts != PortRange{}:
+		return invalid("source ports %v of the schedule and source ports of its options, want only one of them",
+			s.SourcePorts)
 	}
 	return s.Options.validate()
 }
@@ -88,6 +101,9 @@ type Repeated struct {
 	// Lag is the time from when the handshake was due to Sent.
 	Lag time.Duration
 
+	// SourcePort is the port of [Schedule.SourcePorts] whose turn it was, 0 if there are none.
+	SourcePort uint16
+
 	repetition *Repetition
 }
 
@@ -99,7 +115,8 @@ type Skipped struct {
 	// up are not sent in a burst.
 	Late uint64
 
-	// Overlapping handshakes did not start because 64 others were still running.
+	// Overlapping handshakes did not start because 64 others were still running, or with [Schedule.SourcePorts] the
+	// previous one from the same port.
 	Overlapping uint64
 
 	// Unread handshakes have been performed, but their results found no room because the function that takes the

@@ -17,6 +17,7 @@ type repeating struct {
 	// Only the loop uses these.
 	target  netip.AddrPort
 	scope   uint32      // the interface index of the target's zone
+	ports   PortRange   // to send from in turns; never changes
 	source  *rawAddress // nil if there is none
 	pace    pace
 	due     time.Duration
@@ -43,20 +44,40 @@ func (e *engine) repeat(r *Repetition, target netip.AddrPort, scope uint32, sche
 	e.results.start()
 	r.repeating = repeating{
 		options: schedule.Options.share(),
-		target:  target, scope: scope,
+		target:  target, scope: scope, ports: schedule.SourcePorts,
 		pace: pace{interval: schedule.Interval, offset: schedule.Offset},
 	}
 	if source != (rawAddress{}) {
 		r.source = &source
 	}
-	if e.isRaw(&schedule.Options) {
-		r.loop = e.choose(schedule.Interval)
+	if r.loop = e.rawLoop(&schedule); r.loop != nil {
 		r.wire = r.loop.wire
 		r.load(1)
 	} else {
 		r.loop = e.nextLoop(false)
 	}
 	return r.loop.submitAs(&r.ticket, r, interactive, 0)
+}
+
+// rawLoop returns the loop for a Repetition that sends SYNs without a socket, nil if it uses sockets. A wire only hears
+// what is sent to its own ports.
+func (e *engine) rawLoop(s *Schedule) *loop {
+	ports := s.SourcePorts
+	if port := s.Options.SourcePort; port != 0 {
+		ports = PortRange{First: port, Last: port}
+	}
+	switch {
+	case !e.isRaw(&s.Options):
+		return nil
+	case ports == PortRange{}:
+		return e.choose(s.Interval)
+	}
+	for _, l := range e.able(true) {
+		if own := l.wire.ports(); own.has(ports.First) && own.has(ports.Last) {
+			return l
+		}
+	}
+	return nil
 }
 
 // pass passes the result of a Repetition on to its function.
@@ -130,10 +151,11 @@ func (r *Repetition) tick(l *loop) {
 	missed := (l.now - r.due) / r.pace.interval
 	r.late.Add(uint64(missed))
 	due := r.due + missed*r.pace.interval
+	port := r.portAt(due)
 	switch {
 	case r.isTooLate(due, l.now):
 		r.late.Add(1)
-	case len(r.running) >= maxOverlap:
+	case len(r.running) >= maxOverlap || port != 0 && r.isUsing(l, port):
 		r.overlapping.Add(1)
 	default:
 		t := l.newTick()
@@ -141,11 +163,35 @@ func (r *Repetition) tick(l *loop) {
 		t.withholdACK = r.shaker.engine.withholdACK
 		t.aim(r.target, r.scope)
 		t.options, t.source, t.raw.wire = r.options.get(), rawAddress{}, r.wire
+		if port != 0 {
+			t.options.SourcePort = port
+		}
 		if r.source != nil {
 			t.source = *r.source
 		}
 		r.running = append(r.running, l.enqueue(t, background))
 	}
+}
+
+// portAt returns the port whose turn is at the time at which a handshake is due, 0 if there are no ports. It depends on
+// nothing else: handshakes that are skipped do not change the turns of the others.
+func (r *Repetition) portAt(due time.Duration) uint16 {
+	if r.ports == (PortRange{}) {
+		return 0
+	}
+	n := time.Duration(r.ports.Last-r.ports.First) + 1
+	return r.ports.First + uint16(due/r.pace.interval%n)
+}
+
+// isUsing reports whether a handshake with the target from a port is running.
+func (r *Repetition) isUsing(l *loop, port uint16) bool {
+	for _, running := range r.running {
+		t := l.slots.find(running).task.(*tick)
+		if t.options.SourcePort == port && t.result.Peer == r.target {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Repetition) isTooLate(due, now time.Duration) bool { return now-due > r.pace.tolerance() }
@@ -193,9 +239,13 @@ func (t *tick) complete(l *loop) {
 	}
 	result := t.result
 	result.options = t.options.ofRoute().share()
-	l.outbox = append(l.outbox, Repeated{
+	repeated := Repeated{
 		Result: result, Err: t.describe(), Sent: l.epoch.Add(sent), Lag: sent - t.due, repetition: t.of,
-	})
+	}
+	if t.of.ports != (PortRange{}) {
+		repeated.SourcePort = t.options.SourcePort
+	}
+	l.outbox = append(l.outbox, repeated)
 	t.drop(l)
 }
 

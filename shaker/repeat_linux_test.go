@@ -376,6 +376,12 @@ func TestRepeatErrors(t *testing.T) {
 			schedule: Schedule{Interval: time.Second, Options: Options{Timeout: 65 * time.Second}}},
 		{name: "invalid options", target: target4, want: os.ErrInvalid,
 			schedule: Schedule{Interval: time.Second, Options: Options{DSCP: 64}}},
+		{name: "ports in the wrong order", target: target4, want: os.ErrInvalid,
+			schedule: Schedule{Interval: time.Second, SourcePorts: PortRange{First: 2, Last: 1}}},
+		{name: "port 0", target: target4, want: os.ErrInvalid,
+			schedule: Schedule{Interval: time.Second, SourcePorts: PortRange{Last: 1}}},
+		{name: "ports twice", target: target4, want: os.ErrInvalid, schedule: Schedule{Interval: time.Second,
+			SourcePorts: PortRange{First: 1, Last: 2}, Options: Options{SourcePort: 1}}},
 	} {
 		r, err := s.Repeat(c.target, c.schedule, nil)
 		if r != nil || !errors.Is(err, c.want) || errors.Is(err, ErrLocal) {
@@ -440,18 +446,27 @@ func TestRepeatUnread(t *testing.T) {
 	}
 }
 
-// A handshake of a Repetition allocates nothing, on average.
+// A handshake of a Repetition allocates nothing, on average, also with ports to send from in turns.
 func TestRepeatAllocatesNothing(t *testing.T) {
 	lab.Need(t)
 	if lab.Race {
 		t.Skip("needs a program without the race detector, which allocates")
 	}
-	s := start(t)
+	t.Run("any port", func(t *testing.T) { checkAllocations(t, start(t), PortRange{}) })
+	t.Run("ports in turns", func(t *testing.T) {
+		s := start(t)
+		checkAllocations(t, s, portsFor(t, s, 16))
+	})
+}
+
+func checkAllocations(t *testing.T, s *Shaker, ports PortRange) {
+	t.Helper()
 	target, _ := listen(t, "127.0.0.1:0")
 	var results atomic.Int64
 	for i := range 50 {
 		own := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, 0, byte(i)}), target.Port())
-		mustRepeat(t, s, own, Schedule{Interval: 10 * time.Millisecond}, func(Repeated) { results.Add(1) })
+		schedule := Schedule{Interval: 10 * time.Millisecond, SourcePorts: ports}
+		mustRepeat(t, s, own, schedule, func(Repeated) { results.Add(1) })
 	}
 	lab.Eventually(t, "all have begun", func() bool { return results.Load() > 200 })
 	var before, after runtime.MemStats

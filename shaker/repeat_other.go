@@ -26,7 +26,11 @@ type repeating struct {
 
 // repeat starts the goroutine of a Repetition.
 func (e *engine) repeat(r *Repetition, target netip.AddrPort, _ uint32, schedule Schedule) error {
-	if err := schedule.Options.supported(); err != nil {
+	options := schedule.Options
+	if schedule.SourcePorts != (PortRange{}) {
+		options.SourcePort = schedule.SourcePorts.First
+	}
+	if err := options.supported(); err != nil {
 		return err
 	}
 	if err := e.begin(); err != nil {
