@@ -202,13 +202,18 @@ func (h *Handler) logFailure(ctx context.Context, r *probe.Report) {
 	h.logProbe(ctx, "Probe failed", r)
 }
 
-// LogChange logs that a watched target begins to fail, or has recovered. It is for [watch.Options].
+// LogChange logs that a watched target begins to fail, with its flows that fail, that other flows fail now, or that it
+// has recovered. It is for [watch.Options].
 func (h *Handler) LogChange(r *probe.Report) {
 	text := "Watched target fails"
 	if r.Success() {
 		text = "Watched target has recovered"
 	}
-	h.logProbe(context.Background(), text, r)
+	var attributes []any
+	if r.Flows != nil && !r.Success() {
+		attributes = []any{"failed_source_ports", r.HistoryFlows(&r.Verdict).FailedPorts()}
+	}
+	h.logProbe(context.Background(), text, r, attributes...)
 }
 
 // LogHeld logs that a held target begins to fail, or has recovered. It is for [hold.Options].
@@ -230,8 +235,8 @@ func (h *Handler) LogIdleChange(r *probe.Report) {
 	h.logProbe(context.Background(), text, r)
 }
 
-// logProbe logs a probe at the level of failures.
-func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report) {
+// logProbe logs a probe at the level of failures, with more attributes at the end.
+func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report, more ...any) {
 	level := h.options.FailureLevel
 	if !h.options.Logger.Enabled(ctx, level) {
 		return
@@ -256,7 +261,7 @@ func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report) {
 	if p := r.Parting; p != nil && p.Failed.From.IsValid() {
 		attributes = append(attributes, "flow_path_failed_hop", p.Failed.From)
 	}
-	h.options.Logger.Log(ctx, level, text, attributes...)
+	h.options.Logger.Log(ctx, level, text, append(attributes, more...)...)
 }
 
 // fail responds to a request whose probe ended without a verdict.

@@ -1,6 +1,8 @@
 package collector
 
 import (
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -15,14 +17,17 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// newWatchHandler returns a handler with a Watcher. Its module "watched" is watched.
+// newWatchHandler returns a handler with a Watcher. Its modules "watched" and "watched_flows" are watched.
 func newWatchHandler(t testing.TB, options watch.Options) *handler {
 	t.Helper()
-	conf, _, err := config.Parse("watch.yml", []byte("modules: {watched: {prober: tcp, watch: {interval: 100ms}}}"))
+	conf, _, err := config.Parse("watch.yml", []byte("modules: {"+
+		"watched: {prober: tcp, watch: {interval: 100ms}}, "+
+		"watched_flows: {prober: tcp, timeout: 200ms, watch: {interval: 100ms}, tcp: {flows: 3}}}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +102,75 @@ func TestWatchedTarget(t *testing.T) {
 	if head := get(h, "/probe?module=watched&target=127.0.0.1:7100&debug=true").Body.String(); !strings.HasPrefix(head,
 		"# Watched since 2") || !strings.Contains(head, "SYN-ACK from 127.0.0.1:7100") {
 		t.Errorf("debug=true begins with\n%.300s\nwant since when the target is watched, and its last handshake", head)
+	}
+}
+
+// A watched target of a module with flows also has the metrics of each flow. One without flows has none of them, even
+// if its scrape uses the same memory.
+func TestWatchedFlows(t *testing.T) {
+	h := newWatchHandler(t, watch.Options{})
+	listen(t, "127.0.0.1:7108")
+	const path = "target=127.0.0.1:7108&module="
+	before := time.Now()
+	var families map[string]*dto.MetricFamily
+	lab.Eventually(t, "there are ten handshakes", func() bool {
+		families = scrapeProtobuf(t, h, "/probe?"+path+"watched_flows")
+		return families["probe_watch_handshakes_total"].Metric[0].Counter.GetValue() >= 10
+	})
+	module := h.prober.Config().Modules["watched_flows"]
+	ports, err := h.prober.FlowPorts(&module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var counters, results []string
+	for port := ports.First; port <= ports.Last; port++ {
+		for _, result := range []string{"open", "refused", "timeout", "unreachable"} {
+			counters = append(counters, fmt.Sprintf("%d,%s", port, result))
+		}
+		results = append(results, fmt.Sprintf("%d,open,", port))
+	}
+	checkSeries(t, families, before, map[string]string{
+		"probe_watch_flow_handshakes_total": strings.Join(counters, "|"),
+		"probe_flow_result_info":            strings.Join(results, "|"),
+		"probe_flows":                       "",
+	})
+	total := 0.0
+	for _, series := range families["probe_watch_flow_handshakes_total"].Metric {
+		n := series.Counter.GetValue()
+		if open := series.Label[1].GetValue() == "open"; open != (n >= 3) {
+			t.Errorf("%v, want three handshakes or more that are open, and no others", series)
+		}
+		total += n
+	}
+	if all := families["probe_watch_handshakes_total"].Metric[0].Counter.GetValue(); all != total {
+		t.Errorf("the flows have %v handshakes, and the target %v, want the same number", total, all)
+	}
+	for range 20 {
+		for name := range scrapeProtobuf(t, h, "/probe?"+path+"watched") {
+			if strings.Contains(name, "flow") {
+				t.Errorf("the scrape of a target without flows has %s, want none", name)
+			}
+		}
+	}
+}
+
+// The log says which flows fail.
+func TestLogOfFlows(t *testing.T) {
+	var log strings.Builder
+	h := newHandler(t, settings{Options: Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}})
+	req, err := probe.NewRequest(h.prober.Config(), "192.0.2.1:80", "tcp_connect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flow := func(port uint16, result string) probe.Flow {
+		return probe.Flow{Port: port, Verdict: probe.Verdict{Result: result}}
+	}
+	report := &probe.Report{Request: req}
+	report.Verdict = report.VerdictOf([]probe.Flow{flow(20000, "timeout"), flow(20001, "open"), flow(20002, "reset")})
+	h.LogChange(report)
+	const want = `flows=3 flows_failed=2 failed_source_ports="[20000 20002]"`
+	if !strings.Contains(log.String(), "Watched target fails") || !strings.Contains(log.String(), want) {
+		t.Errorf("the log is %q, want that the target fails, with %s", &log, want)
 	}
 }
 

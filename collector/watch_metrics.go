@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,9 @@ var (
 	probeWatchHandshakes = &metric{name: "probe_watch_handshakes_total",
 		help:   "Total number of completed handshakes, by result and the kernel's errno.",
 		labels: []string{"result", "errno"}}
+	probeWatchFlowHandshakes = &metric{name: "probe_watch_flow_handshakes_total",
+		help:   "Total number of completed handshakes from each source port of a module with flows, by result.",
+		labels: []string{"source_port", "result"}}
 	probeWatchRTT = &metric{name: "probe_watch_rtt_seconds",
 		help: "Time from SYN to SYN-ACK on the kernel's clock, of the handshakes of which the kernel took a sample."}
 	probeWatchSYNRetransmits = &metric{name: "probe_watch_syn_retransmits_total",
@@ -62,6 +66,17 @@ func (s *sheet) addWatch(w *watch.Snapshot) {
 	}
 	for _, c := range handshakes {
 		s.counter(probeWatchHandshakes, c.Total, c.Result, c.Errno)
+	}
+	for _, flow := range w.Flows {
+		port := strconv.Itoa(int(flow.Port))
+		for outcome := shaker.Open; outcome <= shaker.Failed; outcome++ {
+			always := slices.ContainsFunc(handshakes[:4], func(c watch.HandshakeCount) bool {
+				return c.Result == outcome.String()
+			})
+			if n := flow.Total[outcome]; n > 0 || always {
+				s.counter(probeWatchFlowHandshakes, n, port, outcome.String())
+			}
+		}
 	}
 	s.histogram(probeWatchRTT, w.RTT)
 	s.counter(probeWatchSYNRetransmits, w.SYNRetransmits)

@@ -76,7 +76,7 @@ type TCP struct {
 
 	// Flows is how many handshakes with each address a probe performs at the same time, each from a port of its
 	// own, which is the same in each probe: the first ones of SourcePorts, if they are set. 0 means one handshake
-	// from any port; otherwise it is 2 to MaxFlows.
+	// from any port; otherwise it is 2 to MaxFlows. The handshakes with a watched target take these ports in turns.
 	Flows uint8
 
 	Interface string // "": chosen by the routing table

@@ -52,9 +52,6 @@ func (m *Module) checkWatch(module, tcp map[string]value) {
 	if m.TCP.Addresses == All {
 		tcp["addresses"].refuse("is all, want first: a watched module probes one address of each name")
 	}
-	if m.TCP.Flows > 0 {
-		tcp["flows"].refuse("is %d: a watched module has no flows", m.TCP.Flows)
-	}
 	if m.TCP.Path == Always {
 		tcp["path"].refuse("is always, want on_failure or never: a watched module traces the path only when " +
 			"a target begins to fail")
@@ -63,19 +60,23 @@ func (m *Module) checkWatch(module, tcp map[string]value) {
 		tcp["close"].refuse("is fin, want reset: with a watched module, the application would see a connection " +
 			"in each interval")
 	}
-	m.checkOverlap(tcp["source_ports"])
+	m.checkOverlap(tcp)
 }
 
-// checkOverlap warns if the module has too few source ports for the handshakes with a silent target, which overlap.
-func (m *Module) checkOverlap(v value) {
+// checkOverlap warns if the module has too few source ports, or flows, for the handshakes with a silent target, which
+// overlap. Its argument is the keys that the section tcp has.
+func (m *Module) checkOverlap(tcp map[string]value) {
+	const text = "is %s, but up to %d handshakes with a silent target overlap, each with a port of its own: " +
+		"use at least %d %s or a shorter timeout, otherwise handshakes are skipped"
+	need := int(m.Timeout/m.Watch.Interval) + 1 // a handshake may end while the next one begins
 	ports := m.TCP.SourcePorts
-	if ports == (shaker.PortRange{}) {
-		return
-	}
-	have := int(ports.Last) - int(ports.First) + 1
-	// A handshake may end while the next one begins.
-	if need := int(m.Timeout/m.Watch.Interval) + 1; have < need {
-		v.warn("is %s, but up to %d handshakes with a silent target overlap, each with a port of its own: "+
-			"use at least %d ports or a shorter timeout, otherwise handshakes are skipped", v.quote(), need, need)
+	switch have := int(ports.Last) - int(ports.First) + 1; {
+	case m.TCP.Flows > 0:
+		if v := tcp["flows"]; int(m.TCP.Flows) < need {
+			v.warn(text, v.quote(), need, need, "flows")
+		}
+	case ports != (shaker.PortRange{}) && have < need:
+		v := tcp["source_ports"]
+		v.warn(text, v.quote(), need, need, "ports")
 	}
 }

@@ -34,6 +34,15 @@ func TestWatchWarnings(t *testing.T) {
 				"silent target overlap, each with a port of its own: use at least 11 ports or a shorter timeout, " +
 				"otherwise handshakes are skipped"},
 		},
+		{name: "a flow for each", module: "tcp: {flows: 11}, watch: {interval: 100ms}"},
+		{
+			name: "a flow less", module: "tcp: {flows: 10}, watch: {interval: 100ms}",
+			want: []string{"shaker.yml:1: module m: tcp.flows is 10, but up to 11 handshakes with a silent target " +
+				"overlap, each with a port of its own: use at least 11 flows or a shorter timeout, otherwise " +
+				"handshakes are skipped"},
+		},
+		{name: "a flow less, a shorter timeout", module: "timeout: 999ms, tcp: {flows: 10}, watch: {interval: 100ms}"},
+		{name: "few flows, not watched", module: "tcp: {flows: 2}"},
 	} {
 		text := "modules: {m: {prober: tcp, " + test.module + "}}"
 		if _, warnings, err := Parse("shaker.yml", []byte(text)); err != nil || !slices.Equal(warnings, test.want) {

@@ -26,7 +26,7 @@ type Flow struct {
 // whose port is in use, by another program or by another probe of the same target, is left out. If all are, or if this
 // host could not perform one of the others, there is no verdict.
 func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) error {
-	first, err := r.prober.flowPorts(&r.Module)
+	ports, err := r.prober.FlowPorts(&r.Module)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 	defer cancel(nil)
 	var shaking sync.WaitGroup
 	for i := range flows {
-		flows[i].Port = first + uint16(i)
+		flows[i].Port = ports.First + uint16(i)
 		shaking.Go(func() {
 			err := r.shakeFrom(ctx, addr, flows[i].Port, &flows[i].Verdict)
 			if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL) {
@@ -59,22 +59,36 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 	if performed == nil {
 		return busy[0]
 	}
-	worst := slices.MaxFunc(performed, func(a, b Flow) int { return r.worse(a.Verdict, b.Verdict) })
-	*v = worst.Verdict
-	v.Flows = performed
+	*v = r.VerdictOf(performed)
 	return nil
 }
 
-// flowPorts returns the first of the ports from which the handshakes of a module with flows are sent. Each port is the
-// next one.
-func (p *Prober) flowPorts(m *config.Module) (first uint16, err error) {
-	if m.TCP.SourcePorts != (shaker.PortRange{}) {
-		return m.TCP.SourcePorts.First, nil
+// VerdictOf returns the verdict about an address, given those of its flows, at least one: the worst one.
+func (r *Report) VerdictOf(flows []Flow) Verdict {
+	v := slices.MaxFunc(flows, func(a, b Flow) int { return r.worse(a.Verdict, b.Verdict) }).Verdict
+	v.Flows = flows
+	return v
+}
+
+// FlowPorts returns the ports from which the handshakes of a module with flows are sent, one for each flow. They are
+// the zero range for a module without flows.
+func (p *Prober) FlowPorts(m *config.Module) (shaker.PortRange, error) {
+	if m.TCP.Flows == 0 {
+		return shaker.PortRange{}, nil
 	}
-	if raw := p.options.Shaker.Ports(); raw != (shaker.PortRange{}) && m.TCP.Close == config.Reset {
-		return raw.First, nil
+	ports := m.TCP.SourcePorts
+	if ports == (shaker.PortRange{}) && m.TCP.Close == config.Reset {
+		ports = p.options.Shaker.Ports()
 	}
-	return p.ports.get()
+	if ports == (shaker.PortRange{}) {
+		first, err := p.ports.get()
+		if err != nil {
+			return ports, err
+		}
+		ports.First = first
+	}
+	ports.Last = ports.First + uint16(m.TCP.Flows) - 1
+	return ports, nil
 }
 
 // reservedPorts are reserved when they are needed for the first time, and as long as this process runs.

@@ -80,7 +80,8 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	if good, ok := r.goodFlow(); ok && p.admit(traceHandshakes) {
 		defer p.release(traceHandshakes)
 		tracing.Go(func() {
-			if path, err := p.options.Shaker.Trace(ctx, good.Handshake, &options); err == nil {
+			// If the target does not answer it any more, it is not a good flow.
+			if path, err := p.options.Shaker.Trace(ctx, good.Handshake, &options); err == nil && path.Reached > 0 {
 				parting = &Parting{Good: good, Path: &path}
 			}
 		})

@@ -21,6 +21,15 @@ func BenchmarkTargets(b *testing.B) {
 	b.Run("addresses", func(b *testing.B) {
 		benchmarkTargets(b, "[2001:db8:0:1234::%x:%x]:443", func(*target) {})
 	})
+	b.Run("addresses with 16 flows", func(b *testing.B) {
+		ports := shaker.PortRange{First: 20000, Last: 20015}
+		benchmarkTargets(b, "[2001:db8:0:1234::%x:%x]:443", func(t *target) {
+			t.flows = newFlows(ports)
+			for port := ports.First; port <= ports.Last; port++ {
+				t.add(&shaker.Repeated{Sent: time.Now(), Result: t.last, SourcePort: port})
+			}
+		})
+	})
 	b.Run("failing names", func(b *testing.B) {
 		name := &probe.Report{Resolution: probe.Resolution{Addrs: make([]netip.Addr, 1)}}
 		benchmarkTargets(b, "web-%x-%x.production.example:443", func(t *target) {

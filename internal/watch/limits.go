@@ -82,5 +82,12 @@ func (l *limits) each(m *config.Module) int {
 // perSecond returns how many handshakes with a target of the module there are in a second.
 func perSecond(m *config.Module) float64 { return 1 / m.Watch.Interval.Seconds() }
 
-// atOnce returns how many handshakes with a target of the module are in flight if the target is silent.
-func atOnce(m *config.Module) int { return int((m.Timeout + m.Watch.Interval - 1) / m.Watch.Interval) }
+// atOnce returns how many handshakes with a target of the module are in flight if the target is silent: with flows, one
+// of each at most.
+func atOnce(m *config.Module) int {
+	n := int((m.Timeout + m.Watch.Interval - 1) / m.Watch.Interval)
+	if m.TCP.Flows > 0 {
+		n = min(n, int(m.TCP.Flows))
+	}
+	return n
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"sync"
@@ -43,6 +44,7 @@ type target struct {
 	retransmits uint64
 	acksSent    uint64
 	last        shaker.Result
+	flows       *flows // nil if the module has none
 	sent        moment // when the SYN of the last handshake was sent
 	completed   moment // when the last one was completed
 	skips       *skips // nil if none was skipped
@@ -105,6 +107,7 @@ type Snapshot struct {
 	SYNRetransmits, ACKsSent  uint64
 	Skipped                   Skipped
 	RTT                       *dto.Histogram
+	Flows                     []FlowCount // empty if the module has none
 }
 
 // Release lets another scrape use the memory of the Snapshot. If it is not called, nothing is lost but the memory, to
@@ -120,7 +123,7 @@ type HandshakeCount struct {
 	Total         uint64
 }
 
-// begin starts the handshakes with the address of a probe, and counts the handshake of that probe.
+// begin starts the handshakes with the address of a probe, and counts the handshakes of that probe.
 func (t *target) begin(report *probe.Report) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -134,12 +137,22 @@ func (t *target) begin(report *probe.Report) error {
 	if t.registered == 0 {
 		t.registered = report.Start.UnixNano()
 	}
-	t.add(&shaker.Repeated{
-		Result: report.Handshake,
-		Sent:   report.Start.Add(max(0, report.At-report.Handshake.Waited)),
-	})
+	performed := report.Flows
+	if performed == nil {
+		performed = []probe.Flow{{Verdict: report.Verdict}}
+	}
+	for _, f := range performed {
+		t.add(&shaker.Repeated{
+			Result:     f.Handshake,
+			Sent:       report.Start.Add(max(0, f.At-f.Handshake.Waited)),
+			SourcePort: f.Port,
+		})
+	}
 	t.unrecorded = false // the caller of Scrape adds this one to the history
 	t.failing = t.isFailing()
+	if t.flows != nil {
+		t.flows.told, t.flows.parting = t.flows.failing, report.Parting
+	}
 	if t.failing {
 		t.failure = &failure{
 			result: report.Result, at: report.Start, path: report.Path, pathErr: report.PathErr,
@@ -159,14 +172,29 @@ func (t *target) repeat(peer netip.AddrPort) (err error) {
 		}()
 	}
 	if t.repetition != nil {
-		return t.repetition.SetTarget(peer)
+		err := t.repetition.SetTarget(peer)
+		if err == nil && t.flows != nil {
+			t.flows.forget(t.watcher.now())
+		}
+		return err
+	}
+	ports, err := t.watcher.options.Prober.FlowPorts(t.Module)
+	switch {
+	case err != nil:
+		return err
+	case ports == shaker.PortRange{}:
+	case t.flows != nil && t.flows.ports == ports:
+		t.flows.forget(0)
+	default:
+		t.flows = newFlows(ports)
 	}
 	options := t.Module.Options()
 	options.Timeout = t.Module.Timeout
 	t.repetition, err = t.watcher.options.Shaker.Repeat(peer, shaker.Schedule{
-		Interval: t.Module.Watch.Interval,
-		Offset:   offset(t.Key),
-		Options:  options,
+		Interval:    t.Module.Watch.Interval,
+		Offset:      offset(t.Key),
+		SourcePorts: ports,
+		Options:     options,
 	}, t.take)
 	return err
 }
@@ -245,27 +273,38 @@ func (t *target) take(r shaker.Repeated) {
 		t.recordFailure(t.reportOf(t.request(), &r.Result, sent))
 	}
 	failing := t.isFailing()
-	if failing == t.failing && failing == failedBefore {
+	if failing == t.failing && failing == failedBefore && !t.hasSettled() {
 		return
 	}
 	report := t.report(t.request())
 	t.noteChange(report)
 	if failing && !failedBefore && t.Module.TCP.Path == config.OnFailure {
-		t.watcher.trace(t, report)
+		traced := *report // Changed may keep the report
+		t.sortFlows(&traced)
+		t.watcher.trace(t, &traced)
 	}
 }
 
-// noteChange passes a report on if the target begins to fail with it, or has recovered. Its caller holds mu.
+// noteChange passes a report on if the target begins to fail with it, or has recovered, or if it now is certain that
+// other flows fail than before. Its caller holds mu.
 func (t *target) noteChange(report *probe.Report) {
-	if failing := !report.Success(); failing != t.failing {
-		t.failing = failing
-		t.watcher.options.Changed(report)
+	failing := !report.Success()
+	if failing == t.failing && !t.hasSettled() {
+		return
 	}
+	t.failing = failing
+	if t.flows != nil {
+		t.flows.told = t.flows.failing
+	}
+	t.watcher.options.Changed(report)
 }
 
 // recordFailure adds a failure to the history. Its caller holds mu.
 func (t *target) recordFailure(report *probe.Report) {
 	record := report.Record()
+	if t.flows != nil && record.Flows == nil {
+		record.Flows = t.historyFlows()
+	}
 	if t.failure == nil {
 		t.failure = new(failure)
 	}
@@ -290,9 +329,9 @@ func (t *target) recordEnd() {
 	t.watcher.options.History.End(t.Key.Target, t.Key.Module)
 }
 
-// add counts a handshake. completed reports whether there is a verdict. The last handshake is the one whose SYN was
-// sent last: one that ends later because it waited for a lost SYN does not describe the present state. Its caller holds
-// mu.
+// add counts a handshake. completed reports whether there is a verdict. The last handshake, or the last one of a flow,
+// is the one whose SYN was sent last: one that ends later because it waited for a lost SYN does not describe the
+// present state. Its caller holds mu.
 func (t *target) add(r *shaker.Repeated) (completed bool) {
 	defer t.noteSkipped()
 	if r.Err != nil {
@@ -305,11 +344,21 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 		t.skips.fault = nil
 	}
 	t.completed = t.watcher.now()
-	if sent := t.watcher.at(r.Sent); sent >= t.sent {
+	sent := t.watcher.at(r.Sent)
+	current := sent >= t.sent
+	if current {
 		t.last, t.sent = r.Result, sent
-		t.found(r.Result.Outcome.String(), sent)
+	}
+	if t.flows != nil {
+		current = t.addToFlow(r, sent)
+	}
+	if current {
+		t.found(t.present(&r.Result), sent)
 		if t.failure != nil && !t.isFailing() {
 			t.failure.path, t.failure.pathErr = nil, nil
+			if t.flows != nil {
+				t.flows.parting = nil
+			}
 		}
 	}
 	t.count(r.Result.Outcome, r.Result.Errno)
@@ -344,6 +393,15 @@ func (t *target) found(result string, start moment) {
 	t.result = result
 }
 
+// present returns the present result, after a handshake: that of the handshake, unless only other flows fail. Its
+// caller holds mu.
+func (t *target) present(last *shaker.Result) string {
+	if t.flows != nil && t.flows.failing != 0 && t.isValid(last) {
+		last = &t.flows.all[bits.TrailingZeros64(t.flows.failing)].last
+	}
+	return last.Outcome.String()
+}
+
 // lostSYN reports whether a SYN of a handshake got no reply, unless the module expects that there is none.
 func (t *target) lostSYN(r *shaker.Result) bool {
 	if r.Outcome == shaker.Timeout {
@@ -361,8 +419,12 @@ func (t *target) acceptsResult(result string) bool {
 	return slices.Contains(t.Module.TCP.ValidResults, result)
 }
 
-// isFailing reports whether the result of the last handshake is not valid. Its caller holds mu.
+// isFailing reports whether the result of the last handshake is not valid, or with flows that of the last handshake of
+// any flow. Its caller holds mu.
 func (t *target) isFailing() bool {
+	if t.flows != nil && slices.ContainsFunc(t.flows.all, func(f flow) bool { return f.last.Outcome != 0 }) {
+		return t.failingFlows() != 0
+	}
 	return t.last.Outcome != 0 && !t.isValid(&t.last)
 }
 
@@ -403,7 +465,11 @@ func (t *target) answer(req *probe.Request) (Answer, error) {
 
 // stale returns an error if this host has completed no handshake for too long. Its caller holds mu.
 func (t *target) stale() error {
-	most := 3*t.Module.Watch.Interval + t.Module.Timeout
+	intervals := time.Duration(3)
+	if t.flows != nil { // perhaps only one of them has a port that no other program uses
+		intervals = time.Duration(len(t.flows.all)) + 2
+	}
+	most := intervals*t.Module.Watch.Interval + t.Module.Timeout
 	age := time.Duration(t.watcher.now() - t.completed)
 	if age <= most {
 		return nil
@@ -423,8 +489,8 @@ func (t *target) gone() *probe.Verdict {
 	return t.name.gone
 }
 
-// report returns the report of the last handshake, or of name resolution if the name has no address now. Its caller
-// holds mu.
+// report returns the report of the last handshake, or of the last one of each flow, or of name resolution if the name
+// has no address now. Its caller holds mu.
 func (t *target) report(req *probe.Request) *probe.Report {
 	if gone := t.gone(); gone != nil {
 		resolution := t.name.resolution
@@ -433,6 +499,9 @@ func (t *target) report(req *probe.Request) *probe.Report {
 		}
 	}
 	r := t.reportOf(req, &t.last, t.watcher.onWallClock(t.sent))
+	if t.flows != nil {
+		t.addFlows(r)
+	}
 	if t.failure != nil {
 		r.Path, r.PathErr = t.failure.path, t.failure.pathErr
 	}
@@ -446,14 +515,18 @@ func (t *target) reportOf(req *probe.Request, h *shaker.Result, sent time.Time) 
 	if t.name != nil {
 		r.Resolution = t.name.resolution
 	}
-	r.Verdict = probe.Verdict{
+	r.Verdict = verdictOf(h, &r.Resolution)
+	r.Duration = r.At
+	return r
+}
+
+func verdictOf(h *shaker.Result, resolution *probe.Resolution) probe.Verdict {
+	return probe.Verdict{
 		Result:    h.Outcome.String(),
 		Errno:     shaker.ErrnoName(h.Errno),
 		Handshake: *h,
-		At:        r.Resolution.Took + h.Waited,
+		At:        resolution.Took + h.Waited,
 	}
-	r.Duration = r.At
-	return r
 }
 
 // snapshot returns what is known about the target.
@@ -471,11 +544,17 @@ func (t *target) snapshot() *Snapshot {
 		Lookups:        t.Lookups(),
 		RTT:            s.RTT,
 		Handshakes:     s.Handshakes[:0],
+		Flows:          s.Flows[:0],
 	}
 	t.rtt.Write(rttBounds, s.RTT, s.Registered)
 	for _, c := range t.counts {
 		s.Handshakes = append(s.Handshakes,
 			HandshakeCount{Result: c.outcome.String(), Errno: shaker.ErrnoName(c.errno), Total: c.n})
+	}
+	if t.flows != nil {
+		for i, f := range t.flows.all {
+			s.Flows = append(s.Flows, FlowCount{Port: t.flows.ports.First + uint16(i), Total: f.counts})
+		}
 	}
 	return s
 }

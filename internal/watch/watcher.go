@@ -43,8 +43,9 @@ type Options struct {
 	Observe func(module string, r *shaker.Repeated)
 
 	// Changed is called with the first handshake in the background with which a target begins to fail, or the lookup
-	// that finds that its name has no address any more, and with the first handshake with which it has recovered; nil
-	// ignores them.
+	// that finds that its name has no address any more, and with the first handshake with which it has recovered. A
+	// target with flows begins to fail with the first flow, and recovers with the last one; there is one more call if
+	// other flows than at the last call fail for as many handshakes as there are flows. nil ignores all of them.
 	Changed func(*probe.Report)
 }
 
@@ -173,6 +174,9 @@ func (w *Watcher) trace(t *target, report *probe.Report) {
 		defer t.mu.Unlock()
 		if t.isFailing() {
 			t.failure.path, t.failure.pathErr = report.Path, report.PathErr
+			if t.flows != nil {
+				t.flows.parting = report.Parting
+			}
 		}
 	})
 }

@@ -1,0 +1,150 @@
+package watch
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/history"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// flows are the flows of a target whose module has them. The handshakes in the background take their ports in turns.
+type flows struct {
+	ports shaker.PortRange
+	all   []flow // of these ports
+
+	// Sets of flows, as bits: there are 64 flows at most.
+	failing uint64 // those that failed after the last handshake
+	told    uint64 // those that failed at the last call of Options.Changed
+
+	since   int            // handshakes completed since failing changed
+	parting *probe.Parting // for the path of the present failure, nil if there is none
+}
+
+// A flow is what is known about the handshakes from one port.
+type flow struct {
+	counts    [shaker.Failed + 1]uint64 // by outcome
+	last      shaker.Result             // zero if there is none with the present address
+	sent      moment                    // when its SYN was sent, or the present address was chosen
+	completed moment
+}
+
+// A FlowCount is the number of handshakes from one port, by their outcome.
+type FlowCount struct {
+	Port  uint16
+	Total [shaker.Failed + 1]uint64
+}
+
+func newFlows(ports shaker.PortRange) *flows {
+	return &flows{ports: ports, all: make([]flow, ports.Last-ports.First+1)}
+}
+
+// forget forgets the last results, because the handshakes that are sent from now on have another address. The counters
+// stay.
+func (f *flows) forget(now moment) {
+	for i := range f.all {
+		f.all[i].last, f.all[i].sent = shaker.Result{}, now
+	}
+	f.parting = nil
+}
+
+// of returns the flow with a port, nil if there is none.
+func (f *flows) of(port uint16) *flow {
+	if port < f.ports.First || port > f.ports.Last {
+		return nil
+	}
+	return &f.all[port-f.ports.First]
+}
+
+// addToFlow counts a completed handshake for its flow. current reports whether it describes the present state of the
+// flow. The caller holds mu.
+func (t *target) addToFlow(r *shaker.Repeated, sent moment) (current bool) {
+	flow := t.flows.of(r.SourcePort)
+	if flow == nil {
+		return true // no flow had a handshake in the first probe
+	}
+	flow.counts[r.Result.Outcome]++
+	if current = sent >= flow.sent; current {
+		flow.last, flow.sent, flow.completed = r.Result, sent, t.watcher.now()
+	}
+	t.flows.since++
+	if failing := t.failingFlows(); failing != t.flows.failing {
+		t.flows.failing, t.flows.since = failing, 0
+	}
+	return current
+}
+
+// isCurrent reports whether the last result of a flow still describes its state. It does not if the flow has missed its
+// last turns, for example because another program uses its port. The caller holds mu.
+func (t *target) isCurrent(f *flow) bool {
+	turn := time.Duration(len(t.flows.all)) * t.Module.Watch.Interval
+	return f.last.Outcome != 0 && time.Duration(t.watcher.now()-f.completed) <= 3*turn+t.Module.Timeout
+}
+
+// failingFlows returns the set of the flows whose last result is not valid. The caller holds mu.
+func (t *target) failingFlows() (set uint64) {
+	for i := range t.flows.all {
+		if f := &t.flows.all[i]; f.last.Outcome != 0 && !t.isValid(&f.last) && t.isCurrent(f) {
+			set |= 1 << i
+		}
+	}
+	return set
+}
+
+// hasSettled reports whether other flows fail than at the last call of Options.Changed, and the same ones for as many
+// handshakes as there are flows. So flows that fail now and then, or one after the other, do not flood the log. The
+// caller holds mu.
+func (t *target) hasSettled() bool {
+	return t.flows != nil && t.flows.failing != t.flows.told && t.flows.since >= len(t.flows.all)
+}
+
+// addFlows adds the last results of all flows to the report of the last handshake, which then is about the worst one.
+// The caller holds mu.
+func (t *target) addFlows(r *probe.Report) {
+	var all []probe.Flow
+	for i := range t.flows.all {
+		f := &t.flows.all[i]
+		if t.isCurrent(f) {
+			all = append(all, probe.Flow{
+				Port: t.flows.ports.First + uint16(i), Verdict: verdictOf(&f.last, &r.Resolution)})
+		}
+	}
+	if all == nil {
+		return // the address has just changed
+	}
+	r.Verdict, r.Duration = r.VerdictOf(all), r.At
+	worst := slices.IndexFunc(all, func(f probe.Flow) bool { return f.Handshake == r.Handshake })
+	r.Start = t.watcher.onWallClock(t.flows.of(all[worst].Port).sent)
+	r.Parting = t.flows.parting
+}
+
+// historyFlows returns the last results of all flows for the record of a handshake that failed. There may be many of
+// them, so that it takes less memory than the report of a scrape. The caller holds mu.
+func (t *target) historyFlows() *history.Flows {
+	flows := &history.Flows{Each: make([]history.Flow, 0, len(t.flows.all))}
+	for i := range t.flows.all {
+		f := &t.flows.all[i]
+		if t.isCurrent(f) {
+			flows.Add(history.Flow{
+				Port: t.flows.ports.First + uint16(i), Success: t.isValid(&f.last),
+				Result: f.last.Outcome.String(), Errno: shaker.ErrnoName(f.last.Errno),
+				Latency: cmp.Or(f.last.RTT, f.last.Handshake),
+			})
+		}
+	}
+	if flows.Len() == 0 {
+		return nil
+	}
+	return flows
+}
+
+// sortFlows puts the flows of a report that had a handshake last in front, so that a trace compares with one of them.
+// The others may fail as well without a result yet, and their handshakes may be using their ports. The caller holds mu.
+func (t *target) sortFlows(r *probe.Report) {
+	r.Flows = slices.Clone(r.Flows)
+	slices.SortFunc(r.Flows, func(a, b probe.Flow) int {
+		return cmp.Compare(t.flows.of(b.Port).sent, t.flows.of(a.Port).sent)
+	})
+}
