@@ -125,7 +125,8 @@ func TestMetricsTables(t *testing.T) {
   flows: {prober: tcp, tcp: {flows: 2, path: always}}
   watched: {prober: tcp, watch: {}}
   held: {prober: hold, hold: {heartbeat: {send: "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"}}}
-  idle: {prober: idle, idle: {steps: [1s, 4s], probe: {interval: 1s, count: 1}}}`
+  idle: {prober: idle, idle: {steps: [1s, 4s], probe: {interval: 1s, count: 1}}}
+  watched_flows: {prober: tcp, watch: {}, tcp: {flows: 2}}`
 	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml", modules))
 	exported := make(map[string]bool)
 	network := simnet.NewNetwork(t)
@@ -163,6 +164,9 @@ func TestMetricsTables(t *testing.T) {
 		_, body := exporter.Get(t, path)
 		collect(body)
 	}
+	const ofFlows = "probe_watch_flow_handshakes_total"
+	_, body := exporter.Get(t, "/probe?target=localhost:10115&module=watched_flows")
+	exported[ofFlows+labelsOf(body, ofFlows)] = true
 	if len(exported) < 20 {
 		t.Fatalf("the exporter exports %d metrics, want at least 20: %v", len(exported), exported)
 	}
