@@ -146,7 +146,7 @@ func TestKubernetesRaw(t *testing.T) {
 	}
 	for _, want := range slices.Sorted(maps.Keys(controls)) {
 		change := controls[want]
-		got := rawProblems(deployment, replace(t, "the patch", patch, change[0], change[1]))
+		got := rawProblems(deployment, lab.Replace(t, "the patch", patch, change[0], change[1]))
 		if !slices.ContainsFunc(got, func(problem string) bool { return strings.Contains(problem, want) }) {
 			t.Errorf("with %q, the problems are %q, want %q", change[1], got, want)
 		}
