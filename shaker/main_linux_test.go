@@ -19,13 +19,16 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // startOne starts a Shaker with a single loop for the rest of the test, and returns the loop.
 func startOne(tb testing.TB) (*Shaker, *loop) {
 	tb.Helper()
-	engine, err := newEngineOf(1, nil)
+	engine, err := newEngineOf(1, startConfig.Raw)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(engine.close)
 	return &Shaker{engine: engine}, engine.loops[0]
 }
+
+// isRaw reports whether the Shakers of start send SYNs without sockets.
+func isRaw() bool { return startConfig.Raw != nil }
 
 // mustShake shakes hands within 5 s. It fails the test on an error.
 func mustShake(tb testing.TB, s *Shaker, target netip.AddrPort) Result {

@@ -173,7 +173,7 @@ func TestNewInAnotherNamespace(t *testing.T) {
 			target, _ := listen(t, address)
 			targets[target] = options
 		}
-		s, err = New(nil)
+		s, err = New(startConfig)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -149,7 +149,7 @@ func (h *handshake) setRoute(fd int) error {
 	}
 	if o.Source.IsValid() {
 		err := setInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // also for IPv6
-		if err == nil {
+		if err == nil || errors.Is(err, unix.ENOPROTOOPT) {                 // a raw socket of IPv6, which has no port
 			err = bind(fd, &h.source)
 		}
 		if err != nil {

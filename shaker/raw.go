@@ -41,6 +41,8 @@ const (
 //   - A simultaneous open (RFC 9293, section 3.5) does not open a connection.
 //   - A SYN that this host drops is an error after 10 ms, and not when the SYN is retransmitted.
 //   - A SYN-ACK is accepted from any interface, not just from [Options.Interface].
+//   - The kernel's RST has none of the [Options]. With [Options.Interface] or [Options.Mark], whose route the RST may not
+//     take, the Shaker sends another RST that has the options.
 //   - If this host has several routes of the same cost, all SYNs to a target take the same one.
 //   - [Shaker.Trace] finds all routers within one round trip, from the port of the handshake.
 //   - At most [RawPorts] handshakes with one address and port run at the same time. More are an EADDRINUSE.

@@ -24,7 +24,7 @@ type rawHandshake struct {
 	wire    *wire // nil if the handshake has a socket
 	damaged bool  // the checksum of the SYN is wrong, so that no target answers it
 
-	way      *way
+	way      *way // nil if it has been released
 	ear      *ear // nil while the handshake does not wait for an answer
 	flow     flow
 	next     *handshake // with the same flow
@@ -69,6 +69,7 @@ func (h *handshake) startRaw(l *loop) {
 	}
 	heard, err := r.wire.ear(l, h.family)
 	if err == errElsewhere {
+		h.ground()
 		return
 	}
 	if err != nil {
@@ -119,6 +120,7 @@ func (h *handshake) startRaw(l *loop) {
 		h.fail(l, check("sendto", errno))
 	default:
 		r.wire.ways.forget(r.way)
+		h.result.SYNs, h.result.Local = 0, netip.AddrPort{}
 		if r.reopened {
 			h.endUnsent(l, errno)
 			return
@@ -156,30 +158,39 @@ func (h *handshake) endUnsent(l *loop, errno unix.Errno) {
 // sendRaw sends the SYN, for the first time or again.
 func (h *handshake) sendRaw(l *loop) unix.Errno {
 	r := &h.raw
-	s := syn{
-		from:     netip.AddrPortFrom(r.source.addr, r.flow.port),
-		to:       r.flow.peer.addrPort(""),
-		sequence: r.sequence,
-		mss:      r.source.mtu - h.headers(),
-		ttl:      r.source.ttl,
-		dscp:     h.options.DSCP,
-		label:    r.stamp, // any number that belongs to the flow
-		damaged:  r.damaged,
-	}
-	if h.options.TTL != 0 {
-		s.ttl = h.options.TTL
-	}
-	to := h.peer
-	to.setPort(0) // the protocol, for IPv6 (raw(7))
 	r.last = l.clock()
-	s.stamp = r.stamp + uint32(r.last/time.Millisecond)
-	var b [longestSYN]byte
-	errno := sendTo(r.way.out, s.append(b[:0]), &to)
+	errno := h.sendSegment(syn{sequence: r.sequence, stamp: r.stamp + uint32(r.last/time.Millisecond)})
 	r.refused = errno != 0
 	h.result.SYNs++
 	wait, _ := r.wire.retransmission.after(h.result.SYNs)
 	h.setDueRaw(l, r.last+wait) // also after the last SYN: then the handshake ends
 	return errno
+}
+
+// resetRaw sends an RST. That of the kernel takes the route without the options.
+func (h *handshake) resetRaw() {
+	if h.options.Interface != "" || h.options.Mark != 0 {
+		h.sendSegment(syn{sequence: h.raw.sequence + 1, reset: true})
+	}
+}
+
+// sendSegment sends a SYN or RST on the handshake's way.
+func (h *handshake) sendSegment(s syn) unix.Errno {
+	r := &h.raw
+	s.from = netip.AddrPortFrom(r.source.addr, r.flow.port)
+	s.to = r.flow.peer.addrPort("")
+	s.mss = r.source.mtu - h.headers()
+	s.ttl = r.source.ttl
+	if h.options.TTL != 0 {
+		s.ttl = h.options.TTL
+	}
+	s.dscp = h.options.DSCP
+	s.label = r.stamp // any number that belongs to the flow
+	s.damaged = r.damaged
+	to := h.peer
+	to.setPort(0) // the protocol, for IPv6 (raw(7))
+	var b [longestSYN]byte
+	return sendTo(r.way.out, s.append(b[:0]), &to)
 }
 
 // headers returns the length of the headers of a segment without options.
@@ -223,9 +234,9 @@ func (h *handshake) expireRaw(l *loop, end time.Duration) {
 		h.fail(l, ErrUnsent)
 		return
 	}
-	r.ear.receiveErrors(l)
-	own := h.own
-	complete := r.ear.receiveAll(l, end)
+	heard, own := r.ear, h.own
+	heard.receiveErrors(l)
+	complete := heard.receiveAll(l, end)
 	if l.slots.find(own) == nil {
 		return // there was one
 	}
@@ -256,6 +267,7 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 		h.finish(l)
 		return
 	}
+	h.resetRaw()
 	res.Outcome, res.ACKWithheld = Open, true
 	res.Handshake = res.Waited
 	switch {
@@ -307,8 +319,12 @@ func (h *handshake) undelivered(l *loop, icmp ICMP, errno unix.Errno) {
 	h.finish(l)
 }
 
-// ground lets the handshake wait for no answer any more.
+// ground lets the handshake wait for no answer any more, and send nothing more.
 func (h *handshake) ground() {
+	if h.raw.way != nil {
+		h.raw.way.release()
+		h.raw.way = nil
+	}
 	if h.raw.ear != nil {
 		h.raw.wire.remove(h)
 		h.raw.ear = nil

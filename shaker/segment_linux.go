@@ -39,12 +39,16 @@ type syn struct {
 	ttl, dscp uint8
 	label     uint32 // the flow label, for IPv6
 	damaged   bool   // the checksum is wrong
+	reset     bool   // it is the RST that ends the handshake
 }
 
 // append appends the SYN with its IP header to b. The kernel sets the length, the identification and the checksum of
 // an IPv4 header.
 func (s *syn) append(b []byte) []byte {
-	const length = 20 + synOptions
+	length := byte(20 + synOptions)
+	if s.reset {
+		length = 20
+	}
 	begin := len(b)
 	if to := s.to.Addr(); to.Is4() {
 		const doNotFragment = 1 << 6
@@ -61,15 +65,19 @@ func (s *syn) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, s.from.Port())
 	b = binary.BigEndian.AppendUint16(b, s.to.Port())
 	b = binary.BigEndian.AppendUint32(b, s.sequence)
-	b = append(b, 0, 0, 0, 0, length/4<<4, flagSYN, 0xfa, 0xf0, 0, 0, 0, 0) // a window of 64240, as Linux
-	b = append(b, optionMSS, 4, byte(s.mss>>8), byte(s.mss), optionSACK, 2, optionTimestamps, 10)
-	b = binary.BigEndian.AppendUint32(b, s.stamp)
-	b = append(b, 0, 0, 0, 0, optionNone, optionScale, 3, 7)
+	if s.reset {
+		b = append(b, 0, 0, 0, 0, length/4<<4, flagRST, 0, 0, 0, 0, 0, 0)
+	} else {
+		b = append(b, 0, 0, 0, 0, length/4<<4, flagSYN, 0xfa, 0xf0, 0, 0, 0, 0) // a window of 64240, as Linux
+		b = append(b, optionMSS, 4, byte(s.mss>>8), byte(s.mss), optionSACK, 2, optionTimestamps, 10)
+		b = binary.BigEndian.AppendUint32(b, s.stamp)
+		b = append(b, 0, 0, 0, 0, optionNone, optionScale, 3, 7)
+	}
 	addresses := b[tcp-8 : tcp]
 	if !s.to.Addr().Is4() {
 		addresses = b[begin+8 : tcp]
 	}
-	sum := addWords(addWords(unix.IPPROTO_TCP+length, addresses), b[tcp:])
+	sum := addWords(addWords(unix.IPPROTO_TCP+uint64(length), addresses), b[tcp:])
 	checksum := ^fold(sum)
 	if s.damaged {
 		checksum ^= 1

@@ -15,7 +15,7 @@ const (
 )
 
 // ways are the ways of a wire. It is a task of the loop, which watches a netlink socket for changes of addresses,
-// routes and interfaces (rtnetlink(7)): then the sources of all ways are forgotten.
+// routes and interfaces (rtnetlink(7)): then all ways are forgotten. Another interface may have the same name.
 type ways struct {
 	all     map[wayKey]*way
 	changes int // a netlink socket; -1 if there is none
@@ -29,9 +29,14 @@ type wayKey struct {
 
 // A way sends SYNs with certain options.
 type way struct {
-	out     int // a raw socket
-	ask     int // a UDP socket, to ask the kernel from which address it sends to a target
+	out     int        // a raw socket
+	from    netip.Addr // to which out is bound, so that the kernel chooses the route by the source, too
+	ask     int        // a UDP socket, to ask the kernel from which address it sends to a target
+	device  int32      // the index of the interface to which the options bind, 0 if there is none
 	sources map[netip.Addr]source
+
+	flights   int  // handshakes that may send another SYN
+	forgotten bool // the last of them closes the way
 }
 
 // A source is what the kernel would use for a packet to a target.
@@ -49,7 +54,7 @@ func (w *ways) open() (err error) {
 		return err
 	}
 	return subscribe(w.changes, unix.RTMGRP_LINK|unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV4_ROUTE|unix.RTMGRP_IPV4_RULE|
-		unix.RTMGRP_IPV6_IFADDR|unix.RTMGRP_IPV6_ROUTE|1<<(unix.RTNLGRP_IPV6_RULE-1))
+		unix.RTMGRP_IPV6_IFADDR|unix.RTMGRP_IPV6_ROUTE|1<<(unix.RTNLGRP_IPV6_RULE-1)|1<<(unix.RTNLGRP_NEXTHOP-1))
 }
 
 func (w *ways) close() {
@@ -69,9 +74,7 @@ func (w *ways) handle(l *loop, own ticket, e event) {
 			if _, errno := receive(w.changes, l.data[:]); errno == unix.EAGAIN {
 				return
 			}
-			for _, y := range w.all {
-				clear(y.sources)
-			}
+			w.forgetAll()
 		}
 		l.readLater(own)
 	case eventClosing:
@@ -79,18 +82,20 @@ func (w *ways) handle(l *loop, own ticket, e event) {
 	}
 }
 
-// of returns the way of a handshake.
+// of returns the way of a handshake, which has to release it.
 func (w *ways) of(l *loop, h *handshake) (*way, error) {
 	route := h.options.ofRoute()
 	route.SourcePort = 0 // it is in the SYN
 	key := wayKey{options: route.share(), family: h.family}
 	if y := w.all[key]; y != nil {
+		y.flights++
 		return y, nil
 	}
 	y, err := newWay(l, h)
 	if err != nil {
 		return nil, err
 	}
+	y.flights++
 	if len(w.all) >= mostWays {
 		w.forgetAll()
 	}
@@ -101,21 +106,36 @@ func (w *ways) of(l *loop, h *handshake) (*way, error) {
 	return y, nil
 }
 
-// forget closes a way, for example because its interface is a new one of the same name.
+// forget lets later handshakes use a new way.
 func (w *ways) forget(old *way) {
 	for key, y := range w.all {
 		if y == old {
 			delete(w.all, key)
-			y.close()
+			y.forget()
 		}
 	}
 }
 
 func (w *ways) forgetAll() {
 	for _, y := range w.all {
-		y.close()
+		y.forget()
 	}
 	clear(w.all)
+}
+
+func (y *way) forget() {
+	y.forgotten = true
+	if y.flights == 0 {
+		y.close()
+	}
+}
+
+// release undoes ways.of.
+func (y *way) release() {
+	y.flights--
+	if y.forgotten && y.flights == 0 {
+		y.close()
+	}
 }
 
 func newWay(l *loop, h *handshake) (y *way, err error) {
@@ -140,13 +160,17 @@ func (y *way) configure(h *handshake) error {
 			return err
 		}
 	}
+	var err error
+	if y.device, err = getInt(y.ask, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX); err != nil {
+		return err
+	}
 	if setInt(y.out, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, roomForSYNs) != nil {
 		setInt(y.out, unix.SOL_SOCKET, unix.SO_SNDBUF, roomForSYNs)
 	}
 	if h.family == unix.AF_INET {
 		return setInt(y.out, unix.IPPROTO_IP, unix.IP_RECVERR, 1) // reports that a queue of this host is full
 	}
-	if err := setInt(y.out, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1); err != nil {
+	if err = setInt(y.out, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1); err != nil {
 		return err
 	}
 	return setInt(y.out, unix.IPPROTO_IPV6, unix.IPV6_HDRINCL, 1)
@@ -196,7 +220,12 @@ func (y *way) connect(h *handshake) unix.Errno {
 	if h.result.Peer.Addr().IsMulticast() {
 		return unix.ENETUNREACH
 	}
-	disconnect(y.ask) // forgets the address of the last time
+	disconnect(y.ask) // forgets the address of the last time, and the interface
+	if y.device != 0 {
+		if err := setInt(y.ask, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, y.device); err != nil {
+			return unix.ENETUNREACH // it is gone
+		}
+	}
 	errno := connect(y.ask, &h.peer)
 	if errno != unix.EACCES {
 		return errno

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // A Namespace is a network namespace beside the test's own. It has a loopback interface and no other.
@@ -31,6 +34,30 @@ func (n *Namespace) In(f func()) {
 	if err := elsewhere(enter, func(netlink.NsFd) error { f(); return nil }); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+// Link makes a veth pair between the caller's namespace and n, until the test ends. Both ends are up and have no
+// address.
+func (n *Namespace) Link(near, far string) {
+	n.t.Helper()
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name = near
+	pair := &netlink.Veth{LinkAttrs: attributes, PeerName: far, PeerNamespace: netlink.NsFd(n.file.Fd())}
+	if err := netlink.LinkAdd(pair); err != nil {
+		lab.Skip(n.t, "needs a veth pair to another network namespace: %v", err)
+	}
+	n.t.Cleanup(func() { netlink.LinkDel(pair) })
+	up := func(name string) {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = errors.Join(setSysctl("net/ipv6/conf/"+name+"/addr_gen_mode", "1"), netlink.LinkSetUp(link))
+		}
+		if err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	up(near)
+	n.In(func() { up(far) })
 }
 
 // Threads returns how many threads of this process are in the namespace.

@@ -1,0 +1,184 @@
+package shaker
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+)
+
+// Without sockets, the Shaker remembers from which address the kernel sends to a target. As soon as an address, a
+// route, a rule or an interface changes, a handshake ends as with a socket. Without the messages of netlink it would
+// not, as the control shows.
+func TestRawFollowsTheRoutes(t *testing.T) {
+	sockets := start(t)
+	withoutSocketsIn(t)
+	t.Run("the guarantee", func(t *testing.T) {
+		raw, _ := startOne(t)
+		changeRoutes(t, func(name string, target netip.AddrPort, options Options) {
+			if got, want := summary(raw, target, options), summary(sockets, target, options); got != want {
+				t.Errorf("%s: without a socket, Shake(%v, %+v) =\n     %s\nwant %s", name, target, options, got, want)
+			}
+		})
+	})
+	t.Run("the control", func(t *testing.T) {
+		raw, l := startOne(t)
+		for group := range int32(32) {
+			err := setInt(l.wire.ways.changes, unix.SOL_NETLINK, unix.NETLINK_DROP_MEMBERSHIP, group+1)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		missed := 0
+		changeRoutes(t, func(name string, target netip.AddrPort, options Options) {
+			if got, want := summary(raw, target, options), summary(sockets, target, options); got != want {
+				missed++
+				t.Logf("%s is missed", name)
+			}
+		})
+		if missed < 3 {
+			t.Errorf("%d changes are missed, want 3 or more", missed)
+		}
+	})
+}
+
+// summary shakes hands and says how that ended.
+func summary(s *Shaker, target netip.AddrPort, options Options) string {
+	options.Timeout = 5 * time.Second
+	r, err := s.Shake(context.Background(), target, &options)
+	return fmt.Sprintf("%v, %v, %d SYNs from %v, %+v, error %v",
+		r.Outcome, ErrnoName(r.Errno), r.SYNs, r.Local.Addr(), r.ICMP, err)
+}
+
+// changeRoutes calls check after each of several changes of how this host reaches targets.
+func changeRoutes(t *testing.T, check func(name string, target netip.AddrPort, options Options)) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wire := openWire(t)
+	device, err := netlink.LinkByName(wire.Interface())
+	must(err)
+	address := func(text string) *netlink.Addr {
+		a, err := netlink.ParseAddr(text)
+		must(err)
+		a.Flags |= unix.IFA_F_NODAD
+		return a
+	}
+	route := func(source string, table int) *netlink.Route {
+		return &netlink.Route{
+			LinkIndex: device.Attrs().Index, Dst: single(target4.Addr()), Table: table, Src: net.ParseIP(source),
+		}
+	}
+	rule := netlink.NewRule()
+	rule.Dst, rule.Table, rule.Family = single(target4.Addr()), 1003, netlink.FAMILY_V4
+
+	prohibited := &netlink.Route{Dst: single(target4.Addr()), Type: unix.RTN_PROHIBIT}
+
+	own := Options{Source: netip.MustParseAddr("198.18.0.7")}
+	linked := Options{Interface: "near"}
+	neighbour := netip.MustParseAddrPort("198.18.4.2:1") // refuses
+	link := func(own string) {
+		peer := kernel.NewNamespace(t)
+		peer.Link("near", "far")
+		addAddress(t, "near", own)
+		peer.In(func() { addAddress(t, "far", "198.18.4.2/24") })
+	}
+	for _, step := range []struct {
+		name    string
+		change  func()
+		target  netip.AddrPort
+		options Options
+	}{
+		{name: "no change", change: func() {}, target: target4},
+		{name: "no source", change: func() {}, target: target4, options: own},
+		{
+			name:   "a new address, the source",
+			change: func() { must(netlink.AddrAdd(device, address("198.18.0.7/32"))) },
+			target: target4, options: own,
+		},
+		{
+			name:   "a new route with the address",
+			change: func() { must(netlink.RouteAdd(route("198.18.0.7", 0))) },
+			target: target4,
+		},
+		{
+			name: "a policy rule",
+			change: func() {
+				must(netlink.RouteAdd(route("198.18.0.1", rule.Table)))
+				must(netlink.RuleAdd(rule))
+			},
+			target: target4,
+		},
+		{name: "the rule deleted", change: func() { must(netlink.RuleDel(rule)) }, target: target4},
+		{
+			name:   "a deleted address, and its route",
+			change: func() { must(netlink.AddrDel(device, address("198.18.0.7/32"))) },
+			target: target4,
+		},
+		{name: "a deleted address, the source", change: func() {}, target: target4, options: own},
+		{
+			name: "a prohibited target",
+			change: func() {
+				must(netlink.RouteAdd(prohibited))
+			},
+			target: target4,
+		},
+		{
+			name: "a permitted target",
+			change: func() {
+				must(netlink.RouteDel(prohibited))
+			},
+			target: target4,
+		},
+		{name: "IPv6, no change", change: func() {}, target: target6},
+		{
+			name:   "IPv6, a new address that is nearer to the target",
+			change: func() { addAddress(t, wire.Interface(), "2001:db8:ffff::7/128") },
+			target: target6,
+		},
+		{
+			name:   "IPv6, the address deleted",
+			change: func() { must(netlink.AddrDel(device, address("2001:db8:ffff::7/128"))) },
+			target: target6,
+		},
+		{name: "no interface", change: func() {}, target: neighbour, options: linked},
+		{name: "a new interface", change: func() { link("198.18.4.1/24") }, target: neighbour, options: linked},
+		{
+			name: "the interface deleted",
+			change: func() {
+				near, err := netlink.LinkByName("near")
+				must(err)
+				must(netlink.LinkDel(near))
+			},
+			target: neighbour, options: linked,
+		},
+		{name: "a new interface of the same name", change: func() { link("198.18.4.1/24") }, target: neighbour, options: linked},
+		{
+			name: "another interface has the name",
+			change: func() {
+				near, err := netlink.LinkByName("near")
+				must(err)
+				must(netlink.LinkSetDown(near))
+				must(netlink.LinkSetName(near, "former"))
+				must(netlink.LinkSetUp(near))
+				t.Cleanup(func() { netlink.LinkDel(near) })
+				link("198.18.4.9/24")
+			},
+			target: neighbour, options: linked,
+		},
+	} {
+		step.change()
+		check(step.name, step.target, step.options)
+	}
+}
