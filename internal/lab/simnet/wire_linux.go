@@ -248,6 +248,7 @@ func (w *Wire) ACKs() []Segment {
 // none.
 type Exchange struct {
 	SYN   Segment
+	At    time.Duration // when the SYN was sent, after the wire was laid
 	After time.Duration
 }
 
@@ -267,7 +268,7 @@ func (w *Wire) Exchanges() []Exchange {
 		switch {
 		case (e.fate == sent || e.fate == sentLost) && s.SYN && !s.ACK:
 			waiting[flow{s.Src, s.Dst}] = pending{index: len(all), at: e.at}
-			all = append(all, Exchange{SYN: s})
+			all = append(all, Exchange{SYN: s, At: e.at})
 		case e.fate == arrived && s.SYN && s.ACK:
 			in := flow{s.Dst, s.Src}
 			if syn, ok := waiting[in]; ok {
