@@ -13,8 +13,31 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// Shake returns the right verdict under every network condition of the matrix.
+// Shake returns the right verdict under every network condition of the matrix, with sockets and without.
 func TestNetworkConditions(t *testing.T) {
+	var conditions []simnet.Condition
+	var sockets, raw []simnet.Finding
+	t.Run("sockets", func(t *testing.T) { conditions, sockets = findings(t) })
+	t.Run("raw", func(t *testing.T) { withoutSocketsIn(t); _, raw = findings(t) })
+	simnet.CompareConditions(t, conditions, sockets, raw)
+
+	// Two conditions with the same errno differ in their ICMP error.
+	for _, all := range [][]simnet.Finding{sockets, raw} {
+		names := make(map[simnet.Finding]string)
+		for i, f := range all {
+			name := conditions[i].Name
+			if f.ICMP != "" && strings.HasPrefix(name, "ICMP") && strings.Count(name, ",") == 1 {
+				if other, ok := names[f]; ok {
+					t.Errorf("%s and %s have the same result, want different ones: %+v", other, name, f)
+				}
+				names[f] = name
+			}
+		}
+	}
+}
+
+// findings shakes hands under every network condition.
+func findings(t *testing.T) ([]simnet.Condition, []simnet.Finding) {
 	network := simnet.NewNetwork(t)
 	s := start(t)
 	conditions := network.Conditions()
@@ -35,19 +58,7 @@ func TestNetworkConditions(t *testing.T) {
 		})
 	}
 	group.Wait()
-	simnet.CompareConditions(t, conditions, findings)
-
-	// Two conditions with the same errno differ in their ICMP error.
-	names := make(map[simnet.Finding]string)
-	for i, f := range findings {
-		name := conditions[i].Name
-		if f.ICMP != "" && strings.HasPrefix(name, "ICMP") && strings.Count(name, ",") == 1 {
-			if other, ok := names[f]; ok {
-				t.Errorf("%s and %s have the same result, want different ones: %+v", other, name, f)
-			}
-			names[f] = name
-		}
-	}
+	return conditions, findings
 }
 
 // checkCondition compares a result, and how long it took, with what was on the wire.
@@ -104,6 +115,9 @@ func finding(r Result) simnet.Finding {
 	f.Handshake, f.RTT = measured(r.Handshake), measured(r.RTT)
 	if r.MSS > 0 {
 		f.MSS = strconv.Itoa(r.MSS)
+	}
+	if r.TTL > 0 {
+		f.TTL = strconv.Itoa(int(r.TTL))
 	}
 	if r.Outcome == Open || r.Outcome == Reset {
 		f.ACKSent = map[bool]string{false: "no", true: "yes"}[r.ACKSent]

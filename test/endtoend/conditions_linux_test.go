@@ -31,7 +31,7 @@ func TestConditions(t *testing.T) {
 		})
 	}
 	group.Wait()
-	simnet.CompareConditions(t, conditions, findings)
+	simnet.CompareConditions(t, conditions, findings, nil)
 }
 
 // finding converts a response of /probe to a row of the condition matrix.

@@ -1,6 +1,7 @@
 package simnet
 
 import (
+	"cmp"
 	_ "embed"
 	"flag"
 	"fmt"
@@ -195,47 +196,85 @@ type Finding struct {
 	Handshake, RTT string // "yes" if the time was measured
 	MSS            string // bytes
 	ACKSent        string // "yes" or "no"
+	TTL            string // of the SYN-ACK or RST
+}
+
+// cells are what the condition matrix says of a finding. Each has a column, except for the last one, which no socket
+// has.
+var cells = []struct {
+	title string
+	of    func(*Finding) *string
+}{
+	{"result", func(f *Finding) *string { return &f.Result }},
+	{"errno", func(f *Finding) *string { return &f.Errno }},
+	{"ICMP error", func(f *Finding) *string { return &f.ICMP }},
+	{"SYN retransmits", func(f *Finding) *string { return &f.SYNRetransmits }},
+	{"handshake", func(f *Finding) *string { return &f.Handshake }},
+	{"RTT", func(f *Finding) *string { return &f.RTT }},
+	{"MSS", func(f *Finding) *string { return &f.MSS }},
+	{"ACK sent", func(f *Finding) *string { return &f.ACKSent }},
+	{"TTL", func(f *Finding) *string { return &f.TTL }},
+}
+
+// differences is the cell of a finding without sockets: what differs from the finding with sockets.
+func differences(sockets, raw Finding) string {
+	var all []string
+	for _, c := range cells {
+		if value := *c.of(&raw); value != *c.of(&sockets) {
+			all = append(all, c.title+" "+cmp.Or(value, "absent"))
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // CompareConditions compares the findings with the condition matrix, testdata/conditions.md. There is one
-// finding for each condition, in the same order.
-func CompareConditions(t testing.TB, conditions []Condition, findings []Finding) {
+// finding for each condition, in the same order. Those of raw are from SYNs without sockets; nil means that they are
+// not compared.
+func CompareConditions(t testing.TB, conditions []Condition, sockets, raw []Finding) {
 	t.Helper()
-	var got strings.Builder
-	got.WriteString("| network condition | RFC | IP | result | errno | ICMP error | SYN retransmits |" +
-		" handshake | RTT | MSS | ACK sent |\n")
-	got.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
+	got := []string{"| network condition | RFC | IP |", "|---|---|---|"}
+	columns := cells[:len(cells)-1]
+	for _, c := range columns {
+		got[0], got[1] = got[0]+" "+c.title+" |", got[1]+"---|"
+	}
+	got[0], got[1] = got[0]+" without a socket |", got[1]+"---|"
 	for i, condition := range conditions {
 		version := "4"
 		if condition.Target.Addr().Is6() {
 			version = "6"
 		}
-		f := findings[i]
-		cells := []string{condition.Name, condition.RFC, version, f.Result, f.Errno, f.ICMP, f.SYNRetransmits,
-			f.Handshake, f.RTT, f.MSS, f.ACKSent}
-		got.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+		row := []string{condition.Name, condition.RFC, version}
+		for _, c := range columns {
+			row = append(row, *c.of(&sockets[i]))
+		}
+		if raw != nil {
+			row = append(row, differences(sockets[i], raw[i]))
+		}
+		got = append(got, "| "+strings.Join(row, " | ")+" |")
 	}
-	text, want, found := strings.Cut(conditionTable, "\n\n| ")
+	text, table, found := strings.Cut(conditionTable, "\n\n| ")
 	if !found {
 		t.Fatal("testdata/conditions.md has no table after its introduction")
 	}
-	want = "| " + want
-	if *updateConditions {
+	want := strings.Split(strings.TrimSuffix("| "+table, "\n"), "\n")
+	if *updateConditions && raw != nil {
 		_, here, _, _ := runtime.Caller(0)
 		file := filepath.Join(filepath.Dir(here), "testdata", "conditions.md")
-		if err := os.WriteFile(file, []byte(text+"\n\n"+got.String()), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(text+"\n\n"+strings.Join(got, "\n")+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	wanted, lines := strings.Split(want, "\n"), strings.Split(got.String(), "\n")
-	if len(wanted) != len(lines) {
-		t.Fatalf("testdata/conditions.md has %d lines in its table, want %d (run the test with -update-conditions)",
-			len(wanted), len(lines))
+	if len(want) != len(got) {
+		t.Fatalf("testdata/conditions.md has %d lines in its table, want %d "+
+			"(run go test ./shaker -run TestNetworkConditions -update-conditions)", len(want), len(got))
 	}
-	for i := range lines {
-		if lines[i] != wanted[i] {
-			t.Errorf("condition matrix:\n got %s\nwant %s", lines[i], wanted[i])
+	for i := range got {
+		if raw == nil { // the table has one more cell
+			want[i] = want[i][:strings.LastIndex(strings.TrimSuffix(want[i], "|"), "|")+1]
+		}
+		if i > 1 && got[i] != want[i] {
+			t.Errorf("condition matrix:\n got %s\nwant %s", got[i], want[i])
 		}
 	}
 }
