@@ -189,6 +189,9 @@ func (h *handshake) sendSegment(s syn) unix.Errno {
 	s.damaged = r.damaged
 	to := h.peer
 	to.setPort(0) // the protocol, for IPv6 (raw(7))
+	if errno := r.way.bindTo(r.source.addr); errno != 0 {
+		return errno
+	}
 	var b [longestSYN]byte
 	return sendTo(r.way.out, s.append(b[:0]), &to)
 }
@@ -292,7 +295,7 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	if a.timestamps {
 		mss -= timestampsLength
 	}
-	res.MSS = mss
+	res.MSS = min(mss, a.mostOfWindow())
 	h.finish(l)
 }
 

@@ -163,7 +163,11 @@ func changeRoutes(t *testing.T, check func(name string, target netip.AddrPort, o
 			},
 			target: neighbour, options: linked,
 		},
-		{name: "a new interface of the same name", change: func() { link("198.18.4.1/24") }, target: neighbour, options: linked},
+		{
+			name:   "a new interface of the same name",
+			change: func() { link("198.18.4.1/24") },
+			target: neighbour, options: linked,
+		},
 		{
 			name: "another interface has the name",
 			change: func() {

@@ -2,6 +2,7 @@ package shaker
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -91,6 +92,7 @@ type answer struct {
 	flow         flow
 	rst          bool // otherwise it is a SYN-ACK
 	acknowledged uint32
+	window       uint16
 	mss          uint16 // 0 if there is none
 	timestamps   bool
 	echo         uint32 // of the timestamps option
@@ -114,6 +116,7 @@ func parseAnswer(tcp []byte, a *answer) (ok bool) {
 	}
 	a.flow.port = binary.BigEndian.Uint16(tcp[2:])
 	a.acknowledged = binary.BigEndian.Uint32(tcp[8:])
+	a.window = binary.BigEndian.Uint16(tcp[14:])
 	a.mss, a.timestamps, a.echo = 0, false, 0
 	options := tcp[20:header]
 	for len(options) > 0 && options[0] != optionEnd {
@@ -133,6 +136,22 @@ func parseAnswer(tcp []byte, a *answer) (ok bool) {
 		options = options[options[1]:]
 	}
 	return true
+}
+
+// mostOfWindow returns how long a segment Linux would send into the receive window: no longer than half of it.
+// (From tcp_bound_to_half_wnd in Linux 6.18.)
+func (a *answer) mostOfWindow() int {
+	shortest := 68 - 20 // an IP packet that every network takes (RFC 791), without the TCP header
+	if a.timestamps {
+		shortest -= timestampsLength
+	}
+	switch {
+	case a.window == 0:
+		return math.MaxInt
+	case a.window <= 536:
+		return max(shortest, int(a.window))
+	}
+	return int(a.window) / 2
 }
 
 // checksumHolds reports whether the checksum of a segment between two IP addresses is right. A segment that has not

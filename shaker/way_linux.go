@@ -1,6 +1,7 @@
 package shaker
 
 import (
+	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +31,7 @@ type wayKey struct {
 // A way sends SYNs with certain options.
 type way struct {
 	out     int        // a raw socket
-	from    netip.Addr // to which out is bound, so that the kernel chooses the route by the source, too
+	from    netip.Addr // to which out is bound; the zero Addr before the first SYN
 	ask     int        // a UDP socket, to ask the kernel from which address it sends to a target
 	device  int32      // the index of the interface to which the options bind, 0 if there is none
 	sources map[netip.Addr]source
@@ -121,6 +122,20 @@ func (w *ways) forgetAll() {
 		y.forget()
 	}
 	clear(w.all)
+}
+
+// bindTo lets the kernel choose the route by the source, too, as it does for an IPv4 socket that it has given the source.
+func (y *way) bindTo(source netip.Addr) unix.Errno {
+	if y.from == source || !source.Is4() {
+		return 0
+	}
+	local, _ := newRawAddress(netip.AddrPortFrom(source, 0), 0)
+	if err := bind(y.out, &local); err != nil {
+		errno, _ := errors.AsType[unix.Errno](err)
+		return errno
+	}
+	y.from = source
+	return 0
 }
 
 func (y *way) forget() {

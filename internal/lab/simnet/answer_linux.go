@@ -71,6 +71,12 @@ func (a Answer) WindowScale(shift uint8) Answer {
 	return a.option(layers.TCPOptionKindWindowScale, shift)
 }
 
+// Window replaces the receive window, which is 65535 bytes.
+func (a Answer) Window(bytes uint16) Answer {
+	a.tcp.Window = bytes
+	return a
+}
+
 // SACK adds the TCP option that permits selective acknowledgements.
 func (a Answer) SACK() Answer { return a.option(layers.TCPOptionKindSACKPermitted) }
 

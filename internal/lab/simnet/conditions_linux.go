@@ -68,6 +68,10 @@ func (n *Network) Conditions() []Condition {
 		add(Condition{Name: "SYN-ACK after 30 to 90 ms", RFC: "9293 3.5", Delay: soon}, SYNACK().Between(soon, 3*soon))
 		add(Condition{Name: "SYN-ACK without options", RFC: "9293 3.7.1"}, SYNACK().WithoutOptions())
 		add(Condition{Name: "SYN-ACK with MSS 1220", RFC: "9293 3.7.1"}, SYNACK().MSS(1220))
+		for _, bytes := range []uint16{0, 20, 536, 537, 2000} {
+			add(Condition{Name: fmt.Sprintf("SYN-ACK with a window of %d bytes", bytes), RFC: "9293 3.8.6"},
+				SYNACK().Window(bytes))
+		}
 		add(Condition{Name: "SYN-ACK with window scale", RFC: "7323 2"}, SYNACK().WindowScale(7))
 		add(Condition{Name: "SYN-ACK with timestamps", RFC: "7323 3"}, SYNACK().Timestamps())
 		add(Condition{Name: "SYN-ACK with SACK permitted", RFC: "2018"}, SYNACK().SACK())
