@@ -271,3 +271,38 @@ func TestReversePathFilter(t *testing.T) {
 		})
 	}
 }
+
+// An answer arrives after the loop has received answers, and the loop finds it at the deadline.
+func TestAnswerAtTheDeadline(t *testing.T) {
+	withoutSocketsIn(t)
+	router := netip.MustParseAddr("198.51.100.7")
+	for want, answer := range map[Outcome]func(syn simnet.Segment) []byte{
+		Open:        simnet.Segment.SYNACK,
+		Refused:     simnet.Segment.Refusal,
+		Unreachable: func(syn simnet.Segment) []byte { return syn.ICMPError(router, 3, 1) },
+	} {
+		t.Run(want.String(), func(t *testing.T) {
+			s, l := startOne(t)
+			answers := make(chan []byte, 1)
+			wire := simnet.NewWire(t, func(segment simnet.Segment) [][]byte {
+				if segment.SYN {
+					answers <- answer(segment)
+				}
+				return nil
+			}, "192.0.2.0/24", "198.51.100.0/24")
+			done := make(chan Result)
+			go func() { done <- mustShake(t, s, target4) }()
+			late := <-answers
+			l.submit(&endingTask{ended: func() {
+				wire.Send(late)
+				h := handshakes(l)[0]
+				h.deadline = l.clock()
+				l.now = h.deadline
+				l.setDue(h.own, h.deadline)
+			}}, interactive, 1)
+			if r := <-done; r.Outcome != want {
+				t.Errorf("Shake(%v) = %+v, want %v", target4, r, want)
+			}
+		})
+	}
+}
