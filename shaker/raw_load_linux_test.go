@@ -48,8 +48,8 @@ func TestCrowdWithoutSockets(t *testing.T) {
 	}
 }
 
-// While addresses and routes of this host change a thousand times per second, every handshake gets its verdict, and sends
-// its second SYN on the sockets with which it began.
+// While addresses and routes of this host change a thousand times per second and more, every handshake gets its
+// verdict, and sends its second SYN on the sockets with which it began.
 func TestHandshakesDuringRouteChanges(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("10.0.0.0/8", simnet.SYNACK())
@@ -82,7 +82,8 @@ func TestHandshakesDuringRouteChanges(t *testing.T) {
 			for n := 0; time.Since(began) < 3*time.Second; n++ {
 				target := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n % 50), byte(i), byte(n)}), 80)
 				if n%3 == 0 {
-					target = netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i), 15: byte(n)}), 80)
+					to := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i), 15: byte(n)})
+					target = netip.AddrPortFrom(to, 80)
 				}
 				if r := mustShake(t, s, target); r.Outcome != Open {
 					t.Errorf("Shake(%v) = %+v, want Open", target, r)

@@ -113,7 +113,8 @@ func TestZones(t *testing.T) {
 	})
 }
 
-// A rule that chooses the route by the source also applies if the kernel has chosen the source. (Linux does so for IPv4.)
+// A rule that chooses the route by the source also applies if the kernel has chosen the source. (Linux does so for
+// IPv4.)
 func TestRuleForTheSource(t *testing.T) {
 	wire := openWire(t)
 	peer := kernel.NewNamespace(t)

@@ -124,7 +124,8 @@ func (w *ways) forgetAll() {
 	clear(w.all)
 }
 
-// bindTo lets the kernel choose the route by the source, too, as it does for an IPv4 socket that it has given the source.
+// bindTo lets the kernel choose the route by the source, too, as it does for an IPv4 socket that it has given the
+// source.
 func (y *way) bindTo(source netip.Addr) unix.Errno {
 	if y.from == source || !source.Is4() {
 		return 0
