@@ -165,7 +165,7 @@ func TestMetricsTables(t *testing.T) {
 		collect(body)
 	}
 	const ofFlows = "probe_watch_flow_handshakes_total"
-	_, body := exporter.Get(t, "/probe?target=localhost:10115&module=watched_flows")
+	_, body = exporter.Get(t, "/probe?target=localhost:10115&module=watched_flows")
 	exported[ofFlows+labelsOf(body, ofFlows)] = true
 	if len(exported) < 20 {
 		t.Fatalf("the exporter exports %d metrics, want at least 20: %v", len(exported), exported)
