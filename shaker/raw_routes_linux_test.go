@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 )
 
@@ -184,5 +187,39 @@ func changeRoutes(t *testing.T, check func(name string, target netip.AddrPort, o
 	} {
 		step.change()
 		check(step.name, step.target, step.options)
+	}
+}
+
+// A route leads to a next hop that has an identifier (ip-nexthop(8)). If that is replaced, the kernel need not announce
+// the route.
+func TestRawFollowsNextHops(t *testing.T) {
+	wire := openWire(t)
+	ip := lab.Program(t, "ip", "iproute2")
+	peer := kernel.NewNamespace(t)
+	peer.Link("near", "far")
+	addAddress(t, "near", "198.18.4.1/24")
+	kernel.Sysctl(t, "net.ipv4.nexthop_compat_mode", "0")
+	run := func(args string) {
+		t.Helper()
+		if out, err := exec.Command(ip, strings.Fields(args)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", args, err, out)
+		}
+	}
+	run("nexthop add id 7 dev near")
+	t.Cleanup(func() { run("nexthop del id 7") }) // and the route
+	run("route add 192.0.2.1 nhid 7")
+	withoutSocketsIn(t)
+	s := start(t)
+	for _, step := range []struct{ device, want string }{
+		{device: "near", want: "198.18.4.1"}, {device: wire.Interface(), want: "198.18.0.1"},
+	} {
+		run("nexthop replace id 7 dev " + step.device)
+		r, err := inTime(func() (Result, error) {
+			return s.Shake(t.Context(), target4, &Options{Timeout: 50 * time.Millisecond})
+		})
+		if err != nil || r.Local.Addr().String() != step.want {
+			t.Errorf("Shake(%v) by a next hop on %s = %+v, error %v, want it from %s",
+				target4, step.device, r, err, step.want)
+		}
 	}
 }
