@@ -78,10 +78,13 @@ func (s *syn) append(b []byte) []byte {
 	if !s.to.Addr().Is4() {
 		addresses = b[begin+8 : tcp]
 	}
-	sum := addWords(addWords(unix.IPPROTO_TCP+uint64(length), addresses), b[tcp:])
-	checksum := ^fold(sum)
+	pseudo := addWords(unix.IPPROTO_TCP+uint64(length), addresses)
+	checksum := ^fold(addWords(pseudo, b[tcp:]))
 	if s.damaged {
 		checksum ^= 1
+		if checksum == fold(pseudo) {
+			checksum ^= 3 // see checksumHolds
+		}
 	}
 	binary.BigEndian.PutUint16(b[tcp+16:], checksum)
 	return b

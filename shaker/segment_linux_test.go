@@ -249,3 +249,14 @@ func controlMessage(level, kind int32, data []byte) []byte {
 	copy(b[unix.CmsgLen(0):], data)
 	return b
 }
+
+// No SYN that is meant to be damaged has the sum of the pseudo-header, as segments have that have not left their host.
+func TestDamagedChecksum(t *testing.T) {
+	s := syn{from: netip.MustParseAddrPort("192.0.2.1:32768"), to: target4, ttl: 64, mss: 1460, damaged: true}
+	for s.sequence = range uint32(1 << 17) {
+		packet := s.append(nil)
+		if checksumHolds(packet[12:16], packet[16:20], packet[20:]) {
+			t.Fatalf("the checksum of %+v holds, want a damaged one", s)
+		}
+	}
+}
