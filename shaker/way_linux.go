@@ -1,9 +1,11 @@
 package shaker
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -11,15 +13,20 @@ const (
 	// mostSources limits for how many targets a way remembers from which address to send.
 	mostSources = 1 << 17
 
+	// changesPerTurn limits how many netlink messages a turn of the loop receives.
+	changesPerTurn = 256
+
 	// roomForSYNs is the size of the send buffer of a way. Without CAP_NET_ADMIN it is net.core.wmem_max at most.
 	roomForSYNs = 4 << 20
 )
 
 // ways are the ways of a wire. It is a task of the loop, which watches a netlink socket for changes of addresses,
-// routes and interfaces (rtnetlink(7)): then all ways are forgotten. Another interface may have the same name.
+// routes and interfaces (rtnetlink(7)). If a route changes, the sources of all ways are forgotten; otherwise the ways
+// themselves, because another interface may have the same name.
 type ways struct {
 	all     map[wayKey]*way
-	changes int // a netlink socket; -1 if there is none
+	changes int   // a netlink socket; -1 if there is none
+	err     error // why the loop does not watch it
 }
 
 // A wayKey is what the packets of a way have in common.
@@ -60,7 +67,7 @@ func (w *ways) open() (err error) {
 
 func (w *ways) close() {
 	w.forgetAll()
-	if w.changes > 0 {
+	if w.changes >= 0 {
 		closeDescriptor(w.changes)
 	}
 }
@@ -68,14 +75,21 @@ func (w *ways) close() {
 func (w *ways) handle(l *loop, own ticket, e event) {
 	switch e.kind {
 	case eventStart:
-		l.watch(own, w.changes, unix.EPOLLIN)
+		w.err = l.watch(own, w.changes, unix.EPOLLIN)
 	case eventReady, eventRead:
-		for range callsPerTurn * heardAtOnce {
+		for range changesPerTurn {
 			// An error other than EAGAIN means that messages were lost, and so that something has changed.
-			if _, errno := receive(w.changes, l.data[:]); errno == unix.EAGAIN {
+			n, errno := receive(w.changes, l.data[:])
+			switch {
+			case errno == unix.EAGAIN:
 				return
+			case errno == 0 && isAboutRoutes(l.data[:n]):
+				for _, y := range w.all {
+					clear(y.sources)
+				}
+			default:
+				w.forgetAll()
 			}
-			w.forgetAll()
 		}
 		l.readLater(own)
 	case eventClosing:
@@ -83,8 +97,29 @@ func (w *ways) handle(l *loop, own ticket, e event) {
 	}
 }
 
+// isAboutRoutes reports whether netlink messages are about routes, rules or next hops, and about nothing else.
+func isAboutRoutes(messages []byte) bool {
+	for len(messages) >= unix.SizeofNlMsghdr {
+		switch binary.NativeEndian.Uint16(messages[4:]) {
+		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE, unix.RTM_NEWRULE, unix.RTM_DELRULE,
+			unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+		default:
+			return false
+		}
+		length := (int(binary.NativeEndian.Uint32(messages)) + 3) &^ 3
+		if length < unix.SizeofNlMsghdr || length > len(messages) {
+			return false
+		}
+		messages = messages[length:]
+	}
+	return true
+}
+
 // of returns the way of a handshake, which has to release it.
 func (w *ways) of(l *loop, h *handshake) (*way, error) {
+	if w.err != nil {
+		return nil, w.err
+	}
 	route := h.options.ofRoute()
 	route.SourcePort = 0 // it is in the SYN
 	key := wayKey{options: route.share(), family: h.family}
@@ -141,6 +176,8 @@ func (y *way) bindTo(source netip.Addr) unix.Errno {
 
 func (y *way) forget() {
 	y.forgotten = true
+	closeDescriptor(y.ask) // only a handshake that begins needs it
+	y.ask = -1
 	if y.flights == 0 {
 		y.close()
 	}
@@ -178,6 +215,10 @@ func (y *way) configure(h *handshake) error {
 	}
 	var err error
 	if y.device, err = getInt(y.ask, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX); err != nil {
+		return err
+	}
+	// It receives packets of protocol 255, which nobody would read.
+	if err := setFilter(y.out, []bpf.Instruction{bpf.RetConstant{Val: 0}}); err != nil {
 		return err
 	}
 	if setInt(y.out, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, roomForSYNs) != nil {
