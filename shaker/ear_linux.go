@@ -39,7 +39,7 @@ type ear struct {
 	drained time.Duration // when nothing was left to receive, on the loop's clock
 	drops   uint32        // segments that found no room, as far as it is known
 
-	messages [heardAtOnce]message2
+	messages [heardAtOnce]mmsghdr
 	vectors  [heardAtOnce]unix.Iovec
 	data     [heardAtOnce][longestHeard]byte
 	names    [heardAtOnce]rawAddress
@@ -55,7 +55,9 @@ func newEar(l *loop, w *wire, family int) (e *ear, err error) {
 	}
 	if err = e.configure(); err == nil {
 		e.own = l.enqueue(e, interactive)
-		err = l.watch(e.own, e.fd, unix.EPOLLONESHOT) // for no event, until it is armed
+		if err = l.watch(e.own, e.fd, unix.EPOLLONESHOT); err != nil { // for no event, until it is armed
+			l.finish(e.own, nil)
+		}
 	}
 	if err != nil {
 		closeDescriptor(e.fd)
@@ -176,12 +178,16 @@ func (e *ear) receiveSome(l *loop) (more bool) {
 		return true
 	}
 	now := time.Now()
+	var last time.Duration
 	for i := range n {
 		var a answer
 		if at, ok := e.parse(i, &a); ok {
-			e.wire.hear(l, &a, l.onClock(now)-time.Duration(now.UnixNano()-at))
+			arrival := l.onClock(now) - time.Duration(now.UnixNano()-at)
+			e.wire.hear(l, &a, arrival)
+			last = max(last, min(arrival, before)) // segments are received in the order in which they arrived
 		}
 	}
+	e.drained = max(e.drained, last)
 	if n < len(e.messages) {
 		e.drained = before
 		return false

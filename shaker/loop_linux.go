@@ -532,6 +532,7 @@ func (l *loop) start() {
 	}
 	end := l.clock() + startingPerTurn
 	for range min(startsPerTurn, next.len()) {
+		l.elsewhere = false // another task of this turn may have set it
 		l.call(next.first(), event{kind: eventStart})
 		if l.elsewhere {
 			return // the loop's goroutine starts it

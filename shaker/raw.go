@@ -29,12 +29,12 @@ const (
 
 // Raw configures a [Shaker] that sends SYNs without sockets.
 //
-// The SYNs are sent through a raw socket (raw(7)), from a few ports that nobody listens on. The kernel knows nothing
-// of a connection, and answers a SYN-ACK with an RST before this process has seen the SYN-ACK. So the final ACK cannot
-// be sent, even if this process is stopped, and a handshake takes one system call and a share of two others.
+// The SYNs are sent through a raw socket (raw(7)), from a few ports on which no program listens. The kernel knows
+// nothing of a connection, and answers a SYN-ACK with an RST before this process has seen the SYN-ACK. So the final ACK
+// cannot be sent, even if this process is stopped, and a handshake takes one system call and a share of two others.
 //
 // Everything else is as without Raw, except for the following. Handshakes with [Options.FIN] or
-// [Options.SourcePorts], and Connections, use sockets as ever.
+// [Options.SourcePorts], and Connections, use sockets as usual.
 //
 //   - [Result.Handshake] and [Result.RTT] are the same: from just before the SYN was sent to the kernel's timestamp of
 //     the SYN-ACK. [Result.ResetLag] is not measured, because the kernel sends the RST. [Result.TTL] is measured.
@@ -50,7 +50,8 @@ const (
 //   - New reads how often SYNs are sent again: net.ipv4.tcp_syn_retries and tcp_syn_linear_timeouts.
 //   - If this host has several routes of the same cost, all SYNs to a target take the same one.
 //   - [Shaker.Trace] finds all routers within one round trip, from the port of the handshake.
-//   - At most [RawPorts] handshakes with one address and port run at the same time. More are an EADDRINUSE.
+//   - Each of the two loops that send SYNs has half of the ports, and performs at most as many handshakes with one
+//     address and port at the same time. More are an EADDRINUSE.
 //
 // It needs Linux 5.1, and CAP_NET_RAW in the user namespace of the network namespace.
 type Raw struct {

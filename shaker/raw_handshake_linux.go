@@ -32,9 +32,9 @@ type rawHandshake struct {
 	sequence uint32
 	stamp    uint32        // of TCP timestamps, at time 0 of the loop's clock
 	last     time.Duration // when the last SYN was sent
-	lost     uint32        // segments that the ear had lost by then
-	refused  bool          // this host did not let the last SYN out
-	reopened bool          // the way has been opened anew for this handshake
+	lost     uint32        // segments that the ear had lost when the first SYN was sent
+	refused  unix.Errno    // why this host did not let the last SYN out; 0 if it did
+	reopened bool          // the way has been opened again for this handshake
 }
 
 func (h *handshake) handleRaw(l *loop, own ticket, e event) {
@@ -160,7 +160,7 @@ func (h *handshake) sendRaw(l *loop) unix.Errno {
 	r := &h.raw
 	r.last = l.clock()
 	errno := h.sendSegment(syn{sequence: r.sequence, stamp: r.stamp + uint32(r.last/time.Millisecond)})
-	r.refused = errno != 0
+	r.refused = errno
 	h.result.SYNs++
 	wait, _ := r.wire.retransmission.after(h.result.SYNs)
 	h.setDueRaw(l, r.last+wait) // also after the last SYN: then the handshake ends
@@ -193,7 +193,14 @@ func (h *handshake) sendSegment(s syn) unix.Errno {
 		return errno
 	}
 	var b [longestSYN]byte
-	return sendTo(r.way.out, s.append(b[:0]), &to)
+	packet := s.append(b[:0])
+	errno := sendTo(r.way.out, packet, &to)
+	switch errno {
+	case 0, unix.EPERM, unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
+		return errno
+	}
+	// It may be the pending error of the socket, of an ICMP error that anyone can send: it is cleared now.
+	return sendTo(r.way.out, packet, &to)
 }
 
 // headers returns the length of the headers of a segment without options.
@@ -220,11 +227,9 @@ func (h *handshake) dueRaw(l *loop) {
 		h.fail(l, ErrUnsent)
 	case h.deadline != 0 && l.now >= h.deadline:
 		h.expireRaw(l, h.deadline)
-	case r.refused && h.result.SYNs == 1, !again:
+	case r.refused != 0 && h.result.SYNs == 1, !again:
 		h.expireRaw(l, l.now)
 	default:
-		r.ear.countDrops()
-		r.lost = r.ear.drops
 		h.sendRaw(l)
 	}
 }
@@ -244,17 +249,27 @@ func (h *handshake) expireRaw(l *loop, end time.Duration) {
 		return // there was one
 	}
 	switch {
-	case r.refused:
+	case r.refused == unix.EPERM:
 		h.fail(l, errDropped)
+	case r.refused != 0:
+		h.fail(l, check("sendto", r.refused))
 	case !complete || r.ear.lost(r.lost):
 		h.fail(l, errUnheard)
-	case !h.isTimeout(l.clock()):
+	case !h.isTimeout(l.clock()) || h.missedSYN(end):
 		h.fail(l, ErrUnsent)
 	default:
 		h.result.Outcome, h.result.Errno = Timeout, unix.ETIMEDOUT
 		h.result.Waited = l.clock() - h.sent
 		h.finish(l)
 	}
+}
+
+// missedSYN reports whether another SYN should have been sent before the end. The loop was held up, while the kernel
+// would have sent that of a socket.
+func (h *handshake) missedSYN(end time.Duration) bool {
+	const tolerance = 100 * time.Millisecond
+	wait, again := h.raw.wire.retransmission.after(h.result.SYNs)
+	return again && h.raw.last+wait+tolerance < end
 }
 
 var errUnheard = fmt.Errorf(
@@ -277,11 +292,7 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	case res.SYNs == 1:
 		res.RTT = res.Waited
 	case a.timestamps: // it tells which SYN it answers
-		sent := time.Duration(a.echo-r.stamp) * time.Millisecond
-		if sent >= r.last.Truncate(time.Millisecond) {
-			sent = r.last
-		}
-		res.RTT = max(at-sent, 0)
+		res.RTT = h.sampleRTT(a.echo, at)
 	}
 	mss := int(r.source.mtu - h.headers())
 	switch {
@@ -297,6 +308,20 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	}
 	res.MSS = min(mss, a.mostOfWindow())
 	h.finish(l)
+}
+
+// sampleRTT returns the RTT of an answer that echoes the timestamp of one of several SYNs, 0 if it is none of theirs.
+func (h *handshake) sampleRTT(echo uint32, at time.Duration) time.Duration {
+	r := &h.raw
+	// How long before the last SYN the echoed one was sent, in milliseconds, which wrap around after 49 days.
+	before := time.Duration(uint32(r.last/time.Millisecond)-(echo-r.stamp)) * time.Millisecond
+	switch {
+	case before == 0:
+		return max(at-r.last, 0)
+	case before <= r.last-h.sent+time.Millisecond:
+		return at - max(h.sent, r.last.Truncate(time.Millisecond)-before)
+	}
+	return 0
 }
 
 // arrivedAt returns when an answer to a SYN that was sent at a time has arrived. The kernel's timestamp of the answer

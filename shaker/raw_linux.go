@@ -11,12 +11,13 @@ import (
 
 // How SYNs without a socket work.
 //
-// A wire belongs to a loop. It has some ports, to which sockets are bound that never listen, so that nobody else gets
-// them, and a raw socket for each IP version (ear_linux.go) that receives the answers to these ports. A handshake that
-// uses the wire (raw_handshake_linux.go) builds its SYN (segment_linux.go), with a sequence number that proves
-// answers genuine (sequence_linux.go), and sends it on a way (way_linux.go): that is a raw socket with the options of
-// the handshake, and the knowledge from which address the kernel sends to a target. When the SYN-ACK arrives, the
-// kernel finds no socket for it and answers with an RST. The wire hands its copy of the SYN-ACK to the handshake.
+// A wire belongs to a loop. It has some ports, to which sockets are bound that never listen, so that no other
+// program gets them, and a raw socket for each IP version (ear_linux.go) that receives the answers to these ports. A
+// handshake that uses the wire (raw_handshake_linux.go) builds its SYN (segment_linux.go), with a sequence number that
+// proves answers genuine (sequence_linux.go), and sends it on a way (way_linux.go): that is a raw socket with the
+// options of the handshake, and the knowledge from which address the kernel sends to a target. When the SYN-ACK
+// arrives, the kernel finds no socket for it and answers with an RST. The wire hands its copy of the SYN-ACK to the
+// handshake.
 
 // A wire is the part of a loop that sends SYNs without a socket and hears the answers.
 type wire struct {
@@ -152,8 +153,7 @@ func (w *wire) ear(l *loop, family int) (*ear, error) {
 	return e, err
 }
 
-// take chooses a port for a handshake with the flow's peer, and stores it in the flow. If the handshake is the trace of
-// another one, it has the port already. ok is false if none is free.
+// take chooses a port for a handshake with the flow's peer, and stores it in the flow. ok is false if none is free.
 func (w *wire) take(f *flow) (ok bool) {
 	w.next++
 	for i := range uint16(portsPerWire) {
@@ -167,7 +167,12 @@ func (w *wire) take(f *flow) (ok bool) {
 
 // hear hands an answer that arrived at a time on the loop's clock to the handshake to which it belongs.
 func (w *wire) hear(l *loop, a *answer, at time.Duration) {
-	if h := w.find(l, &a.flow, a.acknowledged-1); h != nil {
+	h := w.find(l, &a.flow, a.acknowledged-1)
+	switch {
+	case h == nil:
+	case h.deadline != 0 && at > h.deadline && arrivedAt(h.sent, at, l.clock()) == at:
+		w.strays.late.Add(1) // the loop was held up, and ends the handshake now
+	default:
 		h.answered(l, a, at)
 	}
 }
@@ -224,10 +229,16 @@ func (w *wire) remove(h *handshake) {
 
 // receive receives answers to handshakes that wait for them.
 func (w *wire) receive(l *loop) {
+	behind := w.unheard
 	w.unheard = false
 	for _, e := range w.ears {
 		if e.flights > 0 && e.receive(l) {
 			w.unheard = true
+		}
+	}
+	if behind && !w.unheard { // only then the buffers may have been full
+		for _, e := range w.ears {
+			e.countDrops()
 		}
 	}
 }

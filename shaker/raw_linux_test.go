@@ -1,10 +1,14 @@
 package shaker
 
 import (
+	"encoding/binary"
 	"reflect"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // eachEngine runs a test with sockets, and then without. The test starts its Shakers with start, and is not parallel.
@@ -60,5 +64,92 @@ func TestRaw(t *testing.T) {
 	} {
 		name := runtime.FuncForPC(reflect.ValueOf(test).Pointer()).Name()
 		t.Run(name[strings.LastIndex(name, ".")+1:], test)
+	}
+}
+
+// After several SYNs, the RTT is that of the SYN whose timestamp the answer echoes, also when the clock of timestamps
+// has wrapped around. An echo of none of the SYNs is no sample.
+func TestSampleRTT(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		name     string
+		begin    time.Duration // when the first SYN was sent
+		echoed   time.Duration // after begin
+		foreign  bool          // the echo is 0
+		min, max time.Duration
+	}{
+		{name: "the last SYN", begin: time.Hour, echoed: 3000 * ms, min: 50 * ms, max: 50 * ms},
+		{name: "the first SYN", begin: time.Hour, echoed: 0, min: 3049 * ms, max: 3051 * ms},
+		{name: "the second SYN", begin: time.Hour, echoed: 1000 * ms, min: 2049 * ms, max: 2051 * ms},
+		{name: "the last SYN, after 60 days", begin: 60 * 24 * time.Hour, echoed: 3000 * ms, min: 50 * ms,
+			max: 50 * ms},
+		{name: "the first SYN, after 60 days", begin: 60 * 24 * time.Hour, echoed: 0, min: 3049 * ms, max: 3051 * ms},
+		{name: "the first SYN, while the clock wraps", begin: (1<<32 - 1500) * ms, min: 3049 * ms, max: 3051 * ms},
+		{name: "none", begin: time.Hour, foreign: true},
+	} {
+		h := newHandshake()
+		h.sent, h.raw.last, h.raw.stamp = c.begin, c.begin+3000*ms, 12345
+		echo := h.raw.stamp + uint32((c.begin+c.echoed)/ms)
+		if c.foreign {
+			echo = 0
+		}
+		if got := h.sampleRTT(echo, h.raw.last+50*ms); got < c.min || got > c.max {
+			t.Errorf("%s: the RTT is %v, want %v to %v", c.name, got, c.min, c.max)
+		}
+	}
+}
+
+// A handshake without an answer is no Timeout if the loop was held up when another SYN should have been sent.
+func TestMissedSYN(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		name    string
+		syns    int
+		timeout time.Duration
+		missed  bool
+	}{
+		{name: "no other SYN is due", syns: 1, timeout: 900 * ms},
+		{name: "another SYN was due just now", syns: 1, timeout: 1050 * ms},
+		{name: "another SYN was due", syns: 1, timeout: 1200 * ms, missed: true},
+		{name: "the third SYN was due", syns: 2, timeout: 2500 * ms, missed: true},
+		{name: "all SYNs were sent", syns: 3, timeout: 2500 * ms},
+		{name: "there is no further SYN", syns: 7, timeout: time.Hour},
+	} {
+		h := newHandshake()
+		h.raw.wire = &wire{retransmission: retransmission{retries: 2, linear: 4}}
+		h.sent = time.Hour
+		h.result.SYNs, h.raw.last = c.syns, h.sent+time.Duration(c.syns-1)*time.Second
+		if got := h.missedSYN(h.sent + c.timeout); got != c.missed {
+			t.Errorf("%s: missedSYN is %t, want %t", c.name, got, c.missed)
+		}
+	}
+}
+
+// Only messages that are about nothing but routes leave the sockets of ways as they are.
+func TestIsAboutRoutes(t *testing.T) {
+	message := func(kind uint16, payload int) []byte {
+		m := make([]byte, unix.SizeofNlMsghdr+payload)
+		binary.NativeEndian.PutUint32(m, uint32(len(m)))
+		binary.NativeEndian.PutUint16(m[4:], kind)
+		return append(m, make([]byte, (4-payload%4)%4)...)
+	}
+	for _, c := range []struct {
+		name     string
+		messages []byte
+		want     bool
+	}{
+		{name: "a route", messages: message(unix.RTM_NEWROUTE, 28), want: true},
+		{name: "a rule", messages: message(unix.RTM_DELRULE, 13), want: true},
+		{name: "an address", messages: message(unix.RTM_DELADDR, 24)},
+		{name: "a link", messages: message(unix.RTM_NEWLINK, 32)},
+		{name: "two routes", messages: append(message(unix.RTM_NEWROUTE, 13), message(unix.RTM_DELROUTE, 28)...),
+			want: true},
+		{name: "a route and a link", messages: append(message(unix.RTM_NEWROUTE, 13), message(unix.RTM_DELLINK,
+			32)...)},
+		{name: "half a message", messages: message(unix.RTM_NEWROUTE, 28)[:20]},
+	} {
+		if got := isAboutRoutes(c.messages); got != c.want {
+			t.Errorf("%s: isAboutRoutes is %t, want %t", c.name, got, c.want)
+		}
 	}
 }

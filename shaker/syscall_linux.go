@@ -124,14 +124,14 @@ func receiveError(fd int, control []byte) (n int, errno unix.Errno) {
 	return int(message.Controllen), errno
 }
 
-// A message2 is a struct mmsghdr of recvmmsg(2).
-type message2 struct {
+// A mmsghdr is a struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
 	header unix.Msghdr
 	length uint32
 }
 
 // receiveMany receives as many packets as there are, or as many as there are messages (recvmmsg(2)).
-func receiveMany(fd int, messages []message2) (n int, errno unix.Errno) {
+func receiveMany(fd int, messages []mmsghdr) (n int, errno unix.Errno) {
 	r, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&messages[0])),
 		uintptr(len(messages)), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
