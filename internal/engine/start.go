@@ -67,7 +67,7 @@ func (f *Flags) hints(err error) []string {
 		return []string{"give free ports with " + portsFlag + "; ss --tcp --all --numeric shows those that are in use"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		hints := []string{fmt.Sprintf("ss --tcp --all --numeric --processes 'sport >= :%d and sport <= :%d' shows "+
-			"what uses the ports", f.ports.First, f.ports.Last)}
+			"what uses the ports, unless another shaker_exporter has reserved them", f.ports.First, f.ports.Last)}
 		if free := freePorts(); free != (shaker.PortRange{}) {
 			hints = append(hints, fmt.Sprintf("these ports are free: %s=%v", portsFlag, free))
 		}
@@ -104,13 +104,12 @@ func capabilityHints() []string {
 
 // freePorts returns ports that are free now, the zero range if there are none.
 func freePorts() shaker.PortRange {
-	s, err := shaker.New(&shaker.Config{Raw: &shaker.Raw{}})
+	ports, err := shaker.ReservePorts(shaker.RawPorts)
 	if err != nil {
 		return shaker.PortRange{}
 	}
-	defer s.Close()
-	first := s.Ports().First
-	return shaker.PortRange{First: first, Last: first + shaker.RawPorts - 1}
+	defer ports.Close()
+	return ports.PortRange
 }
 
 // warning returns what is wrong with the ports of the flag although they are free.

@@ -23,8 +23,8 @@ type Flow struct {
 }
 
 // shakeFlows performs a handshake with an address for each flow of the module. The verdict is the worst one. A flow
-// whose port is in use, by another program or by another probe of the same target, is left out. If all are, or if this
-// host could not perform one of the others, there is no verdict.
+// whose port another program has is left out. If all are, or if this host could not perform one of the others, there is
+// no verdict: if another handshake with the address has the port of a flow, the reason may be that this flow fails.
 func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) error {
 	ports, err := r.prober.FlowPorts(&r.Module)
 	if err != nil {
@@ -39,7 +39,7 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 		flows[i].Port = ports.First + uint16(i)
 		shaking.Go(func() {
 			err := r.shakeFrom(ctx, addr, flows[i].Port, &flows[i].Verdict)
-			if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+			if errors.Is(err, syscall.EADDRINUSE) {
 				busy[i] = err
 			} else if err != nil {
 				cancel(err) // the first one is the cause
@@ -111,7 +111,8 @@ func (p *reservedPorts) get() (first uint16, err error) {
 // shareProbe performs a probe of a module with flows. Several such probes of the same target at the same time would
 // need the same ports: they share one probe, and each gets its report.
 func (p *Prober) shareProbe(ctx context.Context, req *Request) (*Report, error) {
-	key := fmt.Sprintf("%p %s %s", req.targets, req.ModuleName, req.Text) // targets is another one after a reload
+	// targets is another one after a reload.
+	key := fmt.Sprintf("%p %s %v %s", req.targets, req.ModuleName, req.Timeout, req.Text)
 	shared := p.sharing.DoChan(key, func() (any, error) {
 		// The probe goes on, until its own timeout, if the first one who asked for it is gone.
 		return p.perform(context.WithoutCancel(ctx), req)

@@ -73,7 +73,11 @@ func probesFor(units int) int { return (units + unitsPerProbe - 1) / unitsPerPro
 
 // each returns for how many units a handshake with a target of the module counts.
 func (l *limits) each(m *config.Module) int {
-	if options := m.Options(); l.shaker.IsRaw(&options) {
+	options := m.Options()
+	if m.TCP.Flows > 0 {
+		options.SourcePort = m.TCP.SourcePorts.First // 0: one of the engine's
+	}
+	if l.shaker.IsRaw(&options) {
 		return unitsWithoutSocket
 	}
 	return unitsPerSocket
