@@ -254,3 +254,28 @@ func TestTooManyFlows(t *testing.T) {
 		t.Errorf("the probe of 16 flows with a limit of 8 is %+v, error %v, want ErrInFlight and the number", r, err)
 	}
 }
+
+// While the flows that fail of one probe hold their ports, a probe with another module does not leave them out: it would
+// succeed.
+func TestFlowsOfTwoModules(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	open, silent := network.Hidden(simnet.SYNACK()), network.Hidden()
+	network.At("192.0.2.1").Over(func(syn simnet.Segment) *simnet.Host {
+		if syn.Src.Port()%4 == 0 {
+			return silent
+		}
+		return open
+	})
+	p := newProber(t, Options{Config: parse(t, `
+modules:
+  one: {prober: tcp, timeout: 5s, tcp: {flows: 16}}
+  other: {prober: tcp, timeout: 5s, tcp: {flows: 8}}
+`)})
+	end := probeInBackground(t, p, "192.0.2.1:80", "one")
+	network.Await(16)
+	r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "other"))
+	if !errors.Is(err, shaker.ErrLocal) || !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Errorf("a probe beside one whose flows fail = %+v, error %v, want ErrLocal and EADDRNOTAVAIL", r, err)
+	}
+	end()
+}
