@@ -255,8 +255,8 @@ func TestTooManyFlows(t *testing.T) {
 	}
 }
 
-// While the flows that fail of one probe hold their ports, a probe with another module does not leave them out: it would
-// succeed.
+// While the flows that fail of one probe hold their ports, a probe with another module does not leave them out: it
+// would succeed.
 func TestFlowsOfTwoModules(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	open, silent := network.Hidden(simnet.SYNACK()), network.Hidden()
