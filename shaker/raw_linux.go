@@ -3,6 +3,7 @@ package shaker
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,8 @@ func newWires(raw *Raw, n int, count *strays) (all []*wire, err error) {
 	}
 	for i := range n {
 		w := &wire{
+			// A target may wait for the ACK to a SYN from a port that the last process tried first.
+			next:  uint16(rand.Uint32()),
 			first: first + uint16(i*portsPerWire), flights: make(map[flow]*handshake), strays: count,
 			reserved:  reserved[i*portsPerWire : (i+1)*portsPerWire],
 			sequences: newSequences(), retransmission: newRetransmission(),
@@ -153,13 +156,17 @@ func (w *wire) ear(l *loop, family int) (*ear, error) {
 	return e, err
 }
 
-// take chooses a port for a handshake with the flow's peer, and stores it in the flow. ok is false if none is free.
+// take chooses a port for a handshake with the flow's peer, and stores it in the flow. ok is false if none is free. It
+// leaves the first half of the ports to handshakes with a SourcePort, unless the others are taken.
 func (w *wire) take(f *flow) (ok bool) {
 	w.next++
-	for i := range uint16(portsPerWire) {
-		f.port = w.first + (w.next+i)%portsPerWire
-		if w.flights[*f] == nil {
-			return true
+	const half = portsPerWire / 2
+	for _, begin := range []uint16{half, 0} {
+		for i := range uint16(half) {
+			f.port = w.first + begin + (w.next+i)%half
+			if w.flights[*f] == nil {
+				return true
+			}
 		}
 	}
 	return false

@@ -36,7 +36,11 @@ func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
 		`{result!="open"}[1h])) > 0`, `{result!="open"}[1h])) >= 0`,
 		"control_alive == 1", "control_alive == 0", "idle_consistent == 0", "idle_consistent == 1",
 		"rounds_total[2h]) == 0", "rounds_total[2h]) >= 0", "registered_timestamp_seconds > 7200",
-		"registered_timestamp_seconds > 0")
+		"registered_timestamp_seconds > 0",
+		// No target here is watched with flows.
+		"probe_watch_flow_handshakes_total", "probe_watch_handshakes_total",
+		// There are none with sockets.
+		"sum by (reason) (increase(shaker_raw_segments_dropped_total[1h])) > 0", `shaker_engine_info{engine="socket"}`)
 	for _, page := range []string{"../docs/watch.md", "../docs/hold.md", "../docs/idle.md"} {
 		more := queriesOfPage(t, page)
 		if len(more) < 3 {

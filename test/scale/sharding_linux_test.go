@@ -536,8 +536,8 @@ func TestScalePage(t *testing.T) {
 			t.Errorf("%s makes\n%s\nwant\n%s", command[1], got, want)
 		}
 		out, err := process.Promtool(t, "check", "config", file)
-		if err != nil || strings.Contains(out, "WARNING") || !strings.Contains(out, "4 rule files found") {
-			t.Errorf("promtool check config, after %s: %v, want 4 rule files and no warning\n%s", command[1], err, out)
+		if err != nil || strings.Contains(out, "WARNING") || !strings.Contains(out, "5 rule files found") {
+			t.Errorf("promtool check config, after %s: %v, want 5 rule files and no warning\n%s", command[1], err, out)
 		}
 	})
 }
