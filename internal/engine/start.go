@@ -64,7 +64,8 @@ func (f *Flags) hints(err error) []string {
 	case errors.Is(err, syscall.EPERM):
 		return capabilityHints()
 	case errors.Is(err, syscall.EADDRINUSE) && f.ports == portRange{}:
-		return []string{"give free ports with " + portsFlag + "; ss --tcp --all --numeric shows those that are in use, and " +
+		return []string{"give free ports with " + portsFlag +
+			"; ss --tcp --all --numeric shows those that are in use, and " +
 			"net.ipv4.ip_local_reserved_ports keeps ports from ordinary connections"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		hints := []string{fmt.Sprintf("ss --tcp --all --numeric --processes 'sport >= :%d and sport <= :%d' shows "+

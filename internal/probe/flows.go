@@ -170,18 +170,21 @@ type Parting struct {
 	Failed shaker.Hop   // the first hop that only the flow that fails has; the zero Hop if none answered
 }
 
-// goodFlow returns a flow with a valid result, provided that another one of the same address has an invalid result. ok
-// is false if there is none.
-func (r *Report) goodFlow() (good Flow, ok bool) {
+// mostGoodFlows limits how many flows that do not fail are traced. With only one, a hop that it avoids by chance would
+// look like one that only failing flows pass.
+const mostGoodFlows = 8
+
+// goodFlows returns flows with a valid result, provided that another one of the same address has an invalid result.
+func (r *Report) goodFlows() (good []Flow) {
 	if r.Valid(r.Result) {
-		return Flow{}, false
+		return nil
 	}
 	for _, f := range r.Flows {
-		if r.Valid(f.Result) {
-			return f, true
+		if r.Valid(f.Result) && len(good) < mostGoodFlows {
+			good = append(good, f)
 		}
 	}
-	return Flow{}, false
+	return good
 }
 
 // part finds where the path of a flow that fails parts from the paths of good ones.
@@ -342,10 +345,10 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 		return
 	}
 	r.Path = &paths[worst]
-	if good, ok := r.goodFlow(); ok {
-		r.Parting = &Parting{Good: good}
+	if good := r.goodFlows(); len(good) > 0 {
+		r.Parting = &Parting{Good: good[0]}
 		for i, path := range r.FlowPaths {
-			if path.Port == good.Port {
+			if path.Port == good[0].Port {
 				r.Parting.Path = &paths[i]
 			}
 		}

@@ -55,7 +55,8 @@ var (
 )
 
 // trace traces the path to the probed address, or to the worst of several addresses. The verdict does not
-// depend on the result. If some flows fail and others do not, it traces the path of one of each at the same time.
+// depend on the result. If some flows fail and others do not, it also traces the paths of some of the others, at the
+// same time.
 func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	const others = traceHandshakes - 1 // Probe has admitted one already
 	if r.onFlow != nil && len(r.Flows) > 0 {
@@ -75,14 +76,18 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 		Timeout: max(1, min(longestTrace, time.Until(deadline))),
 		MaxHops: int(r.Module.TCP.MaxHops),
 	}
-	var parting *Parting
+	goodFlows := r.goodFlows()
+	good := make([]*shaker.Path, len(goodFlows))
 	var tracing sync.WaitGroup
-	if good, ok := r.goodFlow(); ok && p.admit(traceHandshakes) {
+	for i, flow := range goodFlows {
+		if !p.admit(traceHandshakes) {
+			break
+		}
 		defer p.release(traceHandshakes)
 		tracing.Go(func() {
 			// If the target does not answer it any more, it is not a good flow.
-			if path, err := p.options.Shaker.Trace(ctx, good.Handshake, &options); err == nil && path.Reached > 0 {
-				parting = &Parting{Good: good, Path: &path}
+			if path, err := p.options.Shaker.Trace(ctx, flow.Handshake, &options); err == nil && path.Reached > 0 {
+				good[i] = &path
 			}
 		})
 	}
@@ -95,10 +100,22 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 		return
 	}
 	r.Path = &path
-	if parting != nil {
-		worst := Flow{Port: r.Handshake.Local.Port(), Verdict: r.Verdict}
-		parting.part(newFlowPath(worst, r.Path, nil), newFlowPath(parting.Good, parting.Path, nil))
-		r.Parting = parting
+	worst := newFlowPath(Flow{Port: r.Handshake.Local.Port(), Verdict: r.Verdict}, r.Path, nil)
+	if n := len(worst.Hops); n > 0 && r.Valid(worst.Hops[n-1].Outcome.String()) {
+		return // the flow did not fail any more when it was traced: its path shows nothing
+	}
+	var paths []FlowPath
+	for i, path := range good {
+		if path == nil {
+			continue
+		}
+		if r.Parting == nil {
+			r.Parting = &Parting{Good: goodFlows[i], Path: path}
+		}
+		paths = append(paths, newFlowPath(goodFlows[i], path, nil))
+	}
+	if r.Parting != nil {
+		r.Parting.part(worst, paths...)
 	}
 }
 
