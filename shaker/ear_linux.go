@@ -177,12 +177,12 @@ func (e *ear) receiveSome(l *loop) (more bool) {
 		e.receiveErrors(l)
 		return true
 	}
-	now := time.Now()
+	wall, clock := l.clocks()
 	var last time.Duration
 	for i := range n {
 		var a answer
 		if at, ok := e.parse(i, &a); ok {
-			arrival := l.onClock(now) - time.Duration(now.UnixNano()-at)
+			arrival := clock - time.Duration(wall-at)
 			e.wire.hear(l, &a, arrival)
 			last = max(last, min(arrival, before)) // segments are received in the order in which they arrived
 		}
@@ -193,6 +193,19 @@ func (e *ear) receiveSome(l *loop) (more bool) {
 		return false
 	}
 	return true
+}
+
+// clocks returns the same moment in nanoseconds of Unix time and on the loop's clock. A processor that is taken away
+// between looking at the one and at the other would make them differ.
+func (l *loop) clocks() (wall int64, clock time.Duration) {
+	for range 10 {
+		before := l.clock()
+		wall = time.Now().UnixNano()
+		if clock = l.clock(); clock-before < time.Millisecond {
+			break
+		}
+	}
+	return wall, clock
 }
 
 // parse parses a segment that was received. at is when it arrived, in nanoseconds of Unix time.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,9 @@ type namespace struct {
 
 	// file is open if the namespace is not the one of ordinary goroutines; otherwise it is -1.
 	file int
+
+	mu     sync.RWMutex // held by do and close
+	closed bool
 }
 
 const threadNamespace = "/proc/thread-self/ns/net"
@@ -39,7 +43,7 @@ func newNamespace() (*namespace, error) {
 		ordinary <- true
 	}
 	if <-ordinary {
-		n.close()
+		n.closeFile()
 		return n, nil
 	}
 	if err != nil {
@@ -93,8 +97,13 @@ func (n *namespace) enter() error {
 	return nil
 }
 
-// do calls f on a thread in the namespace and returns when f has returned.
+// do calls f on a thread in the namespace and returns when f has returned. The error is ErrClosed after close.
 func (n *namespace) do(f func()) error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.closed {
+		return ErrClosed
+	}
 	done := make(chan error)
 	n.start(func(err error) {
 		if err == nil {
@@ -106,6 +115,13 @@ func (n *namespace) do(f func()) error {
 }
 
 func (n *namespace) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	n.closeFile()
+}
+
+func (n *namespace) closeFile() {
 	if n.file >= 0 {
 		unix.Close(n.file)
 		n.file = -1
