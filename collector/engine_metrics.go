@@ -8,7 +8,7 @@ import (
 
 // engineMetrics are the exporter's own metrics about the way in which its engine sends SYNs.
 type engineMetrics struct {
-	shaker        *shaker.Shaker // nil if there are no metrics about it
+	shaker        *shaker.Shaker // nil without metrics about it
 	info, dropped *prometheus.Desc
 }
 

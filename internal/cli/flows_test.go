@@ -174,7 +174,7 @@ func TestCheckFlows(t *testing.T) {
 	for _, c := range []struct {
 		flows int
 		ports shaker.PortRange
-		want  string // "" if there is no error
+		want  string // "" for no error
 	}{
 		{flows: 0},
 		{flows: 2},

@@ -125,7 +125,7 @@ func TestTakenPort(t *testing.T) {
 		t.Fatalf("the error names no free ports: %s", text)
 	}
 	if f, err = parse(t, "--probe.engine=raw", free[1]); err != nil {
-		t.Fatalf("%s: %v", free[1], err)
+		t.Fatalf("the flag of the hint, %s: error %v, want none", free[1], err)
 	}
 	s, warning, err := f.Start()
 	if err != nil || warning != "" {
