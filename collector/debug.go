@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -184,7 +183,7 @@ func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 func writeFlows(at logLine, r *probe.Report, v *probe.Verdict) {
 	for _, f := range v.Flows {
 		text := strings.TrimSpace(f.Result + " " + f.Errno)
-		if rtt := cmp.Or(f.Handshake.RTT, f.Handshake.Handshake); rtt > 0 {
+		if rtt := f.Handshake.Latency(); rtt > 0 {
 			text += fmt.Sprintf(", RTT %v", rtt)
 		}
 		if n := f.Handshake.SYNs - 1; n > 0 {

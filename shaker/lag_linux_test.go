@@ -3,16 +3,11 @@ package shaker
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/shaker-exporter/shaker_exporter/internal/lab"
-	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -28,41 +23,15 @@ func TestResetLagOfAStoppedProcess(t *testing.T) {
 	for _, lost := range []int{0, 1} { // SYNs: after a retransmission, the RTT says nothing
 		t.Run(fmt.Sprintf("%d SYNs lost", lost), func(t *testing.T) {
 			const stopped = 500 * time.Millisecond
-			syns := make(chan simnet.Segment, 10)
-			wire := simnet.NewWire(t, func(s simnet.Segment) [][]byte {
-				if s.SYN {
-					syns <- s
-				}
-				return nil
-			}, "192.0.2.0/24")
-			itself, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(itself, "-test.run=^TestResetLagOfAStoppedProcess$")
-			cmd.Env = append(os.Environ(), insideEnv+"=1")
-			child := process.Start(t, cmd)
-			for range lost {
-				<-syns
-			}
-			syn := <-syns
-			child.Signal(syscall.SIGSTOP)
-			lab.Eventually(t, "the process is stopped", child.Stopped)
-			wire.Send(syn.SYNACK())
-			time.Sleep(stopped)
-			child.Signal(syscall.SIGCONT)
-			lab.Eventually(t, "the process has a result", func() bool {
-				return child.Ended() || strings.Contains(child.Output(), "result ")
-			})
+			result, trace := resultOfStopped(t, stopped, lost, insideEnv+"=1")
 			var lag time.Duration
 			var sent, withheld bool
 			var sentSYNs int
-			_, result, _ := strings.Cut(child.Output(), "result ")
 			fmt.Sscan(result, (*int64)(&lag), &sent, &withheld, &sentSYNs)
 			if lag < stopped-2*jiffy || !sent || withheld || sentSYNs < lost+1 {
 				t.Errorf("ResetLag %v, ACKSent %t, ACKWithheld %t, %d SYNs, "+
 					"want %v or more, true, false, %d or more:\n%s", lag, sent, withheld, sentSYNs,
-					stopped-2*jiffy, lost+1, wire.Trace(target4.Addr()))
+					stopped-2*jiffy, lost+1, trace())
 			}
 		})
 	}

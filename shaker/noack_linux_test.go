@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -100,38 +99,15 @@ func TestLatencyOfAStoppedProcess(t *testing.T) {
 	needTimestamps(t)
 	for _, target := range []netip.AddrPort{target4, target6} {
 		t.Run(target.String(), func(t *testing.T) {
-			syns := make(chan simnet.Segment, 10)
-			wire := simnet.NewWire(t, func(s simnet.Segment) [][]byte {
-				if s.SYN {
-					syns <- s
-				}
-				return nil
-			}, "192.0.2.0/24", "2001:db8::/64")
-			itself, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(itself, "-test.run=^TestLatencyOfAStoppedProcess$")
-			cmd.Env = append(os.Environ(), insideEnv+"="+target.String())
-			child := process.Start(t, cmd)
-			syn := <-syns
-			child.Signal(syscall.SIGSTOP)
-			lab.Eventually(t, "the process is stopped", child.Stopped)
-			wire.Send(syn.SYNACK())
-			time.Sleep(stopped)
-			child.Signal(syscall.SIGCONT)
-			lab.Eventually(t, "the process has a result", func() bool {
-				return child.Ended() || strings.Contains(child.Output(), "result ")
-			})
+			result, trace := resultOfStopped(t, stopped, 0, insideEnv+"="+target.String())
 			var outcome string
 			var handshake, rtt, took time.Duration
-			_, result, _ := strings.Cut(child.Output(), "result ")
 			fmt.Sscan(result, &outcome, (*int64)(&handshake), (*int64)(&rtt), (*int64)(&took))
 			if outcome != Open.String() || handshake == 0 || handshake > took-stopped || rtt != handshake {
 				t.Errorf("Shake(%v, timeout %v) of a process that was stopped for %v after the SYN-ACK = %s, "+
 					"want %v, and a handshake and RTT of %v at most:\n%s", target, timeout, stopped,
 					strings.TrimSpace(result),
-					Open, took-stopped, wire.Trace(target.Addr()))
+					Open, took-stopped, trace())
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package shaker
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -153,6 +154,10 @@ type Result struct {
 	// options are the handshake's options that Trace has to repeat: see ofRoute.
 	options sharedOptions
 }
+
+// Latency returns the time from the SYN to the SYN-ACK: the RTT or, if the kernel took no sample, Handshake. It is 0 if
+// neither was measured.
+func (r Result) Latency() time.Duration { return cmp.Or(r.RTT, r.Handshake) }
 
 // Err returns nil if the Outcome is Open. Otherwise it returns an error that wraps the Errno and,
 // if the Outcome is Timeout, [os.ErrDeadlineExceeded]. Like the errors of package net, the error

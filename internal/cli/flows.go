@@ -91,7 +91,7 @@ func newFlowTable(r *probe.Report) *flowTable {
 			byPath[key] = g
 		}
 		g.ports = append(g.ports, path.Port)
-		if rtt := cmp.Or(path.Handshake.RTT, path.Handshake.Handshake); rtt > 0 {
+		if rtt := path.Handshake.Latency(); rtt > 0 {
 			g.rtts = append(g.rtts, rtt)
 		}
 	}

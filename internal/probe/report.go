@@ -135,7 +135,7 @@ func (r *Report) HistoryFlows(v *Verdict) *history.Flows {
 	flows := &history.Flows{}
 	for _, f := range v.Flows {
 		flows.Add(history.Flow{Port: f.Port, Success: r.Valid(f.Result), Result: f.Result, Errno: f.Errno,
-			Latency: cmp.Or(f.Handshake.RTT, f.Handshake.Handshake)})
+			Latency: f.Handshake.Latency()})
 	}
 	if p := r.Parting; p != nil && v.Handshake.Local == r.Handshake.Local && v.Handshake.Peer == r.Handshake.Peer {
 		flows.Traced, flows.Shared, flows.Parted = true, hopOf(p.Shared), hopOf(p.Failed)

@@ -130,7 +130,7 @@ func (t *target) historyFlows() *history.Flows {
 			flows.Add(history.Flow{
 				Port: t.flows.ports.First + uint16(i), Success: t.isValid(&f.last),
 				Result: f.last.Outcome.String(), Errno: shaker.ErrnoName(f.last.Errno),
-				Latency: cmp.Or(f.last.RTT, f.last.Handshake),
+				Latency: f.last.Latency(),
 			})
 		}
 	}
