@@ -1,6 +1,7 @@
 // Package process starts and stops the programs that a test needs, such as servers and Prometheus. A
-// program ends when its test ends, and when the test binary is killed. If the test fails, its log contains
-// the output of the program.
+// program ends when its test ends, and when the test binary is killed. Processes that the program has started end
+// with it at the latest, so that none of them writes to the directories of a test that has ended. If the test fails,
+// its log contains the output of the program.
 package process
 
 import (
@@ -27,13 +28,14 @@ type Process struct {
 	name   string
 	cmd    *exec.Cmd
 	output string        // path of the file with the output
-	ended  chan struct{} // closed when the program has ended
+	ended  chan struct{} // closed when the program and its descendants have ended
 }
 
-// Start starts a program, and stops it when the test ends. If the test fails, Start logs the end of the
-// program's output.
+// Start starts a program, and stops it when the test ends. When the program has ended, its descendants are killed. If
+// the test fails, Start logs the end of the program's output.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
+	lab.Need(t) // and with it the privilege for further namespaces
 	p := &Process{t: t, name: filepath.Base(cmd.Path), cmd: cmd, ended: make(chan struct{})}
 	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
 	if err != nil {
@@ -46,10 +48,15 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // the kernel sends Pdeathsig when the thread that started the program ends
-		defer runtime.UnlockOSThread()
-		started <- cmd.Start()
-		if cmd.Process != nil {
+		// The thread stays locked, so that it ends with the goroutine: it leaves the namespace of the other threads.
+		family, err := newFamily()
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+		if err == nil {
 			cmd.Wait()
+			family.kill()
 		}
 		close(p.ended)
 	}()
