@@ -44,12 +44,11 @@ func TestRSTWithCopyOfTheSocket(t *testing.T) {
 		}
 		return nil
 	}, "192.0.2.0/24")
-	done := make(chan Result)
-	go func() { done <- mustShake(t, s, target4) }()
+	wait := goShake(t, s, target4)
 	syn := <-syns
 	giveCopy(t, l)
 	wire.Send(syn.SYNACK())
-	if r := <-done; r.Outcome != Open {
+	if r := wait(); r.Outcome != Open {
 		t.Errorf("Shake(%v) = %+v, want Open", target4, r)
 	}
 	resets := 0

@@ -225,8 +225,7 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 		}
 		return nil
 	}, "192.0.2.0/24")
-	done := make(chan Result)
-	go func() { done <- mustShake(t, s, netip.MustParseAddrPort("192.0.2.1:80")) }()
+	wait := goShake(t, s, netip.MustParseAddrPort("192.0.2.1:80"))
 	syn := <-syns
 	const later = 50 * time.Millisecond
 	flag := newFlagTask(t)
@@ -239,7 +238,7 @@ func TestSYNACKAtTheDeadline(t *testing.T) {
 	l.submit(flag, interactive, 0)
 	close(hold(l).release) // by now the flag is watched
 	flag.set()
-	if r := <-done; r.Outcome != Open || r.Handshake < later || r.RTT > r.Handshake || r.ResetLag >= later {
+	if r := wait(); r.Outcome != Open || r.Handshake < later || r.RTT > r.Handshake || r.ResetLag >= later {
 		t.Errorf("Shake = %+v, want Open, Handshake >= %v and >= RTT, ResetLag < %v", r, later, later)
 	}
 }

@@ -40,6 +40,25 @@ func mustShake(tb testing.TB, s *Shaker, target netip.AddrPort) Result {
 	return r
 }
 
+// goShake is like mustShake, but does not wait. The function that it returns waits for the result.
+func goShake(tb testing.TB, s *Shaker, target netip.AddrPort) (wait func() Result) {
+	var r Result
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err = s.Shake(context.Background(), target, &Options{Timeout: 5 * time.Second})
+	}()
+	return func() Result {
+		tb.Helper()
+		<-done
+		if err != nil {
+			tb.Fatalf("Shake(%v): error %v, want a verdict", target, err)
+		}
+		return r
+	}
+}
+
 // inTime repeats a handshake with a short timeout while a stall of the machine makes its SYN late.
 func inTime(shake func() (Result, error)) (r Result, err error) {
 	for range 20 {
