@@ -29,3 +29,20 @@ func TestApart(t *testing.T) {
 		})
 	}
 }
+
+// A part of a test that calls Apart can call it, too. It runs in a process of its own, which runs only that part.
+func TestApartWithinApart(t *testing.T) {
+	if Apart(t) {
+		return
+	}
+	for _, name := range []string{"one", "another"} {
+		t.Run(name, func(t *testing.T) {
+			if Apart(t) {
+				return
+			}
+			if own := os.Getenv(apartEnv); own != t.Name() {
+				t.Errorf("the process runs for %q, want %q", own, t.Name())
+			}
+		})
+	}
+}
