@@ -1,5 +1,5 @@
 // Package exporter builds the exporter and runs it for tests in the way users run it: as a separate program
-// that is requested over HTTP. Each test binary builds the exporter once, with the race detector if the
+// that is requested over HTTP. The tests of a package build the exporter once, with the race detector if the
 // test binary was built with it.
 package exporter
 
@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 )
@@ -19,16 +21,28 @@ import (
 // Port is the port on which the exporter listens by default.
 const Port = 10115
 
-// build builds the exporter and returns the path of the program. It builds in the directory of the
-// exporter's own module, because another module would select other versions of the dependencies. The
-// program has no version from git, because git refuses to work in a clone that belongs to another user.
+// build builds the exporter, unless a process of another test of the package has built it already (lab.Apart), and
+// returns the path of the program. It builds in the directory of the exporter's own module, because another module
+// would select other versions of the dependencies. The program has no version from git, because git refuses to work in
+// a clone that belongs to another user.
 var build = sync.OnceValues(func() (program string, err error) {
+	program = filepath.Join(lab.Dir(), "shaker_exporter")
+	lock, err := os.Create(program + ".lock")
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close() // and unlock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
 	const module = "github.com/shaker-exporter/shaker_exporter"
 	directory, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		return "", fmt.Errorf("go list -m %s: %w", module, err)
 	}
-	program = filepath.Join(lab.Dir(), "shaker_exporter")
 	args := []string{"build", "-C", strings.TrimSpace(string(directory)), "-buildvcs=false", "-o", program}
 	cgo := "CGO_ENABLED=0" // as in a release
 	if lab.Race {
