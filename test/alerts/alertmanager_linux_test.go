@@ -213,6 +213,9 @@ type incident struct {
 func TestAlerts(t *testing.T) { process.EachPrometheus(t, testAlerts) }
 
 func testAlerts(t *testing.T, major process.Major) {
+	if lab.Apart(t) {
+		return
+	}
 	nft := lab.Program(t, "nft", "nftables")
 	ip := lab.Program(t, "ip", "iproute2")
 	lab.Program(t, "sh", "dash") // for process.WithFiles
@@ -371,6 +374,9 @@ func startRedis(t *testing.T) *process.Process {
 // router that answers and all five targets, and no TargetDown of these targets. A sixth target, behind another
 // router, has its own notification.
 func TestOneDeadRouterPagesOnce(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	const times = 20
 	pager := newPager(t, times)
 	network := simnet.NewNetwork(t)

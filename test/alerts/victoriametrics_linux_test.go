@@ -64,6 +64,9 @@ func TestVictoriaMetrics(t *testing.T) {
 	if lab.Race {
 		t.Skip("runs the exporter as TestAlerts does; the race detector does not affect the other programs")
 	}
+	if lab.Apart(t) {
+		return
+	}
 	for _, program := range []string{"victoria-metrics", "vmagent", "vmalert"} {
 		lab.GoProgram(t, program)
 	}
