@@ -26,6 +26,9 @@ func TestBrokenMember(t *testing.T) {
 	const member = 1
 	for _, members := range []int{2, 4, 8} {
 		t.Run(fmt.Sprintf("%d members", members), func(t *testing.T) {
+			if lab.Apart(t) {
+				return
+			}
 			fan := kernel.NewFan(t, members)
 			fan.Listen(80)
 			fan.Run(member, nft, "add table inet broken")
@@ -52,6 +55,9 @@ modules:
 // A dead member does not answer the trace either. The paths part behind the last hop that all flows pass, although the
 // SYNs to the hops behind a silent one have other ports, and may get through.
 func TestSilentMember(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	nft := lab.Program(t, "nft", "nftables")
 	fan := kernel.NewFan(t, 4)
 	fan.Listen(80)
