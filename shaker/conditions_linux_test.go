@@ -10,11 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // Shake returns the right verdict under every network condition of the matrix, with sockets and without.
 func TestNetworkConditions(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	var conditions []simnet.Condition
 	var sockets, raw []simnet.Finding
 	t.Run("sockets", func(t *testing.T) { conditions, sockets = findings(t) })

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
 
 // eachEngine runs a test with sockets, and then without. The test starts its Shakers with start, and is not parallel.
@@ -26,8 +28,10 @@ func withoutSocketsIn(t *testing.T) {
 
 // Without sockets the network is the same: these tests of sockets pass, too.
 func TestRaw(t *testing.T) {
-	withoutSocketsIn(t)
-	for _, test := range []func(*testing.T){
+	if lab.Apart(t) {
+		return
+	}
+	repeatWithoutSockets(t,
 		TestOpen,
 		TestOpenIPv4MappedIPv6,
 		TestRefusedByRST,
@@ -51,6 +55,14 @@ func TestRaw(t *testing.T) {
 		TestUnavailableOptions,
 		TestMismatchedZone,
 
+		TestCallerInAnotherNamespace,
+		TestNewInAnotherNamespace,
+	)
+}
+
+// These tests need the processors for themselves.
+func TestRawLoop(t *testing.T) {
+	repeatWithoutSockets(t,
 		TestVerdictsAreNotMixedUp,
 		TestRSTBeforeShakeReturns,
 		TestEveryWaiterIsCompletedOnce,
@@ -58,10 +70,15 @@ func TestRaw(t *testing.T) {
 		TestDeadlineBeforeSYN,
 		TestCancellationWhileQueued,
 		TestLateStart,
-		TestCallerInAnotherNamespace,
-		TestNewInAnotherNamespace,
 		TestBusyCallers,
-	} {
+	)
+}
+
+// repeatWithoutSockets runs tests of sockets with Shakers that send SYNs without sockets.
+func repeatWithoutSockets(t *testing.T, tests ...func(*testing.T)) {
+	t.Helper()
+	withoutSocketsIn(t)
+	for _, test := range tests {
 		name := runtime.FuncForPC(reflect.ValueOf(test).Pointer()).Name()
 		t.Run(name[strings.LastIndex(name, ".")+1:], test)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
@@ -14,6 +15,9 @@ import (
 // Without sockets, SYNs to silent targets are sent when the kernel sends those of sockets. If there is no deadline, the
 // handshake ends when the kernel gives up.
 func TestTimesOfRetransmissions(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	for _, c := range []struct {
 		name            string
 		retries, linear string

@@ -21,6 +21,9 @@ import (
 // route, a rule or an interface changes, a handshake ends as with a socket. Without the messages of netlink it would
 // not, as the control shows.
 func TestRawFollowsTheRoutes(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	sockets := start(t)
 	withoutSocketsIn(t)
 	t.Run("the guarantee", func(t *testing.T) {

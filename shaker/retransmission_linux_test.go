@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
@@ -59,6 +60,9 @@ func TestRetransmissionOfTheNamespace(t *testing.T) {
 
 // Without sockets, SYNs are sent as often as the kernel sends them, and a handshake ends when the kernel would give up.
 func TestRetransmissionsOfBothEngines(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	wire := simnet.NewWire(t, nil, "192.0.2.0/24")
 	for i, c := range []struct {
 		retransmission
