@@ -13,6 +13,9 @@ import (
 
 // With --config.enable-auto-reload, a changed file is reloaded without a request. Without the flag it is not.
 func TestAutoReload(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "shaker.yml")
 	write := func(text string) {

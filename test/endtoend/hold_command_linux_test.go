@@ -246,6 +246,9 @@ func TestHoldCommandFallsBack(t *testing.T) {
 
 // A peer whose kernel does not answer is found by keepalives, or by the heartbeat that it does not acknowledge.
 func TestHoldCommandDeadPeer(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	simnet.NewNetwork(t).At("192.0.2.1", simnet.SYNACK())
 	args := []string{"hold", "--count=1", "--keepalive=1s/1s/2", "192.0.2.1:80"}
 	idle := process.Start(t, exporter.Command(t, args...))

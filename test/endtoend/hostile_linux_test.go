@@ -326,6 +326,9 @@ func clientHello(t *testing.T) string {
 
 // No limit of the server cuts off a probe that takes the module's whole timeout, over HTTP/1.1 or HTTP/2.
 func TestLongestProbe(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	exporter.Start(t)
 	webConfig, client := newWebConfig(t)
