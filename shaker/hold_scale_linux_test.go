@@ -206,8 +206,10 @@ func BenchmarkHold(b *testing.B) {
 
 func benchmarkHold(b *testing.B, heartbeat Heartbeat) {
 	n, measured := 19_000, 30*time.Second
+	keepAlive := KeepAlive{Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 	if testing.Short() {
 		n, measured = 1_000, time.Second
+		keepAlive = KeepAlive{Idle: 2 * time.Second, Interval: time.Second, Count: 2}
 	}
 	lab.NeedDescriptors(b, n+200)
 	m := newMultitude(b)
@@ -225,7 +227,7 @@ func benchmarkHold(b *testing.B, heartbeat Heartbeat) {
 	}
 	alone, before := p99(), heapInUse()
 	m.hold(s, n, HoldOptions{
-		KeepAlive: KeepAlive{Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
+		KeepAlive: keepAlive,
 		Framing:   lines,
 		Heartbeat: heartbeat,
 	})

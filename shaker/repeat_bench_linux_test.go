@@ -63,6 +63,9 @@ func BenchmarkRepeat(b *testing.B) {
 		{engine: "raw", config: withoutSockets, targets: 60_000, interval: time.Second},
 		{engine: "raw", config: withoutSockets, targets: 120_000, interval: time.Second},
 	} {
+		if testing.Short() {
+			c.targets /= 100
+		}
 		b.Run(fmt.Sprintf("engine=%s,targets=%d,interval=%v", c.engine, c.targets, c.interval), func(b *testing.B) {
 			s, err := New(c.config)
 			if err != nil {
@@ -122,7 +125,11 @@ func BenchmarkRepeat(b *testing.B) {
 //	go test -run '^$' -bench ShakeBesideRepetitions -benchtime 10000x ./shaker
 func BenchmarkShakeBesideRepetitions(b *testing.B) {
 	lab.Need(b)
-	const perSecond, rounds = 30_000, 4
+	const rounds = 4
+	perSecond := 30_000
+	if testing.Short() {
+		perSecond /= 100
+	}
 	floor := process.Compile(b, "testdata/floor.c")
 	target, _ := listen(b, "0.0.0.0:0")
 	own := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), target.Port())
