@@ -214,6 +214,9 @@ func (s server) paged(want ...string) {
 func TestVantagePoints(t *testing.T) { process.EachPrometheus(t, testVantagePoints) }
 
 func testVantagePoints(t *testing.T, major process.Major) {
+	if lab.Apart(t) {
+		return
+	}
 	p := newProbers(t)
 	s := p.startVantageServer(major)
 	for alert := range s.firing() {
@@ -303,6 +306,9 @@ func testVantagePoints(t *testing.T, major process.Major) {
 func TestCentralServers(t *testing.T) { process.EachPrometheus(t, testCentralServers) }
 
 func testCentralServers(t *testing.T, major process.Major) {
+	if lab.Apart(t) {
+		return
+	}
 	p := newProbers(t)
 	const native = "--enable-feature=native-histograms" // Prometheus 3 ignores it
 	start := func(port int, name, hosts string, replacements []string, args ...string) server {
