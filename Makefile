@@ -58,7 +58,7 @@ lint:
 		[ -z "$$long" ] || { printf 'longer than 120 columns:\n%s\n' "$$long"; exit 1; }
 	go vet ./... && go -C test vet ./...
 	$(STATICCHECK) ./... && cd test && $(STATICCHECK) ./...
-	@! command -v shellcheck >/dev/null || shellcheck .ci/run scripts/*.sh
+	@! command -v shellcheck >/dev/null || shellcheck .ci/* scripts/*.sh
 
 release:
 	@sh scripts/release.sh
