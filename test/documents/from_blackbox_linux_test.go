@@ -105,6 +105,9 @@ modules:
 // With the page's configuration both exporters probe the same targets, and the page's queries find the targets
 // for which they disagree. Then the job moves to shaker_exporter with the page's change, and back.
 func TestSideBySide(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	lab.Need(t)
 	process.StartBlackbox(t, "test/testdata/blackbox.yml")
 	running := exporter.Start(t, "--config.file=test/testdata/blackbox.yml")
@@ -245,6 +248,9 @@ func TestFlagsOfBlackbox(t *testing.T) {
 // With the page's configuration, one job sends each target to the exporter that has its module. Both exporters load
 // the same file.
 func TestModulesOfOneJob(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	lab.Need(t)
 	modules := lab.Write(t, t.TempDir(), "blackbox.yml",
 		"modules:\n  tcp_connect: {prober: tcp}\n  http_2xx: {prober: http, http: {method: GET}}\n")

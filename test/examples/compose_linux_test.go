@@ -201,6 +201,9 @@ func TestComposeRaw(t *testing.T) {
 // right. As in containers, each service has its own address, to which localhost resolves, after ::1, where no service
 // listens. Only the scrape interval is shorter.
 func TestComposeServices(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	alertmanager := lab.Program(t, "prometheus-alertmanager", "prometheus-alertmanager")
 	prometheusProgram := lab.GoProgram(t, "prometheus")
 	lab.Program(t, "sh", "dash") // for process.WithFiles

@@ -476,6 +476,9 @@ func newGrafanaNetwork(t *testing.T) *process.Process {
 // Every query of every panel returns what the title of the panel says, with classic and with native histograms. During
 // an outage of the exporter, the variables keep their values, and the targets are not measured.
 func TestDashboardQueries(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	lab.Program(t, "prometheus", "prometheus")
 	p := newGrafanaNetwork(t)
 	config := lab.Write(t, t.TempDir(), "prometheus.yml", grafanaPrometheus)

@@ -66,6 +66,9 @@ func TestIdleLimitsOfServers(t *testing.T) {
 // The control of TestIdleLimitsOfServers: the server ends no connection, but a router on the path forgets connections
 // that are idle for 5 s. The idle connection is lost, and the control connection is not.
 func TestIdleLimitOfMiddlebox(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	nft := lab.Program(t, "nft", "nftables")
 	m := kernel.NewMiddlebox(t)
 	m.Run(nft, "table ip lab { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }")

@@ -41,6 +41,9 @@ groups:
 // A user of blackbox_exporter moves a job to shaker_exporter by changing the address in prometheus.yml and nothing
 // else. The same alerts fire, the same rules record, and the same series continue.
 func TestMigration(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	process.StartBlackbox(t, "test/testdata/blackbox.yml")
 	exporter.Start(t, "--config.file=test/testdata/blackbox.yml") // the same file
 	dir := t.TempDir()

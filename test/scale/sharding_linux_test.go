@@ -303,6 +303,9 @@ func (s *shards) problems(prometheus server, targets []string, exporters int, be
 // an exporter is down, its share of the targets is not measured, and not reported as down. If the number of
 // exporters changes, the series continue.
 func TestSharding(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	s := newShards(t)
 	dir := t.TempDir()
 	targets := openTargets(0, 200)
@@ -545,6 +548,9 @@ func TestScalePage(t *testing.T) {
 // The control of TestSharding: if a configuration distributes the targets in another way, problems are found. Each
 // configuration has its own Prometheus and its own targets, so that all of them can be measured at the same time.
 func TestBrokenSharding(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	s := newShards(t)
 	cases := []struct {
 		name         string
