@@ -50,7 +50,12 @@ func TestOwnErrorOfEachAddress(t *testing.T) {
 }
 
 // This host is not a hop of a path: if ARP fails only after the handshake, the path is empty.
-func TestTraceWithoutReplyToARP(t *testing.T) { traces(t, testWithoutReplyToARP) }
+func TestTraceWithoutReplyToARP(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	traces(t, testWithoutReplyToARP)
+}
 
 func testWithoutReplyToARP(t *testing.T, _ *Config, s *Shaker) {
 	target, _, _ := newSilentNeighbour(t, "400")

@@ -40,9 +40,7 @@ func sketch(p Path) string {
 
 // traces calls test for a Shaker that uses sockets, and for one that does not.
 func traces(t *testing.T, test func(t *testing.T, config *Config, s *Shaker)) {
-	if lab.Apart(t) {
-		return
-	}
+	lab.Need(t)
 	for _, engine := range []struct {
 		name   string
 		config *Config
@@ -58,7 +56,12 @@ func traces(t *testing.T, test func(t *testing.T, config *Config, s *Shaker)) {
 	}
 }
 
-func TestTrace(t *testing.T) { traces(t, testTrace) }
+func TestTrace(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	traces(t, testTrace)
+}
 
 func testTrace(t *testing.T, config *Config, s *Shaker) {
 	network := simnet.NewNetwork(t)
@@ -447,7 +450,12 @@ func occupy(t *testing.T, s *Shaker, network *simnet.Network, target netip.AddrP
 }
 
 // If a trace cannot go on, it returns the hops that it has found, and the reason.
-func TestIncompleteTrace(t *testing.T) { traces(t, testIncompleteTrace) }
+func TestIncompleteTrace(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	traces(t, testIncompleteTrace)
+}
 
 func testIncompleteTrace(t *testing.T, config *Config, _ *Shaker) {
 	network := simnet.NewNetwork(t)
@@ -545,7 +553,12 @@ func testIncompleteTrace(t *testing.T, config *Config, _ *Shaker) {
 }
 
 // If the time is too short to be sure that hops are silent, the path does not end there.
-func TestTraceWithoutTimeForSilence(t *testing.T) { traces(t, testWithoutTimeForSilence) }
+func TestTraceWithoutTimeForSilence(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	traces(t, testWithoutTimeForSilence)
+}
 
 func testWithoutTimeForSilence(t *testing.T, _ *Config, s *Shaker) {
 	network := simnet.NewNetwork(t)
