@@ -17,6 +17,7 @@ import (
 // cause is gone.
 func TestCause(t *testing.T) {
 	chain := kernel.NewChain(t)
+	nft := lab.Program(t, "nft", "nftables")
 	const target = "10.77.4.2:7000"
 	chain.In(4, func() error {
 		var listen net.ListenConfig
@@ -38,11 +39,10 @@ func TestCause(t *testing.T) {
 		return err
 	})
 	forward := func(rule string) {
-		nft := lab.Program(t, "nft", "nftables")
 		chain.Run(2, nft, "table inet hold {\nchain forward {\ntype filter hook forward priority 0\n"+
 			"ip daddr 10.77.4.2 tcp dport 7000 "+rule+"\n}\n}\n")
 	}
-	restore := func() { chain.Run(2, "nft", "delete table inet hold") }
+	restore := func() { chain.Run(2, nft, "delete table inet hold") }
 	route := func(change func(*netlink.Route) error) {
 		prefix, err := netlink.ParseIPNet("10.77.4.0/24")
 		if err == nil {
