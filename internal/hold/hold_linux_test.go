@@ -63,6 +63,7 @@ func TestScrapesAtOnce(t *testing.T) {
 		})
 	}
 	scraping.Wait()
+	lab.Eventually(t, "the server has accepted a connection", func() bool { return s.count.Load() > 0 })
 	if n := s.count.Load(); n != 1 {
 		t.Errorf("%d connections, want 1", n)
 	}
