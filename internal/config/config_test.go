@@ -100,3 +100,26 @@ func TestDNSServer(t *testing.T) {
 		}
 	}
 }
+
+// Modules with flows have ports of their own, whatever their order in the file is. The ports of a module are in one
+// block. Modules without flows, or with source ports, need none.
+func TestPlacesOfFlows(t *testing.T) {
+	c, _, err := Parse("test.yml", []byte(`
+modules:
+  d: {prober: tcp, tcp: {flows: 64}}
+  c: {prober: tcp, tcp: {flows: 24}}
+  b: {prober: tcp, tcp: {flows: 50}}
+  plain: {prober: tcp}
+  given: {prober: tcp, tcp: {flows: 2, source_ports: 20000-20001}}
+  a: {prober: tcp, tcp: {flows: 14}, watch: {}}
+  foreign: {prober: http}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"a": 0, "b": 14, "c": 64, "d": 128, "plain": 0, "given": 0} {
+		if got := c.Modules[name].TCP.FlowsBefore; got != want {
+			t.Errorf("the flows of module %s begin at port %d of those that are reserved, want %d", name, got, want)
+		}
+	}
+}

@@ -2,7 +2,10 @@ package config
 
 import (
 	"cmp"
+	"maps"
 	"slices"
+
+	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // readModules reads the modules, which replace the built-in ones.
@@ -30,9 +33,29 @@ func readModules(v value, c *Config) {
 		}
 		c.Foreign[e.name] = *foreign
 	}
+	c.placeFlows()
 	if len(c.Modules) == 0 {
 		v.path = "modules"
 		v.warn("are all left to blackbox_exporter, so that no target can be probed: add a module with prober: tcp")
+	}
+}
+
+// placeFlows gives each module with flows and without source ports a place for its ports among those that the exporter
+// reserves. They are reserved in blocks, and a module has ports in a row.
+func (c *Config) placeFlows() {
+	next := 0
+	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
+		module := c.Modules[name]
+		flows := int(module.TCP.Flows)
+		if flows == 0 || module.TCP.SourcePorts != (shaker.PortRange{}) {
+			continue
+		}
+		if left := MaxFlows - next%MaxFlows; left < flows {
+			next += left
+		}
+		module.TCP.FlowsBefore = next
+		next += flows
+		c.Modules[name] = module
 	}
 }
 

@@ -56,5 +56,10 @@ func (p *Prober) TracePath(ctx context.Context, r *Report) {
 		return
 	}
 	defer p.release(1)
-	r.trace(ctx, p, time.Now().Add(longestTrace))
+	deadline := time.Now().Add(longestTrace)
+	if r.Module.TCP.Flows > 0 {
+		p.traceFlight(ctx, r, nil, deadline)
+		return
+	}
+	r.trace(ctx, p, deadline)
 }

@@ -22,19 +22,17 @@ type Flow struct {
 	Verdict
 }
 
-// shakeFlows performs a handshake with an address for each flow of the module. The verdict is the worst one. A flow
-// whose port another program has is left out. If all are, or if this host could not perform one of the others, there is
-// no verdict: if another handshake with the address has the port of a flow, the reason may be that this flow fails.
-func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) error {
-	ports, err := r.prober.FlowPorts(&r.Module)
-	if err != nil {
-		return err
-	}
+// performFlows performs a handshake with an address from each port, until the end of the context at the latest. The
+// verdict is the worst one. A flow whose port another program has is left out. If all are, or if this host could not
+// perform one of the others, there is no verdict.
+func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shaker.PortRange, v *Verdict) error {
 	flows := make([]Flow, r.Module.TCP.Flows)
 	busy := make([]error, len(flows))
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var shaking sync.WaitGroup
+	var failed sync.Once
+	var fault error // the first one is the cause of the others
 	for i := range flows {
 		flows[i].Port = ports.First + uint16(i)
 		shaking.Go(func() {
@@ -42,13 +40,14 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 			if errors.Is(err, syscall.EADDRINUSE) {
 				busy[i] = err
 			} else if err != nil {
-				cancel(err) // the first one is the cause
+				failed.Do(func() { fault = fmt.Errorf("flow from port %d: %w", flows[i].Port, err) })
+				cancel()
 			}
 		})
 	}
 	shaking.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return err
+	if fault != nil {
+		return fault
 	}
 	var performed []Flow
 	for i := range flows {
@@ -57,7 +56,8 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 		}
 	}
 	if performed == nil {
-		return busy[0]
+		return fmt.Errorf("all ports of the flows, %v, are in use by other programs, "+
+			"want tcp.source_ports that are free: %w", ports, busy[0])
 	}
 	*v = r.VerdictOf(performed)
 	return nil
@@ -71,63 +71,49 @@ func (r *Report) VerdictOf(flows []Flow) Verdict {
 }
 
 // FlowPorts returns the ports from which the handshakes of a module with flows are sent, one for each flow. They are
-// the zero range for a module without flows.
-func (p *Prober) FlowPorts(m *config.Module) (shaker.PortRange, error) {
+// the zero range for a module without flows. Of the ports that this process reserves, modules have different ones.
+func (p *Prober) FlowPorts(m *config.Module) (ports shaker.PortRange, err error) {
 	if m.TCP.Flows == 0 {
-		return shaker.PortRange{}, nil
+		return ports, nil
 	}
-	ports := m.TCP.SourcePorts
-	if ports == (shaker.PortRange{}) && m.TCP.Close == config.Reset {
-		ports = p.options.Shaker.Ports()
-	}
-	if ports == (shaker.PortRange{}) {
-		first, err := p.ports.get()
+	before, flows := m.TCP.FlowsBefore, int(m.TCP.Flows)
+	raw := p.options.Shaker.Ports()
+	switch {
+	case m.TCP.SourcePorts != shaker.PortRange{}:
+		ports.First = m.TCP.SourcePorts.First
+	case m.TCP.Close == config.Reset && int(raw.First)+before+flows <= int(raw.Last)+1:
+		ports.First = raw.First + uint16(before)
+	default:
+		block, err := p.ports.get(before / config.MaxFlows)
 		if err != nil {
 			return ports, err
 		}
-		ports.First = first
+		ports.First = block + uint16(before%config.MaxFlows)
 	}
-	ports.Last = ports.First + uint16(m.TCP.Flows) - 1
+	ports.Last = ports.First + uint16(flows) - 1
 	return ports, nil
 }
 
-// reservedPorts are reserved when they are needed for the first time, and as long as this process runs.
+// reservedPorts are blocks of ports that are reserved when they are needed for the first time, and as long as this
+// process runs.
 type reservedPorts struct {
-	mu       sync.Mutex
-	reserved *shaker.Ports
+	mu     sync.Mutex
+	blocks []*shaker.Ports
 }
 
-func (p *reservedPorts) get() (first uint16, err error) {
+// get returns the first port of a block. All blocks before it are reserved first, so that each has the same ports after
+// a restart.
+func (p *reservedPorts) get(block int) (first uint16, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.reserved == nil {
-		if p.reserved, err = shaker.ReservePorts(config.MaxFlows); err != nil {
+	for len(p.blocks) <= block {
+		reserved, err := shaker.ReservePorts(config.MaxFlows)
+		if err != nil {
 			return 0, err
 		}
+		p.blocks = append(p.blocks, reserved)
 	}
-	return p.reserved.First, nil
-}
-
-// shareProbe performs a probe of a module with flows. Several such probes of the same target at the same time would
-// need the same ports: they share one probe, and each gets its report.
-func (p *Prober) shareProbe(ctx context.Context, req *Request) (*Report, error) {
-	// targets is another one after a reload.
-	key := fmt.Sprintf("%p %s %v %s", req.targets, req.ModuleName, req.Timeout, req.Text)
-	shared := p.sharing.DoChan(key, func() (any, error) {
-		// The probe goes on, until its own timeout, if the first one who asked for it is gone.
-		return p.perform(context.WithoutCancel(ctx), req)
-	})
-	select {
-	case result := <-shared:
-		if result.Err != nil {
-			return nil, result.Err
-		}
-		report := *result.Val.(*Report)
-		report.Request = req
-		return &report, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return p.blocks[block].First, nil
 }
 
 // FailedFlows returns those flows of a verdict whose results are not valid.

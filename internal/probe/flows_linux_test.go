@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,7 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -194,43 +192,6 @@ func TestMillionFlows(t *testing.T) {
 	t.Logf("%d flows, %d probes", seen.Load(), next.Load())
 }
 
-// Probes of a target with the same module at the same time need the same ports. They share one probe. One that is gone
-// does not end it for the others.
-func TestFlowsAtTheSameTime(t *testing.T) {
-	network := simnet.NewNetwork(t)
-	network.At("192.0.2.1", simnet.SYNACK().After(300*time.Millisecond))
-	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16}}}`)})
-	req := request(t, p, "192.0.2.1:80", "flows")
-	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error)
-	go func() { _, err := p.Probe(ctx, req); gone <- err }()
-	network.Await(16)
-	var group sync.WaitGroup
-	for range 4 {
-		group.Go(func() {
-			r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
-			if err != nil || len(r.Flows) != 16 || !r.Success() {
-				t.Errorf("a probe at the same time = %+v, error %v, want 16 open flows", r, err)
-			}
-		})
-	}
-	cancel()
-	if err := <-gone; !errors.Is(err, context.Canceled) {
-		t.Errorf("the probe that was cancelled: error %v, want context.Canceled", err)
-	}
-	group.Wait()
-	syns := 0
-	for segment := range network.SentTo(netip.MustParseAddrPort("192.0.2.1:80")) {
-		if segment.SYN {
-			syns++
-		}
-	}
-	if syns != 16 {
-		t.Errorf("%d SYNs were sent for five probes at the same time, want 16", syns)
-	}
-	lab.Eventually(t, "no handshake is in flight", func() bool { return p.InFlight() == 0 })
-}
-
 // A flow whose port another program has is left out. If all of them are taken, this host could not measure.
 func TestTakenPortOfAFlow(t *testing.T) {
 	network := simnet.NewNetwork(t)
@@ -259,29 +220,4 @@ func TestTooManyFlows(t *testing.T) {
 	if !errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "16 flows") {
 		t.Errorf("the probe of 16 flows with a limit of 8 is %+v, error %v, want ErrInFlight and the number", r, err)
 	}
-}
-
-// While the flows that fail of one probe hold their ports, a probe with another module does not leave them out: it
-// would succeed.
-func TestFlowsOfTwoModules(t *testing.T) {
-	network := simnet.NewNetwork(t)
-	open, silent := network.Hidden(simnet.SYNACK()), network.Hidden()
-	network.At("192.0.2.1").Over(func(syn simnet.Segment) *simnet.Host {
-		if syn.Src.Port()%4 == 0 {
-			return silent
-		}
-		return open
-	})
-	p := newProber(t, Options{Config: parse(t, `
-modules:
-  one: {prober: tcp, timeout: 5s, tcp: {flows: 16}}
-  other: {prober: tcp, timeout: 5s, tcp: {flows: 8}}
-`)})
-	end := probeInBackground(t, p, "192.0.2.1:80", "one")
-	network.Await(16)
-	r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "other"))
-	if !errors.Is(err, shaker.ErrLocal) || !errors.Is(err, syscall.EADDRNOTAVAIL) {
-		t.Errorf("a probe beside one whose flows fail = %+v, error %v, want ErrLocal and EADDRNOTAVAIL", r, err)
-	}
-	end()
 }

@@ -42,8 +42,14 @@ func again(t *testing.T, files map[string]string) bool {
 // newProber returns a Prober with a Shaker of its own. Without a configuration, it has the built-in one.
 func newProber(t testing.TB, options Options) *Prober {
 	t.Helper()
+	return newEngineProber(t, nil, options)
+}
+
+// newEngineProber is newProber with another engine.
+func newEngineProber(t testing.TB, of *shaker.Config, options Options) *Prober {
+	t.Helper()
 	lab.Need(t)
-	engine, err := shaker.New(nil)
+	engine, err := shaker.New(of)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +59,13 @@ func newProber(t testing.TB, options Options) *Prober {
 		options.Config = config.Default()
 	}
 	return New(options)
+}
+
+// onEngines runs a test with sockets and with raw SYNs.
+func onEngines(t *testing.T, test func(t *testing.T, engine *shaker.Config)) {
+	t.Helper()
+	t.Run("sockets", func(t *testing.T) { test(t, nil) })
+	t.Run("raw", func(t *testing.T) { test(t, &shaker.Config{Raw: &shaker.Raw{}}) })
 }
 
 // parse parses a configuration.

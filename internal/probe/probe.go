@@ -21,13 +21,6 @@ const MaxAddresses = 64
 // an error of [shaker.Shaker.Shake], [context.Canceled] if the caller is gone, or an error of the resolver because a
 // local resource is exhausted.
 func (p *Prober) Probe(ctx context.Context, req *Request) (*Report, error) {
-	if req.Module.TCP.Flows > 0 && req.onHop == nil && req.onFlow == nil {
-		return p.shareProbe(ctx, req)
-	}
-	return p.perform(ctx, req)
-}
-
-func (p *Prober) perform(ctx context.Context, req *Request) (*Report, error) {
 	start := time.Now()
 	if req.Addr.IsValid() {
 		if err := req.Check(req.Addr); err != nil {
@@ -39,12 +32,18 @@ func (p *Prober) perform(ctx context.Context, req *Request) (*Report, error) {
 	}
 	defer p.release(1)
 	r := &running{Report: &Report{Request: req, Start: start}, prober: p}
+	defer r.leaveAll()
 	if err := r.run(ctx); err != nil {
 		return nil, err
 	}
-	if r.wantsPath() {
+	switch {
+	case !r.wantsPath():
+	case r.Module.TCP.Flows > 0:
+		p.traceFlight(ctx, r.Report, r.flightOf(r.Handshake.Peer), start.Add(req.Timeout))
+	default:
 		r.trace(ctx, p, start.Add(req.Timeout))
 	}
+	r.shareTimeout()
 	r.Duration = time.Since(start)
 	return r.Report, nil
 }
@@ -56,6 +55,8 @@ type running struct {
 	lookup *lookup      // nil if the target is an address
 	addrs  []netip.Addr // addresses to probe, as far as they are known
 	denied []netip.Addr // the other addresses of the name that the policy does not permit
+
+	flights []*flight // in which the probe takes part; guarded by the mutex of the Prober's flights
 }
 
 // run resolves the name and performs the handshakes.
@@ -75,14 +76,6 @@ func (r *running) run(ctx context.Context) error {
 	case r.Module.TCP.Addresses == config.All:
 		return r.shakeAll(ctx)
 	}
-	others := r.handshakes(1) - 1 // Probe has admitted one already
-	if most := r.prober.options.MaxInFlight; 0 < most && int64(most) <= others {
-		return fmt.Errorf("%w: the module has %d flows", ErrInFlight, r.Module.TCP.Flows)
-	}
-	if !r.prober.admit(others) {
-		return r.prober.errInFlight()
-	}
-	defer r.prober.release(others)
 	if err := r.shake(ctx, r.choose(r.addrs), &r.Verdict); err != nil {
 		return err
 	}
@@ -214,11 +207,6 @@ func (r *running) aboutName(reason *nameError) Verdict {
 	return Verdict{Result: reason.result, Err: reason.err, At: time.Since(r.Start)}
 }
 
-// handshakes returns how many handshakes with a number of addresses the probe performs at the same time.
-func (r *Request) handshakes(addresses int) int64 {
-	return int64(addresses) * int64(max(1, r.Module.TCP.Flows))
-}
-
 // shake performs the handshakes with an address, one for each flow or only one. The verdict is undefined if there is an
 // error.
 func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) error {
@@ -273,13 +261,13 @@ func (r *running) shakeAll(ctx context.Context) error {
 	slices.SortFunc(r.addrs, netip.Addr.Compare)
 	addrs := slices.Compact(r.addrs)
 	limit, by := MaxAddresses, "the maximum for addresses: all"
-	if most := r.prober.options.MaxInFlight; 0 < most && most < limit {
+	if most := r.prober.options.MaxInFlight / max(1, int(r.Module.TCP.Flows)); 0 < most && most < limit {
 		limit, by = most, "--probe.max-in-flight"
 	}
 	if len(addrs) > limit {
 		return fmt.Errorf("%w: %s has %d, the limit is %d (%s)", ErrAddresses, r.Name, len(addrs), limit, by)
 	}
-	others := r.handshakes(len(addrs)) - 1 // Probe has admitted one already
+	others := int64(len(addrs)) - 1 // Probe has admitted one already
 	if !r.prober.admit(others) {
 		return r.prober.errInFlight()
 	}

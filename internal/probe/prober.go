@@ -7,8 +7,6 @@ import (
 	"net"
 	"sync/atomic"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -45,7 +43,7 @@ type Prober struct {
 	inFlight atomic.Int64
 	reserved atomic.Int64
 	ports    reservedPorts
-	sharing  singleflight.Group // of probes with flows
+	flights  flights
 }
 
 // New returns a Prober.

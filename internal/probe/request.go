@@ -33,7 +33,15 @@ type Request struct {
 	onHop   func(shaker.Hop)      // may be nil
 	onFlow  func(traced, all int) // nil if not all flows are traced; see TraceFlows
 	sent    *atomic.Int64         // may be nil
+	known   KnownFlows            // may be nil
 }
+
+// KnownFlows returns the last results of all flows to an address, nil if they are not known. An error means that there
+// is no verdict.
+type KnownFlows func(peer netip.AddrPort) ([]Flow, error)
+
+// ReuseFlows makes the probe use results of flows that are known, instead of handshakes from the same ports.
+func (r *Request) ReuseFlows(known KnownFlows) { r.known = known }
 
 // CountSent makes the probe add to n the number of its handshakes whose SYN leaves this host, as soon as it does.
 // Retransmissions are not counted.

@@ -1,0 +1,304 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// flowTarget is a target of which each fourth flow is silent, and which answers the others.
+const flowTarget = "192.0.2.1"
+
+// newFlowNetwork returns a network with the flowTarget, which answers after some time.
+func newFlowNetwork(t *testing.T, after time.Duration) *simnet.Network {
+	t.Helper()
+	network := simnet.NewNetwork(t)
+	open, silent := network.Hidden(simnet.SYNACK().After(after)), network.Hidden()
+	network.At(flowTarget).Over(func(syn simnet.Segment) *simnet.Host {
+		if syn.Src.Port()%4 == 0 {
+			return silent
+		}
+		return open
+	})
+	return network
+}
+
+// firstSYNs returns how many different SYNs were sent, and from which ports.
+func firstSYNs(network *simnet.Network) (n int, ports []uint16) {
+	type syn struct {
+		port     uint16
+		sequence uint32
+	}
+	seen := make(map[syn]bool)
+	for segment := range network.SentTo(netip.MustParseAddrPort(flowTarget + ":80")) {
+		if s := (syn{segment.Src.Port(), segment.Seq}); segment.SYN && !seen[s] {
+			seen[s] = true
+			ports = append(ports, s.port)
+		}
+	}
+	slices.Sort(ports)
+	return len(seen), slices.Compact(ports)
+}
+
+// checkFlows checks that each fourth flow of a report has timed out, and that the others are open.
+func checkFlows(t *testing.T, r *Report, err error, flows int) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("a probe of %s: error %v, want %d flows", flowTarget, err, flows)
+		return
+	}
+	var wrong []string
+	for _, f := range r.Flows {
+		want := "open"
+		if f.Port%4 == 0 {
+			want = "timeout"
+		}
+		if f.Result != want {
+			wrong = append(wrong, fmt.Sprintf("%d %s", f.Port, f.Result))
+		}
+	}
+	if len(r.Flows) != flows || wrong != nil || r.Result != "timeout" {
+		t.Errorf("the probe of %s is %s with %d flows, wrong are %v, want timeout, %d flows, and only each fourth silent",
+			r.Text, r.Result, len(r.Flows), wrong, flows)
+	}
+}
+
+// Probes of a target with the same module at the same time need the same ports. They share one probe. One that is gone
+// does not end it for the others.
+func TestFlowsAtTheSameTime(t *testing.T) {
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		network := simnet.NewNetwork(t)
+		network.At(flowTarget, simnet.SYNACK().After(300*time.Millisecond))
+		p := newEngineProber(t, engine, Options{Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16}}}`)})
+		req := request(t, p, flowTarget+":80", "flows")
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := make(chan error)
+		go func() { _, err := p.Probe(ctx, req); gone <- err }()
+		network.Await(16)
+		var group sync.WaitGroup
+		for range 4 {
+			group.Go(func() {
+				r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+				if err != nil || len(r.Flows) != 16 || !r.Success() {
+					t.Errorf("a probe at the same time = %+v, error %v, want 16 open flows", r, err)
+				}
+			})
+		}
+		lab.Eventually(t, "all probes share the handshakes", func() bool { return p.sharing() == 5 })
+		cancel()
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Errorf("the probe that was cancelled: error %v, want context.Canceled", err)
+		}
+		group.Wait()
+		if n, _ := firstSYNs(network); n != 16 {
+			t.Errorf("%d SYNs were sent for five probes at the same time, want 16", n)
+		}
+		if n := p.InFlight(); n != 0 || p.sharing() != 0 {
+			t.Errorf("after all probes: %d handshakes in flight, %d probes share flights, want none", n, p.sharing())
+		}
+	})
+}
+
+// sharing returns how many probes take part in flights.
+func (p *Prober) sharing() (n int) {
+	p.flights.mu.Lock()
+	defer p.flights.mu.Unlock()
+	for _, f := range p.flights.all {
+		n += f.users
+	}
+	return n
+}
+
+// The last probe that takes part ends the handshakes, and the ports are free when it returns: the next probe can use
+// them.
+func TestAbandonedFlows(t *testing.T) {
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		network := newFlowNetwork(t, 0)
+		p := newEngineProber(t, engine, Options{Config: parse(t,
+			`modules: {flows: {prober: tcp, timeout: 800ms, tcp: {flows: 8}}}`)})
+		for range 20 {
+			before, _ := firstSYNs(network)
+			end := probeInBackground(t, p, flowTarget+":80", "flows")
+			lab.Eventually(t, "all SYNs are sent", func() bool { n, _ := firstSYNs(network); return n >= before+8 })
+			end()
+			if n := p.InFlight(); n != 0 {
+				t.Fatalf("after a probe was cancelled, %d handshakes are in flight, want 0", n)
+			}
+		}
+		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+		checkFlows(t, r, err, 8)
+	})
+}
+
+// Two modules have ports of their own, so that each gets its verdict while flows of the other one fail.
+func TestFlowsOfTwoModules(t *testing.T) {
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		network := newFlowNetwork(t, 0)
+		p := newEngineProber(t, engine, Options{Config: parse(t, `
+modules:
+  one: {prober: tcp, timeout: 2s, tcp: {flows: 16}}
+  other: {prober: tcp, timeout: 800ms, tcp: {flows: 8, dscp: 46}}
+`)})
+		end := probeInBackground(t, p, flowTarget+":80", "one")
+		network.Await(16)
+		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "other"))
+		checkFlows(t, r, err, 8)
+		end()
+		if n, ports := firstSYNs(network); n != 24 || len(ports) != 24 {
+			t.Errorf("two modules with 16 and 8 flows have sent %d SYNs from %d ports, want 24 from 24", n, len(ports))
+		}
+	})
+}
+
+// Two names of one address share the handshakes, and the path, whenever the second probe begins.
+func TestFlowsOfTwoNames(t *testing.T) {
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		for _, path := range []string{"never", "on_failure"} {
+			t.Run(path, func(t *testing.T) {
+				network := newFlowNetwork(t, 0)
+				names := simnet.NewDNS(t, simnet.Names{
+					"one.example": {flowTarget}, "other.example": {flowTarget}, "both.example": {"192.0.2.2", flowTarget}})
+				network.At("192.0.2.2", simnet.SYNACK())
+				p := newEngineProber(t, engine, Options{DialDNS: names, Config: parse(t, `
+modules:
+  flows: {prober: tcp, timeout: 3s, tcp: {flows: 16, preferred_ip_protocol: ip4, path: `+path+`}}
+`)})
+				var group sync.WaitGroup
+				begin := func(target string) {
+					group.Go(func() {
+						r, err := p.Probe(t.Context(), request(t, p, target, "flows"))
+						checkFlows(t, r, err, 16)
+						if err == nil && (path == "on_failure") != (r.Path != nil) {
+							t.Errorf("the probe of %s has the path %+v, error %v, with path: %s", target, r.Path, r.PathErr, path)
+						}
+					})
+				}
+				begin("one.example:80")
+				network.Await(16)
+				begin("other.example:80")
+				begin(flowTarget + ":80")
+				if path == "on_failure" {
+					lab.Eventually(t, "the paths are being traced", func() bool { return p.tracing() })
+					begin("one.example:80")
+				}
+				group.Wait()
+				if n, _ := firstSYNs(network); path == "never" && n != 16 {
+					t.Errorf("%d SYNs were sent for three probes of one address, want 16", n)
+				}
+			})
+		}
+	})
+}
+
+// tracing reports whether the paths of a flight are being traced.
+func (p *Prober) tracing() bool {
+	p.flights.mu.Lock()
+	defer p.flights.mu.Unlock()
+	for _, f := range p.flights.all {
+		if len(f.tracing) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Probes with other timeouts share the handshakes, which end with the earliest deadline. Then all of them have a
+// verdict, and report the timeout that applied.
+func TestFlowsWithOtherTimeouts(t *testing.T) {
+	const short, long = 800 * time.Millisecond, time.Minute
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		for name, timeouts := range map[string][]time.Duration{
+			"the second one is shorter": {long, short}, "the first one is shorter": {short, long},
+		} {
+			t.Run(name, func(t *testing.T) { probeWithTimeouts(t, engine, timeouts) })
+		}
+	})
+}
+
+func probeWithTimeouts(t *testing.T, engine *shaker.Config, timeouts []time.Duration) {
+	network := newFlowNetwork(t, 0)
+	p := newEngineProber(t, engine, Options{Config: parse(t,
+		`modules: {flows: {prober: tcp, timeout: 1m, tcp: {flows: 16}}}`)})
+	var group sync.WaitGroup
+	for i, timeout := range timeouts {
+		req := request(t, p, flowTarget+":80", "flows")
+		req.Timeout = timeout
+		group.Go(func() {
+			r, err := p.Probe(t.Context(), req)
+			checkFlows(t, r, err, 16)
+			if applied := slices.Min(timeouts); err == nil && r.Request.Timeout != applied || req.Timeout != timeout {
+				t.Errorf("the probe with the timeout %v reports %v, want %v", timeout, r.Request.Timeout, applied)
+			}
+		})
+		if i == 0 {
+			network.Await(16)
+		}
+	}
+	group.Wait()
+	if n, _ := firstSYNs(network); n != 16 {
+		t.Errorf("%d SYNs were sent for two probes with the timeouts %v, want 16", n, timeouts)
+	}
+}
+
+// A probe that begins its handshakes late, because name resolution took long, does not shorten those of another probe:
+// it has no verdict about the target itself.
+func TestFlowsOfALateProbe(t *testing.T) {
+	network := newFlowNetwork(t, 0)
+	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 2s, tcp: {flows: 16}}}`)})
+	late := &running{prober: p, Report: &Report{
+		Request: request(t, p, flowTarget+":80", "flows"), Start: time.Now().Add(-1500 * time.Millisecond)}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+		checkFlows(t, r, err, 16)
+		if err == nil && r.Duration < 1900*time.Millisecond {
+			t.Errorf("the probe took %v, want its whole timeout of 2s", r.Duration)
+		}
+	}()
+	network.Await(16)
+	var v Verdict
+	if err := late.shake(t.Context(), netip.MustParseAddr(flowTarget), &v); !errors.Is(err, shaker.ErrUnsent) {
+		t.Errorf("a probe that begins with a quarter of its time left: %+v, error %v, want ErrUnsent", v, err)
+	}
+	late.leaveAll()
+	<-done
+}
+
+// Reports keep ports apart if modules have more flows together than one block of reserved ports.
+func TestFlowPortsOfManyModules(t *testing.T) {
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		p := newEngineProber(t, engine, Options{Config: parse(t, `
+modules:
+  a: {prober: tcp, tcp: {flows: 40}}
+  b: {prober: tcp, tcp: {flows: 30}}
+  c: {prober: tcp, tcp: {flows: 2, source_ports: 20000-20010}}
+  d: {prober: tcp, tcp: {flows: 64}}
+  e: {prober: tcp, tcp: {flows: 2, close: fin}}
+  plain: {prober: tcp}
+`)})
+		users := make(map[uint16]string)
+		for _, name := range []string{"e", "d", "c", "b", "a"} {
+			module := p.Config().Modules[name]
+			ports, err := p.FlowPorts(&module)
+			if err != nil || int(ports.Last-ports.First)+1 != int(module.TCP.Flows) {
+				t.Fatalf("module %s has the ports %v, error %v, want %d", name, ports, err, module.TCP.Flows)
+			}
+			for port := ports.First; port <= ports.Last; port++ {
+				if other := users[port]; other != "" {
+					t.Errorf("modules %s and %s both have port %d", other, name, port)
+				}
+				users[port] = name
+			}
+		}
+	})
+}
