@@ -56,7 +56,7 @@ func (p *Prober) TracePath(ctx context.Context, r *Report) {
 		return
 	}
 	defer p.release(1)
-	deadline := time.Now().Add(longestTrace)
+	deadline := time.Now().Add(LongestTrace)
 	if r.Module.TCP.Flows > 0 {
 		p.traceFlight(ctx, r, nil, deadline)
 		return

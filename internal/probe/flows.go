@@ -299,7 +299,7 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 		for _, i := range flows {
 			tracing.Go(func() error {
 				f := r.Flows[i]
-				options := shaker.TraceOptions{Timeout: longestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
+				options := shaker.TraceOptions{Timeout: LongestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
 				path, err := p.options.Shaker.Trace(ctx, f.Handshake, &options)
 				mu.Lock()
 				defer mu.Unlock()

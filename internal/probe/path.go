@@ -13,20 +13,20 @@ import (
 )
 
 const (
-	// longestTrace limits how long the trace of a path may take.
-	longestTrace = 2 * time.Second
+	// LongestTrace limits how long the trace of a path may take.
+	LongestTrace = 2 * time.Second
 
 	// traceHandshakes is how many handshakes [shaker.Shaker.Trace] makes concurrently at most.
 	traceHandshakes = 8
 )
 
 // traceTime returns how much of the timeout is reserved for the trace of the path: a third, but at
-// most longestTrace, and 0 if the module traces no path, or if the traces have time of their own.
+// most LongestTrace, and 0 if the module traces no path, or if the traces have time of their own.
 func (r *Request) traceTime() time.Duration {
 	if r.Module.TCP.Path == config.Never || r.onFlow != nil {
 		return 0
 	}
-	return min(r.Timeout/3, longestTrace)
+	return min(r.Timeout/3, LongestTrace)
 }
 
 // TracePath makes the probe trace the path, whatever the verdict is, and call onHop for each hop as soon as
@@ -73,7 +73,7 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	}
 	defer p.release(others)
 	options := shaker.TraceOptions{
-		Timeout: max(1, min(longestTrace, time.Until(deadline))),
+		Timeout: max(1, min(LongestTrace, time.Until(deadline))),
 		MaxHops: int(r.Module.TCP.MaxHops),
 	}
 	goodFlows := r.goodFlows()

@@ -267,6 +267,16 @@ func (r *Registry[T]) shared(name string, m *config.Module) *config.Module {
 	return c
 }
 
+// Config returns the configuration that the targets of a request's module share, nil if there are none.
+func (r *Registry[T]) Config(req *probe.Request) *config.Module {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.configs[req.ModuleName]; c != nil && reflect.DeepEqual(*c, req.Module) {
+		return c
+	}
+	return nil
+}
+
 // Expire ends the registrations of targets that have not been scraped for too long, and forgets those that expired long
 // ago. The Registry calls it every second.
 func (r *Registry[T]) Expire(now time.Time) {

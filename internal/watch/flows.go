@@ -2,7 +2,10 @@ package watch
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
@@ -14,6 +17,10 @@ import (
 type flows struct {
 	ports shaker.PortRange
 	all   []flow // of these ports
+
+	stream *stream        // nil while there are no handshakes
+	before shaker.Skipped // what the stream had skipped when the target joined it
+	begun  moment         // when the target joined it
 
 	// Sets of flows, as bits: there are 64 flows at most.
 	failing uint64 // those that failed after the last handshake
@@ -29,6 +36,7 @@ type flow struct {
 	last      shaker.Result             // zero if there is none with the present address
 	sent      moment                    // when its SYN was sent, or the present address was chosen
 	completed moment
+	fault     error // why the last handshake was not performed, nil if it was completed
 }
 
 // A FlowCount is the number of handshakes from one port, by their outcome.
@@ -65,6 +73,7 @@ func (t *target) addToFlow(r *shaker.Repeated, sent moment) (current bool) {
 	if flow == nil {
 		return true // no flow had a handshake in the first probe
 	}
+	flow.fault = nil
 	flow.counts[r.Result.Outcome]++
 	if current = sent >= flow.sent; current {
 		flow.last, flow.sent, flow.completed = r.Result, sent, t.watcher.now()
@@ -76,11 +85,41 @@ func (t *target) addToFlow(r *shaker.Repeated, sent moment) (current bool) {
 	return current
 }
 
-// isCurrent reports whether the last result of a flow still describes its state. It does not if the flow has missed its
-// last turns, for example because another program uses its port. The caller holds mu.
-func (t *target) isCurrent(f *flow) bool {
+// isCurrent reports whether a flow counts: it has a result, and has not missed its last turns because another program
+// uses its port. The caller holds mu.
+func (t *target) isCurrent(f *flow) bool { return f.last.Outcome != 0 && !t.isLeftOut(f) }
+
+// isLeftOut reports whether a flow does not count because another program uses its port. No other reason is good
+// enough: a flow that fails is the one whose handshakes take long, so that another handshake from the port, such as one
+// of a trace, is most likely to be in its way. The caller holds mu.
+func (t *target) isLeftOut(f *flow) bool {
+	return errors.Is(f.fault, syscall.EADDRINUSE) && t.isOverdue(f)
+}
+
+// isOverdue reports whether a flow has missed its last turns, for longer than a trace from its port takes. The caller
+// holds mu.
+func (t *target) isOverdue(f *flow) bool {
 	turn := time.Duration(len(t.flows.all)) * t.Module.Watch.Interval
-	return f.last.Outcome != 0 && time.Duration(t.watcher.now()-f.completed) <= 3*turn+t.Module.Timeout
+	age := time.Duration(t.watcher.now() - max(f.completed, t.flows.begun))
+	return age > 3*turn+t.Module.Timeout+probe.LongestTrace
+}
+
+// staleFlow returns an error if this host has completed no handshake of a flow for too long. Without the flow, the
+// others could make the probe succeed. The caller holds mu.
+func (t *target) staleFlow() error {
+	for i := range t.flows.all {
+		f := &t.flows.all[i]
+		if !t.isOverdue(f) || t.isLeftOut(f) {
+			continue
+		}
+		cause := f.fault
+		if cause == nil {
+			cause = fmt.Errorf("flow from port %d: %w", t.flows.ports.First+uint16(i), errBusy)
+		}
+		age := time.Duration(t.watcher.now() - max(f.completed, t.flows.begun))
+		return fmt.Errorf("%w: none of this flow was completed for %v: %w", ErrStale, age.Round(time.Millisecond), cause)
+	}
+	return nil
 }
 
 // failingFlows returns the set of the flows whose last result is not valid. The caller holds mu.
@@ -100,21 +139,27 @@ func (t *target) hasSettled() bool {
 	return t.flows != nil && t.flows.failing != t.flows.told && t.flows.since >= len(t.flows.all)
 }
 
-// addFlows adds the last results of all flows to the report of the last handshake, which then is about the worst one.
-// The caller holds mu.
-func (t *target) addFlows(r *probe.Report) {
-	var all []probe.Flow
+// currentFlows returns the last results of all flows that count. The caller holds mu.
+func (t *target) currentFlows(resolution *probe.Resolution) (all []probe.Flow) {
 	for i := range t.flows.all {
 		f := &t.flows.all[i]
 		if t.isCurrent(f) {
 			all = append(all, probe.Flow{
-				Port: t.flows.ports.First + uint16(i), Verdict: verdictOf(&f.last, &r.Resolution)})
+				Port: t.flows.ports.First + uint16(i), Verdict: verdictOf(&f.last, resolution)})
 		}
 	}
+	return all
+}
+
+// addFlows adds the last results of all flows to the report of the last handshake, which then is about the worst one.
+// The caller holds mu.
+func (t *target) addFlows(r *probe.Report) {
+	all := t.currentFlows(&r.Resolution)
 	if all == nil {
 		return // the address has just changed
 	}
-	r.Verdict, r.Duration = r.VerdictOf(all), r.At
+	r.Verdict = r.VerdictOf(all)
+	r.Duration = r.At
 	worst := slices.IndexFunc(all, func(f probe.Flow) bool { return f.Handshake == r.Handshake })
 	r.Start = t.watcher.onWallClock(t.flows.of(all[worst].Port).sent)
 	r.Parting = t.flows.parting

@@ -56,10 +56,16 @@ modules:
 // newBench returns a bench. The options of the Watcher lack what the bench has itself.
 func newBench(t *testing.T, text string, maxInFlight int, options Options) *bench {
 	t.Helper()
+	return newEngineBench(t, nil, text, maxInFlight, options)
+}
+
+// newEngineBench is newBench with another engine.
+func newEngineBench(t *testing.T, of *shaker.Config, text string, maxInFlight int, options Options) *bench {
+	t.Helper()
 	b := &bench{t: t, network: simnet.NewNetwork(t), results: history.New(10_000)}
 	b.network.At(openPrefix, simnet.SYNACK().After(2*time.Millisecond))
 	b.network.At(refusedPrefix, simnet.RST().After(2*time.Millisecond))
-	engine, err := shaker.New(nil)
+	engine, err := shaker.New(of)
 	if err != nil {
 		t.Fatal(err)
 	}

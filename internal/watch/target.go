@@ -171,32 +171,43 @@ func (t *target) repeat(peer netip.AddrPort) (err error) {
 			}
 		}()
 	}
-	if t.repetition != nil {
-		err := t.repetition.SetTarget(peer)
-		if err == nil && t.flows != nil {
-			t.flows.forget(t.watcher.now())
-		}
-		return err
-	}
-	ports, err := t.watcher.options.Prober.FlowPorts(t.Module)
-	switch {
-	case err != nil:
-		return err
-	case ports == shaker.PortRange{}:
-	case t.flows != nil && t.flows.ports == ports:
-		t.flows.forget(0)
-	default:
-		t.flows = newFlows(ports)
-	}
 	options := t.Module.Options()
 	options.Timeout = t.Module.Timeout
-	t.repetition, err = t.watcher.options.Shaker.Repeat(peer, shaker.Schedule{
-		Interval:    t.Module.Watch.Interval,
-		Offset:      offset(t.Key),
-		SourcePorts: ports,
-		Options:     options,
-	}, t.take)
+	schedule := shaker.Schedule{Interval: t.Module.Watch.Interval, Offset: offset(t.Key), Options: options}
+	switch {
+	case t.Module.TCP.Flows > 0:
+		return t.repeatFlows(peer, &schedule)
+	case t.repetition != nil:
+		return t.repetition.SetTarget(peer)
+	}
+	t.repetition, err = t.watcher.options.Shaker.Repeat(peer, schedule, t.take)
 	return err
+}
+
+// repeatFlows is repeat for a module with flows. Its caller holds mu.
+func (t *target) repeatFlows(peer netip.AddrPort, schedule *shaker.Schedule) (err error) {
+	if t.repetition != nil && t.flows.stream.key.peer == peer {
+		return nil
+	}
+	if schedule.SourcePorts, err = t.watcher.options.Prober.FlowPorts(t.Module); err != nil {
+		return err
+	}
+	s, err := t.watcher.streams.join(t, peer, schedule)
+	if err != nil {
+		return err
+	}
+	since := moment(0) // the results of the probe that follows were sent before now
+	if t.repetition != nil {
+		t.pause()
+		since = t.watcher.now()
+	}
+	if t.flows == nil || t.flows.ports != schedule.SourcePorts {
+		t.flows = newFlows(schedule.SourcePorts)
+	}
+	t.flows.forget(since)
+	t.flows.stream, t.flows.before, t.flows.begun = s, s.repetition.Skipped(), t.watcher.now()
+	t.repetition = s.repetition
+	return nil
 }
 
 // offset spreads the handshakes of all targets over the interval.
@@ -226,11 +237,18 @@ func (t *target) pause() {
 		return
 	}
 	// No result arrives during Stop: take waits for mu, and finds out that the repetition has ended.
-	t.repetition.Stop()
+	if t.flows != nil {
+		t.watcher.streams.leave(t.flows.stream, t)
+	} else {
+		t.repetition.Stop()
+	}
 	if all := t.allSkipped(); all != (Skipped{}) {
 		t.haveSkips().counted = all
 	}
 	t.repetition = nil
+	if t.flows != nil {
+		t.flows.stream, t.flows.before = nil, shaker.Skipped{}
+	}
 }
 
 // haveSkips returns skips, which exist from then on. Its caller holds mu.
@@ -248,10 +266,13 @@ func (t *target) allSkipped() Skipped {
 		all = t.skips.counted
 	}
 	if t.repetition != nil {
-		now := t.repetition.Skipped()
-		all.Late += now.Late
-		all.Overlapping += now.Overlapping
-		all.Unread += now.Unread
+		now, before := t.repetition.Skipped(), shaker.Skipped{}
+		if t.flows != nil {
+			before = t.flows.before
+		}
+		all.Late += now.Late - before.Late
+		all.Overlapping += now.Overlapping - before.Overlapping
+		all.Unread += now.Unread - before.Unread
 	}
 	return all
 }
@@ -259,9 +280,14 @@ func (t *target) allSkipped() Skipped {
 // take takes the result of a handshake in the background.
 func (t *target) take(r shaker.Repeated) {
 	t.watcher.options.Observe(t.Key.Module, &r)
+	t.takeResult(r, nil)
+}
+
+// takeResult takes the result of a handshake that belongs to a stream if the module has flows.
+func (t *target) takeResult(r shaker.Repeated, s *stream) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.repetition == nil {
+	if t.repetition == nil || t.flows != nil && t.flows.stream != s {
 		return // it was stopped
 	}
 	failedBefore := t.isFailing()
@@ -338,6 +364,10 @@ func (t *target) add(r *shaker.Repeated) (completed bool) {
 		s := t.haveSkips()
 		s.counted.Fault++
 		s.fault = r.Err
+		if t.flows != nil {
+			s.fault = fmt.Errorf("flow from port %d: %w", r.SourcePort, r.Err)
+			t.flows.of(r.SourcePort).fault = s.fault
+		}
 		return false
 	}
 	if t.skips != nil {
@@ -472,14 +502,20 @@ func (t *target) stale() error {
 	most := intervals*t.Module.Watch.Interval + t.Module.Timeout
 	age := time.Duration(t.watcher.now() - t.completed)
 	if age <= most {
+		if t.flows != nil {
+			return t.staleFlow()
+		}
 		return nil
 	}
-	cause := errors.New("it is overloaded, or the exporter was stopped")
+	cause := errBusy
 	if t.skips != nil && t.skips.fault != nil {
 		cause = t.skips.fault
 	}
 	return fmt.Errorf("%w: none was completed for %v: %w", ErrStale, age.Round(time.Millisecond), cause)
 }
+
+// errBusy is the reason why handshakes were not performed if no handshake has shown another one.
+var errBusy = errors.New("it is overloaded, or the exporter was stopped")
 
 // gone returns why the target's name has no address now, nil if it has one. Its caller holds mu.
 func (t *target) gone() *probe.Verdict {

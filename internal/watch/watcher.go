@@ -56,6 +56,7 @@ type Watcher struct {
 	limits   limits
 	registry *registry.Registry[*target]
 	traces   chan struct{} // holds a value for each trace that is running
+	streams  streams
 }
 
 // New returns a Watcher that runs until Close.
@@ -128,6 +129,7 @@ func (w *Watcher) Scrape(ctx context.Context, req *probe.Request, client string)
 	if t != nil {
 		return t.answer(req)
 	}
+	req.ReuseFlows(w.knownFlows(req))
 	report, err := w.options.Prober.Probe(ctx, req)
 	if err != nil {
 		return Answer{}, err
@@ -156,6 +158,7 @@ func (w *Watcher) Inspect(ctx context.Context, req *probe.Request) (Answer, erro
 	if t := w.registry.Peek(req); t != nil {
 		return t.answer(req)
 	}
+	req.ReuseFlows(w.knownFlows(req))
 	report, err := w.options.Prober.Probe(ctx, req)
 	return Answer{Report: report, Probed: true}, err
 }

@@ -1,0 +1,201 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/shaker"
+)
+
+// A silent flow has a handshake for nearly all of the time, because the timeout is nearly as long as a round of turns.
+const silentConfig = `
+modules:
+  flows:
+    prober: tcp
+    timeout: 390ms
+    watch: {interval: 100ms}
+    tcp: {flows: 4, preferred_ip_protocol: ip4}
+`
+
+// partlySilent lets each fourth flow to an address be silent.
+func (b *bench) partlySilent(address string) {
+	open, silent := b.network.Hidden(simnet.SYNACK()), b.network.Hidden()
+	b.network.At(address).Over(func(syn simnet.Segment) *simnet.Host {
+		if syn.Src.Port()%4 == 0 {
+			return silent
+		}
+		return open
+	})
+}
+
+// Names of one address, and the address itself, share the handshakes. A flow that fails has a handshake in flight for
+// nearly all of the time. Nevertheless all of the targets see it from the first scrape on, none leaves it out, and there
+// are no faults. The handshakes go on until the last target is gone.
+func TestNamesOfOneAddress(t *testing.T) {
+	for _, engine := range []*shaker.Config{nil, {Raw: &shaker.Raw{}}} {
+		t.Run(fmt.Sprintf("raw %t", engine != nil), func(t *testing.T) {
+			b := newEngineBench(t, engine, silentConfig, 0, Options{})
+			const address = "10.0.2.1"
+			b.partlySilent(address)
+			b.answerDNS(simnet.Names{"one.example": {address}, "other.example": {address}})
+			targets := []string{"one.example:80", address + ":80", "other.example:80"}
+			fails := func(a Answer) {
+				t.Helper()
+				if len(a.Flows) != 4 || len(failedPorts(a.Report)) != 1 || failedPorts(a.Report)[0]%4 != 0 {
+					t.Errorf("the flows of %s are %+v, want 4, and only each fourth one fails", a.Text, a.Flows)
+				}
+			}
+			for _, target := range targets {
+				fails(b.scrape(target, "flows"))
+				fails(b.scrape(target, "flows"))
+			}
+			b.awaitHandshakes(targets[2], "flows", "open", 40)
+			for _, target := range targets {
+				a := b.scrape(target, "flows")
+				fails(a)
+				if a.Watch.Skipped.Fault > 0 || a.Probed {
+					t.Errorf("%s: probed %t, skipped %+v, want neither a probe nor faults",
+						target, a.Probed, a.Watch.Skipped)
+				}
+			}
+			b.watcher.streams.mu.Lock()
+			if n := len(b.watcher.streams.all); n != 1 {
+				t.Errorf("%d streams for three targets of one address, want 1", n)
+			}
+			b.watcher.streams.mu.Unlock()
+
+			b.target(targets[0], "flows").Stop()
+			stopped := b.target(targets[0], "flows").snapshot()
+			before := b.scrape(targets[1], "flows").Watch.total("open")
+			fails(b.awaitHandshakes(targets[1], "flows", "open", before+10))
+			if now := b.target(targets[0], "flows").snapshot(); now.total("") != stopped.total("") {
+				t.Errorf("a target that was stopped goes on counting: %+v after %+v", now.Flows, stopped.Flows)
+			}
+			b.target(targets[1], "flows").Stop()
+			b.target(targets[2], "flows").Stop()
+			if all := b.watcher.streams.targetsOf(streamKey{}); all != nil || len(b.watcher.streams.all) != 0 {
+				t.Errorf("after all targets were stopped, there are the streams %+v, want none", b.watcher.streams.all)
+			}
+		})
+	}
+}
+
+// A name that gets the address of another target joins its handshakes, and leaves the previous ones.
+func TestNameJoinsAnAddress(t *testing.T) {
+	b := newBench(t, silentConfig, 0, Options{})
+	const address = "10.0.2.1"
+	b.partlySilent(address)
+	b.answerDNS(simnet.Names{"host.example": {"10.0.0.1"}})
+	const name = "host.example:80"
+	if !b.scrape(name, "flows").Success() {
+		t.Fatal("the name with an open address does not succeed")
+	}
+	b.scrape(address+":80", "flows")
+	b.answerDNS(simnet.Names{"host.example": {address}})
+	b.resolve()
+	var joined Answer
+	lab.Eventually(t, "the name has the results of the other address", func() bool {
+		joined = b.scrape(name, "flows")
+		return len(joined.Flows) == 4 && joined.Handshake.Peer.Addr().String() == address
+	})
+	if failed := failedPorts(joined.Report); len(failed) != 1 || failed[0]%4 != 0 {
+		t.Errorf("the ports %v of %s fail, want one, which is a multiple of 4", failed, name)
+	}
+	b.watcher.streams.mu.Lock()
+	defer b.watcher.streams.mu.Unlock()
+	if n := len(b.watcher.streams.all); n != 1 {
+		t.Errorf("%d streams, want 1: the previous one has no target", n)
+	}
+}
+
+// Another program has a connection with the target from the port of a flow that fails. This is not a reason to leave
+// the flow out: there is no verdict.
+func TestFlowInUseWithTheTarget(t *testing.T) {
+	text := strings.Replace(flowsConfig, "flows: 4", "flows: 4, source_ports: 20000-20003", 1)
+	b := newBench(t, text, 0, Options{})
+	b.partlySilent("10.0.2.1")
+	const target = "10.0.2.1:80"
+	if first := b.scrape(target, "flows"); len(first.Flows) != 4 || first.Success() {
+		t.Fatalf("the first scrape: %s with %d flows, want a failure with 4", first.Result, len(first.Flows))
+	}
+	hold(t, 20000, netip.MustParseAddrPort(target))
+	checkStale(t, b, target, "20000", syscall.EADDRNOTAVAIL)
+}
+
+// This host's firewall drops the SYNs of one flow. That says nothing about the target: there is no verdict, and the
+// error names the port.
+func TestFlowDroppedByThisHost(t *testing.T) {
+	for _, engine := range []*shaker.Config{nil, {Raw: &shaker.Raw{Ports: shaker.PortRange{First: 20000, Last: 20127}}}} {
+		t.Run(fmt.Sprintf("raw %t", engine != nil), func(t *testing.T) {
+			text := flowsConfig
+			if engine == nil { // a socket shows it with the first retransmission
+				text = strings.Replace(text, "flows: 4", "flows: 4, source_ports: 20000-20003", 1)
+				text = strings.Replace(text, "timeout: 300ms", "timeout: 1200ms", 1)
+			}
+			b := newEngineBench(t, engine, text, 0, Options{})
+			b.scrape(openTarget, "flows")
+			dropFrom(t, 20001)
+			checkStale(t, b, openTarget, "20001", syscall.EPERM)
+		})
+	}
+}
+
+// checkStale checks that scrapes of a target end with an error that names the port of a flow and its errno, and that
+// none of them succeeds after that.
+func checkStale(t *testing.T, b *bench, target, port string, errno syscall.Errno) {
+	t.Helper()
+	lab.Eventually(t, "there is no verdict", func() bool {
+		a, err := b.watcher.Scrape(t.Context(), b.request(target, "flows"), "192.0.2.1")
+		if err == nil {
+			if len(a.Flows) != 4 {
+				t.Fatalf("the scrape of %s is %s with %d flows, want all 4, or no verdict",
+					target, a.Result, len(a.Flows))
+			}
+			return false
+		}
+		return errors.Is(err, ErrStale) && errors.Is(err, errno) && strings.Contains(err.Error(), "port "+port)
+	})
+}
+
+// hold lets a socket of another program try to connect from a port to a target, until the test ends.
+func hold(t *testing.T, port int, target netip.AddrPort) {
+	t.Helper()
+	shared := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}, Control: func(_, _ string, c syscall.RawConn) (err error) {
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = errors.Join(syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1),
+				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, 15, 1)) // SO_REUSEPORT
+		}), err)
+	}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for t.Context().Err() == nil {
+			c, err := shared.DialContext(t.Context(), "tcp4", target.String())
+			if err == nil {
+				c.Close()
+			}
+		}
+	}()
+	t.Cleanup(func() { <-done })
+}
+
+// dropFrom lets this host's firewall drop what is sent from a port, until the test ends.
+func dropFrom(t *testing.T, port int) {
+	t.Helper()
+	nft := lab.Program(t, "nft", "nftables")
+	run := func(rules string) {
+		if out, err := exec.Command(nft, rules).CombinedOutput(); err != nil {
+			t.Errorf("nft %s: %v\n%s", rules, err, out)
+		}
+	}
+	run(fmt.Sprintf("table inet own { chain output { type filter hook output priority 0; tcp sport %d drop; }; }", port))
+	t.Cleanup(func() { run("delete table inet own") })
+}
