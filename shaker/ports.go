@@ -23,3 +23,9 @@ func ReservePorts(n int) (*Ports, error) {
 	}
 	return p, nil
 }
+
+// Ephemeral reports whether the system may give one of the ports to any socket that has not chosen a port, and returns
+// the range from which it does so (net.ipv4.ip_local_port_range in ip(7)). Ports in
+// net.ipv4.ip_local_reserved_ports are not given. ok is also false if the range is not known, as on systems other than
+// Linux.
+func (r PortRange) Ephemeral() (all PortRange, ok bool) { return r.ephemeral() }

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,4 +101,29 @@ func reservePort(port uint16, share bool) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+func (r PortRange) ephemeral() (all PortRange, ok bool) {
+	all, err := ephemeralPorts()
+	if err != nil || r.Last < all.First || all.Last < r.First {
+		return all, false
+	}
+	reserved, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
+	return all, err != nil || !r.isIn(string(reserved))
+}
+
+// isIn reports whether a list of ports, such as "8080,20000-20127", has the range in one of its ranges.
+func (r PortRange) isIn(list string) bool {
+	for part := range strings.SplitSeq(strings.TrimSpace(list), ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		if !isRange {
+			to = from
+		}
+		first, err1 := strconv.Atoi(from)
+		last, err2 := strconv.Atoi(to)
+		if errors.Join(err1, err2) == nil && first <= int(r.First) && int(r.Last) <= last {
+			return true
+		}
+	}
+	return false
 }

@@ -16,3 +16,5 @@ func (p *Ports) reserve(int) error {
 
 // Close releases the ports. The error is always nil.
 func (p *Ports) Close() error { return nil }
+
+func (r PortRange) ephemeral() (all PortRange, ok bool) { return PortRange{}, false }

@@ -123,3 +123,27 @@ modules:
 		}
 	}
 }
+
+// Two modules whose flows have the same ports are a warning, unless they send from different addresses or interfaces.
+func TestSharedFlowPorts(t *testing.T) {
+	const shared = "test.yml:4: module b: tcp.source_ports is 20002-20005, and the flows of module a have some of these " +
+		"ports: while one of the modules probes an address, probes of this address with the other one are answered with " +
+		"503. Want ports of its own"
+	for _, c := range []struct {
+		a, b string
+		want []string
+	}{
+		{a: "flows: 4, source_ports: 20000-20003", b: "flows: 2, source_ports: 20002-20005", want: []string{shared}},
+		{a: "flows: 2, source_ports: 20000-20003", b: "flows: 2, source_ports: 20002-20005"},
+		{a: "flows: 4", b: "flows: 2, source_ports: 20002-20005"},
+		{
+			a: "flows: 4, source_ports: 20000-20003, source_ip_address: 127.0.0.1",
+			b: "flows: 2, source_ports: 20002-20005, source_ip_address: 127.0.0.2",
+		},
+	} {
+		text := "modules:\n  a:\n    {prober: tcp, tcp: {" + c.a + "}}\n  b: {prober: tcp, tcp: {" + c.b + "}}\n"
+		if _, warnings, err := Parse("test.yml", []byte(text)); err != nil || !slices.Equal(warnings, c.want) {
+			t.Errorf("Parse(%s):\n got %q, error %v\nwant %q", text, warnings, err, c.want)
+		}
+	}
+}

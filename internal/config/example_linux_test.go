@@ -43,8 +43,8 @@ func TestExampleHasEveryKey(t *testing.T) {
 	}
 	text = uncommented(text)
 	c, warnings, err := Parse("shaker.yml", text)
-	if err != nil || len(warnings) != 2 { // source_ip_address and interface
-		t.Fatalf("%s with every key: warnings %q, error %v, want 2 warnings", example, warnings, err)
+	if err != nil || len(warnings) != 3 { // source_ip_address, source_ports with flows, and interface
+		t.Fatalf("%s with every key: warnings %q, error %v, want 3 warnings", example, warnings, err)
 	}
 	for name, keys := range map[string][2][]string{
 		"the file": {keysAt(t, text), names(configKeys)},

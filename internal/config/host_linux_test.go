@@ -161,6 +161,36 @@ func TestSourcePortsOutsideOfTheSystems(t *testing.T) {
 	}
 }
 
+// The ports of flows that the kernel may give to connections are a warning, unless they are reserved.
+func TestFlowPortsGivenToConnections(t *testing.T) {
+	lab.Need(t)
+	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 49999")
+	for _, c := range []struct {
+		ports, reserved string
+		warns           string // the ports that the warning wants to be reserved, "" if there is none
+	}{
+		{ports: "20000-20003"},
+		{ports: "39998-40010"},
+		{ports: "39999-40010", warns: "39999-40000"},
+		{ports: "45000-45010", warns: "45000-45001"},
+		{ports: "45000-45010", reserved: "45000-45001"},
+		{ports: "45000-45010", reserved: "45001", warns: "45000-45001"},
+	} {
+		kernel.Sysctl(t, "net.ipv4.ip_local_reserved_ports", c.reserved)
+		var want []string
+		if c.warns != "" {
+			want = []string{"shaker.yml:5: module m: tcp.source_ports is " + c.ports + ", and the kernel gives the ports " +
+				"40000-49999 to connections (net.ipv4.ip_local_port_range): probes leave a flow out while its port is in " +
+				"use. Want other ports, or " + c.warns + " in net.ipv4.ip_local_reserved_ports"}
+		}
+		if _, warnings, err := parseTCP("{flows: 2, source_ports: " + c.ports + "}"); err != nil ||
+			!slices.Equal(warnings, want) {
+			t.Errorf("flows: 2, source_ports: %s, reserved %q:\n got %q, error %v\nwant %q",
+				c.ports, c.reserved, warnings, err, want)
+		}
+	}
+}
+
 func TestJudge(t *testing.T) {
 	const missing = "tcp.x is y" + lacks
 	for _, test := range []struct {

@@ -16,6 +16,7 @@ func readModules(v value, c *Config) {
 		return
 	}
 	v.prefix = "module "
+	sourcePorts := make(map[string]value)
 	entries, _ := v.entries("a mapping of names to modules")
 	for _, e := range entries {
 		if e.name == "" {
@@ -26,6 +27,9 @@ func readModules(v value, c *Config) {
 		module, foreign := readModule(e.value)
 		if foreign == nil {
 			c.Modules[e.name] = module
+			if ports := module.TCP.SourcePorts; module.TCP.Flows > 0 && ports != (shaker.PortRange{}) {
+				sourcePorts[e.name] = v.file.tcp["source_ports"]
+			}
 			continue
 		}
 		if c.Foreign == nil {
@@ -34,9 +38,32 @@ func readModules(v value, c *Config) {
 		c.Foreign[e.name] = *foreign
 	}
 	c.placeFlows()
+	c.checkSharedPorts(sourcePorts)
 	if len(c.Modules) == 0 {
 		v.path = "modules"
 		v.warn("are all left to blackbox_exporter, so that no target can be probed: add a module with prober: tcp")
+	}
+}
+
+// checkSharedPorts warns if two modules send flows from the same ports. Its argument is the source ports of the modules
+// with flows.
+func (c *Config) checkSharedPorts(sourcePorts map[string]value) {
+	names := slices.Sorted(maps.Keys(sourcePorts))
+	for i, name := range names {
+		tcp := c.Modules[name].TCP
+		own := tcp.ownFlowPorts()
+		for _, before := range names[:i] {
+			other := c.Modules[before].TCP
+			ports := other.ownFlowPorts()
+			if own.First > ports.Last || ports.First > own.Last || tcp.sendsElsewhere(&other) {
+				continue
+			}
+			v := sourcePorts[name]
+			v.warn("is %s, and the flows of module %s have some of these ports: while one of the modules probes an "+
+				"address, probes of this address with the other one are answered with 503. Want ports of its own",
+				v.quote(), Name(before))
+			break
+		}
 	}
 }
 

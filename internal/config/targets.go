@@ -127,7 +127,7 @@ func parseRange(text string) (Range, error) {
 	r := Range{ports: allPorts}
 	if ports != anyPort {
 		var ok bool
-		if r.ports, ok = parsePorts(ports); !ok {
+		if r.ports, ok = ParsePorts(ports); !ok {
 			return Range{}, fmt.Errorf("has port %q, want 1 to 65535, a range such as 1-1024, or %s", ports, anyPort)
 		}
 	}
@@ -183,8 +183,8 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
 
-// parsePorts parses a port, or two ports with a dash between them.
-func parsePorts(text string) (ports shaker.PortRange, ok bool) {
+// ParsePorts parses a port, or two ports with a dash between them.
+func ParsePorts(text string) (ports shaker.PortRange, ok bool) {
 	from, to, isRange := strings.Cut(text, "-")
 	if !isRange {
 		to = from

@@ -36,6 +36,12 @@ func (t *TCP) checkSourcePorts(v value) {
 		v.refuse("is %s, want at least %d ports, one for each of tcp.flows", v.quote(), t.Flows)
 		return
 	}
+	used := t.ownFlowPorts()
+	if all, given := used.Ephemeral(); given {
+		v.warn("is %s, and the kernel gives the ports %v to connections (net.ipv4.ip_local_port_range): probes leave a "+
+			"flow out while its port is in use. Want other ports, or %v in net.ipv4.ip_local_reserved_ports",
+			v.quote(), all, used)
+	}
 	for i := range uint16(t.Flows) {
 		port := t.SourcePorts.First + i
 		switch err := (&shaker.Options{SourcePort: port}).Check(); {
@@ -46,6 +52,18 @@ func (t *TCP) checkSourcePorts(v value) {
 			return
 		}
 	}
+}
+
+// ownFlowPorts returns those of the source ports that the flows use.
+func (t *TCP) ownFlowPorts() shaker.PortRange {
+	return shaker.PortRange{First: t.SourcePorts.First, Last: t.SourcePorts.First + uint16(t.Flows) - 1}
+}
+
+// sendsElsewhere reports whether the two send from different addresses or interfaces, so that both can use a port.
+func (t *TCP) sendsElsewhere(other *TCP) bool {
+	a, b := t.SourceIPAddress, other.SourceIPAddress
+	return a.IsValid() && b.IsValid() && a != b ||
+		t.Interface != "" && other.Interface != "" && t.Interface != other.Interface
 }
 
 // checkSource checks the source address together with the other keys of the section tcp.
@@ -136,7 +154,7 @@ func readSourcePorts(v value, ports *shaker.PortRange) {
 	if !ok {
 		return
 	}
-	parsed, ok := parsePorts(text)
+	parsed, ok := ParsePorts(text)
 	if !ok {
 		v.wrong(want)
 		return

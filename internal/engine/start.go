@@ -119,31 +119,11 @@ func (f *Flags) warning() string {
 	if f.ports == (portRange{}) {
 		return ""
 	}
-	var ephemeral shaker.PortRange
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	if err == nil {
-		_, err = fmt.Sscan(string(text), &ephemeral.First, &ephemeral.Last)
-	}
-	if err != nil || f.ports.Last < ephemeral.First || ephemeral.Last < f.ports.First {
-		return ""
-	}
-	reserved, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
-	if err == nil && f.areIn(string(reserved)) {
+	ephemeral, given := shaker.PortRange(f.ports).Ephemeral()
+	if !given {
 		return ""
 	}
 	return fmt.Sprintf("%s is %v, and the kernel gives the ports %v to connections (net.ipv4.ip_local_port_range): "+
 		"at the next start, one of the ports may be in use. "+
 		"Want other ports, or %[2]v in net.ipv4.ip_local_reserved_ports", portsFlag, &f.ports, ephemeral)
-}
-
-// areIn reports whether a list of ports, such as "8080,20000-20127", has the ports of the flag in one range.
-func (f *Flags) areIn(list string) bool {
-	for part := range strings.SplitSeq(strings.TrimSpace(list), ",") {
-		var r shaker.PortRange
-		n, _ := fmt.Sscanf(part, "%d-%d", &r.First, &r.Last)
-		if n == 2 && r.First <= f.ports.First && f.ports.Last <= r.Last {
-			return true
-		}
-	}
-	return false
 }

@@ -32,8 +32,14 @@ type flights struct {
 
 // A flightKey is what two handshakes cannot have in common. Modules have ports of their own.
 type flightKey struct {
-	port uint16 // of the first flow
-	peer netip.AddrPort
+	peer   netip.AddrPort
+	port   uint16     // of the first flow
+	source netip.Addr // of the module, as is the interface
+	device string
+}
+
+func newFlightKey(peer netip.AddrPort, ports shaker.PortRange, m *config.Module) flightKey {
+	return flightKey{peer: peer, port: ports.First, source: m.TCP.SourceIPAddress, device: m.TCP.Interface}
 }
 
 type flight struct {
@@ -101,7 +107,7 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 		return err
 	}
 	for {
-		f, own, err := r.board(ctx, flightKey{port: ports.First, peer: peer})
+		f, own, err := r.board(ctx, newFlightKey(peer, ports, &r.Module))
 		if err != nil {
 			return err
 		}
@@ -341,7 +347,7 @@ func (p *Prober) traceFlight(ctx context.Context, r *Report, f *flight, deadline
 			r.PathErr = fmt.Errorf("not traced: %w", err)
 			return
 		}
-		f = p.flights.forTrace(flightKey{port: ports.First, peer: r.Handshake.Peer}, &r.Module)
+		f = p.flights.forTrace(newFlightKey(r.Handshake.Peer, ports, &r.Module), &r.Module)
 		defer p.flights.leave(f)
 	}
 	waiting := ctx

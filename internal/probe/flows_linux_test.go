@@ -208,16 +208,45 @@ modules:
 		listen(t, fmt.Sprintf(":%d", 20000+i))
 	}
 	r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
-	if !errors.Is(err, shaker.ErrLocal) || !errors.Is(err, syscall.EADDRINUSE) {
+	if !errors.Is(err, shaker.ErrLocal) || !errors.Is(err, syscall.EADDRINUSE) ||
+		!strings.HasPrefix(err.Error(), "all ports of the flows, 20000-20001, are in use by other programs") {
 		t.Errorf("with both ports taken, the probe is %+v, error %v, want ErrLocal and EADDRINUSE", r, err)
 	}
 }
 
-// More flows than may be in flight are a clear error.
+// This host's firewall drops the SYNs of one flow. That is a fault, which names the port.
+func TestFlowDroppedByThisHost(t *testing.T) {
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		network := simnet.NewNetwork(t)
+		network.At("192.0.2.1", simnet.SYNACK())
+		p := newEngineProber(t, engine, Options{Config: parse(t,
+			`modules: {flows: {prober: tcp, timeout: 2s, tcp: {flows: 4}}}`)})
+		module := p.Config().Modules["flows"]
+		ports, err := p.FlowPorts(&module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := ports.First + 2
+		kernel.DropFrom(t, port)
+		r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
+		if !errors.Is(err, syscall.EPERM) || !strings.HasPrefix(err.Error(), fmt.Sprintf("flow from port %d: ", port)) {
+			t.Errorf("the probe is %+v, error %v, want EPERM about the flow from port %d", r, err, port)
+		}
+	})
+}
+
+// More flows than may be in flight are a clear error, whether one address has them or several.
 func TestTooManyFlows(t *testing.T) {
 	p := newProber(t, Options{MaxInFlight: 8, Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16}}}`)})
 	r, err := p.Probe(t.Context(), request(t, p, "127.0.0.1:80", "flows"))
 	if !errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "16 flows") {
 		t.Errorf("the probe of 16 flows with a limit of 8 is %+v, error %v, want ErrInFlight and the number", r, err)
+	}
+	p = newProber(t, Options{MaxInFlight: 40, DialDNS: simnet.NewDNS(t, simnet.Names{
+		"host.example": {"192.0.2.1", "192.0.2.2", "192.0.2.3"},
+	}), Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16, addresses: all}}}`)})
+	r, err = p.Probe(t.Context(), request(t, p, "host.example:80", "flows"))
+	if !errors.Is(err, ErrAddresses) || !strings.Contains(err.Error(), "has 3, the limit is 2") {
+		t.Errorf("the probe of 3 addresses by 16 flows with a limit of 40 is %+v, error %v, want ErrAddresses", r, err)
 	}
 }

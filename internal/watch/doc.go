@@ -3,8 +3,9 @@
 // The targets are listed in Prometheus only. The first scrape of a target with a watched module performs an
 // ordinary probe and registers the target (watcher.go) in a registry, as far as the limits permit it (limits.go).
 // From then on the engine shakes hands with the target at each interval of the module, and the target counts the
-// results (target.go). Targets of a module with flows share the handshakes with an address (streams.go). Later scrapes read them and send no packet. Package registry lets targets expire that are not
-// scraped for some time, and resolves names again now and then, to which the targets adapt (adapt.go).
+// results (target.go). Targets of a module with flows share the handshakes with an address (streams.go). Later scrapes
+// read the results and send no packet. Package registry lets targets expire that are not scraped for some time, and
+// resolves names again now and then, to which the targets adapt (adapt.go).
 //
 // The status page reads the status of each target (status.go), which includes the last minutes (strip.go).
 //

@@ -76,6 +76,9 @@ func TestFlows(t *testing.T) {
 		t.Errorf("a later scrape: probed %t, result %s, %d flows, want open with 4 flows from memory",
 			later.Probed, later.Result, len(later.Flows))
 	}
+	if later.Duration != later.At {
+		t.Errorf("the report has the duration %v, want %v, that of the flow which it describes", later.Duration, later.At)
+	}
 	for i, f := range later.Flows {
 		if f.Port != first.Flows[i].Port || f.Handshake.Local.Port() != f.Port {
 			t.Errorf("flow %d has port %d, sent from %v, want port %d as in the first scrape",

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -142,7 +142,7 @@ func TestFlowDroppedByThisHost(t *testing.T) {
 			}
 			b := newEngineBench(t, engine, text, 0, Options{})
 			b.scrape(openTarget, "flows")
-			dropFrom(t, 20001)
+			kernel.DropFrom(t, 20001)
 			checkStale(t, b, openTarget, "20001", syscall.EPERM)
 		})
 	}
@@ -185,17 +185,4 @@ func hold(t *testing.T, port int, target netip.AddrPort) {
 		}
 	}()
 	t.Cleanup(func() { <-done })
-}
-
-// dropFrom lets this host's firewall drop what is sent from a port, until the test ends.
-func dropFrom(t *testing.T, port int) {
-	t.Helper()
-	nft := lab.Program(t, "nft", "nftables")
-	run := func(rules string) {
-		if out, err := exec.Command(nft, rules).CombinedOutput(); err != nil {
-			t.Errorf("nft %s: %v\n%s", rules, err, out)
-		}
-	}
-	run(fmt.Sprintf("table inet own { chain output { type filter hook output priority 0; tcp sport %d drop; }; }", port))
-	t.Cleanup(func() { run("delete table inet own") })
 }
