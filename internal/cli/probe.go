@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -36,6 +38,27 @@ type probeFlags struct {
 	path     bool
 	engine   engine.Flags
 	flows    int
+	ports    sourcePorts
+}
+
+// sourcePorts are the value of a flag such as 20000-20015.
+type sourcePorts shaker.PortRange
+
+// Set implements kingpin.Value.
+func (p *sourcePorts) Set(text string) error {
+	ports, ok := config.ParsePorts(text)
+	if !ok {
+		return errors.New("want FIRST-LAST, such as 20000-20015")
+	}
+	*p = sourcePorts(ports)
+	return nil
+}
+
+func (p *sourcePorts) String() string {
+	if *p == (sourcePorts{}) {
+		return ""
+	}
+	return shaker.PortRange(*p).String()
 }
 
 // RegisterProbe adds the probe command to the application.
@@ -63,6 +86,8 @@ func (f *probeFlags) register(cmd *kingpin.CmdClause) {
 	cmd.Flag("flows", "Number of handshakes of each probe, 2 to 64, from as many source ports. "+
 		"With --path, the path of each is traced, after the timeout. 0 uses the flows of the module.").
 		Default("0").SetValue((*config.Integer)(&f.flows))
+	cmd.Flag("source-ports", "Source ports, in place of tcp.source_ports of the module; flows use the first ones. "+
+		"To use those that a running exporter has reserved, run as its user.").PlaceHolder("<ports>").SetValue(&f.ports)
 	cmd.Arg("target", "Targets to probe, such as example.com:443, 192.0.2.1:443 or [2001:db8::1]:443.").
 		Required().StringsVar(&f.targets)
 }
@@ -105,10 +130,22 @@ func (f *probeFlags) checkFlows(module *config.TCP) error {
 	if f.flows != 0 && (f.flows < 2 || f.flows > config.MaxFlows) {
 		return fmt.Errorf("--flows is %d, want 2 to %d, or 0 for the flows of the module", f.flows, config.MaxFlows)
 	}
-	ports := module.SourcePorts
-	if have := int(ports.Last) - int(ports.First) + 1; ports != (shaker.PortRange{}) && have < f.flows {
-		return fmt.Errorf("--flows is %d, but module %s has tcp.source_ports %v, want at most %d flows",
-			f.flows, config.Name(f.module), ports, have)
+	ports, owner := module.SourcePorts, "module "+config.Name(f.module)+" has tcp.source_ports"
+	if f.ports != (sourcePorts{}) {
+		ports, owner = shaker.PortRange(f.ports), "--source-ports is"
+	}
+	flows := cmp.Or(f.flows, int(module.Flows))
+	switch have := int(ports.Last) - int(ports.First) + 1; {
+	case ports == shaker.PortRange{}:
+	case flows == 0 && f.ports != (sourcePorts{}): // the kernel chooses one of them
+		if err := (&shaker.Options{SourcePorts: ports}).Check(); err != nil {
+			return fmt.Errorf("--source-ports: %w", err)
+		}
+	case have < flows && f.flows > 0:
+		return fmt.Errorf("--flows is %d, but %s %v, want at most %d flows", flows, owner, ports, have)
+	case have < flows:
+		return fmt.Errorf("%s %v, but module %s has tcp.flows %d, want at least as many ports",
+			owner, ports, config.Name(f.module), flows)
 	}
 	return nil
 }
@@ -148,6 +185,9 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 		}
 		if c.flags.flows > 0 {
 			request.Module.TCP.Flows = uint8(c.flags.flows)
+		}
+		if c.flags.ports != (sourcePorts{}) {
+			request.Module.TCP.SourcePorts = shaker.PortRange(c.flags.ports)
 		}
 		t := &target{ProbeCommand: c, text: text, request: request}
 		request.CountSent(&t.tally.sent)

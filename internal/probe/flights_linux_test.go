@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -272,6 +274,42 @@ func TestFlowsOfALateProbe(t *testing.T) {
 	}
 	late.leaveAll()
 	<-done
+}
+
+// Another process has handshakes with the same address from the same ports, as the command line with the exporter's
+// ports. The probe waits for a port if it has enough time, and otherwise has no verdict.
+func TestFlowsOfAnotherProcess(t *testing.T) {
+	network := newFlowNetwork(t, 0)
+	other, err := shaker.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	p := newProber(t, Options{Config: parse(t, `
+modules:
+  patient: {prober: tcp, timeout: 4s, tcp: {flows: 4, source_ports: 20000-20003}}
+  hasty: {prober: tcp, timeout: 500ms, tcp: {flows: 4, source_ports: 20000-20003}}
+`)})
+	target := netip.MustParseAddrPort(flowTarget + ":80")
+	for module, want := range map[string]error{"patient": nil, "hasty": syscall.EADDRNOTAVAIL} {
+		before, _ := firstSYNs(network)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			other.Shake(t.Context(), target, &shaker.Options{SourcePort: 20000, Timeout: 600 * time.Millisecond})
+		}()
+		lab.Eventually(t, "the other process has sent its SYN", func() bool {
+			n, _ := firstSYNs(network)
+			return n > before
+		})
+		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", module))
+		if want == nil {
+			checkFlows(t, r, err, 4)
+		} else if !errors.Is(err, want) || !strings.Contains(err.Error(), "flow from port 20000: ") {
+			t.Errorf("the %s probe is %+v, error %v, want %v about the flow from port 20000", module, r, err, want)
+		}
+		<-done
+	}
 }
 
 // Reports keep ports apart if modules have more flows together than one block of reserved ports.

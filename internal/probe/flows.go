@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,7 +37,7 @@ func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shake
 	for i := range flows {
 		flows[i].Port = ports.First + uint16(i)
 		shaking.Go(func() {
-			err := r.shakeFrom(ctx, addr, flows[i].Port, &flows[i].Verdict)
+			err := r.shakeFlow(ctx, addr, flows[i].Port, &flows[i].Verdict)
 			if errors.Is(err, syscall.EADDRINUSE) {
 				busy[i] = err
 			} else if err != nil {
@@ -56,11 +57,31 @@ func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shake
 		}
 	}
 	if performed == nil {
-		return fmt.Errorf("all ports of the flows, %v, are in use by other programs, "+
-			"want tcp.source_ports that are free: %w", ports, busy[0])
+		return fmt.Errorf("all ports of the flows, %v, are in use by other programs, or reserved by an exporter of "+
+			"another user, want other source ports: %w", ports, busy[0])
 	}
 	*v = r.VerdictOf(performed)
 	return nil
+}
+
+// busyWait is how long a probe waits before it tries again to use a port that another handshake with the address has.
+const busyWait = 20 * time.Millisecond
+
+// shakeFlow is shakeFrom for a flow. Another process may have a handshake with the address from the same port, such as
+// the command line beside an exporter. The probe waits for the port for as long as the handshake would still have the
+// time that it needs.
+func (r *running) shakeFlow(ctx context.Context, addr netip.Addr, port uint16, v *Verdict) error {
+	for {
+		err := r.shakeFrom(ctx, addr, port, v)
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) || time.Until(r.deadline())-busyWait < needed(r.budget()) {
+			return err
+		}
+		select {
+		case <-time.After(busyWait):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // VerdictOf returns the verdict about an address, given those of its flows, at least one: the worst one.

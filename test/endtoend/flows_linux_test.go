@@ -2,6 +2,7 @@ package endtoend
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os/exec"
@@ -103,6 +104,42 @@ func TestBrokenMember(t *testing.T) {
 					t.Errorf("probe --path %s, %s, does not print %q:\n%s", target, c.name, want, plain)
 				}
 			}
+		}
+	}
+}
+
+// The command line can probe from the ports that a running exporter has reserved for its flows, as the exporter's user.
+// As another user it says what is wrong.
+func TestSourcePortsOfTheExporter(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	exporter.Start(t, "--config.file="+lab.Write(t, t.TempDir(), "shaker.yml",
+		"modules: {tcp_connect: {prober: tcp, tcp: {flows: 4}}}"))
+	_, scrape := exporter.Get(t, "/probe?target="+l.Addr().String())
+	var ports []string
+	for _, found := range regexp.MustCompile(`source_port="(\d+)",result="open"`).FindAllStringSubmatch(scrape, -1) {
+		ports = append(ports, found[1])
+	}
+	if len(ports) != 4 {
+		t.Fatalf("the scrape has the open ports %v, want 4:\n%s", ports, scrape)
+	}
+	probe := exporter.Command(t, "probe", "--flows=4", "--source-ports="+ports[0]+"-"+ports[3], "--output=json",
+		l.Addr().String())
+	for _, c := range []struct {
+		user string
+		want string
+	}{
+		{user: "0", want: `"source_port":` + ports[0] + `,"success":true`},
+		{user: "65534", want: "all ports of the flows, " + ports[0] + "-" + ports[3] +
+			", are in use by other programs, or reserved by an exporter of another user"},
+	} {
+		setpriv := lab.Program(t, "setpriv", "util-linux")
+		cmd := exec.Command(setpriv, append([]string{"--reuid=" + c.user, "--clear-groups"}, probe.Args...)...)
+		if text := run(t, cmd, false); !strings.Contains(text, c.want) {
+			t.Errorf("probe as the user %s prints\n%s\nwant %q", c.user, text, c.want)
 		}
 	}
 }
