@@ -192,7 +192,11 @@ func writeFlows(at logLine, r *probe.Report, v *probe.Verdict) {
 		at(f.At, "flow from port %d: %s", f.Port, text)
 	}
 	if flows := r.HistoryFlows(v); flows != nil {
-		at(v.At, "%s", probe.DescribeFailedFlows(flows))
+		to := ""
+		if len(r.Verdicts) > 1 {
+			to = v.Handshake.Peer.Addr().String() + ": "
+		}
+		at(v.At, "%s%s", to, probe.DescribeFailedFlows(flows))
 		if busy := int(r.Module.TCP.Flows) - flows.Len(); busy > 0 {
 			at(v.At, "flows left out because their ports are in use: %d", busy)
 		}

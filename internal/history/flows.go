@@ -23,6 +23,9 @@ type Flows struct {
 	// last hop on both, and Parted the first one that only the failing flow has. Each is zero if there is none.
 	Traced         bool
 	Shared, Parted Hop
+
+	// Others says how many flows to other addresses of the name failed, "" if none did, or if there are none.
+	Others string
 }
 
 // A Flow is the result of one flow.

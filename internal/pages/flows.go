@@ -41,8 +41,15 @@ func (r *row) FlowCells() []flowCell {
 // Flows says which flows of the latest probe failed.
 func (r *row) Flows() string { return probe.DescribeFailedFlows(r.Last().Flows) }
 
-// FlowSummary says how many flows of the latest probe failed.
-func (r *row) FlowSummary() string { return probe.DescribeFlows(r.Last().Flows) }
+// FlowSummary says how many flows of the latest probe failed, to each address if there are several.
+func (r *row) FlowSummary() string {
+	flows := r.Last().Flows
+	text := probe.DescribeFlows(flows)
+	if flows.Others != "" {
+		text += "; " + flows.Others
+	}
+	return text
+}
 
 // FlowParting says where the paths of the flows part, "" if that is not known.
 func (r *row) FlowParting() string { return parting(r.Last()) }
@@ -50,7 +57,8 @@ func (r *row) FlowParting() string { return parting(r.Last()) }
 // Flows says which flows of the probe failed and where their paths part, "" if it had no flows or none failed.
 func (r *result) Flows() string { return failedFlows(r.Record) }
 
-// failedFlows says which flows of a record failed, and where their paths part, "" if there are none.
+// failedFlows says which flows of a record failed, where their paths part, and how many to other addresses failed. It is
+// "" if there are none.
 func failedFlows(r *history.Record) string {
 	if r.Flows == nil || r.Flows.Failed() == 0 {
 		return ""
@@ -58,6 +66,9 @@ func failedFlows(r *history.Record) string {
 	text := probe.DescribeFailedFlows(r.Flows)
 	if where := parting(r); where != "" {
 		text += "; " + where
+	}
+	if r.Flows.Others != "" {
+		text += "; " + r.Flows.Others
 	}
 	return text
 }

@@ -63,6 +63,20 @@ func TestFlows(t *testing.T) {
 	}
 }
 
+// The page and /logs also say how many flows to other addresses of a name failed.
+func TestFlowsToOtherAddresses(t *testing.T) {
+	const others = "192.0.2.1: 1 of 4 flows failed"
+	name := track("name:1", "t", 0)
+	name.Records[0].Flows = flowsOf("otto")
+	name.Records[0].Flows.Others = others
+	if body, want := home(t, newPages(name)), "2 of 4 flows failed; "+others+"</div>"; !strings.Contains(body, want) {
+		t.Errorf("the page does not contain %q:\n%s", want, body)
+	}
+	if got, want := failedFlows(&name.Records[0]), "2 of 4 flows failed: ports 20001, 20002; "+others; got != want {
+		t.Errorf("/logs says %q, want %q", got, want)
+	}
+}
+
 // /logs says which flows failed, and where their paths part.
 func TestLogsOfFlows(t *testing.T) {
 	tr := track("a:1", "ottt", 0)

@@ -201,6 +201,34 @@ modules:
 	})
 }
 
+// With several addresses, the probe is about the one to which the most flows fail. The record also says how many flows
+// to the others fail.
+func TestFlowsToAllAddresses(t *testing.T) {
+	network := newFlowNetwork(t, 0)
+	open, silent := network.Hidden(simnet.SYNACK()), network.Hidden()
+	network.At("192.0.2.2").Over(func(syn simnet.Segment) *simnet.Host {
+		if syn.Src.Port()%2 == 0 {
+			return silent
+		}
+		return open
+	})
+	network.At("192.0.2.3", simnet.SYNACK())
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{
+		"host.example": {flowTarget, "192.0.2.2", "192.0.2.3"},
+	}), Config: parse(t, `modules: {flows: {prober: tcp, timeout: 800ms, tcp: {flows: 16, addresses: all}}}`)})
+	r, err := p.Probe(t.Context(), request(t, p, "host.example:80", "flows"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := r.Record()
+	if record.Address.String() != "192.0.2.2" || record.Flows.Failed() != 8 || r.Handshake.Peer.Addr() != record.Address {
+		t.Errorf("the probe is about %v with %d failed flows, want 192.0.2.2 with 8", record.Address, record.Flows.Failed())
+	}
+	if got, want := record.Flows.Others, flowTarget+": 4 of 16 flows failed"; got != want {
+		t.Errorf("about the other addresses, the record says %q, want %q", got, want)
+	}
+}
+
 // tracing reports whether the paths of a flight are being traced.
 func (p *Prober) tracing() bool {
 	p.flights.mu.Lock()

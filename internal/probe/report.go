@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/history"
@@ -78,8 +80,8 @@ func (r *Report) Each() []Verdict {
 	return r.Verdicts
 }
 
-// worse orders verdicts. An invalid result is worse than a valid one. Of two valid results, the one without a
-// SYN-ACK is worse. Of two invalid results, the one with a SYN-ACK is worse, because such a port should be
+// worse orders verdicts. An invalid result is worse than a valid one, and more flows with an invalid result are worse
+// than fewer. Otherwise, of two valid results, the one without a SYN-ACK is worse. Of two invalid results, the one with a SYN-ACK is worse, because such a port should be
 // closed. Otherwise the longer handshake is worse.
 func (r *Report) worse(a, b Verdict) int {
 	open := compare(a.Handshake.Handshake > 0, b.Handshake.Handshake > 0)
@@ -88,6 +90,7 @@ func (r *Report) worse(a, b Verdict) int {
 	}
 	return cmp.Or(
 		-compare(r.Valid(a.Result), r.Valid(b.Result)),
+		cmp.Compare(len(r.FailedFlows(&a)), len(r.FailedFlows(&b))),
 		open,
 		cmp.Compare(a.Handshake.Handshake, b.Handshake.Handshake))
 }
@@ -113,7 +116,29 @@ func (r *Report) Records() []history.Record {
 }
 
 // Record returns the record of the probe. If there are several addresses, it is the record of the worst one.
-func (r *Report) Record() history.Record { return r.record(&r.Verdict) }
+func (r *Report) Record() history.Record {
+	record := r.record(&r.Verdict)
+	if record.Flows != nil {
+		record.Flows.Others = r.describeOtherFlows()
+	}
+	return record
+}
+
+// describeOtherFlows says how many flows to addresses other than the worst one failed, "" if none did.
+func (r *Report) describeOtherFlows() string {
+	const most = 3
+	var failed []string
+	for i := range r.Verdicts {
+		v := &r.Verdicts[i]
+		if addr := v.Handshake.Peer.Addr(); addr != r.Handshake.Peer.Addr() && len(r.FailedFlows(v)) > 0 {
+			failed = append(failed, fmt.Sprintf("%v: %s", addr, DescribeFlows(r.HistoryFlows(v))))
+		}
+	}
+	if more := len(failed) - most; more > 0 {
+		failed = append(failed[:most], fmt.Sprintf("and %d more addresses", more))
+	}
+	return strings.Join(failed, ", ")
+}
 
 // Handshakes returns one record for each handshake of a verdict: for each flow, if the module has flows.
 func (r *Report) Handshakes(v *Verdict) []history.Record {

@@ -20,10 +20,14 @@ func TestWorse(t *testing.T) {
 	slow := Verdict{Result: "open", Handshake: shaker.Result{Handshake: 2 * time.Second}}
 	fast := Verdict{Result: "open", Handshake: shaker.Result{Handshake: time.Second}}
 	refused := Verdict{Result: "refused"}
+	fewFlows, manyFlows := slow, Verdict{Result: "refused"}
+	fewFlows.Result, fewFlows.Flows = "timeout", []Flow{{Verdict: refused}, {Verdict: fast}, {Verdict: fast}}
+	manyFlows.Flows = []Flow{{Verdict: refused}, {Verdict: refused}, {Verdict: fast}}
 	for _, c := range []struct {
 		valid []string
 		order []Verdict
 	}{
+		{valid: []string{"open"}, order: []Verdict{manyFlows, fewFlows, slow}},
 		{valid: []string{"open"}, order: []Verdict{refused, slow, fast}},
 		{valid: []string{"refused"}, order: []Verdict{slow, fast, refused}},
 		{valid: []string{"open", "refused"}, order: []Verdict{refused, slow, fast}},
