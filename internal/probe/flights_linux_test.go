@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -366,5 +367,43 @@ modules:
 				users[port] = name
 			}
 		}
+	})
+}
+
+// If an RST is lost, the target keeps the half-open connection of a flow, and another router an entry of connection
+// tracking. The next handshake from the same port takes one more SYN, and the one after that none. While all RSTs are
+// lost, the flow fails.
+func TestFlowsAfterLostRSTs(t *testing.T) {
+	nft := lab.Program(t, "nft", "nftables")
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		chain := kernel.NewChain(t)
+		chain.Run(3, nft, "table inet tracking {\nchain forward {\ntype filter hook forward priority 0\n"+
+			"ct state invalid drop\n}\n}")
+		p := newEngineProber(t, engine, Options{Config: parse(t,
+			`modules: {flows: {prober: tcp, timeout: 2500ms, tcp: {flows: 4}}}`)})
+		probe := func(when string, want shaker.Outcome, syns int) {
+			t.Helper()
+			r, err := p.Probe(t.Context(), request(t, p, "10.77.4.2:80", "flows"))
+			if err != nil || len(r.Flows) != 4 {
+				t.Fatalf("the probe %s: %+v, error %v, want 4 flows", when, r, err)
+			}
+			for _, f := range r.Flows {
+				h := f.Handshake
+				t.Logf("%s, port %d: %s after %v, SYNs: %d", when, f.Port, f.Result, h.Waited, h.SYNs)
+				if h.Outcome != want || syns > 0 && h.SYNs != syns {
+					t.Errorf("the flow from port %d, %s, is %s after %d SYNs, want %v after %d (0: any number)",
+						f.Port, when, f.Result, h.SYNs, want, syns)
+				}
+			}
+		}
+		probe("before", shaker.Open, 1)
+		chain.Run(2, nft, "table inet lost {\nchain forward {\ntype filter hook forward priority 0\n"+
+			"tcp sport != 80 tcp flags & rst == rst drop\n}\n}")
+		probe("whose RSTs are lost", shaker.Open, 1)
+		time.Sleep(500 * time.Millisecond) // before, the sequence numbers of SYNs are within the old connection's window
+		probe("after lost RSTs, whose RSTs are lost", shaker.Timeout, 0)
+		chain.Run(2, nft, "delete", "table", "inet", "lost")
+		probe("after lost RSTs", shaker.Open, 2)
+		probe("after that", shaker.Open, 1)
 	})
 }
