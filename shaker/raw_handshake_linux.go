@@ -97,6 +97,9 @@ func (h *handshake) startRaw(l *loop) {
 		h.fail(l, errSameFlow)
 		return
 	}
+	if h.options.SourcePort != 0 && !h.options.tracing {
+		r.wire.given = max(r.wire.given, r.flow.port-r.wire.first+1)
+	}
 	heard.makeRoom(l)
 	h.sent = l.clock()
 	if h.deadline != 0 && h.sent >= h.deadline {

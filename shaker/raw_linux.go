@@ -25,6 +25,7 @@ type wire struct {
 	first    uint16 // of portsPerWire ports
 	reserved []int  // descriptors of the sockets that are bound to them
 	next     uint16 // the port to try first for the next handshake
+	given    uint16 // how many ports there are up to the last one that was the SourcePort of a handshake
 	ears     []*ear // of the IP versions that have been used: each costs some time for every segment of this host
 	ways     ways
 	flights  map[flow]*handshake // that wait for an answer
@@ -157,13 +158,15 @@ func (w *wire) ear(l *loop, family int) (*ear, error) {
 }
 
 // take chooses a port for a handshake with the flow's peer, and stores it in the flow. ok is false if none is free. It
-// leaves the first half of the ports to handshakes with a SourcePort, unless the others are taken.
+// leaves the ports up to the last one that a handshake had as SourcePort, and at least the first half, to such
+// handshakes, unless the others are taken.
 func (w *wire) take(f *flow) (ok bool) {
 	w.next++
-	const half = portsPerWire / 2
-	for _, begin := range []uint16{half, 0} {
-		for i := range uint16(half) {
-			f.port = w.first + begin + (w.next+i)%half
+	given := max(w.given, portsPerWire/2)
+	for _, ports := range []PortRange{{given, portsPerWire}, {0, given}} {
+		n := ports.Last - ports.First
+		for i := range n {
+			f.port = w.first + ports.First + (w.next+i)%n
 			if w.flights[*f] == nil {
 				return true
 			}

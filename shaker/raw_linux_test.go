@@ -1,16 +1,20 @@
 package shaker
 
 import (
+	"context"
 	"encoding/binary"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // eachEngine runs a test with sockets, and then without. The test starts its Shakers with start, and is not parallel.
@@ -169,4 +173,42 @@ func TestIsAboutRoutes(t *testing.T) {
 			t.Errorf("%s: isAboutRoutes is %t, want %t", c.name, got, c.want)
 		}
 	}
+}
+
+// Handshakes that may have any port leave the ports to those with a SourcePort that have used them, even if these are
+// more than half of the ports. So a target that is silent for the former has no port that the latter need.
+func TestRawPortsOfFlows(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	s, err := New(&Config{Raw: &Raw{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	silent := netip.MustParseAddrPort("192.0.2.2:80")
+	const flows = 60
+	shakeFlows := func(target netip.AddrPort, want Outcome) {
+		t.Helper()
+		var group sync.WaitGroup
+		for i := range uint16(flows) {
+			group.Go(func() {
+				options := Options{SourcePort: s.Ports().First + i, Timeout: 500 * time.Millisecond}
+				r, err := s.Shake(t.Context(), target, &options)
+				if err != nil || r.Outcome != want {
+					t.Errorf("Shake(%v from port %d) = %v, error %v, want %v", target, options.SourcePort, r.Outcome, err, want)
+				}
+			})
+		}
+		group.Wait()
+	}
+	shakeFlows(netip.MustParseAddrPort("192.0.2.1:80"), Open)
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	for range portsPerWire - flows {
+		group.Go(func() { s.Shake(ctx, silent, &Options{Timeout: time.Minute}) })
+	}
+	network.Await(2*flows + portsPerWire - flows) // and an RST for each flow
+	shakeFlows(silent, Timeout)
+	cancel()
+	group.Wait()
 }
