@@ -396,14 +396,30 @@ func TestFlowsAfterLostRSTs(t *testing.T) {
 				}
 			}
 		}
+		// The target repeats its SYN-ACK after 1 s. Until 250 ms or so after the first handshake, the sequence number of the
+		// next SYN is within the window of the old connection.
+		const wait, repeated = 500 * time.Millisecond, 900 * time.Millisecond
+		loseRST := func() (at time.Time) {
+			t.Helper()
+			chain.Run(2, nft, "table inet lost {\nchain forward {\ntype filter hook forward priority 0\n"+
+				"tcp sport != 80 tcp flags & rst == rst drop\n}\n}")
+			at = time.Now()
+			probe("whose RSTs are lost", shaker.Open, 1)
+			return at
+		}
+		passRST := func() { chain.Run(2, nft, "delete", "table", "inet", "lost") }
 		probe("before", shaker.Open, 1)
-		chain.Run(2, nft, "table inet lost {\nchain forward {\ntype filter hook forward priority 0\n"+
-			"tcp sport != 80 tcp flags & rst == rst drop\n}\n}")
-		probe("whose RSTs are lost", shaker.Open, 1)
-		time.Sleep(500 * time.Millisecond) // before, the sequence numbers of SYNs are within the old connection's window
+		for stalled := true; stalled; {
+			at := loseRST()
+			passRST()
+			time.Sleep(wait)
+			if stalled = time.Since(at) > repeated; !stalled {
+				probe("after lost RSTs", shaker.Open, 2)
+			}
+			probe("after that", shaker.Open, 1)
+		}
+		loseRST()
+		time.Sleep(wait)
 		probe("after lost RSTs, whose RSTs are lost", shaker.Timeout, 0)
-		chain.Run(2, nft, "delete", "table", "inet", "lost")
-		probe("after lost RSTs", shaker.Open, 2)
-		probe("after that", shaker.Open, 1)
 	})
 }
