@@ -195,7 +195,8 @@ func TestRawPortsOfFlows(t *testing.T) {
 				options := Options{SourcePort: s.Ports().First + i, Timeout: 500 * time.Millisecond}
 				r, err := s.Shake(t.Context(), target, &options)
 				if err != nil || r.Outcome != want {
-					t.Errorf("Shake(%v from port %d) = %v, error %v, want %v", target, options.SourcePort, r.Outcome, err, want)
+					t.Errorf("Shake(%v from port %d) = %v, error %v, want %v",
+						target, options.SourcePort, r.Outcome, err, want)
 				}
 			})
 		}

@@ -79,8 +79,8 @@ type TCP struct {
 	// from any port; otherwise it is 2 to MaxFlows. The handshakes with a watched target take these ports in turns.
 	Flows uint8
 
-	// FlowsBefore is the place of the first port of the flows among the ports that the exporter reserves, if SourcePorts
-	// are not set: modules have ports of their own, in the order of their names.
+	// FlowsBefore is the place of the first port of the flows among the ports that the exporter reserves, if
+	// SourcePorts are not set: modules have ports of their own, in the order of their names.
 	FlowsBefore int
 
 	Interface string // "": chosen by the routing table

@@ -126,9 +126,9 @@ modules:
 
 // Two modules whose flows have the same ports are a warning, unless they send from different addresses or interfaces.
 func TestSharedFlowPorts(t *testing.T) {
-	const shared = "test.yml:4: module b: tcp.source_ports is 20002-20005, and the flows of module a have some of these " +
-		"ports: while one of the modules probes an address, probes of this address with the other one are answered with " +
-		"503. Want ports of its own"
+	const shared = "test.yml:4: module b: tcp.source_ports is 20002-20005, and the flows of module a have some of " +
+		"these ports: while one of the modules probes an address, probes of this address with the other one are " +
+		"answered with 503. Want ports of its own"
 	for _, c := range []struct {
 		a, b string
 		want []string

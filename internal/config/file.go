@@ -16,8 +16,8 @@ import (
 // The error has one line for each mistake in the text, in the order of the text's lines. An option
 // that this process may not use on this host is a mistake too. A warning is about an address or an
 // interface to send from that this host lacks now, but may have later, about a setting from a file of
-// blackbox_exporter that has no effect, about a watched module that cannot show every lost SYN, about ports of flows that
-// others may use, or about connections that are held without a way to notice that their peer is gone.
+// blackbox_exporter that has no effect, about a watched module that cannot show every lost SYN, about ports of flows
+// that others may use, or about connections that are held without a way to notice that their peer is gone.
 func Parse(name string, text []byte) (c *Config, warnings []string, err error) {
 	f := &file{name: name, budget: maxAliased}
 	c = Default()

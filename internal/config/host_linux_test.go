@@ -179,9 +179,9 @@ func TestFlowPortsGivenToConnections(t *testing.T) {
 		kernel.Sysctl(t, "net.ipv4.ip_local_reserved_ports", c.reserved)
 		var want []string
 		if c.warns != "" {
-			want = []string{"shaker.yml:5: module m: tcp.source_ports is " + c.ports + ", and the kernel gives the ports " +
-				"40000-49999 to connections (net.ipv4.ip_local_port_range): probes leave a flow out while its port is in " +
-				"use. Want other ports, or " + c.warns + " in net.ipv4.ip_local_reserved_ports"}
+			want = []string{"shaker.yml:5: module m: tcp.source_ports is " + c.ports + ", and the kernel gives the " +
+				"ports 40000-49999 to connections (net.ipv4.ip_local_port_range): probes leave a flow out while its " +
+				"port is in use. Want other ports, or " + c.warns + " in net.ipv4.ip_local_reserved_ports"}
 		}
 		if _, warnings, err := parseTCP("{flows: 2, source_ports: " + c.ports + "}"); err != nil ||
 			!slices.Equal(warnings, want) {

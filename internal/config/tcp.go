@@ -38,8 +38,8 @@ func (t *TCP) checkSourcePorts(v value) {
 	}
 	used := t.ownFlowPorts()
 	if all, given := used.Ephemeral(); given {
-		v.warn("is %s, and the kernel gives the ports %v to connections (net.ipv4.ip_local_port_range): probes leave a "+
-			"flow out while its port is in use. Want other ports, or %v in net.ipv4.ip_local_reserved_ports",
+		v.warn("is %s, and the kernel gives the ports %v to connections (net.ipv4.ip_local_port_range): probes leave "+
+			"a flow out while its port is in use. Want other ports, or %v in net.ipv4.ip_local_reserved_ports",
 			v.quote(), all, used)
 	}
 	for i := range uint16(t.Flows) {

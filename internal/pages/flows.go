@@ -57,8 +57,8 @@ func (r *row) FlowParting() string { return parting(r.Last()) }
 // Flows says which flows of the probe failed and where their paths part, "" if it had no flows or none failed.
 func (r *result) Flows() string { return failedFlows(r.Record) }
 
-// failedFlows says which flows of a record failed, where their paths part, and how many to other addresses failed. It is
-// "" if there are none.
+// failedFlows says which flows of a record failed, where their paths part, and how many to other addresses failed. It
+// is "" if there are none.
 func failedFlows(r *history.Record) string {
 	if r.Flows == nil || r.Flows.Failed() == 0 {
 		return ""

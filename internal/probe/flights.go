@@ -152,8 +152,8 @@ func (r *running) board(ctx context.Context, key flightKey) (f *flight, own bool
 		}
 		all.mu.Unlock()
 		if err := waitUntil(ctx, r.deadline(), f.gone); err != nil {
-			return nil, false, fmt.Errorf("shake %v: another probe uses port %d and those after it for this address: %w",
-				key.peer, key.port, err)
+			return nil, false, fmt.Errorf("shake %v: another probe uses port %d and those after it for this "+
+				"address: %w", key.peer, key.port, err)
 		}
 	}
 }

@@ -81,8 +81,8 @@ func (r *Report) Each() []Verdict {
 }
 
 // worse orders verdicts. An invalid result is worse than a valid one, and more flows with an invalid result are worse
-// than fewer. Otherwise, of two valid results, the one without a SYN-ACK is worse. Of two invalid results, the one with a SYN-ACK is worse, because such a port should be
-// closed. Otherwise the longer handshake is worse.
+// than fewer. Otherwise, of two valid results, the one without a SYN-ACK is worse. Of two invalid results, the one with
+// a SYN-ACK is worse, because such a port should be closed. Otherwise the longer handshake is worse.
 func (r *Report) worse(a, b Verdict) int {
 	open := compare(a.Handshake.Handshake > 0, b.Handshake.Handshake > 0)
 	if r.Valid(a.Result) {

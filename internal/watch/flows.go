@@ -117,7 +117,8 @@ func (t *target) staleFlow() error {
 			cause = fmt.Errorf("flow from port %d: %w", t.flows.ports.First+uint16(i), errBusy)
 		}
 		age := time.Duration(t.watcher.now() - max(f.completed, t.flows.begun))
-		return fmt.Errorf("%w: none of this flow was completed for %v: %w", ErrStale, age.Round(time.Millisecond), cause)
+		return fmt.Errorf("%w: none of one flow was completed for %v: %w",
+			ErrStale, age.Round(time.Millisecond), cause)
 	}
 	return nil
 }

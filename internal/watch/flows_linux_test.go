@@ -77,7 +77,8 @@ func TestFlows(t *testing.T) {
 			later.Probed, later.Result, len(later.Flows))
 	}
 	if later.Duration != later.At {
-		t.Errorf("the report has the duration %v, want %v, that of the flow which it describes", later.Duration, later.At)
+		t.Errorf("the report has the duration %v, want %v, that of the flow which it describes",
+			later.Duration, later.At)
 	}
 	for i, f := range later.Flows {
 		if f.Port != first.Flows[i].Port || f.Handshake.Local.Port() != f.Port {

@@ -3,11 +3,11 @@ package watch
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
@@ -37,8 +37,8 @@ func (b *bench) partlySilent(address string) {
 }
 
 // Names of one address, and the address itself, share the handshakes. A flow that fails has a handshake in flight for
-// nearly all of the time. Nevertheless all of the targets see it from the first scrape on, none leaves it out, and there
-// are no faults. The handshakes go on until the last target is gone.
+// nearly all of the time. Nevertheless all of the targets see it from the first scrape on, none leaves it out, and
+// there are no faults. The handshakes go on until the last target is gone.
 func TestNamesOfOneAddress(t *testing.T) {
 	for _, engine := range []*shaker.Config{nil, {Raw: &shaker.Raw{}}} {
 		t.Run(fmt.Sprintf("raw %t", engine != nil), func(t *testing.T) {
@@ -133,7 +133,8 @@ func TestFlowInUseWithTheTarget(t *testing.T) {
 // This host's firewall drops the SYNs of one flow. That says nothing about the target: there is no verdict, and the
 // error names the port.
 func TestFlowDroppedByThisHost(t *testing.T) {
-	for _, engine := range []*shaker.Config{nil, {Raw: &shaker.Raw{Ports: shaker.PortRange{First: 20000, Last: 20127}}}} {
+	raw := &shaker.Config{Raw: &shaker.Raw{Ports: shaker.PortRange{First: 20000, Last: 20127}}}
+	for _, engine := range []*shaker.Config{nil, raw} {
 		t.Run(fmt.Sprintf("raw %t", engine != nil), func(t *testing.T) {
 			text := flowsConfig
 			if engine == nil { // a socket shows it with the first retransmission
@@ -165,23 +166,21 @@ func checkStale(t *testing.T, b *bench, target, port string, errno syscall.Errno
 	})
 }
 
-// hold lets a socket of another program try to connect from a port to a target, until the test ends.
-func hold(t *testing.T, port int, target netip.AddrPort) {
+// hold lets another engine, which stands for another program, have a handshake with a target from a port for as long as
+// the test runs.
+func hold(t *testing.T, port uint16, target netip.AddrPort) {
 	t.Helper()
-	shared := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}, Control: func(_, _ string, c syscall.RawConn) (err error) {
-		return errors.Join(c.Control(func(fd uintptr) {
-			err = errors.Join(syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1),
-				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, 15, 1)) // SO_REUSEPORT
-		}), err)
-	}}
+	other, err := shaker.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for t.Context().Err() == nil {
-			c, err := shared.DialContext(t.Context(), "tcp4", target.String())
-			if err == nil {
-				c.Close()
-			}
+			other.Shake(t.Context(), target, &shaker.Options{SourcePort: port, Timeout: time.Minute})
+			time.Sleep(5 * time.Millisecond) // until it gets the port
 		}
 	}()
 	t.Cleanup(func() { <-done })

@@ -19,6 +19,7 @@ func DropFrom(t testing.TB, port uint16) {
 		}
 	}
 	table := fmt.Sprintf("inet drop_%d", port)
-	run(fmt.Sprintf("table %s { chain output { type filter hook output priority 0; tcp sport %d drop; }; }", table, port))
+	run(fmt.Sprintf("table %s { chain output { type filter hook output priority 0; tcp sport %d drop; }; }",
+		table, port))
 	t.Cleanup(func() { run("delete table " + table) })
 }
