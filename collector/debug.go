@@ -203,16 +203,16 @@ func writeFlows(at logLine, r *probe.Report, v *probe.Verdict) {
 	}
 }
 
-// writeParting writes the path of a flow that does not fail, and where that of the worst one parts from it.
+// writeParting writes the paths of the flows that were compared, and where those that fail part from the others.
 func writeParting(at logLine, r *probe.Report) {
 	p := r.Parting
 	if p == nil {
 		return
 	}
-	for _, hop := range p.Path.Hops {
-		at(r.Duration, "path of port %d, which does not fail: %s", p.Good.Port, probe.DescribeHop(hop))
+	for _, path := range p.Paths {
+		at(r.Duration, "path of port %d, %s: %s", path.Port, path.Result, probe.DescribeHops(path.Hops))
 	}
-	at(r.Duration, "%v", p)
+	at(r.Duration, "%s: %v", probe.ListPorts(p.Ports), p)
 }
 
 // writePath writes the hops of the path.
@@ -226,7 +226,12 @@ func writePath(at logLine, r *probe.Report) {
 	for _, hop := range r.Path.Hops {
 		at(r.Duration, "path: %s", probe.DescribeHop(hop))
 	}
-	if r.Path.Reached == 0 {
+	switch {
+	case r.Flows != nil && !r.Path.SameFlow:
+		at(r.Duration, "path: the rest was traced from other ports, and is left out; "+
+			"routers that balance load may have sent these SYNs along another path")
+		return
+	case r.Path.Reached == 0:
 		at(r.Duration, "path: no reply from here on")
 	}
 	if !r.Path.SameFlow {

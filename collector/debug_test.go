@@ -239,7 +239,12 @@ func TestDebugLog(t *testing.T) {
 				other.TTL, other.From = 2, netip.MustParseAddr("192.0.2.9")
 				r.Path = &shaker.Path{SameFlow: true, Hops: []shaker.Hop{hop, other}}
 				r.Parting = &probe.Parting{
-					Good: good, Path: &shaker.Path{Hops: []shaker.Hop{hop}}, Shared: hop, Failed: other,
+					Ports: []uint16{40000, 40002}, Shared: hop, Failed: other,
+					Paths: []probe.FlowPath{
+						{Flow: r.Flows[0], Hops: []shaker.Hop{hop, other}},
+						{Flow: good, Hops: []shaker.Hop{hop}},
+						{Flow: r.Flows[2]},
+					},
 				}
 			},
 			want: `          0s  SYN from 198.51.100.9:40000 to 192.0.2.2:80
@@ -253,8 +258,10 @@ func TestDebugLog(t *testing.T) {
           1s  path:  1  192.0.2.7  1.00 ms
           1s  path:  2  192.0.2.9  1.00 ms
           1s  path: no reply from here on
-          1s  path of port 40001, which does not fail:  1  192.0.2.7  1.00 ms
-          1s  paths part after 192.0.2.7 (hop 1): only failing flows pass 192.0.2.9 (hop 2)
+          1s  path of port 40000, timeout: 1 192.0.2.7, 2 192.0.2.9
+          1s  path of port 40001, open: 1 192.0.2.7
+          1s  path of port 40002, timeout: no hop has answered
+          1s  ports 40000, 40002: paths part after 192.0.2.7 (hop 1): flows fail at or behind 192.0.2.9 (hop 2)
           1s  failure: the result is timeout ETIMEDOUT, the worst of 3 flows; valid results: open
 `,
 		},

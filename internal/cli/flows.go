@@ -19,7 +19,7 @@ import (
 type flowTable struct {
 	rows   []flowHop
 	groups []flowGroup
-	parted map[flowHop]bool // the first hops that only failing flows pass, one for each failing flow at most
+	parted map[netip.Addr]bool // the hops at or behind which flows fail
 }
 
 // A flowHop is a router, or the target, as it has answered at a distance.
@@ -73,13 +73,13 @@ type flowGroup struct {
 
 // newFlowTable returns the table of the paths of a report.
 func newFlowTable(r *probe.Report) *flowTable {
-	t := &flowTable{parted: make(map[flowHop]bool)}
+	t := &flowTable{parted: make(map[netip.Addr]bool)}
+	for _, p := range r.Partings() {
+		t.parted[p.Failed.From] = p.Failed.From.IsValid()
+	}
 	byPath := make(map[string]*flowGroup)
 	for _, path := range r.FlowPaths {
 		hops := flowHops(&path)
-		if hop := r.FailedHop(&path); hop.From.IsValid() {
-			t.parted[newFlowHop(hop)] = true
-		}
 		key := fmt.Sprint(path.Result, path.Errno, path.Err != nil, hops)
 		g := byPath[key]
 		if g == nil {
@@ -162,7 +162,7 @@ func (t *flowTable) write(w io.Writer, width int, colour bool) {
 		for _, row := range t.rows {
 			text := row.label()
 			padding := strings.Repeat(" ", label-len(text))
-			if t.parted[row] {
+			if t.parted[row.from] {
 				text = paint(text, red)
 			}
 			cells, passed := t.cells(row, groups, paint)

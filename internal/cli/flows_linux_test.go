@@ -81,7 +81,7 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 	label := len(target.request.Addr.String() + "  open")
 	for _, want := range []string{
 		fmt.Sprintf("\n 2  %-*v  %-7sx\n", label, member, fmt.Sprintf("%d/%d", n, n)),
-		fmt.Sprintf("paths part after %v (hop 1): only failing flows pass %v (hop 2)\n", entry, member),
+		fmt.Sprintf("paths part after %v (hop 1): flows fail at or behind %v (hop 2)\n", entry, member),
 		"timeout ETIMEDOUT  ports ",
 	} {
 		if got := strings.Count(printed, want); got != 2 {

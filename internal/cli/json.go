@@ -115,14 +115,15 @@ func newJSONFlows(r *probe.Report, v *probe.Verdict) []jsonFlow {
 // isWorst reports whether the paths of a report are those of the verdict.
 func isWorst(r *probe.Report, v *probe.Verdict) bool { return v.Handshake.Peer == r.Handshake.Peer }
 
-// A jsonParting is where the paths of flows part, in JSON. A hop is absent if there is none.
+// A jsonParting is where flows that fail part from the others, in JSON. A hop is absent if there is none.
 type jsonParting struct {
-	Shared *jsonHop `json:"shared_hop,omitempty"`
-	Failed *jsonHop `json:"failed_hop,omitempty"`
+	SourcePorts []uint16 `json:"source_ports"` // of the flows that fail there
+	Shared      *jsonHop `json:"shared_hop,omitempty"`
+	Failed      *jsonHop `json:"failed_hop,omitempty"`
 }
 
 func newJSONParting(p *probe.Parting) *jsonParting {
-	var parting jsonParting
+	parting := jsonParting{SourcePorts: p.Ports}
 	if p.Shared.From.IsValid() {
 		parting.Shared = new(newJSONHop(p.Shared))
 	}

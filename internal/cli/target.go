@@ -113,8 +113,8 @@ func (t *target) printFlows(out *terminal, r *probe.Report) {
 		fmt.Fprintf(&text, "%s: flows by hop, x fails and o succeeds\n", named(t.text, r.Handshake.Peer.Addr()))
 		newFlowTable(r).write(&text, out.width(), out.colour)
 	}
-	if r.Parting != nil {
-		fmt.Fprintf(&text, "%s: %v\n", named(t.text, r.Handshake.Peer.Addr()), r.Parting)
+	for _, p := range r.Partings() {
+		fmt.Fprintf(&text, "%s: %s: %v\n", named(t.text, r.Handshake.Peer.Addr()), probe.ListPorts(p.Ports), &p)
 	}
 	if text.Len() > 0 {
 		io.WriteString(out, text.String()) // at once, so that those of other targets are not in between

@@ -48,7 +48,7 @@ func TestFlows(t *testing.T) {
 		`<i class="lost" title="port 20001: timeout (ETIMEDOUT)"></i>` +
 		`<i class="bad" title="port 20002: refused (ECONNREFUSED)"></i>` +
 		`<i class="good" title="port 20003: open, RTT 4.00 ms"></i></span> 2 of 4 flows failed</div>` +
-		`<span class="why">paths part after 192.0.2.7 (hop 3): only failing flows pass 192.0.2.9 (hop 4)</span>`
+		`<span class="why">paths part after 192.0.2.7 (hop 3): flows fail at or behind 192.0.2.9 (hop 4)</span>`
 	if !strings.Contains(body, want) {
 		t.Errorf("the page does not contain%s\nIt is:\n%s", want, body)
 	}
@@ -89,7 +89,7 @@ func TestLogsOfFlows(t *testing.T) {
 	tr.Records[1].Reason = "a reason"
 	p := newPages(tr)
 	const parted = "3 of 5 flows failed: ports 20000 to 20002; " +
-		"paths part after 192.0.2.7 (hop 3): the next hop of failing flows is unknown"
+		"flows fail behind 192.0.2.7 (hop 3), which others pass"
 	text := get(p.Logs, "").Body.String()
 	for _, want := range []string{
 		"  all 4 flows failed\n", "  " + parted + "\n",

@@ -3,6 +3,8 @@ package probe
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -10,93 +12,244 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// flowPathOf returns the path of a flow from port 1, with the last digits of the hops: "-" for a hop that did not
-// answer. A hop with "'" was probed from another port.
-func flowPathOf(hops string) FlowPath {
+// flowPathOf returns the path of a flow, with the last digits of the hops: "-" for a hop that did not answer. A hop
+// with "'" was probed from another port. 9 is the target, which is open, and "9r" its RST. "2!" is an ICMP error of
+// router 2 that says more than that the TTL was exceeded. The flow is open if the target is its last hop, or with "o" in
+// front. With "x" in front, it fails nevertheless, and with "i3" because of an ICMP error of router 3.
+func flowPathOf(port uint16, text string) FlowPath {
+	local := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("198.51.100.1"), port) }
+	router := func(digits string) netip.Addr { return netip.MustParseAddr("192.0.2." + digits) }
+	flow := Flow{Port: port}
+	flow.Handshake.Local, flow.Handshake.Peer = local(port), netip.AddrPortFrom(router("9"), 80)
+	flow.Result = "timeout"
 	path := &shaker.Path{}
-	for i, text := range strings.Fields(hops) {
-		h := shaker.Hop{TTL: i + 1, Local: netip.MustParseAddrPort("198.51.100.1:1")}
-		if other, ok := strings.CutSuffix(text, "'"); ok {
-			text, h.Local = other, netip.MustParseAddrPort("198.51.100.1:2")
+	fails := false
+	for _, text := range strings.Fields(text) {
+		if sender, ok := strings.CutPrefix(text, "i"); ok {
+			flow.Handshake.ICMP = shaker.ICMP{From: router(sender), Type: 3, Code: 13}
+			continue
 		}
-		if text != "-" {
-			h.From = netip.MustParseAddr("192.0.2." + text)
-			if text != "9" { // the target
-				h.ICMP = shaker.ICMP{From: h.From, Type: 11}
+		if text == "x" || text == "o" {
+			fails = text == "x"
+			flow.Result = map[string]string{"x": "timeout", "o": "open"}[text]
+			continue
+		}
+		h := shaker.Hop{TTL: len(path.Hops) + 1, Local: local(port), Outcome: shaker.Timeout}
+		if other, ok := strings.CutSuffix(text, "'"); ok {
+			text, h.Local = other, local(1)
+		}
+		digits := strings.TrimRight(text, "r!")
+		switch {
+		case text == "-":
+		case text == "9":
+			h.From, h.Outcome = router(digits), shaker.Open
+			if !fails && h.Local == flow.Handshake.Local {
+				flow.Result = "open"
 			}
+		case text == "9r":
+			h.From, h.Outcome = router(digits), shaker.Refused
+		case text == digits+"!":
+			h.From, h.Outcome = router(digits), shaker.Unreachable
+			h.ICMP = shaker.ICMP{From: h.From, Type: 3, Code: 13}
+		default:
+			h.From = router(digits)
+			h.ICMP = shaker.ICMP{From: h.From, Type: 11}
 		}
 		path.Hops = append(path.Hops, h)
 	}
-	return newFlowPath(Flow{Port: 1}, path, nil)
+	return newFlowPath(flow, path, nil)
 }
 
-// The paths part where only those of flows that fail go on. A hop that was probed from another port shows nothing: its
-// SYN may have taken another path.
-func TestPart(t *testing.T) {
+// flowPathsOf returns the paths of flows from port 2 on: "3 * 1 9" are three with the same hops.
+func flowPathsOf(texts ...string) (paths []FlowPath) {
+	for _, text := range texts {
+		n := 1
+		if count, path, ok := strings.Cut(text, " * "); ok {
+			n, _ = strconv.Atoi(count)
+			text = path
+		}
+		for range n {
+			paths = append(paths, flowPathOf(uint16(2+len(paths)), text))
+		}
+	}
+	return paths
+}
+
+// The hop that fails is the one where traces of failing flows end, or over which more of them lead than by chance. A
+// hop that was probed from another port shows nothing: its SYN may have taken another path.
+func TestPartings(t *testing.T) {
 	for _, c := range []struct {
-		name, failing string
-		good          []string
-		want          string
+		name  string
+		paths []string
+		want  []string // by place: the last shared hop, the failed hop, and the ports
 	}{
+		{name: "no good flow", paths: []string{"1 2", "1 2"}},
+		{name: "no failing flow", paths: []string{"1 2 9", "1 3 9"}},
+		{name: "the only good flow fails now", paths: []string{"1 2", "o 1 3"}},
+
+		{name: "the next hop", paths: []string{"1 2", "1 3 4 9"}, want: []string{"1, 2: port 2"}},
+		{name: "the first hop", paths: []string{"2", "1 4 9"}, want: []string{"-, 2: port 2"}},
+		{name: "the target is next", paths: []string{"1 2", "1 3 9"}, want: []string{"1, 2: port 2"}},
 		{
-			name: "the next hop", failing: "1 2", good: []string{"1 3 9"},
-			want: "paths part after 192.0.2.1 (hop 1): only failing flows pass 192.0.2.2 (hop 2)",
+			name: "a dead member of four", paths: []string{"4 * 1 2", "1 3 7 9", "3 * 1 4 7 9", "1 5 7 9", "1 4 7 9"},
+			want: []string{"1, 2: ports 2 to 5"},
 		},
 		{
-			name: "the first hop", failing: "2", good: []string{"1 9"},
-			want: "paths part: only failing flows pass 192.0.2.2 (hop 1)",
+			name:  "one flow for each member",
+			paths: []string{"1 2", "1 3 8 9", "1 4 8 9", "1 5 8 9", "1 6 8 9", "1 7 8 9"},
+			want:  []string{"1, 2: port 2"},
 		},
 		{
-			name: "a silent hop", failing: "1 -", good: []string{"1 3 9"},
-			want: "paths part after 192.0.2.1 (hop 1): the next hop of failing flows is unknown",
+			name: "two dead members", paths: []string{"1 3", "2 * 1 2", "1 4 7 9", "1 5 7 9", "1 3"},
+			want: []string{"1, 3: ports 2, 7", "1, 2: ports 3, 4"},
 		},
 		{
-			name: "a silent hop, and others from another port", failing: "1 - 5' 9'", good: []string{"1 3 4 9"},
-			want: "paths part after 192.0.2.1 (hop 1): the next hop of failing flows is unknown",
+			name: "most members are dead", paths: []string{"3 * 1 2", "3 * 1 3", "2 * 1 4", "1 5 7 9", "1 5 7 9"},
+			want: []string{"1, 2: ports 2 to 4", "1, 3: ports 5 to 7", "1, 4: ports 8, 9"},
 		},
 		{
-			name: "nothing answered", failing: "- -", good: []string{"1 9"},
-			want: "paths have no known hop in common, and the first hop of failing flows is unknown",
+			name: "the second router of a path", paths: []string{"2 * 1 2 4", "1 3 5 7 9", "1 3 5 7 9"},
+			want: []string{"1, 2: ports 2, 3"},
 		},
 		{
-			name: "a longer way over the same hop", failing: "1 2 3 4", good: []string{"1 3 9"},
-			want: "paths part after 192.0.2.1 (hop 1): only failing flows pass 192.0.2.2 (hop 2)",
+			name: "the second router of a path with one flow", paths: []string{"1 2 4", "1 3 5 7 9", "1 3 5 7 9"},
+			want: []string{"1, 4: port 2"},
 		},
 		{
-			// One good flow only would accuse hop 2, over which other good flows go.
-			name: "several good flows", failing: "1 2 5", good: []string{"1 3 6 9", "1 2 6 9"},
-			want: "paths part after 192.0.2.2 (hop 2): only failing flows pass 192.0.2.5 (hop 3)",
+			name:  "the second router of a path, of which the first one has other ways",
+			paths: []string{"5 * 1 2 4", "1 2 5 8 9", "3 * 1 3 6 8 9", "3 * 1 7 6 8 9"},
+			want:  []string{"1, 4: ports 2 to 6"},
 		},
 		{
-			name: "the good flow has a silent hop", failing: "1 2", good: []string{"1 - 9"},
-			want: "paths part after 192.0.2.1 (hop 1): the next hop of failing flows is unknown",
+			name: "behind a hop that most flows pass", paths: []string{"1 2 5", "1 3 6 9", "1 2 6 9"},
+			want: []string{"2, 5: port 2"},
 		},
 		{
-			name: "a silent hop before the difference", failing: "1 2 3", good: []string{"1 - 4 9"},
-			want: "paths part after 192.0.2.1 (hop 1): only failing flows pass 192.0.2.3 (hop 3)",
+			name: "two levels", paths: []string{"1 2 5", "1 3 5", "1 2 6 7 9", "1 3 6 7 9", "1 2 6 7 9", "1 3 6 7 9"},
+			want: []string{"2, 5: port 2", "3, 5: port 3"},
+		},
+		{name: "a longer way over a shared hop", paths: []string{"1 2 3 4", "1 3 9"}, want: []string{"3, 4: port 2"}},
+		{name: "shared at another distance", paths: []string{"1 - 3 4", "1 3 9"}, want: []string{"3, 4: port 2"}},
+
+		{name: "a silent hop", paths: []string{"1 -", "1 3 4 9"}, want: []string{"1, -: port 2"}},
+		{name: "from other ports", paths: []string{"1 - 5' 9'", "1 3 4 9"}, want: []string{"1, -: port 2"}},
+		{name: "nothing answered", paths: []string{"- -", "1 9"}, want: []string{"-, -: port 2"}},
+		{name: "good flows have no answer there", paths: []string{"1 2", "1 - 9"}, want: []string{"1, -: port 2"}},
+		{name: "silent before the difference", paths: []string{"1 2 3", "1 - 4 9"}, want: []string{"1, 3: port 2"}},
+		{
+			name: "a hop that answers few", paths: []string{"1 2", "- 3 9", "- 4 9", "- - 9", "- 3 9"},
+			want: []string{"-, 2: port 2"},
 		},
 		{
-			name: "a hop that answers few", failing: "1 2", good: []string{"- 3 9", "- 4 9", "- - 9", "- 3 9"},
-			want: "paths part: only failing flows pass 192.0.2.2 (hop 2)",
+			name:  "one flow for each member, two routers long, and the hop behind answers few",
+			paths: []string{"1 2 4", "1 3 5 8 9", "1 6 7 - 9"},
+			want:  []string{"1, -: port 2"},
 		},
 		{
-			name: "a hop that good flows have at another distance", failing: "1 - 3 4", good: []string{"1 3 9"},
-			want: "paths part after 192.0.2.1 (hop 1): only failing flows pass 192.0.2.4 (hop 4)",
+			name:  "one flow for each member, and the hop behind answers few",
+			paths: []string{"1 2", "1 3 8 9", "1 4 - 9", "1 5 8 9", "1 6 - 9", "1 7 8 9"},
+			want:  []string{"1, -: port 2"},
 		},
 		{
-			name: "behind the end of the good paths", failing: "1 3 2", good: []string{"1 9"},
-			want: "paths part after 192.0.2.1 (hop 1): only failing flows pass 192.0.2.3 (hop 2)",
+			name:  "many flows over a dead member, and the hop behind answers few",
+			paths: []string{"4 * 1 2", "1 3 8 9", "1 4 - 9", "1 5 8 9", "1 4 - 9", "1 3 8 9"},
+			want:  []string{"1, 2: ports 2 to 5"},
+		},
+		{
+			name:  "many flows over a dead member that answers few",
+			paths: []string{"4 * 1 2", "2 * 1", "5 * 1 3 8 9"},
+			want:  []string{"1, 2: ports 2 to 5", "1, -: ports 6, 7"},
+		},
+
+		{
+			name:  "the target drops a flow, one flow for each member",
+			paths: []string{"1 2 8", "1 3 8 9", "1 4 8 9", "1 5 8 9", "1 6 8 9", "1 7 8 9"},
+			want:  []string{"8, -: port 2"},
+		},
+		{
+			name:  "the target drops some flows",
+			paths: []string{"1 2 8", "1 3 8", "1 4 8", "1 2 8 9", "1 3 8 9", "1 4 8 9", "1 3 8 9", "1 5 8 9"},
+			want:  []string{"8, -: ports 2 to 4"},
+		},
+		{
+			name:  "the target drops all flows over one member, which forwards them",
+			paths: []string{"4 * 1 2 8", "4 * 1 3 8 9", "4 * 1 4 8 9"},
+			want:  []string{"8, -: ports 2 to 5"},
+		},
+		{
+			name:  "the target rejects a flow",
+			paths: []string{"1 2 8 9r", "1 3 8 9", "1 4 8 9", "1 5 8 9", "1 6 8 9", "1 7 8 9"},
+			want:  []string{"8, -: port 2"},
+		},
+		{
+			name:  "the target rejects a flow, behind a silent router",
+			paths: []string{"1 2 - 9r", "1 3 8 9", "1 4 8 9", "1 5 8 9"},
+			want:  []string{"1, -: port 2"},
+		},
+		{name: "one way for all", paths: []string{"1 2 3", "4 * 1 2 3 9"}, want: []string{"3, -: port 2"}},
+		{name: "random loss", paths: []string{"x 1 2 8 9", "1 3 8 9", "1 4 8 9", "1 5 8 9"}},
+		{
+			name:  "random loss, and a dead member",
+			paths: []string{"x 1 3 8 9", "1 2", "1 2", "1 3 8 9", "1 4 8 9"},
+			want:  []string{"1, 2: ports 3, 4"},
+		},
+
+		{
+			name:  "a member that loses half, good flows pass it as well",
+			paths: []string{"2 * 1 2", "1 2 8", "x 1 2 8 9", "1 2 8 9", "4 * 1 3 8 9", "3 * 1 4 8 9"},
+			want:  []string{"1, 2: ports 2 to 5"},
+		},
+		{
+			name:  "a member that loses some, and the traces get through",
+			paths: []string{"4 * x 1 2 8 9", "1 2 8 9", "4 * 1 3 8 9", "4 * 1 4 8 9"},
+			want:  []string{"1, 2: ports 2 to 5"},
+		},
+		{
+			name:  "one of two members loses half",
+			paths: []string{"3 * 1 2", "1 2 8", "x 1 2 8 9", "3 * 1 2", "2 * 1 2 8 9", "6 * 1 3 8 9"},
+			want:  []string{"1, 2: ports 2 to 9"},
+		},
+
+		{
+			name: "a member rejects by RST", paths: []string{"2 * 1 2 9r", "1 3 8 9", "1 4 8 9", "1 5 8 9"},
+			want: []string{"1, 2: ports 2, 3"},
+		},
+		{
+			name: "a member rejects by ICMP", paths: []string{"2 * i2 1 2 2!", "1 3 8 9", "1 4 8 9", "1 5 8 9"},
+			want: []string{"1, 2: ports 2, 3"},
+		},
+		{
+			name: "the trace does not show the member that rejects", paths: []string{"i2 1", "i2 -", "1 3 8 9", "1 4 8 9"},
+			want: []string{"1, 2: port 2", "-, 2: port 3"},
+		},
+		{
+			name: "the handshake does not show it", paths: []string{"1 2 2!", "1 3 8 9", "1 4 8 9", "1 5 8 9"},
+			want: []string{"1, 2: port 2"},
+		},
+		{
+			name: "a router that all flows pass rejects some", paths: []string{"i8 1 2 8 8!", "1 2 8 9", "1 4 8 9"},
+			want: []string{"2, 8: port 2"},
+		},
+		{
+			name: "the target rejects by ICMP", paths: []string{"i9 1 2 8", "1 3 8 9", "1 4 8 9", "1 5 8 9"},
+			want: []string{"8, -: port 2"},
 		},
 	} {
-		var good []FlowPath
-		for _, hops := range c.good {
-			good = append(good, flowPathOf(hops))
+		r := &Report{Request: &Request{}}
+		r.Module.TCP.ValidResults = []string{"open"}
+		r.FlowPaths = flowPathsOf(c.paths...)
+		var got []string
+		for _, p := range r.Partings() {
+			name := func(h shaker.Hop) string {
+				if !h.From.IsValid() {
+					return "-"
+				}
+				return strings.TrimPrefix(h.From.String(), "192.0.2.")
+			}
+			got = append(got, fmt.Sprintf("%s, %s: %s", name(p.Shared), name(p.Failed), ListPorts(p.Ports)))
 		}
-		var p Parting
-		p.part(flowPathOf(c.failing), good...)
-		if got := p.String(); got != c.want {
-			t.Errorf("%s: the failing path %q and the good ones %q: %s\nwant %s",
-				c.name, c.failing, c.good, got, c.want)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: the paths %q part at %q, want %q", c.name, c.paths, got, c.want)
 		}
 	}
 }
@@ -116,10 +269,7 @@ func TestSilentWhereOthersAnswer(t *testing.T) {
 		{paths: []string{"1 9", "1 3 9"}, want: "[]"},
 		{paths: []string{"", "1 9"}, want: "[0]"},
 	} {
-		r := &Report{}
-		for _, hops := range c.paths {
-			r.FlowPaths = append(r.FlowPaths, flowPathOf(hops))
-		}
+		r := &Report{FlowPaths: flowPathsOf(c.paths...)}
 		if got := fmt.Sprint(r.silentWhereOthersAnswer()); got != c.want {
 			t.Errorf("of the paths %q, the flows %s are traced again, want %s", c.paths, got, c.want)
 		}

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -55,8 +58,8 @@ var (
 )
 
 // trace traces the path to the probed address, or to the worst of several addresses. The verdict does not
-// depend on the result. If some flows fail and others do not, it also traces the paths of some of the others, at the
-// same time.
+// depend on the result. If some flows fail and others do not, it also traces the paths of other flows of both kinds, at
+// the same time, and compares them.
 func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 	const others = traceHandshakes - 1 // Probe has admitted one already
 	if r.onFlow != nil && len(r.Flows) > 0 {
@@ -76,47 +79,42 @@ func (r *Report) trace(ctx context.Context, p *Prober, deadline time.Time) {
 		Timeout: max(1, min(LongestTrace, time.Until(deadline))),
 		MaxHops: int(r.Module.TCP.MaxHops),
 	}
-	goodFlows := r.goodFlows()
-	good := make([]*shaker.Path, len(goodFlows))
+	flows := r.flowsToCompare()
+	paths := make([]FlowPath, 1+len(flows))
 	var tracing sync.WaitGroup
-	for i, flow := range goodFlows {
+	for i, flow := range flows {
 		if !p.admit(traceHandshakes) {
 			break
 		}
 		defer p.release(traceHandshakes)
 		tracing.Go(func() {
-			// If the target does not answer it any more, it is not a good flow.
-			if path, err := p.options.Shaker.Trace(ctx, flow.Handshake, &options); err == nil && path.Reached > 0 {
-				good[i] = &path
-			}
+			path, err := p.options.Shaker.Trace(ctx, flow.Handshake, &options)
+			paths[1+i] = newFlowPath(flow, &path, err)
 		})
 	}
-	failing := options
-	failing.OnHop = r.onHop
-	path, err := p.options.Shaker.Trace(ctx, r.Handshake, &failing)
+	worst := options
+	worst.OnHop = r.onHop
+	path, err := p.options.Shaker.Trace(ctx, r.Handshake, &worst)
 	tracing.Wait()
+	paths[0] = newFlowPath(Flow{Port: r.Handshake.Local.Port(), Verdict: r.Verdict}, &path, err)
+	r.setPath(path, err)
+	paths = slices.DeleteFunc(paths, func(path FlowPath) bool { return path.Port == 0 }) // too many in flight
+	if partings := r.partings(paths); len(partings) > 0 {
+		r.Parting = &partings[0]
+	}
+}
+
+// setPath sets the path of the report, or why it is not known. The path of a flow has only the hops that were traced
+// from its port: it would change from probe to probe otherwise.
+func (r *Report) setPath(path shaker.Path, err error) {
 	if err != nil { // a part of the path would look like a path that ends there
 		r.PathErr = fmt.Errorf("incomplete, known up to hop %d: %w", len(path.Hops), err)
 		return
 	}
+	if r.Flows != nil {
+		path = ownPath(r.Handshake.Local.Port(), path)
+	}
 	r.Path = &path
-	worst := newFlowPath(Flow{Port: r.Handshake.Local.Port(), Verdict: r.Verdict}, r.Path, nil)
-	if n := len(worst.Hops); n > 0 && r.Valid(worst.Hops[n-1].Outcome.String()) {
-		return // the flow did not fail any more when it was traced: its path shows nothing
-	}
-	var paths []FlowPath
-	for i, path := range good {
-		if path == nil {
-			continue
-		}
-		if r.Parting == nil {
-			r.Parting = &Parting{Good: goodFlows[i], Path: path}
-		}
-		paths = append(paths, newFlowPath(goodFlows[i], path, nil))
-	}
-	if r.Parting != nil {
-		r.Parting.part(worst, paths...)
-	}
 }
 
 // PathTo returns the path to a probed address, nil if that path was not traced.
@@ -125,4 +123,60 @@ func (r *Report) PathTo(addr netip.Addr) *shaker.Path {
 		return nil
 	}
 	return r.Path
+}
+
+// tracesAtOnce is how many paths of flows are traced at the same time.
+const tracesAtOnce = 8
+
+// TraceFlows makes the probe trace the path of each flow of the worst address, after the timeout and for as long as
+// that takes. A flow that gets no answer where others do is traced twice. The probe calls onFlow after each trace, with
+// the number of traces that have ended and of all that are known to be necessary.
+func (r *Request) TraceFlows(onFlow func(traced, all int)) {
+	r.Module.TCP.Path, r.onFlow = config.Always, onFlow
+}
+
+// traceFlows traces the paths of all flows.
+func (r *Report) traceFlows(ctx context.Context, p *Prober) {
+	paths := make([]shaker.Path, len(r.Flows))
+	r.FlowPaths = make([]FlowPath, len(r.Flows))
+	var mu sync.Mutex
+	traced, all := 0, 0
+	trace := func(flows []int) {
+		var tracing errgroup.Group // only for its limit
+		tracing.SetLimit(tracesAtOnce)
+		all += len(flows)
+		r.onFlow(traced, all)
+		for _, i := range flows {
+			tracing.Go(func() error {
+				f := r.Flows[i]
+				options := shaker.TraceOptions{Timeout: LongestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
+				path, err := p.options.Shaker.Trace(ctx, f.Handshake, &options)
+				mu.Lock()
+				defer mu.Unlock()
+				before := &r.FlowPaths[i]
+				if found := newFlowPath(f, &path, err); before.Port == 0 || found.answers() > before.answers() {
+					paths[i], r.FlowPaths[i] = path, found
+				}
+				traced++
+				r.onFlow(traced, all)
+				return nil
+			})
+		}
+		tracing.Wait()
+	}
+	every := make([]int, len(r.Flows))
+	for i := range every {
+		every[i] = i
+	}
+	trace(every)
+	if again := r.silentWhereOthersAnswer(); len(again) > 0 && ctx.Err() == nil {
+		trace(again)
+	}
+	worst := slices.IndexFunc(r.Flows, func(f Flow) bool { return f.Handshake.Local == r.Handshake.Local })
+	if worst >= 0 {
+		r.setPath(paths[worst], r.FlowPaths[worst].Err)
+	}
+	if partings := r.Partings(); len(partings) > 0 {
+		r.Parting = &partings[0]
+	}
 }

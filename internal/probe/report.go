@@ -33,8 +33,8 @@ type Report struct {
 	Path    *shaker.Path
 	PathErr error
 
-	// Parting is where the path of a flow that fails, which is Path, parts from the path of one that does not. It is
-	// nil if not both of them were traced.
+	// Parting is where flows that fail part from those that do not: most of those that were traced, if there are
+	// several such places. It is nil if not both kinds were traced, or if the traces do not show it.
 	Parting *Parting
 
 	// FlowPaths are the paths of all flows of the verdict, in the order of their ports; nil unless

@@ -38,6 +38,27 @@ func DescribeHop(h shaker.Hop) string {
 	return fmt.Sprintf("%2d  %v  %s ms  %v", h.TTL, h.From, Milliseconds(h.RTT), h.Outcome)
 }
 
+// DescribeHops lists hops in one line: "1 192.0.2.1, 2 *, 3 192.0.2.9 open".
+func DescribeHops(hops []shaker.Hop) string {
+	if len(hops) == 0 {
+		return "no hop has answered"
+	}
+	var list []string
+	for _, h := range hops {
+		switch {
+		case !h.From.IsValid():
+			list = append(list, fmt.Sprintf("%d *", h.TTL))
+		case h.ICMP.String() == TTLExceeded:
+			list = append(list, fmt.Sprintf("%d %v", h.TTL, h.From))
+		case h.ICMP.From.IsValid():
+			list = append(list, fmt.Sprintf("%d %v %v", h.TTL, h.From, h.ICMP))
+		default:
+			list = append(list, fmt.Sprintf("%d %v %v", h.TTL, h.From, h.Outcome))
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
 // DescribeFlows says how many flows failed.
 func DescribeFlows(f *history.Flows) string {
 	failed, all := f.Failed(), f.Len()
@@ -89,19 +110,19 @@ func ListPorts(ports []uint16) string {
 	return "ports " + strings.Join(list, ", ")
 }
 
-// DescribeParting says where the path of a flow that fails parts from those of flows that do not, given the last hop
-// that they share and the first one that only the failing flow has. Either may be missing.
+// DescribeParting says where flows that fail part from those that do not, given the last hop that they share, and the
+// one at or behind which flows fail. Either may be missing.
 func DescribeParting(shared, failed history.Hop) string {
 	hop := func(h history.Hop) string { return fmt.Sprintf("%v (hop %d)", h.Address, h.TTL) }
 	switch {
 	case shared.Address.IsValid() && failed.Address.IsValid():
-		return fmt.Sprintf("paths part after %s: only failing flows pass %s", hop(shared), hop(failed))
+		return fmt.Sprintf("paths part after %s: flows fail at or behind %s", hop(shared), hop(failed))
 	case failed.Address.IsValid():
-		return fmt.Sprintf("paths part: only failing flows pass %s", hop(failed))
+		return fmt.Sprintf("flows fail at or behind %s, and pass no known hop before that others pass", hop(failed))
 	case shared.Address.IsValid():
-		return fmt.Sprintf("paths part after %s: the next hop of failing flows is unknown", hop(shared))
+		return fmt.Sprintf("flows fail behind %s, which others pass", hop(shared))
 	}
-	return "paths have no known hop in common, and the first hop of failing flows is unknown"
+	return "where the paths part is unknown: no hop is known that flows with and without a failure pass"
 }
 
 // TTLExceeded is the ICMP error of a router on the path.

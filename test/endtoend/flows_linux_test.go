@@ -50,7 +50,7 @@ func TestBrokenMember(t *testing.T) {
 			t.Fatalf("the log of a probe of %s does not say that some of 16 flows failed:\n%s", target, debug)
 		}
 		failed, ports := found[1], found[2]
-		parting := fmt.Sprintf("paths part after %v (hop 1): only failing flows pass %v (hop 2)",
+		parting := fmt.Sprintf("paths part after %v (hop 1): flows fail at or behind %v (hop 2)",
 			fan.Entry(v6), fan.Member(v6, member))
 		_, logs := exporter.Get(t, "/logs?"+query)
 		_, page := exporter.Get(t, "/?filter="+url.QueryEscape(target))
