@@ -92,6 +92,14 @@ func indexOf(hops []shaker.Hop, router netip.Addr) int {
 	return slices.IndexFunc(hops, func(h shaker.Hop) bool { return h.From == router })
 }
 
+// lastRouter returns the last one of the routers, the zero Hop if there is none.
+func (p *FlowPath) lastRouter() shaker.Hop {
+	if routers := p.routers(); len(routers) > 0 {
+		return routers[len(routers)-1]
+	}
+	return shaker.Hop{}
+}
+
 // passes reports whether the path leads over a hop. known is false if that is not certain: the path has no answer at
 // its distance, and does not end before.
 func (p *FlowPath) passes(hop shaker.Hop) (passes, known bool) {
@@ -121,10 +129,11 @@ func (p *FlowPath) rejects() (router netip.Addr, ok bool) {
 	return netip.Addr{}, false
 }
 
-// A comparison is what the paths of flows that fail, and of flows that do not, show together.
+// A comparison is what the paths of flows show together.
 type comparison struct {
-	failing, good []FlowPath
-	valid         func(shaker.Hop) bool // reports whether a hop has answered as the target does to a good flow
+	failing []FlowPath            // those that fail, and perhaps others that have lost a SYN
+	good    []FlowPath            // the others
+	valid   func(shaker.Hop) bool // reports whether a hop has answered as the target does to a good flow
 }
 
 // compare compares the paths of flows. A flow that the target does not answer any more is not a good one.
@@ -132,9 +141,10 @@ func (r *Report) compare(paths []FlowPath) *comparison {
 	c := &comparison{valid: func(h shaker.Hop) bool {
 		return h.From.IsValid() && !h.ICMP.From.IsValid() && r.Valid(h.Outcome.String())
 	}}
+	clean := slices.ContainsFunc(paths, func(p FlowPath) bool { return r.isClean(&p.Flow) })
 	for _, path := range paths {
 		switch {
-		case !r.Valid(path.Result):
+		case !r.isGood(&path.Flow, clean):
 			c.failing = append(c.failing, path)
 		case path.Err == nil && path.reached():
 			c.good = append(c.good, path)
@@ -142,6 +152,12 @@ func (r *Report) compare(paths []FlowPath) *comparison {
 	}
 	return c
 }
+
+// isGood reports whether a flow does not fail, and has not lost a SYN, unless all have. One that has lost a SYN shows
+// where packets get lost, as those that fail do.
+func (r *Report) isGood(f *Flow, clean bool) bool { return r.isClean(f) || !clean && r.Valid(f.Result) }
+
+func (r *Report) isClean(f *Flow) bool { return r.Valid(f.Result) && f.Handshake.SYNs <= 1 }
 
 // partings returns where flows that fail part from flows that do not, one for each place: those with a hop that fails
 // first, and of these the ones with the most flows. There are none if all flows fail or none does.
@@ -161,6 +177,9 @@ func (r *Report) partings(paths []FlowPath) []Parting {
 	}
 	var partings []Parting
 	for i := range c.failing {
+		if r.Valid(c.failing[i].Result) {
+			continue
+		}
 		p := c.part(&c.failing[i])
 		if p == nil {
 			continue
@@ -199,10 +218,12 @@ func (c *comparison) part(flow *FlowPath) *Parting {
 	}
 	least, most := rare, -1
 	for i, hop := range routers {
-		if chance := c.count(hop).chance(); chance < least {
-			if stopped, forwarded := c.fates(hop); 2*stopped >= forwarded {
-				least, most = chance, i
-			}
+		chance := c.count(hop).chance()
+		if chance >= least || most >= 0 && !c.isBypassed(routers[most], hop) {
+			continue
+		}
+		if stopped, forwarded := c.fates(hop); 2*stopped >= forwarded {
+			least, most = chance, i
 		}
 	}
 	switch {
@@ -212,15 +233,36 @@ func (c *comparison) part(flow *FlowPath) *Parting {
 		return nil
 	}
 	p := &Parting{Shared: c.lastShared(routers)}
-	for _, hop := range routers {
-		stopped, forwarded := c.fates(hop)
-		if hop.TTL > p.Shared.TTL && c.count(hop).isSuspect() && stopped > 0 && stopped >= forwarded &&
-			c.silenceCounts(hop, flow) {
-			p.Failed = hop
-			break
-		}
+	next := slices.IndexFunc(routers, func(h shaker.Hop) bool { return h.TTL > p.Shared.TTL && c.count(h).isSuspect() })
+	if next >= 0 && c.ends(flow, routers[next]) {
+		p.Failed = routers[next]
 	}
 	return p
+}
+
+// ends reports whether the end of a failing flow's path means that a router on it fails, or the link behind.
+func (c *comparison) ends(flow *FlowPath, router shaker.Hop) bool {
+	stopped, forwarded := c.fates(router)
+	return stopped > 0 && stopped >= forwarded && c.silenceCounts(flow, router) && !c.endsElsewhere(flow)
+}
+
+// endsElsewhere reports whether another failing flow's path ends at the same distance, at a router that is shared: the
+// reason may be the one for which this flow's path ends.
+func (c *comparison) endsElsewhere(flow *FlowPath) bool {
+	ttl := flow.lastRouter().TTL
+	return slices.ContainsFunc(c.failing, func(other FlowPath) bool {
+		router := other.lastRouter()
+		return router.TTL == ttl && !c.valid(other.last()) && c.isShared(router)
+	})
+}
+
+// isBypassed reports whether good flows pass a router, and then not another one behind it.
+func (c *comparison) isBypassed(router, behind shaker.Hop) bool {
+	return slices.ContainsFunc(c.good, func(flow FlowPath) bool {
+		passes, _ := flow.passes(router)
+		passesBehind, known := flow.passes(behind)
+		return passes && known && !passesBehind
+	})
 }
 
 // rejected returns where a flow parts whose SYNs a router rejects. If its trace does not show how far the router is,
@@ -241,11 +283,16 @@ func (c *comparison) rejected(flow *FlowPath, router netip.Addr) *Parting {
 // lastShared returns the last one of some routers that is shared, the zero Hop if none is.
 func (c *comparison) lastShared(routers []shaker.Hop) shaker.Hop {
 	for _, hop := range slices.Backward(routers) {
-		if n := c.count(hop); n.good > 0 && !n.isSuspect() {
+		if c.isShared(hop) {
 			return hop
 		}
 	}
 	return shaker.Hop{}
+}
+
+func (c *comparison) isShared(router shaker.Hop) bool {
+	n := c.count(router)
+	return n.good > 0 && !n.isSuspect()
 }
 
 // fates returns how many of the failing flows that pass a router are known to be stopped at or behind it, and how many
@@ -272,9 +319,9 @@ func (c *comparison) fates(router shaker.Hop) (stopped, forwarded int) {
 	return stopped, forwarded
 }
 
-// silenceCounts reports whether the end of a failing flow's path says something about a router: the flow is refused
-// there, or all the good flows that do not pass the router have an answer at the next distance.
-func (c *comparison) silenceCounts(router shaker.Hop, flow *FlowPath) bool {
+// silenceCounts reports whether the silence behind a failing flow's path says something about a router: the flow is
+// refused there, or all the good flows that do not pass the router have an answer at the next distance.
+func (c *comparison) silenceCounts(flow *FlowPath, router shaker.Hop) bool {
 	if flow.reached() {
 		return true
 	}
@@ -347,25 +394,28 @@ func lnChoose(n, k int) float64 {
 // the other one avoids by chance would look like the one that fails.
 const mostCompared = 8
 
-// flowsToCompare returns the flows to trace, besides the worst one, to find where the paths part: flows that do not fail
-// and flows that do, in turns. There are none if all flows fail, or none does. Flows without a retransmission come
-// first: others may have lost a SYN at the router that is searched.
+// flowsToCompare returns the flows to trace, besides the worst one, to find where the paths part: good flows, and in
+// turns with them others. There are none if all flows fail, or none does.
 func (r *Report) flowsToCompare() []Flow {
-	var good, failing []Flow
+	if r.Valid(r.Result) {
+		return nil
+	}
+	clean := slices.ContainsFunc(r.Flows, func(f Flow) bool { return r.isClean(&f) })
+	var good, failing, lossy []Flow
 	for _, f := range r.Flows {
 		switch {
-		case r.Valid(f.Result):
+		case r.isGood(&f, clean):
 			good = append(good, f)
-		case f.Handshake.Local != r.Handshake.Local && f.Handshake.Local.IsValid():
+		case r.Valid(f.Result):
+			lossy = append(lossy, f)
+		case f.Handshake.Local.IsValid() && f.Handshake.Local != r.Handshake.Local:
 			failing = append(failing, f)
 		}
 	}
-	if len(good) == 0 || r.Valid(r.Result) {
+	if len(good) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(good, func(a, b Flow) int {
-		return compare(a.Handshake.SYNs > 1, b.Handshake.SYNs > 1)
-	})
+	failing = append(failing, lossy...)
 	var flows []Flow
 	for i := range mostCompared {
 		if i < len(good) {

@@ -15,7 +15,8 @@ import (
 // flowPathOf returns the path of a flow, with the last digits of the hops: "-" for a hop that did not answer. A hop
 // with "'" was probed from another port. 9 is the target, which is open, and "9r" its RST. "2!" is an ICMP error of
 // router 2 that says more than that the TTL was exceeded. The flow is open if the target is its last hop, or with "o" in
-// front. With "x" in front, it fails nevertheless, and with "i3" because of an ICMP error of router 3.
+// front. With "x" in front, it fails nevertheless, and with "i3" because of an ICMP error of router 3. With "l", it has lost
+// a SYN.
 func flowPathOf(port uint16, text string) FlowPath {
 	local := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("198.51.100.1"), port) }
 	router := func(digits string) netip.Addr { return netip.MustParseAddr("192.0.2." + digits) }
@@ -29,9 +30,15 @@ func flowPathOf(port uint16, text string) FlowPath {
 			flow.Handshake.ICMP = shaker.ICMP{From: router(sender), Type: 3, Code: 13}
 			continue
 		}
-		if text == "x" || text == "o" {
-			fails = text == "x"
-			flow.Result = map[string]string{"x": "timeout", "o": "open"}[text]
+		switch text {
+		case "x":
+			fails = true
+			continue
+		case "o":
+			flow.Result = "open"
+			continue
+		case "l":
+			flow.Handshake.SYNs = 2
 			continue
 		}
 		h := shaker.Hop{TTL: len(path.Hops) + 1, Local: local(port), Outcome: shaker.Timeout}
@@ -113,7 +120,7 @@ func TestPartings(t *testing.T) {
 		},
 		{
 			name: "the second router of a path with one flow", paths: []string{"1 2 4", "1 3 5 7 9", "1 3 5 7 9"},
-			want: []string{"1, 4: port 2"},
+			want: []string{"1, -: port 2"},
 		},
 		{
 			name:  "the second router of a path, of which the first one has other ways",
@@ -177,6 +184,22 @@ func TestPartings(t *testing.T) {
 			want:  []string{"8, -: ports 2 to 5"},
 		},
 		{
+			name:  "the target drops a flow, and the router before it answers from the address of each link",
+			paths: []string{"1 2 12", "1 3 13 9", "1 4 14 9", "1 5 15 9", "1 6 16 9"},
+			want:  []string{"1, -: port 2"},
+		},
+		{
+			name: "the target drops some flows, and the router before it answers from the address of each link",
+			paths: []string{"2 * 1 2 12", "1 3 13", "2 * 1 4 14", "1 5 15",
+				"1 3 13 9", "2 * 1 4 14 9", "1 5 15 9", "3 * 1 6 16 9"},
+			want: []string{"1, -: ports 2, 3", "14, -: ports 5, 6", "13, -: port 4", "15, -: port 7"},
+		},
+		{
+			name:  "the last router drops some flows",
+			paths: []string{"2 * 1 2", "1 3", "1 4", "2 * 1 3 8 9", "1 4 8 9", "2 * 1 5 8 9"},
+			want:  []string{"1, -: ports 2, 3", "3, -: port 4", "4, -: port 5"},
+		},
+		{
 			name:  "the target rejects a flow",
 			paths: []string{"1 2 8 9r", "1 3 8 9", "1 4 8 9", "1 5 8 9", "1 6 8 9", "1 7 8 9"},
 			want:  []string{"8, -: port 2"},
@@ -203,6 +226,26 @@ func TestPartings(t *testing.T) {
 			name:  "a member that loses some, and the traces get through",
 			paths: []string{"4 * x 1 2 8 9", "1 2 8 9", "4 * 1 3 8 9", "4 * 1 4 8 9"},
 			want:  []string{"1, 2: ports 2 to 5"},
+		},
+		{
+			name:  "a member that loses half, and flows with a retransmission show it",
+			paths: []string{"2 * x 1 2 8 9", "2 * l 1 2 8 9", "1 2 8 9", "4 * 1 3 8 9", "4 * 1 4 8 9"},
+			want:  []string{"1, 2: ports 2, 3"},
+		},
+		{
+			name:  "too little to show that a member loses half",
+			paths: []string{"2 * x 1 2 8 9", "1 2 8 9", "4 * 1 3 8 9", "4 * 1 4 8 9"},
+		},
+		{
+			name:  "all good flows have lost a SYN",
+			paths: []string{"1 2", "l 1 3 8 9", "l 1 4 8 9"},
+			want:  []string{"1, 2: port 2"},
+		},
+		{
+			name: "a member that loses half, and the router behind it answers from the address of each link",
+			paths: []string{"2 * 1 2", "3 * 1 2 12", "x 1 2 12 9", "1 2 - 9", "1 2 12 9",
+				"3 * 1 3 13 9", "3 * 1 4 14 9"},
+			want: []string{"1, 2: ports 2 to 7"},
 		},
 		{
 			name:  "one of two members loses half",
@@ -250,6 +293,40 @@ func TestPartings(t *testing.T) {
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: the paths %q part at %q, want %q", c.name, c.paths, got, c.want)
+		}
+	}
+}
+
+// Of many flows, the ones to trace are good flows without a retransmission, and flows that fail or have lost a SYN.
+func TestFlowsToCompare(t *testing.T) {
+	for _, c := range []struct{ name, flows, want string }{
+		{name: "all fail", flows: "xxx", want: "[]"},
+		{name: "none fails", flows: "ooo", want: "[]"},
+		{name: "one fails", flows: "oxo", want: "[0 2]"},
+		{name: "good and failing ones in turns", flows: "xoxxo", want: "[1 2 4 3]"},
+		{name: "with retransmissions", flows: "xlolo", want: "[2 1 4 3]"},
+		{name: "only with retransmissions", flows: "xll", want: "[1 2]"},
+		{name: "failing ones before retransmissions", flows: "xlxo", want: "[3 2 1]"},
+		{
+			name: "limits", flows: strings.Repeat("x", 20) + strings.Repeat("l", 20) + strings.Repeat("o", 20),
+			want: "[40 1 41 2 42 3 43 4 44 5 45 6 46 7 47]",
+		},
+	} {
+		r := &Report{Request: &Request{}}
+		r.Module.TCP.ValidResults = []string{"open"}
+		for i, kind := range c.flows {
+			flow := flowPathOf(uint16(1+i), map[rune]string{'x': "1", 'o': "9", 'l': "l 9"}[kind]).Flow
+			r.Flows = append(r.Flows, flow)
+			if r.Result == "" || kind == 'x' && r.Result == "open" {
+				r.Verdict.Result, r.Handshake = flow.Result, flow.Handshake
+			}
+		}
+		got := []int{}
+		for _, f := range r.flowsToCompare() {
+			got = append(got, int(f.Port)-1)
+		}
+		if fmt.Sprint(got) != c.want {
+			t.Errorf("%s: of the flows %s, the ones to compare are %d, want %s", c.name, c.flows, got, c.want)
 		}
 	}
 }
