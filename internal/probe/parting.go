@@ -20,6 +20,15 @@ type Parting struct {
 // String describes where the paths part.
 func (p *Parting) String() string { return DescribeParting(hopOf(p.Shared), hopOf(p.Failed)) }
 
+// isSame reports whether flows part at the same place, as far as is known.
+func (p *Parting) isSame(other Parting) bool {
+	if p.Failed.From != other.Failed.From {
+		return false
+	}
+	oneIsUnknown := p.Failed.From.IsValid() && p.Shared.From.IsValid() != other.Shared.From.IsValid()
+	return p.Shared.From == other.Shared.From || oneIsUnknown
+}
+
 // A FlowPath is the path of a flow. Its hops are only those from which the port of the flow is known to have got an
 // answer, or none: a SYN from another port may have taken another path.
 type FlowPath struct {
@@ -159,8 +168,8 @@ func (r *Report) isGood(f *Flow, clean bool) bool { return r.isClean(f) || !clea
 
 func (r *Report) isClean(f *Flow) bool { return r.Valid(f.Result) && f.Handshake.SYNs <= 1 }
 
-// partings returns where flows that fail part from flows that do not, one for each place: those with a hop that fails
-// first, and of these the ones with the most flows. There are none if all flows fail or none does.
+// partings returns where flows that fail part from flows that do not, one for each place: the best known ones first, and
+// of these the ones with the most flows. There are none if all flows fail or none does.
 //
 // A failing flow whose SYNs a router rejects parts there. Otherwise each router on its path is compared with the paths
 // of the good flows at its distance. A router is shared if good flows pass it at least half as often as failing ones
@@ -184,18 +193,20 @@ func (r *Report) partings(paths []FlowPath) []Parting {
 		if p == nil {
 			continue
 		}
-		same := slices.IndexFunc(partings, func(q Parting) bool {
-			return q.Shared.From == p.Shared.From && q.Failed.From == p.Failed.From
-		})
+		same := slices.IndexFunc(partings, p.isSame)
 		if same < 0 {
 			partings = append(partings, *p)
 			same = len(partings) - 1
+		}
+		if !partings[same].Shared.From.IsValid() { // it has not answered the other flow
+			partings[same].Shared = p.Shared
 		}
 		partings[same].Ports = append(partings[same].Ports, c.failing[i].Port)
 	}
 	slices.SortStableFunc(partings, func(p, q Parting) int {
 		return cmp.Or(
 			-compare(p.Failed.From.IsValid(), q.Failed.From.IsValid()),
+			-compare(p.Shared.From.IsValid(), q.Shared.From.IsValid()),
 			cmp.Compare(len(q.Ports), len(p.Ports)))
 	})
 	for i := range partings {
@@ -222,7 +233,7 @@ func (c *comparison) part(flow *FlowPath) *Parting {
 		if chance >= least || most >= 0 && !c.isBypassed(routers[most], hop) {
 			continue
 		}
-		if stopped, forwarded := c.fates(hop); 2*stopped >= forwarded {
+		if _, forwarded := c.fates(hop); 2*forwarded <= c.count(hop).failing {
 			least, most = chance, i
 		}
 	}

@@ -104,6 +104,16 @@ func (f *Fan) Entry(v6 bool) netip.Addr { return fanAddress(v6, fanToEntry, 2).A
 // Member returns the address with which a member answers, from 0.
 func (f *Fan) Member(v6 bool, i int) netip.Addr { return fanAddress(v6, fanToMember+i, 2).Addr() }
 
+// IsExit reports whether the exit answers with an address, which depends on the member from which a packet has come.
+func (f *Fan) IsExit(addr netip.Addr) bool {
+	for i := range f.members {
+		if addr == fanAddress(addr.Is6(), fanToExit+i, 2).Addr() {
+			return true
+		}
+	}
+	return false
+}
+
 // Members returns the number of members.
 func (f *Fan) Members() int { return len(f.members) }
 
@@ -157,9 +167,18 @@ func setUpFan(name string, link, host int, router bool) error {
 		setSysctl("net/ipv4/fib_multipath_hash_policy", "3"),
 		setSysctl("net/ipv6/fib_multipath_hash_policy", "3"),
 		setSysctl("net/ipv4/icmp_ratelimit", "0"), setSysctl("net/ipv6/icmp/ratelimit", "0"),
+		ifExists(setSysctl("net/ipv4/icmp_msgs_burst", "1000")), // older kernels have one for all namespaces
 		// An answer comes from the address at which the packet has arrived.
 		setSysctl("net/ipv4/icmp_errors_use_inbound_ifaddr", "1"),
 	)
+}
+
+// ifExists ignores the error if a file is missing.
+func ifExists(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // route adds a route on a node to the network of an address, over one router or several.
@@ -185,7 +204,24 @@ func (f *Fan) route(on *os.File, to netip.Prefix, over ...netip.Prefix) {
 // Run runs a program on a member.
 func (f *Fan) Run(member int, program string, args ...string) {
 	f.t.Helper()
-	err := within(f.members[member], func() error {
+	f.run(f.members[member], program, args...)
+}
+
+// RunOnExit runs a program on the exit.
+func (f *Fan) RunOnExit(program string, args ...string) {
+	f.t.Helper()
+	f.run(f.exit, program, args...)
+}
+
+// RunOnHost runs a program on the host.
+func (f *Fan) RunOnHost(program string, args ...string) {
+	f.t.Helper()
+	f.run(f.host, program, args...)
+}
+
+func (f *Fan) run(on *os.File, program string, args ...string) {
+	f.t.Helper()
+	err := within(on, func() error {
 		// The program gets the namespace of the thread that starts it, which is this one.
 		if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, out)
