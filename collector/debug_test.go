@@ -266,6 +266,25 @@ func TestDebugLog(t *testing.T) {
 `,
 		},
 		{
+			name:   "path of a flow, known in part",
+			target: "192.0.2.2:80",
+			report: func(r *probe.Report) {
+				r.Verdict = probe.Verdict{Result: "timeout", Handshake: silent, At: 900 * time.Millisecond}
+				r.Flows = []probe.Flow{{Port: 40000, Verdict: r.Verdict}}
+				r.Path = &shaker.Path{Hops: []shaker.Hop{{TTL: 1, From: netip.MustParseAddr("192.0.2.7"),
+					ICMP: shaker.ICMP{From: netip.MustParseAddr("192.0.2.7"), Type: 11}, RTT: time.Millisecond}}}
+			},
+			want: `          0s  SYN from 198.51.100.9:40000 to 192.0.2.2:80
+       900ms  SYN retransmissions so far: 2
+       900ms  shake 192.0.2.2:80: timeout
+       900ms  flow from port 40000: timeout, SYN retransmissions: 2
+       900ms  the only flow failed
+          1s  path:  1  192.0.2.7  1.00 ms
+          1s  path: the rest was traced from other ports, and is left out; routers that balance load may have sent these SYNs along another path
+          1s  failure: the result is timeout, the worst of 1 flows; valid results: open
+`,
+		},
+		{
 			name:   "path of other flows that does not reach the target",
 			target: "192.0.2.2:80",
 			report: func(r *probe.Report) {

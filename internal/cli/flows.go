@@ -67,6 +67,7 @@ type flowGroup struct {
 	result, errno string
 	hops          []flowHop
 	incomplete    bool // whether the end of the path is not known
+	counts        []probe.HopCount
 	ports         []uint16
 	rtts          []time.Duration // of the flows that have one
 }
@@ -91,6 +92,7 @@ func newFlowTable(r *probe.Report) *flowTable {
 			byPath[key] = g
 		}
 		g.ports = append(g.ports, path.Port)
+		g.counts = probe.AddCounts(g.counts, path.Counts)
 		if rtt := path.Handshake.Latency(); rtt > 0 {
 			g.rtts = append(g.rtts, rtt)
 		}
@@ -201,7 +203,21 @@ func (g *flowGroup) flows() string {
 	if g.incomplete {
 		text += "  path incomplete"
 	}
+	if losses := g.losses(); losses != "" {
+		text += "  no answer: " + losses
+	}
 	return text
+}
+
+// losses lists the hops that answered only some of the probes of these flows.
+func (g *flowGroup) losses() string {
+	var list []string
+	for i, n := range g.counts {
+		if 0 < n.Answers && n.Answers < n.Probes {
+			list = append(list, fmt.Sprintf("%d/%d at hop %d", n.Probes-n.Answers, n.Probes, i+1))
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 // wrap breaks a text into lines of a width at its spaces. All lines except the first one are indented.

@@ -81,7 +81,8 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 	label := len(target.request.Addr.String() + "  open")
 	for _, want := range []string{
 		fmt.Sprintf("\n 2  %-*v  %-7sx\n", label, member, fmt.Sprintf("%d/%d", n, n)),
-		fmt.Sprintf("paths part after %v (hop 1): flows fail at or behind %v (hop 2)\n", entry, member),
+		fmt.Sprintf(": %s: paths part after %v (hop 1): flows fail at or behind %v (hop 2)\n",
+			probe.ListPorts(target.report.HistoryFlows(&target.report.Verdict).FailedPorts()), entry, member),
 		"timeout ETIMEDOUT  ports ",
 	} {
 		if got := strings.Count(printed, want); got != 2 {
@@ -101,9 +102,10 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 	record := report.Record()
 	line := newJSONLine(target, 2, report, &record, &report.Verdict)
 	p := line.Parting
-	if p == nil || p.Shared.Address != entry.String() || p.Failed.Address != member.String() || len(line.Flows) != 64 {
-		t.Errorf("JSON has the parting %+v and %d flows, want the hops %v and %v, and 64",
-			p, len(line.Flows), entry, member)
+	if p == nil || p.Shared.Address != entry.String() || p.Failed.Address != member.String() ||
+		len(p.SourcePorts) != n || len(line.Flows) != 64 {
+		t.Errorf("JSON has the parting %+v and %d flows, want the hops %v and %v, %d ports, and 64 flows",
+			p, len(line.Flows), entry, member, n)
 	}
 	over := 0
 	for _, f := range line.Flows {
@@ -114,6 +116,10 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 		}
 		if passes {
 			over++
+		}
+		if last := f.Path[len(f.Path)-1]; last.Probes == 0 || (*last.Answers == 0) != passes {
+			t.Errorf("in JSON, the path of port %d ends with %+v, want probes, and no answers behind %v",
+				f.SourcePort, last, member)
 		}
 	}
 	if over != n {
@@ -129,5 +135,66 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 	if strings.Count(loss, ": 2 of 2 failed, 100 %\n") != n || !strings.HasSuffix(loss, rest) {
 		t.Errorf("%d of 64 flows failed twice; the loss by flow is\n%swant %d lines with 100 %% and %s",
 			n, loss, n, rest)
+	}
+}
+
+// One member of four loses every second packet. The table says how many probes of the hops behind it got no answer, and
+// JSON says so for each flow.
+func TestFlowsOfLossyMember(t *testing.T) {
+	nft := lab.Program(t, "nft", "nftables")
+	fan := kernel.NewFan(t, 4)
+	fan.Listen(80)
+	const member = 1
+	fan.Run(member, nft,
+		"table inet broken {\nchain forward {\ntype filter hook forward priority 0\nnumgen random mod 2 0 drop\n}\n}")
+	for _, c := range []struct {
+		name   string
+		config shaker.Config
+	}{
+		{name: "sockets"},
+		{name: "raw", config: shaker.Config{Raw: &shaker.Raw{}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			engine, err := shaker.New(&c.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer engine.Close()
+			conf := config.Default()
+			request, err := probe.NewRequest(conf, netip.AddrPortFrom(fan.Host(false), 80).String(), config.DefaultModule)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Timeout, request.Module.TCP.Flows = time.Second, 64
+			request.TraceFlows(func(int, int) {})
+			report, err := probe.New(probe.Options{Shaker: engine, Config: conf}).Probe(t.Context(), request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var table strings.Builder
+			newFlowTable(report).write(&table, 200, false)
+			if !regexp.MustCompile(`(?m)  no answer: \d+/\d+ at hop 3`).MatchString(table.String()) {
+				t.Errorf("the table does not say how many probes of hop 3 got no answer:\n%s", &table)
+			}
+			lost, elsewhere := 0, 0
+			for _, f := range newJSONFlows(report, &report.Verdict) {
+				over := slices.ContainsFunc(f.Path, func(h jsonHop) bool {
+					return h.Address == fan.Member(false, member).String()
+				})
+				for _, h := range f.Path {
+					switch missing := h.Probes - *h.Answers; {
+					case over && h.Hop > 2:
+						lost += missing
+					default:
+						elsewhere += missing
+					}
+				}
+			}
+			if lost == 0 || elsewhere > lost {
+				t.Errorf("%d probes of the hops behind %v got no answer, and %d others, want some, and less:\n%s",
+					lost, fan.Member(false, member), elsewhere, &table)
+			}
+			t.Logf("%d probes of the hops behind %v got no answer, and %d others", lost, fan.Member(false, member), elsewhere)
+		})
 	}
 }

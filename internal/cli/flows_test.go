@@ -42,6 +42,14 @@ func flowsReport(flows ...string) *probe.Report {
 	return r
 }
 
+// withCounts adds the counts of the flows to a report.
+func withCounts(r *probe.Report, counts ...[]probe.HopCount) *probe.Report {
+	for i := range r.FlowPaths {
+		r.FlowPaths[i].Counts = counts[i]
+	}
+	return r
+}
+
 // A column is a group of flows that pass the same hops with the same result. The hop that only failing flows pass,
 // after one that others pass as well, is red.
 func TestFlowTable(t *testing.T) {
@@ -86,6 +94,23 @@ C  open  port 20000  1.00 ms
 D  open  port 20002  3.00 ms
 `,
 			red: []string{" 3  192.0.2.22"},
+		},
+		{
+			name: "hops that do not answer each probe",
+			report: withCounts(flowsReport("open 1 11 9!", "timeout 1 12 13", "open 1 11 9!"),
+				[]probe.HopCount{{Probes: 3, Answers: 3}, {Probes: 3, Answers: 2}, {Probes: 3, Answers: 3}},
+				[]probe.HopCount{{Probes: 3, Answers: 3}, {Probes: 3, Answers: 2}, {Probes: 2, Answers: 1}, {Probes: 1}},
+				[]probe.HopCount{{Probes: 3, Answers: 3}, {Probes: 3, Answers: 2}, {Probes: 3, Answers: 3}}),
+			want: `hop                  failed AB
+ 1  192.0.2.1        1/3    xo
+ 2  192.0.2.11       0/2     o
+ 2  192.0.2.12       1/1    x
+ 3  192.0.2.9  open  0/2     o
+ 3  192.0.2.13       1/1    x
+ 4  *                1/1    x
+A  timeout ETIMEDOUT  port 20001  no answer: 1/3 at hop 2, 1/2 at hop 3
+B  open  ports 20000, 20002  1.00 ms to 3.00 ms  no answer: 2/6 at hop 2
+`,
 		},
 		{
 			name:   "all fail",

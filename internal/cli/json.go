@@ -54,6 +54,8 @@ type jsonHop struct {
 	Address string  `json:"address,omitempty"`
 	ICMP    string  `json:"icmp,omitempty"`
 	RTT     float64 `json:"rtt_seconds,omitempty"`
+	Probes  int     `json:"probes,omitempty"`  // in all traces of a flow
+	Answers *int    `json:"answers,omitempty"` // to these
 }
 
 // newJSONHops returns the hops of a path in JSON.
@@ -102,7 +104,7 @@ func newJSONFlows(r *probe.Report, v *probe.Verdict) []jsonFlow {
 		}
 		if r.FlowPaths != nil && isWorst(r, v) {
 			path := &r.FlowPaths[i]
-			flow.Path = newJSONHops(path.Hops)
+			flow.Path = newJSONFlowPath(path)
 			if path.Err != nil {
 				flow.PathError = path.Err.Error()
 			}
@@ -110,6 +112,18 @@ func newJSONFlows(r *probe.Report, v *probe.Verdict) []jsonFlow {
 		flows = append(flows, flow)
 	}
 	return flows
+}
+
+// newJSONFlowPath returns the path of a flow in JSON, with the first silent hop behind those that answer.
+func newJSONFlowPath(path *probe.FlowPath) []jsonHop {
+	hops := newJSONHops(path.Hops)
+	if n := len(hops); n < len(path.Counts) && !path.Reached() {
+		hops = append(hops, jsonHop{Hop: n + 1})
+	}
+	for i, n := range path.Counts[:min(len(hops), len(path.Counts))] {
+		hops[i].Probes, hops[i].Answers = n.Probes, &n.Answers
+	}
+	return hops
 }
 
 // isWorst reports whether the paths of a report are those of the verdict.

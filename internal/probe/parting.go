@@ -35,6 +35,46 @@ type FlowPath struct {
 	Flow
 	Hops []shaker.Hop
 	Err  error // not nil if the path is incomplete
+
+	// Counts has the number of probes and answers of each hop, in all traces of the flow; nil unless
+	// [Request.TraceFlows] was called.
+	Counts []HopCount
+}
+
+// A HopCount is how often a hop was probed from the port of a flow, and how often it answered.
+type HopCount struct{ Probes, Answers int }
+
+// count counts the hops of a path that were probed from the port of the flow. Without sockets, all were. With sockets,
+// those behind the first silent one were not, if the flow fails.
+func (p *FlowPath) count(path *shaker.Path, options *shaker.TraceOptions, raw bool) {
+	probed := len(p.Hops)
+	switch foreign := probed < len(path.Hops) && path.Hops[probed].Local.IsValid() &&
+		path.Hops[probed].Local.Port() != p.Port; {
+	case foreign, p.Err != nil, p.Reached():
+	case raw:
+		probed = options.MaxHops
+	default:
+		probed = min(probed+1, options.MaxHops)
+	}
+	p.Counts = make([]HopCount, probed)
+	for i := range p.Counts {
+		p.Counts[i].Probes = 1
+		if i < len(p.Hops) && p.Hops[i].From.IsValid() {
+			p.Counts[i].Answers = 1
+		}
+	}
+}
+
+// AddCounts returns the sums of the counts of two traces.
+func AddCounts(a, b []HopCount) []HopCount {
+	sum := make([]HopCount, max(len(a), len(b)))
+	for _, counts := range [][]HopCount{a, b} {
+		for i, n := range counts {
+			sum[i].Probes += n.Probes
+			sum[i].Answers += n.Answers
+		}
+	}
+	return sum
 }
 
 // newFlowPath returns the path of a flow, given what a trace has found.
@@ -68,8 +108,8 @@ func (p *FlowPath) last() shaker.Hop {
 	return shaker.Hop{}
 }
 
-// reached reports whether the path ends at a hop that did not send the ICMP error of a router on the path.
-func (p *FlowPath) reached() bool {
+// Reached reports whether the path ends at a hop that did not send the ICMP error of a router on the path.
+func (p *FlowPath) Reached() bool {
 	h := p.last()
 	return h.From.IsValid() && h.ICMP.String() != TTLExceeded
 }
@@ -123,7 +163,7 @@ func (p *FlowPath) answersAt(ttl int) bool {
 	if ttl <= len(p.Hops) {
 		return p.Hops[ttl-1].From.IsValid()
 	}
-	return p.reached()
+	return p.Reached()
 }
 
 // rejects returns the router that has rejected the SYNs of the flow, as its ICMP error says to the handshake or to the
@@ -155,7 +195,7 @@ func (r *Report) compare(paths []FlowPath) *comparison {
 		switch {
 		case !r.isGood(&path.Flow, clean):
 			c.failing = append(c.failing, path)
-		case path.Err == nil && path.reached():
+		case path.Err == nil && path.Reached():
 			c.good = append(c.good, path)
 		}
 	}
@@ -333,7 +373,7 @@ func (c *comparison) fates(router shaker.Hop) (stopped, forwarded int) {
 // silenceCounts reports whether the silence behind a failing flow's path says something about a router: the flow is
 // refused there, or all the good flows that do not pass the router have an answer at the next distance.
 func (c *comparison) silenceCounts(flow *FlowPath, router shaker.Hop) bool {
-	if flow.reached() {
+	if flow.Reached() {
 		return true
 	}
 	ttl := flow.last().TTL + 1
@@ -437,26 +477,4 @@ func (r *Report) flowsToCompare() []Flow {
 		}
 	}
 	return flows
-}
-
-// silentWhereOthersAnswer returns the indices of the flows that got no answer at a distance at which others did. The
-// reason may be that routers limit the rate of their ICMP errors, so that it is worth another try.
-func (r *Report) silentWhereOthersAnswer() []int {
-	answered := make(map[int]bool) // by TTL
-	for _, path := range r.FlowPaths {
-		for _, h := range path.Hops {
-			answered[h.TTL] = answered[h.TTL] || h.From.IsValid()
-		}
-	}
-	var silent []int
-	for i, path := range r.FlowPaths {
-		missing := !path.reached() && answered[len(path.Hops)+1]
-		for _, h := range path.Hops {
-			missing = missing || !h.From.IsValid() && answered[h.TTL]
-		}
-		if missing {
-			silent = append(silent, i)
-		}
-	}
-	return silent
 }

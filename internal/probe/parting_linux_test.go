@@ -52,9 +52,12 @@ func TestBrokenMember(t *testing.T) {
 					// ports, and may get through.
 					name: "a member is silent", run: onMember, hook: "prerouting", rule: "meta l4proto tcp drop",
 					check: func(t *testing.T, v *view) {
-						v.check(t, func(p *Parting) bool {
+						r := v.check(t, func(p *Parting) bool {
 							return p.Shared.From == fan.Entry(v.v6) && !p.Failed.From.IsValid()
 						}, "the shared hop %v, and no failed hop", fan.Entry(v.v6))
+						if p := r.Path; p != nil && (len(p.Hops) > 1 || p.Reached > 0) {
+							t.Errorf("the path of port %d is %+v, want the entry at most", r.Handshake.Local.Port(), p)
+						}
 					},
 				},
 				{

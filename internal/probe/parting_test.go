@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,59 +13,65 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// flowPathOf returns the path of a flow, with the last digits of the hops: "-" for a hop that did not answer. A hop
-// with "'" was probed from another port. 9 is the target, which is open, and "9r" its RST. "2!" is an ICMP error of
-// router 2 that says more than that the TTL was exceeded. The flow is open if the target is its last hop, or with "o" in
-// front. With "x" in front, it fails nevertheless, and with "i3" because of an ICMP error of router 3. With "l", it has lost
-// a SYN.
-func flowPathOf(port uint16, text string) FlowPath {
-	local := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("198.51.100.1"), port) }
-	router := func(digits string) netip.Addr { return netip.MustParseAddr("192.0.2." + digits) }
-	flow := Flow{Port: port}
-	flow.Handshake.Local, flow.Handshake.Peer = local(port), netip.AddrPortFrom(router("9"), 80)
-	flow.Result = "timeout"
-	path := &shaker.Path{}
-	fails := false
+// pathOf returns the path of a flow, with the last digits of the hops: "-" for a hop that did not answer. A hop with
+// "'" was probed from another port. 9 is the target, which is open, and "9r" its RST. "2!" is an ICMP error of router 2
+// that says more than that the TTL was exceeded. Other words are ignored.
+func pathOf(port uint16, text string) (path shaker.Path) {
 	for _, text := range strings.Fields(text) {
-		if sender, ok := strings.CutPrefix(text, "i"); ok {
-			flow.Handshake.ICMP = shaker.ICMP{From: router(sender), Type: 3, Code: 13}
+		if strings.Trim(text, "0123456789-r!'") != "" {
 			continue
 		}
-		switch text {
-		case "x":
-			fails = true
-			continue
-		case "o":
-			flow.Result = "open"
-			continue
-		case "l":
-			flow.Handshake.SYNs = 2
-			continue
-		}
-		h := shaker.Hop{TTL: len(path.Hops) + 1, Local: local(port), Outcome: shaker.Timeout}
+		h := shaker.Hop{TTL: len(path.Hops) + 1, Local: localOf(port), Outcome: shaker.Timeout}
 		if other, ok := strings.CutSuffix(text, "'"); ok {
-			text, h.Local = other, local(1)
+			text, h.Local = other, localOf(1)
 		}
 		digits := strings.TrimRight(text, "r!")
 		switch {
 		case text == "-":
 		case text == "9":
-			h.From, h.Outcome = router(digits), shaker.Open
-			if !fails && h.Local == flow.Handshake.Local {
-				flow.Result = "open"
-			}
+			h.From, h.Outcome = routerOf(digits), shaker.Open
 		case text == "9r":
-			h.From, h.Outcome = router(digits), shaker.Refused
+			h.From, h.Outcome = routerOf(digits), shaker.Refused
 		case text == digits+"!":
-			h.From, h.Outcome = router(digits), shaker.Unreachable
+			h.From, h.Outcome = routerOf(digits), shaker.Unreachable
 			h.ICMP = shaker.ICMP{From: h.From, Type: 3, Code: 13}
 		default:
-			h.From = router(digits)
+			h.From = routerOf(digits)
 			h.ICMP = shaker.ICMP{From: h.From, Type: 11}
 		}
 		path.Hops = append(path.Hops, h)
 	}
-	return newFlowPath(flow, path, nil)
+	return path
+}
+
+func routerOf(digits string) netip.Addr { return netip.MustParseAddr("192.0.2." + digits) }
+
+func localOf(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr("198.51.100.1"), port)
+}
+
+// flowPathOf returns the path of a flow. The flow is open if the target is its last hop, or with "o" in front. With "x"
+// in front, it fails nevertheless, and with "i3" because of an ICMP error of router 3. With "l", it has lost a SYN.
+func flowPathOf(port uint16, text string) FlowPath {
+	path := pathOf(port, text)
+	flow := Flow{Port: port, Verdict: Verdict{Result: "timeout"}}
+	flow.Handshake.Local, flow.Handshake.Peer = localOf(port), netip.AddrPortFrom(routerOf("9"), 80)
+	if own := ownPath(port, path).Hops; len(own) > 0 && own[len(own)-1].Outcome == shaker.Open {
+		flow.Result = "open"
+	}
+	for _, text := range strings.Fields(text) {
+		switch sender, ok := strings.CutPrefix(text, "i"); {
+		case ok:
+			flow.Handshake.ICMP = shaker.ICMP{From: routerOf(sender), Type: 3, Code: 13}
+		case text == "x":
+			flow.Result = "timeout"
+		case text == "o":
+			flow.Result = "open"
+		case text == "l":
+			flow.Handshake.SYNs = 2
+		}
+	}
+	return newFlowPath(flow, &path, nil)
 }
 
 // flowPathsOf returns the paths of flows from port 2 on: "3 * 1 9" are three with the same hops.
@@ -331,25 +338,39 @@ func TestFlowsToCompare(t *testing.T) {
 	}
 }
 
-// A flow without an answer where others have one is traced again: its routers may have sent too many ICMP errors.
-func TestSilentWhereOthersAnswer(t *testing.T) {
+// A trace counts those hops of a flow that were probed from its port.
+func TestCount(t *testing.T) {
 	for _, c := range []struct {
-		paths []string
-		want  string
+		path, want string
+		raw        bool
+		err        error
 	}{
-		{paths: []string{"1 2 9", "1 3 9"}, want: "[]"},
-		{paths: []string{"1 - 9", "1 - 9"}, want: "[]"}, // a router that never answers
-		{paths: []string{"1 - 9", "1 2 9", "- 3 9"}, want: "[0 2]"},
-		{paths: []string{"1 2", "1 3 9"}, want: "[0]"},
-		{paths: []string{"1 2 5' 9'", "1 3 4 9"}, want: "[0]"},
-		{paths: []string{"1 2", "1 2"}, want: "[]"}, // all fail at the same place
-		{paths: []string{"1 9", "1 3 9"}, want: "[]"},
-		{paths: []string{"", "1 9"}, want: "[0]"},
+		{path: "1 2 9", want: "1/1 1/1 1/1"},
+		{path: "1 - 9", want: "1/1 0/1 1/1"},
+		{path: "1 2", want: "1/1 1/1 0/1"},
+		{path: "1 2 -", want: "1/1 1/1 0/1"},
+		{path: "1 - 3' 9'", want: "1/1 0/1"},
+		{path: "1 2' 3' 9'", want: "1/1"},
+		{path: "", want: "0/1"},
+		{path: "1 2 3 4", want: "1/1 1/1 1/1 1/1"}, // the last one that was probed
+		{path: "1 2", want: "1/1 1/1 0/1 0/1", raw: true},
+		{path: "1 9", want: "1/1 1/1", raw: true},
+		{path: "1 2", want: "1/1 1/1", err: context.DeadlineExceeded},
 	} {
-		r := &Report{FlowPaths: flowPathsOf(c.paths...)}
-		if got := fmt.Sprint(r.silentWhereOthersAnswer()); got != c.want {
-			t.Errorf("of the paths %q, the flows %s are traced again, want %s", c.paths, got, c.want)
+		path := pathOf(2, c.path)
+		p := newFlowPath(Flow{Port: 2}, &path, c.err)
+		p.count(&path, &shaker.TraceOptions{MaxHops: 4}, c.raw)
+		var got []string
+		for _, n := range p.Counts {
+			got = append(got, fmt.Sprintf("%d/%d", n.Answers, n.Probes))
 		}
+		if text := strings.Join(got, " "); text != c.want {
+			t.Errorf("the path %q, raw: %t, error %v: answers %s, want %s", c.path, c.raw, c.err, text, c.want)
+		}
+	}
+	sum := AddCounts([]HopCount{{Probes: 1, Answers: 1}}, []HopCount{{Probes: 2, Answers: 1}, {Probes: 1}})
+	if fmt.Sprint(sum) != "[{3 2} {1 0}]" {
+		t.Errorf("the sum of the counts is %v, want [{3 2} {1 0}]", sum)
 	}
 }
 

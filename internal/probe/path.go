@@ -125,52 +125,47 @@ func (r *Report) PathTo(addr netip.Addr) *shaker.Path {
 	return r.Path
 }
 
-// tracesAtOnce is how many paths of flows are traced at the same time.
-const tracesAtOnce = 8
+const (
+	tracesAtOnce  = 8 // how many paths of flows are traced at the same time
+	tracesPerFlow = 3 // how often each of them is traced, to count what gets lost
+)
 
-// TraceFlows makes the probe trace the path of each flow of the worst address, after the timeout and for as long as
-// that takes. A flow that gets no answer where others do is traced twice. The probe calls onFlow after each trace, with
-// the number of traces that have ended and of all that are known to be necessary.
+// TraceFlows makes the probe trace the path of each flow of the worst address, several times, after the timeout and for
+// as long as that takes. The probe calls onFlow after each trace, with the number of traces that have ended and of all.
 func (r *Request) TraceFlows(onFlow func(traced, all int)) {
 	r.Module.TCP.Path, r.onFlow = config.Always, onFlow
 }
 
-// traceFlows traces the paths of all flows.
+// traceFlows traces the paths of all flows. The path of a flow is that of the trace with the most answers: routers limit
+// the rate of their ICMP errors.
 func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 	paths := make([]shaker.Path, len(r.Flows))
 	r.FlowPaths = make([]FlowPath, len(r.Flows))
 	var mu sync.Mutex
-	traced, all := 0, 0
-	trace := func(flows []int) {
+	traced, all := 0, tracesPerFlow*len(r.Flows)
+	r.onFlow(traced, all)
+	for round := 0; round < tracesPerFlow && (round == 0 || ctx.Err() == nil); round++ {
 		var tracing errgroup.Group // only for its limit
 		tracing.SetLimit(tracesAtOnce)
-		all += len(flows)
-		r.onFlow(traced, all)
-		for _, i := range flows {
+		for i, f := range r.Flows {
 			tracing.Go(func() error {
-				f := r.Flows[i]
 				options := shaker.TraceOptions{Timeout: LongestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
 				path, err := p.options.Shaker.Trace(ctx, f.Handshake, &options)
+				found := newFlowPath(f, &path, err)
+				found.count(&path, &options, r.isRaw(p))
 				mu.Lock()
 				defer mu.Unlock()
-				before := &r.FlowPaths[i]
-				if found := newFlowPath(f, &path, err); before.Port == 0 || found.answers() > before.answers() {
+				before := r.FlowPaths[i]
+				if before.Port == 0 || found.answers() > before.answers() {
 					paths[i], r.FlowPaths[i] = path, found
 				}
+				r.FlowPaths[i].Counts = AddCounts(before.Counts, found.Counts)
 				traced++
 				r.onFlow(traced, all)
 				return nil
 			})
 		}
 		tracing.Wait()
-	}
-	every := make([]int, len(r.Flows))
-	for i := range every {
-		every[i] = i
-	}
-	trace(every)
-	if again := r.silentWhereOthersAnswer(); len(again) > 0 && ctx.Err() == nil {
-		trace(again)
 	}
 	worst := slices.IndexFunc(r.Flows, func(f Flow) bool { return f.Handshake.Local == r.Handshake.Local })
 	if worst >= 0 {
@@ -179,4 +174,10 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 	if partings := r.Partings(); len(partings) > 0 {
 		r.Parting = &partings[0]
 	}
+}
+
+// isRaw reports whether the SYNs of a trace need no sockets, so that all have the port of the flow.
+func (r *Report) isRaw(p *Prober) bool {
+	options := r.Module.Options()
+	return p.options.Shaker.IsRaw(&options)
 }
