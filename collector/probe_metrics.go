@@ -71,11 +71,10 @@ var (
 		help:   "Time from SYN to SYN-ACK for each flow on the kernel's clock.",
 		labels: []string{"source_port"}}
 	probeFlowPathSharedHop = &metric{name: "probe_flow_path_shared_hop",
-		help: "Number of the last hop that a flow that fails and one that does not have in common, " +
-			"and its address.",
+		help:   "Number of the last hop that flows with and without a failure have in common, and its address.",
 		labels: []string{"address"}}
 	probeFlowPathFailedHop = &metric{name: "probe_flow_path_failed_hop",
-		help:   "Number of the first hop that answered only a flow that fails, and its address.",
+		help:   "Number of the hop at or behind which flows fail, and its address.",
 		labels: []string{"address"}}
 
 	// With addresses: all

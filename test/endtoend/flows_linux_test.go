@@ -55,7 +55,7 @@ func TestBrokenMember(t *testing.T) {
 		_, logs := exporter.Get(t, "/logs?"+query)
 		_, page := exporter.Get(t, "/?filter="+url.QueryEscape(target))
 		for _, c := range []struct{ what, text, want string }{
-			{what: "the log of the probe", text: debug, want: "  " + parting + "\n"},
+			{what: "the log of the probe", text: debug, want: "  " + ports + ": " + parting + "\n"},
 			{what: "/logs", text: logs, want: failed + ": " + ports + "; " + parting + "\n"},
 			{what: "the status page", text: page, want: failed + "</div>"},
 			{what: "the status page", text: page, want: parting},
