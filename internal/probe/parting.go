@@ -294,7 +294,7 @@ func (c *comparison) part(flow *FlowPath) *Parting {
 // ends reports whether the end of a failing flow's path means that a router on it fails, or the link behind.
 func (c *comparison) ends(flow *FlowPath, router shaker.Hop) bool {
 	stopped, forwarded := c.fates(router)
-	return stopped > 0 && stopped >= forwarded && c.silenceCounts(flow, router) && !c.endsElsewhere(flow)
+	return stopped >= forwarded && c.silenceCounts(flow, router) && !c.endsElsewhere(flow)
 }
 
 // endsElsewhere reports whether another failing flow's path ends at the same distance, at a router that is shared: the
@@ -376,18 +376,11 @@ func (c *comparison) silenceCounts(flow *FlowPath, router shaker.Hop) bool {
 	if flow.Reached() {
 		return true
 	}
-	ttl := flow.last().TTL + 1
-	others := 0
-	for i := range c.good {
-		if passes, _ := c.good[i].passes(router); passes {
-			continue
-		}
-		if !c.good[i].answersAt(ttl) {
-			return false
-		}
-		others++
-	}
-	return others > 0
+	next := flow.last().TTL + 1
+	return !slices.ContainsFunc(c.good, func(good FlowPath) bool {
+		passes, _ := good.passes(router)
+		return !passes && !good.answersAt(next)
+	})
 }
 
 // count counts the flows that pass a router.

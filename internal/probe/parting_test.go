@@ -255,6 +255,11 @@ func TestPartings(t *testing.T) {
 			want: []string{"1, 2: ports 2 to 7"},
 		},
 		{
+			name:  "a member that loses half, and a good flow has no answer from the router behind it",
+			paths: []string{"4 * 1 2 12", "1 2 - 9", "4 * 1 3 13 9", "3 * 1 4 14 9"},
+			want:  []string{"1, 2: ports 2 to 5"},
+		},
+		{
 			name:  "one of two members loses half",
 			paths: []string{"3 * 1 2", "1 2 8", "x 1 2 8 9", "3 * 1 2", "2 * 1 2 8 9", "6 * 1 3 8 9"},
 			want:  []string{"1, 2: ports 2 to 9"},
@@ -269,7 +274,7 @@ func TestPartings(t *testing.T) {
 			want: []string{"1, 2: ports 2, 3"},
 		},
 		{
-			name: "the trace does not show the member that rejects", paths: []string{"i2 1", "i2 -", "1 3 8 9", "1 4 8 9"},
+			name: "the trace does not show the member that rejects", paths: []string{"i2 -", "i2 1", "1 3 8 9", "1 4 8 9"},
 			want: []string{"1, 2: ports 2, 3"},
 		},
 		{
@@ -278,6 +283,10 @@ func TestPartings(t *testing.T) {
 		},
 		{
 			name: "a router that all flows pass rejects some", paths: []string{"i8 1 2 8 8!", "1 2 8 9", "1 4 8 9"},
+			want: []string{"2, 8: port 2"},
+		},
+		{
+			name: "only the trace shows it", paths: []string{"1 2 8 8!", "1 2 8 9", "1 4 8 9"},
 			want: []string{"2, 8: port 2"},
 		},
 		{
