@@ -228,8 +228,7 @@ func writePath(at logLine, r *probe.Report) {
 	}
 	switch {
 	case r.Flows != nil && !r.Path.SameFlow:
-		at(r.Duration, "path: the rest was traced from other ports, and is left out; "+
-			"routers that balance load may have sent these SYNs along another path")
+		at(r.Duration, "path: the hops behind were traced from other ports, and are left out")
 		return
 	case r.Path.Reached == 0:
 		at(r.Duration, "path: no reply from here on")

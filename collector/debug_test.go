@@ -280,7 +280,7 @@ func TestDebugLog(t *testing.T) {
        900ms  flow from port 40000: timeout, SYN retransmissions: 2
        900ms  the only flow failed
           1s  path:  1  192.0.2.7  1.00 ms
-          1s  path: the rest was traced from other ports, and is left out; routers that balance load may have sent these SYNs along another path
+          1s  path: the hops behind were traced from other ports, and are left out
           1s  failure: the result is timeout, the worst of 1 flows; valid results: open
 `,
 		},

@@ -161,7 +161,8 @@ func TestFlowsOfLossyMember(t *testing.T) {
 			}
 			defer engine.Close()
 			conf := config.Default()
-			request, err := probe.NewRequest(conf, netip.AddrPortFrom(fan.Host(false), 80).String(), config.DefaultModule)
+			text := netip.AddrPortFrom(fan.Host(false), 80).String()
+			request, err := probe.NewRequest(conf, text, config.DefaultModule)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -191,10 +192,9 @@ func TestFlowsOfLossyMember(t *testing.T) {
 				}
 			}
 			if lost == 0 || elsewhere > lost {
-				t.Errorf("%d probes of the hops behind %v got no answer, and %d others, want some, and less:\n%s",
+				t.Errorf("%d probes of the hops behind %v got no answer, and %d others, want some, and fewer:\n%s",
 					lost, fan.Member(false, member), elsewhere, &table)
 			}
-			t.Logf("%d probes of the hops behind %v got no answer, and %d others", lost, fan.Member(false, member), elsewhere)
 		})
 	}
 }

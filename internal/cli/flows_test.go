@@ -99,7 +99,9 @@ D  open  port 20002  3.00 ms
 			name: "hops that do not answer each probe",
 			report: withCounts(flowsReport("open 1 11 9!", "timeout 1 12 13", "open 1 11 9!"),
 				[]probe.HopCount{{Probes: 3, Answers: 3}, {Probes: 3, Answers: 2}, {Probes: 3, Answers: 3}},
-				[]probe.HopCount{{Probes: 3, Answers: 3}, {Probes: 3, Answers: 2}, {Probes: 2, Answers: 1}, {Probes: 1}},
+				[]probe.HopCount{
+					{Probes: 3, Answers: 3}, {Probes: 3, Answers: 2}, {Probes: 2, Answers: 1}, {Probes: 1},
+				},
 				[]probe.HopCount{{Probes: 3, Answers: 3}, {Probes: 3, Answers: 2}, {Probes: 3, Answers: 3}}),
 			want: `hop                  failed AB
  1  192.0.2.1        1/3    xo

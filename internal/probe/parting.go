@@ -82,8 +82,8 @@ func newFlowPath(f Flow, path *shaker.Path, err error) FlowPath {
 	return FlowPath{Flow: f, Hops: ownPath(f.Port, *path).Hops, Err: err}
 }
 
-// ownPath returns the part of a path that was traced from a port. Where the port was in use, or more than one SYN had to
-// be sent at the same time, the kernel chose others.
+// ownPath returns the part of a path that was traced from a port. Where the port was in use, or more than one SYN had
+// to be sent at the same time, the kernel chose others.
 func ownPath(port uint16, path shaker.Path) shaker.Path {
 	other := func(h shaker.Hop) bool { return h.Local.IsValid() && h.Local.Port() != port } // a silent hop may lack it
 	if end := slices.IndexFunc(path.Hops, other); end >= 0 {
@@ -208,17 +208,17 @@ func (r *Report) isGood(f *Flow, clean bool) bool { return r.isClean(f) || !clea
 
 func (r *Report) isClean(f *Flow) bool { return r.Valid(f.Result) && f.Handshake.SYNs <= 1 }
 
-// partings returns where flows that fail part from flows that do not, one for each place: the best known ones first, and
-// of these the ones with the most flows. There are none if all flows fail or none does.
+// partings returns where flows that fail part from flows that do not, one for each place: the best known ones first,
+// and of these the ones with the most flows. There are none if all flows fail or none does.
 //
 // A failing flow whose SYNs a router rejects parts there. Otherwise each router on its path is compared with the paths
 // of the good flows at its distance. A router is shared if good flows pass it at least half as often as failing ones
-// do, and a suspect if not. Routers that good flows have no answer from, or instead of, are neither.
+// do, and a suspect if not. A router at a distance at which no good flow has an answer is neither.
 //
-// A suspect is a hop that fails for one of two reasons. Either the failing flows pass it so often that this is hardly
-// by chance, and it does not seem to forward them: so a router is found that loses some of the packets. Or the trace
-// ends there, behind all that is shared, although the routers at the next distance do answer the good flows. Routers
-// limit their ICMP errors, so that silence alone means nothing.
+// A suspect fails for one of two reasons. Either so many failing flows pass it that this is hardly by chance, and most of
+// them have no answer from a shared router behind it: this finds a router that loses some of the packets. Or the trace
+// ends there, behind all shared routers, although the good flows have an answer at the next distance. Routers limit their
+// ICMP errors, so that silence alone means nothing.
 func (r *Report) partings(paths []FlowPath) []Parting {
 	c := r.compare(paths)
 	if len(c.good) == 0 {
@@ -256,8 +256,8 @@ func (r *Report) partings(paths []FlowPath) []Parting {
 	return partings
 }
 
-// Partings returns all places where the paths of the flows part, the first one being the Parting of the report. There are
-// none unless all flows were traced.
+// Partings returns all places where the paths of the flows part, the first one being the Parting of the report. There
+// are none unless all flows were traced.
 func (r *Report) Partings() []Parting { return r.partings(r.FlowPaths) }
 
 // part returns where a failing flow parts from the good ones. It is nil if the end of its path is not known, or if the

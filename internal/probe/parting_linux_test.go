@@ -48,8 +48,8 @@ func TestBrokenMember(t *testing.T) {
 					check: func(t *testing.T, v *view) { v.checkMember(t, member, "prohibited") },
 				},
 				{
-					// A dead member does not answer the trace either. The SYNs to the hops behind a silent one have other
-					// ports, and may get through.
+					// A dead member does not answer the trace either. The SYNs to the hops behind a silent one have
+					// other ports, and may get through.
 					name: "a member is silent", run: onMember, hook: "prerouting", rule: "meta l4proto tcp drop",
 					check: func(t *testing.T, v *view) {
 						r := v.check(t, func(p *Parting) bool {

@@ -274,8 +274,9 @@ func TestPartings(t *testing.T) {
 			want: []string{"1, 2: ports 2, 3"},
 		},
 		{
-			name: "the trace does not show the member that rejects", paths: []string{"i2 -", "i2 1", "1 3 8 9", "1 4 8 9"},
-			want: []string{"1, 2: ports 2, 3"},
+			name:  "the trace does not show the member that rejects",
+			paths: []string{"i2 -", "i2 1", "1 3 8 9", "1 4 8 9"},
+			want:  []string{"1, 2: ports 2, 3"},
 		},
 		{
 			name: "the handshake does not show it", paths: []string{"1 2 2!", "1 3 8 9", "1 4 8 9", "1 5 8 9"},

@@ -136,8 +136,8 @@ func (r *Request) TraceFlows(onFlow func(traced, all int)) {
 	r.Module.TCP.Path, r.onFlow = config.Always, onFlow
 }
 
-// traceFlows traces the paths of all flows. The path of a flow is that of the trace with the most answers: routers limit
-// the rate of their ICMP errors.
+// traceFlows traces the paths of all flows. The path of a flow is that of the trace with the most answers: routers
+// limit the rate of their ICMP errors.
 func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 	paths := make([]shaker.Path, len(r.Flows))
 	r.FlowPaths = make([]FlowPath, len(r.Flows))
