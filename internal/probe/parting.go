@@ -215,10 +215,10 @@ func (r *Report) isClean(f *Flow) bool { return r.Valid(f.Result) && f.Handshake
 // of the good flows at its distance. A router is shared if good flows pass it at least half as often as failing ones
 // do, and a suspect if not. A router at a distance at which no good flow has an answer is neither.
 //
-// A suspect fails for one of two reasons. Either so many failing flows pass it that this is hardly by chance, and most of
-// them have no answer from a shared router behind it: this finds a router that loses some of the packets. Or the trace
-// ends there, behind all shared routers, although the good flows have an answer at the next distance. Routers limit their
-// ICMP errors, so that silence alone means nothing.
+// A suspect fails for one of two reasons. Either so many failing flows pass it that this is hardly by chance, and most
+// of them have no answer from a shared router behind it: this finds a router that loses some of the packets. Or the
+// trace ends there, behind all shared routers, although the good flows have an answer at the next distance. Routers
+// limit their ICMP errors, so that silence alone means nothing.
 func (r *Report) partings(paths []FlowPath) []Parting {
 	c := r.compare(paths)
 	if len(c.good) == 0 {
