@@ -6,9 +6,11 @@
 #                 installed
 # make release    builds the release archives in dist, one for each platform, and sha256sums.txt;
 #                 an archive holds a static binary, licenses, README.md, CHANGELOG.md, docs and examples
+# make chart      packages the Helm chart charts/shaker-exporter in dist, with the rules and dashboards of examples
 # make help       prints this
 #
-# Variables of make release, as in `make release PLATFORMS="linux/amd64 linux/arm64"`:
+# Variables of make release, as in `make release PLATFORMS="linux/amd64 linux/arm64"`. make chart has VERSION, OUT and
+# SOURCE_DATE_EPOCH, too:
 #
 #   VERSION              the version; by default, what `git describe` prints
 #   PLATFORMS            the platforms, as Go names them
@@ -30,7 +32,7 @@ export PLATFORMS OUT
 
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build test programs lint release
+.PHONY: help build test programs lint release chart
 
 help:
 	@sed '/^#/!q; s/^# \{0,1\}//' Makefile
@@ -62,3 +64,6 @@ lint:
 
 release:
 	@sh scripts/release.sh
+
+chart:
+	@sh scripts/chart.sh

@@ -74,22 +74,7 @@ func scrapedIngresses(
 		{"source_labels": []string{"__param_target"}, "target_label": "instance"},
 		{"replacement": probe.Spec.ProberSpec.URL, "target_label": "__address__"},
 	}
-	for _, r := range probe.Spec.Targets.Ingress.RelabelConfigs {
-		s := step{"source_labels": r.SourceLabels}
-		if r.Regex != "" {
-			s["regex"] = r.Regex
-		}
-		if r.TargetLabel != "" {
-			s["target_label"] = r.TargetLabel
-		}
-		if r.Replacement != nil {
-			s["replacement"] = *r.Replacement
-		}
-		if r.Action != "" {
-			s["action"] = r.Action
-		}
-		steps = append(steps, s)
-	}
+	steps = append(steps, relabelSteps(probe.Spec.Targets.Ingress.RelabelConfigs)...)
 	var static []step
 	for _, i := range ingresses {
 		static = append(static, step{"targets": []string{i.host}, "labels": step{scheme: i.scheme, path: i.path}})
@@ -121,4 +106,25 @@ func scrapedIngresses(
 		targets[target.Labels["instance"]] = scraped.Query().Get("target")
 	}
 	return targets
+}
+
+// relabelSteps returns the steps in the format of prometheus.yml.
+func relabelSteps(configs []monitoringv1.RelabelConfig) (steps []map[string]any) {
+	for _, r := range configs {
+		s := map[string]any{"source_labels": r.SourceLabels}
+		if r.Regex != "" {
+			s["regex"] = r.Regex
+		}
+		if r.TargetLabel != "" {
+			s["target_label"] = r.TargetLabel
+		}
+		if r.Replacement != nil {
+			s["replacement"] = *r.Replacement
+		}
+		if r.Action != "" {
+			s["action"] = r.Action
+		}
+		steps = append(steps, s)
+	}
+	return steps
 }

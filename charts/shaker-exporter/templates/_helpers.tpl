@@ -1,0 +1,107 @@
+{{/*
+The name of an object, from a list of the root context and a suffix that may be empty: RELEASE-shaker-exporter-SUFFIX.
+Objects of two releases never have the same name. A name that Kubernetes would reject, because it is too long, has dots
+or starts with a digit, is shortened, and gets a hash instead.
+*/}}
+{{- define "shaker-exporter.name" -}}
+{{- $root := index . 0 -}}
+{{- $name := $root.Values.fullnameOverride -}}
+{{- if not $name -}}
+{{- $name = $root.Release.Name -}}
+{{- if ne $name $root.Chart.Name -}}
+{{- $name = printf "%s-%s" $name $root.Chart.Name -}}
+{{- end -}}
+{{- end -}}
+{{- with index . 1 -}}
+{{- $name = printf "%s-%s" $name . -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$" $name) -}}
+{{- $name = printf "shaker-%s-%s" ($name | replace "." "-" | trunc 47) ($name | sha256sum | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{/*
+The labels by which the objects select the pods, and the ServiceMonitor the Service. The name is also the job of the
+exporter's own metrics, as the rules expect. The component differs if a parent chart has this chart several times.
+*/}}
+{{- define "shaker-exporter.selector" -}}
+app.kubernetes.io/name: shaker_exporter
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: {{ .Chart.Name }}
+{{- end -}}
+
+{{- define "shaker-exporter.labels" -}}
+{{ include "shaker-exporter.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | trunc 63 | trimAll "-_." | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-_." }}
+{{- end -}}
+
+{{/* The labels of the objects of the Prometheus Operator. */}}
+{{- define "shaker-exporter.monitoringLabels" -}}
+{{ include "shaker-exporter.labels" . }}
+{{- with .Values.monitoring.labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The address to which Prometheus sends probes. */}}
+{{- define "shaker-exporter.address" -}}
+{{ include "shaker-exporter.name" (list . "") }}.{{ .Release.Namespace }}.svc:{{ .Values.service.port }}
+{{- end -}}
+
+{{- define "shaker-exporter.image" -}}
+{{- $image := .Values.image -}}
+{{- $repository := required "image.repository is missing, want the image in the registry from which the cluster pulls it, such as registry.example.com/shaker_exporter" $image.repository -}}
+{{- if $image.digest -}}
+{{ $repository }}@{{ $image.digest }}
+{{- else -}}
+{{- $tag := $image.tag | default (.Chart.AppVersion | replace "+" "_") -}}
+{{- if eq $tag "unreleased" -}}
+{{- $tag = required "image.tag is missing: only a chart that `make chart` packaged has a default" $image.tag -}}
+{{- end -}}
+{{ $repository }}:{{ $tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "shaker-exporter.serviceAccount" -}}
+{{- if .Values.serviceAccount.name -}}
+{{ .Values.serviceAccount.name }}
+{{- else if .Values.serviceAccount.create -}}
+{{ include "shaker-exporter.name" (list . "") }}
+{{- else -}}
+default
+{{- end -}}
+{{- end -}}
+
+{{/* Fails if values contradict each other in a way that the schema cannot explain. */}}
+{{- define "shaker-exporter.validate" -}}
+{{- if and .Values.autoscaling.enabled (eq .Values.kind "DaemonSet") -}}
+{{- fail "autoscaling.enabled is true, but a DaemonSet has one pod on each node, want kind Deployment" -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas is %v, want at most maxReplicas, which is %v" .Values.autoscaling.minReplicas .Values.autoscaling.maxReplicas) -}}
+{{- end -}}
+{{- $values := dict
+  "config.file" "config or existingConfigMap"
+  "config.enable-auto-reload" "nothing, because the chart sets it"
+  "probe.engine" "engine"
+  "probe.max-in-flight" "maxInFlight"
+  "web.config.file" "web.configSecret"
+  "web.listen-address" "service.port" -}}
+{{- range .Values.extraArgs -}}
+{{- $flag := regexFind "[^=]*" . | trimPrefix "--no-" | trimPrefix "--" -}}
+{{- with get $values $flag -}}
+{{- fail (printf "extraArgs has --%s, want the value %s instead" $flag .) -}}
+{{- end -}}
+{{- if and (has $flag (list "web.external-url" "web.route-prefix")) (not (has "--web.route-prefix=/" $.Values.extraArgs)) -}}
+{{- fail (printf "extraArgs has --%s, want also --web.route-prefix=/, because Kubernetes and Prometheus expect the endpoints there" $flag) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $_ := .Values.podLabels -}}
+{{- if hasKey (include "shaker-exporter.selector" $ | fromYaml) $key -}}
+{{- fail (printf "podLabels has %s, which the chart sets, want another label" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
