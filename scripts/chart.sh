@@ -15,7 +15,8 @@ case $version in
     ;;
 esac
 # Helm accepts only versions such as 1.2.3 and 1.2.3-rc.1. A clone without tags has only the commit.
-chart=$(printf '%s' "${version#v}" | tr _ -)
+case $version in v[0-9]*) version=${version#v} ;; esac
+chart=$(printf '%s' "$version" | tr _ -)
 number='(0|[1-9][0-9]*)'
 words='([0-9]*[A-Za-z-][0-9A-Za-z-]*|0|[1-9][0-9]*)'
 if ! printf '%s' "$chart" |

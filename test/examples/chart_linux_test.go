@@ -319,8 +319,9 @@ resources: {limits: {memory: 1Gi}}`,
 			name: "probes", values: `
 probes:
   web: {targets: ["example.com:443", "[2001:db8::1]:443"], labels: {team: shop}, module: m, job: j, interval: 1m}
-  ingresses: {ingress: {namespaceSelector: {any: true}}}`,
-			want: with("Probe", "Probe"),
+  ingresses: {ingress: {namespaceSelector: {any: true}}}
+  mine: {ingress: {}}`,
+			want: with("Probe", "Probe", "Probe"),
 			check: func(t *testing.T, r release) {
 				var want []monitoringv1.RelabelConfig
 				comment := regexp.MustCompile(`(?m)^    #    - (.*)$`)
@@ -765,7 +766,7 @@ func TestChartPackage(t *testing.T) {
 	} {
 		chart := packageChart(t, version)
 		out, err := helm(t, "show", "chart", chart)
-		for _, line := range []string{"version: " + want, "appVersion: " + version} {
+		for _, line := range []string{"version: " + want, "appVersion: " + strings.TrimPrefix(version, "v")} {
 			if line := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(line) + `$`); err != nil ||
 				!line.MatchString(strings.ReplaceAll(out, `"`, "")) {
 				t.Errorf("the chart of version %s is\n%s%v\nwant a line %s", version, out, err, line)
@@ -776,7 +777,7 @@ func TestChartPackage(t *testing.T) {
 		}
 		r := mustRender(t, chart, "test", "")
 		template := r.podTemplate(t)
-		tag := strings.ReplaceAll(version, "+", "_") // in a tag, + is invalid
+		tag := strings.ReplaceAll(strings.TrimPrefix(version, "v"), "+", "_") // in a tag, + is invalid
 		if got, want := template.Spec.Containers[0].Image, "registry.example.com/shaker_exporter:"+tag; got != want {
 			t.Errorf("the image of the chart of version %s is %s, want %s", version, got, want)
 		}
