@@ -167,6 +167,7 @@ func TestChart(t *testing.T) {
 	}
 	with := func(kinds ...string) []string { return slices.Sorted(slices.Values(append(kinds, standard...))) }
 	rules := slices.Repeat([]string{"PrometheusRule"}, len(lab.Files(t, "rules/*.yml")))
+	dashboards := slices.Repeat([]string{"ConfigMap"}, len(lab.Files(t, "grafana/*.json")))
 	for _, c := range []struct {
 		name, values string
 		want         []string
@@ -349,6 +350,34 @@ probes:
 			},
 		},
 		{
+			name: "nodes",
+			values: `
+kind: DaemonSet
+probes:
+  web: {targets: ["a.example:443", "b.example:443"], labels: {team: shop}, module: m, scrapeTimeout: 5s}
+  ingresses: {ingress: {}, labels: {team: shop}}`,
+			want: slices.Sorted(slices.Values(append(without("Deployment", "PodDisruptionBudget"),
+				"DaemonSet", "Probe", "ScrapeConfig", "ScrapeConfig"))),
+			check: func(t *testing.T, r release) {
+				var targets []string
+				for _, object := range r {
+					if o, ok := object.(*monitoringv1alpha1.ScrapeConfig); ok {
+						targets = append(targets, o.Spec.Params["target"]...)
+						if o.Spec.Params["module"][0] != "m" || *o.Spec.ScrapeTimeout != "5s" {
+							t.Errorf("the values are not in %+v", o.Spec)
+						}
+					}
+				}
+				if slices.Sort(targets); !slices.Equal(targets, []string{"a.example:443", "b.example:443"}) {
+					t.Errorf("the targets are %q, want both", targets)
+				}
+				steps := only[*monitoringv1.Probe](t, r).Spec.Targets.Ingress.RelabelConfigs
+				if last := steps[len(steps)-1]; last.TargetLabel != "team" || *last.Replacement != "shop" {
+					t.Errorf("the last step for Ingresses is %+v, want the label", last)
+				}
+			},
+		},
+		{
 			name:   "rules",
 			values: "prometheusRules: {enabled: true, files: [targets, prober, slo, watch, hold, flows, vantage]}",
 			want:   with(rules...),
@@ -364,7 +393,7 @@ probes:
 		},
 		{
 			name: "dashboards", values: "dashboards: {enabled: true, annotations: {grafana_folder: Probes}}",
-			want: with("ConfigMap", "ConfigMap"),
+			want: with(dashboards...),
 			check: func(t *testing.T, r release) {
 				for _, file := range lab.Files(t, "grafana/*.json") {
 					name := strings.TrimSuffix(filepath.Base(file), ".json")
@@ -381,9 +410,9 @@ probes:
 		},
 		{
 			name: "everything", values: everything,
-			want: with(append([]string{
-				"ConfigMap", "ConfigMap", "HorizontalPodAutoscaler", "Probe", "ScrapeConfig", "ServiceMonitor",
-			}, rules...)...),
+			want: with(slices.Concat(rules, dashboards, []string{
+				"HorizontalPodAutoscaler", "Probe", "ScrapeConfig", "ServiceMonitor",
+			})...),
 			check: func(t *testing.T, r release) {
 				kinds := []string{"Probe", "PrometheusRule", "ScrapeConfig", "ServiceMonitor"}
 				for name, object := range r {
@@ -548,59 +577,90 @@ dependencies:
 	}
 }
 
-// The relabelling of a ScrapeConfig makes a probe of each target. The control is Prometheus' result without it.
+// discovered returns the targets of a ScrapeConfig, with all labels, as promtool finds them. Static targets replace the
+// service discovery. With plain, the relabelling is left out.
+func discovered(t *testing.T, spec monitoringv1alpha1.ScrapeConfigSpec, static any, plain bool) string {
+	t.Helper()
+	job := map[string]any{
+		"job_name": *spec.JobName, "metrics_path": *spec.MetricsPath, "params": spec.Params, "static_configs": static,
+	}
+	if !plain {
+		job["relabel_configs"] = relabelSteps(spec.RelabelConfigs)
+	}
+	text, err := yaml.Marshal(map[string]any{"scrape_configs": []any{job}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := lab.Write(t, t.TempDir(), "prometheus.yml", string(text))
+	out, err := process.Promtool(t, "check", "service-discovery", "--timeout=1s", file, *spec.JobName)
+	if err != nil {
+		t.Fatalf("promtool check service-discovery: %v\n%s", err, out)
+	}
+	var found []struct {
+		Labels map[string]string `json:"labels"`
+	}
+	if err := yaml.Unmarshal([]byte(out), &found); err != nil {
+		t.Fatalf("promtool check service-discovery prints %s: %v", out, err)
+	}
+	var lines []string
+	for _, f := range found {
+		if len(f.Labels) > 0 { // it was not dropped
+			lines = append(lines, fmt.Sprint(f.Labels))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// The relabelling of a ScrapeConfig makes a probe of each target, by one of the pods, and with a DaemonSet a probe by
+// each pod. The controls are Prometheus' results without it.
 func TestChartScrapeConfig(t *testing.T) {
 	lab.SkipWithRace(t)
-	r := mustRender(t, packageChart(t, "v1.2.3"), "test", `
+	chart := packageChart(t, "v1.2.3")
+	want := func(more map[string]string) string {
+		all := map[string]string{
+			"__scheme__": "http", "__metrics_path__": "/probe", "__param_module": "m",
+			"__param_target": "a.example:443", "__scrape_interval__": "1m", "__scrape_timeout__": "10s",
+			"instance": "a.example:443", "job": "shaker", "team": "a$1",
+		}
+		maps.Copy(all, more)
+		return fmt.Sprint(all)
+	}
+	spec := only[*monitoringv1alpha1.ScrapeConfig](t, mustRender(t, chart, "test", `
 scrapeConfigs:
   hosts:
-    discovery: {staticConfigs: [{targets: [a.example, b.example], labels: {team: shop}}]}
+    discovery: {staticConfigs: [{targets: [a.example, b.example], labels: {team: a$1}}]}
     relabelings:
       - {sourceLabels: [__address__], regex: "b.*", action: drop}
       - {sourceLabels: [__address__], targetLabel: __address__, replacement: "$1:443"}
     module: m
-`)
-	spec := only[*monitoringv1alpha1.ScrapeConfig](t, r).Spec
-	job := map[string]any{
-		"job_name": *spec.JobName, "metrics_path": *spec.MetricsPath, "params": spec.Params,
-		"static_configs": spec.StaticConfigs, "relabel_configs": relabelSteps(spec.RelabelConfigs),
+`)).Spec
+	service := want(map[string]string{"__address__": "test-shaker-exporter.monitoring.svc:10115"})
+	if got := discovered(t, spec, spec.StaticConfigs, false); got != service {
+		t.Errorf("the targets are\n%s\nwant\n%s", got, service)
 	}
-	discovered := func() string {
-		text, err := yaml.Marshal(map[string]any{"scrape_configs": []any{job}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := lab.Write(t, t.TempDir(), "prometheus.yml", string(text))
-		out, err := process.Promtool(t, "check", "service-discovery", "--timeout=1s", file, *spec.JobName)
-		if err != nil {
-			t.Fatalf("promtool check service-discovery: %v\n%s", err, out)
-		}
-		var found []struct {
-			Labels map[string]string `json:"labels"`
-		}
-		if err := yaml.Unmarshal([]byte(out), &found); err != nil {
-			t.Fatalf("promtool check service-discovery prints %s: %v", out, err)
-		}
-		var lines []string
-		for _, f := range found {
-			if len(f.Labels) > 0 {
-				lines = append(lines, fmt.Sprint(f.Labels))
-			}
-		}
-		return strings.Join(lines, "\n")
-	}
-	want := fmt.Sprint(map[string]string{
-		"__address__": "test-shaker-exporter.monitoring.svc:10115", "__scheme__": "http",
-		"__metrics_path__": "/probe", "__param_module": "m", "__param_target": "a.example:443",
-		"__scrape_interval__": "1m", "__scrape_timeout__": "10s",
-		"instance": "a.example:443", "job": "shaker", "team": "shop",
-	})
-	if got := discovered(); got != want {
-		t.Errorf("the targets are\n%s\nwant\n%s", got, want)
-	}
-	delete(job, "relabel_configs")
-	if got := discovered(); !strings.Contains(got, "__address__:a.example:80 ") {
+	if got := discovered(t, spec, spec.StaticConfigs, true); !strings.Contains(got, "__address__:a.example:80 ") {
 		t.Errorf("without the relabelling, the targets are\n%s\nwant a.example", got)
+	}
+
+	spec = only[*monitoringv1alpha1.ScrapeConfig](t, mustRender(t, chart, "test", `
+kind: DaemonSet
+probes: {web: {targets: ["a.example:443"], labels: {team: a$1}, module: m}}
+`)).Spec
+	const node, port = "__meta_kubernetes_pod_node_name", "__meta_kubernetes_pod_container_port_name"
+	type config = map[string]any
+	pods := []config{
+		{"targets": []string{"10.0.0.1:10115"}, "labels": config{node: "one", port: "http"}},
+		{"targets": []string{"10.0.0.1:9000"}, "labels": config{node: "one", port: "sidecar"}},
+		{"targets": []string{"10.0.0.2:10115"}, "labels": config{node: "two", port: "http"}},
+	}
+	nodes := want(map[string]string{"__address__": "10.0.0.1:10115", "prober": "one"}) + "\n" +
+		want(map[string]string{"__address__": "10.0.0.2:10115", "prober": "two"})
+	if got := discovered(t, spec, pods, false); got != nodes {
+		t.Errorf("the targets of the nodes are\n%s\nwant\n%s", got, nodes)
+	}
+	if got := discovered(t, spec, pods, true); strings.Contains(got, "prober:") || !strings.Contains(got, ":9000") {
+		t.Errorf("without the relabelling, the targets of the nodes are\n%s\nwant all ports", got)
 	}
 }
 

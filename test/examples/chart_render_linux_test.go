@@ -236,6 +236,15 @@ func checkReferences(t *testing.T, r release) {
 					name, o.Spec.ProberSpec.URL, o.Spec.Targets, address)
 			}
 		case *monitoringv1alpha1.ScrapeConfig:
+			if o.Spec.Params["target"] != nil { // by each pod
+				sd := o.Spec.KubernetesSDConfigs[0]
+				s, err := labels.Parse(*sd.Selectors[0].Label)
+				if err != nil || s.Empty() || !s.Matches(labels.Set(template.Labels)) ||
+					!slices.Equal(sd.Namespaces.Names, []string{"monitoring"}) {
+					t.Errorf("%s discovers %+v, %v, want the pods with the labels %v", name, sd, err, template.Labels)
+				}
+				continue
+			}
 			steps := o.Spec.RelabelConfigs
 			if last := steps[len(steps)-1]; *last.Replacement != address {
 				t.Errorf("%s has the prober %s, want %s", name, *last.Replacement, address)
