@@ -772,7 +772,7 @@ func TestChartNotes(t *testing.T) {
 			"curl 'http://localhost:10115/probe?target=",
 			"http://test-shaker-exporter.monitoring.svc:10115/probe?target=HOST:PORT",
 			"Only pods in the namespace monitoring can connect",
-			"set serviceMonitor.enabled",
+			"Set serviceMonitor.enabled",
 		},
 		"{service: {port: 80}, web: {configSecret: tls, scheme: https}, engine: raw}": {
 			"service/test-shaker-exporter 10115:80 &", "curl -k 'https://localhost:10115/probe?target=",
