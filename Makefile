@@ -43,14 +43,15 @@ build:
 test:
 	go test ./... && go -C test test -count=1 ./...
 
-# Prometheus has service discovery for many clouds, which is most of its build, and which no test uses.
+# A program is built again if its build tags have changed.
 programs:
-	@grep -v '^#' internal/lab/programs.txt | while read -r program; do \
+	@grep -v '^#' internal/lab/programs.txt | while read -r program tags; do \
 		directory="$${XDG_CACHE_HOME:-$$HOME/.cache}/shaker_exporter/programs/$$program"; \
-		name=$${program##*/}; \
-		[ -x "$$directory/$${name%@*}" ] || { \
+		name=$${program##*/}; file="$$directory/$${name%@*}"; \
+		built=$$(go version -m "$$file" 2>/dev/null | sed -n 's/^\tbuild\t-tags=//p'); \
+		[ -x "$$file" ] && [ "$$built" = "$$tags" ] || { \
 			echo "building $$program"; \
-			CGO_ENABLED=0 GOBIN="$$directory" go install -trimpath -tags=remove_all_sd "$$program" || exit 1; \
+			CGO_ENABLED=0 GOBIN="$$directory" go install -trimpath -tags="$$tags" "$$program" || exit 1; \
 		}; \
 	done
 

@@ -1,16 +1,19 @@
 package lab
 
 import (
+	"debug/buildinfo"
 	_ "embed"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// programs lists the packages of the programs that GoProgram returns, each with its version.
+// programs lists the packages of the programs that GoProgram returns, each with its version and its build tags, if any.
 //
 //go:embed programs.txt
 var programs string
@@ -29,11 +32,12 @@ func Program(t testing.TB, name, debianPackage string) string {
 }
 
 // GoProgram returns the path of a program that `make programs` built: the program of that name in
-// programs.txt, in the version given there. It skips the test if the program has not been built.
+// programs.txt, in the version and with the build tags given there. It skips the test if it has not been built so.
 func GoProgram(t testing.TB, name string) string {
 	t.Helper()
 	for line := range strings.Lines(programs) {
-		program, version, found := strings.Cut(strings.TrimSpace(line), "@")
+		line, tags, _ := strings.Cut(strings.TrimSpace(line), " ")
+		program, version, found := strings.Cut(line, "@")
 		if !found || path.Base(program) != name {
 			continue
 		}
@@ -42,8 +46,12 @@ func GoProgram(t testing.TB, name string) string {
 			Skip(t, "needs %s %s (make programs): %v", name, version, err)
 		}
 		file := filepath.Join(cache, "shaker_exporter", "programs", program+"@"+version, name)
-		if _, err := os.Stat(file); err != nil {
+		built, err := buildinfo.ReadFile(file)
+		if err != nil {
 			Skip(t, "needs %s %s (make programs)", name, version)
+		}
+		if tags != "" && !slices.Contains(built.Settings, debug.BuildSetting{Key: "-tags", Value: tags}) {
+			Skip(t, "needs %s %s with the build tags %s (make programs)", name, version, tags)
 		}
 		return file
 	}

@@ -3,6 +3,7 @@ package simnet
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -14,7 +15,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Names are the records of a DNS server: the addresses of each name.
+// Names are the records of a DNS server: the addresses of each name, and its SRV records, such as
+// "10 50 5432 db.example." with priority, weight, port and host.
 type Names map[string][]string
 
 // NewDNS starts a DNS server on UDP and TCP, which runs until the test ends, and returns the function with
@@ -178,10 +180,22 @@ func (n Names) answer(ctx context.Context, network string, query []byte, send fu
 	send(pack(withAddrs))
 }
 
-// resources returns the addresses of the type that the question asks for.
-func resources(question dnsmessage.Question, addrs []string) (answers []dnsmessage.Resource) {
+// resources returns the records of the type that the question asks for.
+func resources(question dnsmessage.Question, records []string) (answers []dnsmessage.Resource) {
 	header := dnsmessage.ResourceHeader{Name: question.Name, Class: dnsmessage.ClassINET, TTL: 60}
-	for _, text := range addrs {
+	for _, text := range records {
+		if strings.Contains(text, " ") {
+			if question.Type == dnsmessage.TypeSRV {
+				var host string
+				body := new(dnsmessage.SRVResource)
+				if _, err := fmt.Sscan(text, &body.Priority, &body.Weight, &body.Port, &host); err != nil {
+					panic(fmt.Sprintf("SRV record %q: %v", text, err))
+				}
+				body.Target = dnsmessage.MustNewName(host)
+				answers = append(answers, dnsmessage.Resource{Header: header, Body: body})
+			}
+			continue
+		}
 		addr := netip.MustParseAddr(text)
 		switch {
 		case addr.Is4() && question.Type == dnsmessage.TypeA:
