@@ -132,4 +132,22 @@ func TestBlackboxJob(t *testing.T) {
 			t.Errorf("Query(%s) contains %s: %t, want %t", query, target, got, want)
 		}
 	}
+
+	// The queries of the page are this one, that for the targets that are refused, and that for those without a port.
+	results := [][]string{broken, {"http://127.0.0.1:1"}, uncovered}
+	for line := range strings.Lines(lab.Read(t, discoveryPage)) {
+		if !strings.Contains(line, `{job="shaker_blackbox"`) {
+			continue
+		}
+		if len(results) == 0 {
+			t.Fatalf("%s has another query, which has no wanted result: %s", discoveryPage, line)
+		}
+		if got := s.instances(strings.TrimSpace(line)); !slices.Equal(got, results[0]) {
+			t.Errorf("Query(%s) has the instances %q, want %q", line, got, results[0])
+		}
+		results = results[1:]
+	}
+	if len(results) > 0 {
+		t.Errorf("%s lacks %d queries about a job for blackbox_exporter", discoveryPage, len(results))
+	}
 }

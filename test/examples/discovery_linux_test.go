@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -303,7 +306,8 @@ func startDiscovery(
 	t.Helper()
 	text := lab.Replace(t, file, lab.Read(t, "discovery/"+file), replacements...)
 	text = strings.ReplaceAll(text, "shaker-exporter.monitoring.svc:10115", "localhost:10115")
-	config := lab.Write(t, dir, file, "global: {scrape_interval: 1s}\n"+text)
+	config := lab.Write(t, dir, "prometheus.yml", "global: {scrape_interval: 1s}\nscrape_config_files: ["+file+"]\n")
+	lab.Write(t, dir, file, text)
 	cmd := process.Prometheus3.Command(t, port, config)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(setting string) bool { return strings.HasPrefix(setting, "AWS_") })
 	cmd = process.WithFiles(t, cmd, files)
@@ -374,4 +378,41 @@ func (s discoverer) instances(expression string) (instances []string) {
 	}
 	slices.Sort(instances)
 	return instances
+}
+
+// The command of docs/discovery.md that lists the host names of routes writes a file from which Prometheus can take
+// targets. It leaves out wildcards, and routes without a host name.
+func TestGatewayRoutes(t *testing.T) {
+	lab.SkipWithRace(t)
+	lab.Program(t, "jq", "jq")
+	shell := lab.Program(t, "sh", "dash")
+	command := regexp.MustCompile(`(?m)^\$ (kubectl .*)$`).FindStringSubmatch(lab.Read(t, discoveryPage))
+	if command == nil {
+		t.Fatal("docs/discovery.md has no command with kubectl")
+	}
+	dir := t.TempDir()
+	lab.Write(t, dir, "targets/a.json", "[]")
+	const routes = `{"items": [
+		{"kind": "HTTPRoute", "spec": {"hostnames": ["shop.example.com", "*.example.com"]}},
+		{"kind": "HTTPRoute", "spec": {"hostnames": ["shop.example.com", "api.example.com"]}},
+		{"kind": "HTTPRoute", "spec": {}},
+		{"kind": "TLSRoute", "spec": {"hostnames": ["mail.example.com"]}}]}`
+	kubectl := lab.Write(t, dir, "bin/kubectl", "#!/bin/sh\ncat <<'END'\n"+routes+"\nEND\n")
+	if err := os.Chmod(kubectl, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(shell, "-e", "-c", command[1])
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command[1], err, out)
+	}
+	file := filepath.Join(dir, "targets", "routes.json")
+	var got []struct{ Targets []string }
+	if err := json.Unmarshal([]byte(lab.Read(t, file)), &got); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	want := []string{"api.example.com:443", "mail.example.com:443", "shop.example.com:443"}
+	if len(got) != 1 || !slices.Equal(got[0].Targets, want) {
+		t.Errorf("%s\nwrites %v, want the targets %q", command[1], got, want)
+	}
 }

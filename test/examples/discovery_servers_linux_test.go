@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 )
 
@@ -39,7 +40,17 @@ func serveKubernetes(t *testing.T, objects map[string]string) string {
 	for path, text := range objects {
 		directory, plural := filepath.Split(path)
 		version := strings.TrimPrefix(strings.TrimPrefix(strings.Trim(directory, "/"), "apis/"), "api/")
-		var items []any
+		version, _, _ = strings.Cut(version, "/namespaces/")
+		var items []struct {
+			Metadata struct {
+				Name        string            `json:"name"`
+				Namespace   string            `json:"namespace"`
+				Labels      map[string]string `json:"labels,omitempty"`
+				Annotations map[string]string `json:"annotations,omitempty"`
+			} `json:"metadata"`
+			Spec   any `json:"spec,omitempty"`
+			Status any `json:"status,omitempty"`
+		}
 		if err := yaml.UnmarshalStrict([]byte(text), &items); err != nil {
 			t.Fatalf("objects of %s: %v", path, err)
 		}
@@ -55,9 +66,20 @@ func serveKubernetes(t *testing.T, objects map[string]string) string {
 				w.(http.Flusher).Flush()
 				<-r.Context().Done()
 			default:
+				selector, err := labels.Parse(query.Get("labelSelector"))
+				if err != nil {
+					http.Error(w, err.Error(), http.StatusBadRequest)
+					return
+				}
+				selected := []any{}
+				for _, item := range items {
+					if selector.Matches(labels.Set(item.Metadata.Labels)) {
+						selected = append(selected, item)
+					}
+				}
 				writeJSON(w, map[string]any{
 					"kind": kinds[plural], "apiVersion": version,
-					"metadata": map[string]string{"resourceVersion": "1"}, "items": items,
+					"metadata": map[string]string{"resourceVersion": "1"}, "items": selected,
 				})
 			}
 		})

@@ -26,10 +26,11 @@ import (
 const (
 	fleetFile  = "grafana/fleet.json"
 	targetFile = "grafana/target.json"
+	meshFile   = "grafana/mesh.json"
 )
 
 // dashboardUIDs are the UIDs of the dashboards, to which links can lead.
-var dashboardUIDs = []string{"shaker-fleet", "shaker-target"}
+var dashboardUIDs = []string{"shaker-fleet", "shaker-target", "shaker-mesh"}
 
 // A board is a dashboard in the classic JSON model, which all current versions of Grafana can read.
 //
@@ -231,7 +232,7 @@ const manyPoints = 240
 var grafanaVariables = []string{"__range", "__rate_interval", "__url_time_range", "__data", "__value"}
 
 var (
-	usedVariable = regexp.MustCompile(`\$\{?(\w+)`)
+	usedVariable = regexp.MustCompile(`\$\{?([A-Za-z_]\w*)`) // $1 is a group of a regular expression
 	selector     = regexp.MustCompile(`\b(?:up|probe_\w+)\b(?:\{[^}]*\})?`)
 	lookback     = regexp.MustCompile(`\[([^]]*)\]`)
 	dashboardURL = regexp.MustCompile(`^/d/([\w-]+)(\?|$)`)
@@ -458,7 +459,7 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 	}
 	if p.Type == "table" {
 		for _, column := range valueColumns(p) {
-			if !units[column] {
+			if !units[column] && !(isMatrix(p) && orEmpty(fields.Defaults.Unit) != "") {
 				complain("has no unit for %s", column)
 			}
 		}
@@ -491,6 +492,13 @@ func panelProblems(p *dashboard.Panel) (problems []string) {
 	return problems
 }
 
+// isMatrix reports whether a table has a row for each value of one label and a column for each value of another.
+func isMatrix(p *dashboard.Panel) bool {
+	return slices.ContainsFunc(p.Transformations, func(t dashboard.DataTransformerConfig) bool {
+		return t.Id == "groupingToMatrix"
+	})
+}
+
 // unitOf returns the unit of a panel that is not a table.
 func unitOf(p *dashboard.Panel) string {
 	if options, ok := p.Options.(*heatmap.Options); ok {
@@ -513,7 +521,7 @@ func linkProblems(title, url string) (problems []string) {
 
 // Grafana can read the dashboards. Each panel has a description and a unit, and all links lead to something.
 func TestDashboards(t *testing.T) {
-	for i, file := range []string{fleetFile, targetFile} {
+	for i, file := range []string{fleetFile, targetFile, meshFile} {
 		source := lab.Read(t, file)
 		for _, problem := range dashboardProblems(source) {
 			t.Errorf("%s has a problem: %s", file, problem)

@@ -253,7 +253,7 @@ func (g *grafana) dataProblems(d *board, instances []string) (problems []string)
 				}
 			}
 		}
-		if p.Type == "table" {
+		if p.Type == "table" && !isMatrix(p) {
 			for _, problem := range columnProblems(p, labels) {
 				complain("%s", problem)
 			}

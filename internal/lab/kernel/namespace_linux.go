@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -34,6 +35,14 @@ func (n *Namespace) In(f func()) {
 	if err := elsewhere(enter, func(netlink.NsFd) error { f(); return nil }); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+// Command returns a command that runs a program in the namespace.
+func (n *Namespace) Command(program string, args ...string) *exec.Cmd {
+	n.t.Helper()
+	nsenter := lab.Program(n.t, "nsenter", "util-linux")
+	file := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd())
+	return exec.Command(nsenter, append([]string{"--net=" + file, program}, args...)...)
 }
 
 // Link makes a veth pair between the caller's namespace and n, until the test ends. Both ends are up and have no
