@@ -2,6 +2,7 @@ package documents
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -48,6 +51,7 @@ func TestDocsWrongYAML(t *testing.T) {
 		"exporter":   "modules: {a: {prober: udp}}",
 		"prometheus": "scrape_configs: [{job_name: a, scrape_interval: soon}]",
 		"rules":      "groups: [{name: a, rules: [{alert: A, expr: 'probe_success =='}]}]",
+		"kubernetes": "apiVersion: v1\nkind: Service\nmetadata: {nane: a}",
 	} {
 		t.Run(kind, func(t *testing.T) {
 			if got := kindOf(text); got != kind {
@@ -69,10 +73,12 @@ func kindOf(text string) string {
 	switch {
 	case has("modules"), has("targets"):
 		return "exporter"
-	case has("scrape_configs"):
+	case has("scrape_configs"), has("alerting"):
 		return "prometheus"
 	case has("groups"):
 		return "rules"
+	case has("apiVersion"):
+		return "kubernetes"
 	}
 	return ""
 }
@@ -90,6 +96,20 @@ var tryYAML = map[string]func(t *testing.T, text string) error{
 	},
 	"prometheus": func(t *testing.T, text string) error { return checkText(t, "config", text) },
 	"rules":      func(t *testing.T, text string) error { return checkText(t, "rules", text) },
+	// The types of the Gateway API are not among the dependencies, so that only this much is checked.
+	"kubernetes": func(_ *testing.T, text string) error {
+		var object struct {
+			Kind     string
+			Metadata struct{ Name string }
+		}
+		if err := yaml.Unmarshal([]byte(text), &object); err != nil {
+			return err
+		}
+		if object.Kind == "" || object.Metadata.Name == "" {
+			return errors.New("no kind, or no name")
+		}
+		return nil
+	},
 }
 
 // checkText checks a text with promtool, as "config" or "rules".
@@ -138,6 +158,8 @@ func TestDocsMetrics(t *testing.T) {
 		"shaker_exporter",                                                       // this program
 		"shaker_handshake_seconds_bucket", "probe_hold_lifetime_seconds_bucket", // of histograms
 		"probe_failed_due_to_regex", "probe_ssl_earliest_cert_expiry", // of blackbox_exporter
+		"shaker_blackbox", "shaker_consul", "shaker_mesh", // jobs
+		"shaker_port", // a tag
 	}
 	row := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)")
 	for _, found := range row.FindAllStringSubmatch(lab.Read(t, metricsPage), -1) {

@@ -18,6 +18,8 @@ const (
 	readme            = "README.md"
 	blackboxPage      = "docs/from-blackbox_exporter.md"
 	configurationPage = "docs/configuration.md"
+	discoveryPage     = "docs/discovery.md"
+	elsewherePage     = "docs/elsewhere.md"
 	faqPage           = "docs/faq.md"
 	halfOpenPage      = "docs/half-open.md"
 	holdPage          = "docs/hold.md"
@@ -32,7 +34,10 @@ const (
 )
 
 // triedPages are the pages whose YAML, PromQL and metric names are all tested.
-var triedPages = []string{blackboxPage, libraryPage, synackPage, halfOpenPage, holdPage, idlePage, flowsPage, faqPage}
+var triedPages = []string{
+	blackboxPage, libraryPage, synackPage, halfOpenPage, holdPage, idlePage, flowsPage, faqPage, discoveryPage,
+	elsewherePage,
+}
 
 // allPages returns the Markdown files of the repository's root and of docs.
 func allPages(t *testing.T) []string {
