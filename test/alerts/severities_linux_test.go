@@ -42,7 +42,8 @@ func TestSeverities(t *testing.T) {
 		dir := t.TempDir()
 		rules := ""
 		for severity := range c.want {
-			rules += fmt.Sprintf("      - {alert: %s%s, expr: vector(1), labels: {severity: %[2]s}}\n", c.name, severity)
+			rules += fmt.Sprintf("      - {alert: %s%s, expr: vector(1), labels: {severity: %[2]s}}\n",
+				c.name, severity)
 		}
 		lab.Write(t, dir, "rules.yml", "groups:\n  - name: test\n    rules:\n"+rules)
 		lab.Write(t, dir, "prometheus.yml",

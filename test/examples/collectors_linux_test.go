@@ -37,7 +37,7 @@ func TestOTelCollector(t *testing.T) {
 			Endpoint         string
 			DisableScopeInfo bool `yaml:"disable_scope_info"`
 		}
-		Service   struct {
+		Service struct {
 			Pipelines struct {
 				Metrics struct{ Receivers, Exporters []string }
 			}
