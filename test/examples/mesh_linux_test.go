@@ -112,8 +112,10 @@ func TestMeshObjects(t *testing.T) {
 func meshNode(i int) string { return fmt.Sprintf("10.88.0.%d", 11+i) }
 
 // newMesh starts exporters in a number of network namespaces, which a bridge connects, and a Prometheus with
-// mesh/prometheus.yml, which discovers them. It returns the namespaces.
-func newMesh(t *testing.T, nodes int) ([]*kernel.Namespace, *process.Prometheus) {
+// mesh/prometheus.yml, which discovers them.
+func newMesh(
+	t *testing.T, nodes int,
+) (namespaces []*kernel.Namespace, exporters []*process.Process, prometheus *process.Prometheus) {
 	t.Helper()
 	lab.Program(t, "sh", "dash") // for process.WithFiles
 	m := readMesh(t)
@@ -160,7 +162,6 @@ func newMesh(t *testing.T, nodes int) ([]*kernel.Namespace, *process.Prometheus)
 	files := map[string]string{"/etc/resolv.conf": lab.Write(t, t.TempDir(), "resolv.conf", "nameserver 10.88.0.1\n")}
 	conf := lab.Write(t, t.TempDir(), "shaker.yml", m.configMap.Data["shaker.yml"])
 	program := exporter.Command(t).Path
-	var namespaces []*kernel.Namespace
 	for i := range nodes {
 		n := kernel.NewNamespace(t)
 		n.Link(fmt.Sprintf("node%d", i), "eth0")
@@ -182,7 +183,8 @@ func newMesh(t *testing.T, nodes int) ([]*kernel.Namespace, *process.Prometheus)
 				t.Error(err)
 			}
 		})
-		process.Start(t, process.WithFiles(t, n.Command(program, "--config.file="+conf), files))
+		cmd := process.WithFiles(t, n.Command(program, "--config.file="+conf), files)
+		exporters = append(exporters, process.Start(t, cmd))
 		namespaces = append(namespaces, n)
 	}
 	for i := range nodes {
@@ -200,39 +202,33 @@ func newMesh(t *testing.T, nodes int) ([]*kernel.Namespace, *process.Prometheus)
 		lab.Write(t, dir, file, lab.Read(t, file))
 	}
 	const file = "mesh/prometheus.yml"
-	prometheus := process.Prometheus3.Start(t, 9090, lab.Write(t, dir, file, lab.Replace(t, file, lab.Read(t, file),
+	config := lab.Replace(t, file, lab.Read(t, file),
 		"role: pod\n        namespaces", "role: pod\n        api_server: "+kubernetes+"\n        namespaces",
-		"scrape_interval: 15s", "scrape_interval: "+scrapeInterval.String())))
-	return namespaces, prometheus
+		"scrape_interval: 15s", "scrape_interval: "+scrapeInterval.String())
+	return namespaces, exporters, process.Prometheus3.Start(t, 9090, lab.Write(t, dir, file, config))
 }
 
-// A mesh of four nodes, in which the SYNs from node 1 to node 3 get lost, and the exporter of node 2 ends in the end:
-// each result is that of the link, and the dashboard shows which link is broken.
+// In a mesh of four nodes, the SYNs from node 1 to node 3 get lost, and not those from node 3 to node 1. Only this link
+// is broken, and the dashboard shows which one it is. When the exporter of node 2 has ended, the links to it are broken,
+// and those from it have no result.
 func TestMesh(t *testing.T) {
 	if lab.Apart(t) {
 		return
 	}
 	nft := lab.Program(t, "nft", "nftables")
 	const nodes = 4
-	namespaces, prometheus := newMesh(t, nodes)
+	namespaces, exporters, prometheus := newMesh(t, nodes)
 	lab.Eventually(t, "all links are open", func() bool {
 		return len(prometheus.Query(`probe_address_result_info{job="shaker_mesh", result="open"}`)) == nodes*nodes
 	})
 
 	// docs/discovery.md calculates the number of series from these numbers. The others are those of the rules.
 	const count = `count by (prober) ({job="shaker_mesh", __name__!~"ALERTS.*|.*:.*"})`
-	if got := prometheus.Query(count); len(got) != nodes {
-		t.Errorf("the nodes with series are %v, want %d", got, nodes)
-	} else {
-		for _, s := range got {
-			if want := meshSeries(nodes) / nodes; s.Value != float64(want) {
-				t.Errorf("%s has %v series, want %d", s.Labels["prober"], s.Value, want)
-			}
-		}
-	}
-	if got := prometheus.Query(`up{job="shaker_exporter", prober!=""} == 1`); len(got) != nodes {
-		t.Errorf("the exporters with metrics of their own are %v, want %d", got, nodes)
-	}
+	each := fmt.Sprintf("%s == %d", count, meshSeries(nodes)/nodes)
+	lab.Eventually(t, "for each node, "+each, func() bool { return len(prometheus.Query(each)) == nodes })
+	lab.Eventually(t, "all exporters have metrics of their own", func() bool {
+		return len(prometheus.Query(`up{job="shaker_exporter", prober!=""} == 1`)) == nodes
+	})
 
 	rule := fmt.Sprintf("table inet lab { chain input { type filter hook input priority 0; "+
 		"ip saddr %s tcp flags syn / syn,ack drop; }; }", meshNode(1))
@@ -240,18 +236,17 @@ func TestMesh(t *testing.T) {
 		t.Fatalf("nft %s: %v\n%s", rule, err, out)
 	}
 	const broken = `probe_address_result_info{job="shaker_mesh", result!="open"}`
-	lab.Eventually(t, "a link is broken", func() bool { return len(prometheus.Query(broken)) > 0 })
-	for _, s := range prometheus.Query(broken) {
-		if s.Labels["prober"] != "node1" || s.Labels["ip"] != meshNode(3) || s.Labels["result"] != "timeout" {
-			t.Errorf("a broken link is %v, want only the timeout from node1 to %s", s.Labels, meshNode(3))
-		}
-	}
+	lab.Eventually(t, "only the link from node1 to node3 is broken", func() bool {
+		got := prometheus.Query(broken)
+		return len(got) == 1 && got[0].Labels["prober"] == "node1" && got[0].Labels["ip"] == meshNode(3) &&
+			got[0].Labels["result"] == "timeout"
+	})
 
 	for i, want := range []int{1, 0, nodes} { // no node is broken for most others
 		query := meshQueries(t)[i]
-		if got := prometheus.Query(query); len(got) != want {
-			t.Errorf("Query(%s) = %v, want %d series", query, got, want)
-		}
+		lab.Eventually(t, fmt.Sprintf("%s has %d series", query, want), func() bool {
+			return len(prometheus.Query(query)) == want
+		})
 	}
 
 	d, err := readDashboard(lab.Read(t, meshFile))
@@ -315,6 +310,21 @@ func TestMesh(t *testing.T) {
 			if got := orEmpty(names[strconv.Itoa(int(value))].Text); got != want {
 				t.Errorf("panel %q shows %s as %q, want %s", title, link, got, want)
 			}
+		}
+	}
+
+	exporters[2].Stop()
+	links := queriesOf(panelNamed(t, d, "Broken links now"))[0]
+	const want = "node0 node2 refused, node1 node2 refused, node1 node3 timeout, node3 node2 refused"
+	lab.Eventually(t, "the broken links are "+want, func() bool {
+		return formatLabels(g.query(links, ""), "from", "to", "result") == want
+	})
+	if got := number("Nodes without results"); got != "1" {
+		t.Errorf("with an exporter that has ended, panel %q shows %s, want 1", "Nodes without results", got)
+	}
+	for _, s := range g.query(queriesOf(panelNamed(t, d, "Links now"))[0], "") {
+		if s.labels["from"] == "node2" {
+			t.Errorf("panel %q has a cell %v, want none from node2, whose exporter has ended", "Links now", s.labels)
 		}
 	}
 }
