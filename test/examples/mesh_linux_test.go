@@ -209,8 +209,8 @@ func newMesh(
 }
 
 // In a mesh of four nodes, the SYNs from node 1 to node 3 get lost, and not those from node 3 to node 1. Only this link
-// is broken, and the dashboard shows which one it is. When the exporter of node 2 has ended, the links to it are broken,
-// and those from it have no result.
+// is broken, and the dashboard shows which one it is. When the exporter of node 2 has ended, the links to it are
+// broken, and those from it have no result.
 func TestMesh(t *testing.T) {
 	if lab.Apart(t) {
 		return
