@@ -46,5 +46,6 @@ local rules = {
   grafanaDashboards+:: {
     'shaker-fleet.json': import '../examples/grafana/fleet.json',
     'shaker-target.json': import '../examples/grafana/target.json',
+    'shaker-mesh.json': import '../examples/grafana/mesh.json',
   },
 }
