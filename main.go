@@ -19,6 +19,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/cli"
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/server"
+	"github.com/shaker-exporter/shaker_exporter/internal/usage"
 )
 
 const (
@@ -42,6 +43,13 @@ func main() {
 	serve, probe, hold := server.Register(app), cli.RegisterProbe(app), cli.RegisterHold(app)
 	app.PreAction(func(line *kingpin.ParseContext) error { return checkHelp(app, line) })
 
+	if printed, err := usage.Print(os.Stdout, app, os.Args[1:]); printed {
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+			os.Exit(1)
+		}
+		return
+	}
 	command, err := app.Parse(os.Args[1:])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, explain(app, err))
@@ -57,8 +65,9 @@ func main() {
 }
 
 // setVersion sets the version from the build information if the linker did not set it. This is the case after
-// go install.
+// go install. The tag of version 1.2.3 is v1.2.3.
 func setVersion() {
+	defer func() { version.Version = strings.TrimPrefix(version.Version, "v") }()
 	build, ok := debug.ReadBuildInfo()
 	if !ok || version.Version != "" {
 		return
