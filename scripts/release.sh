@@ -1,7 +1,8 @@
 #!/bin/sh
-# Builds the archives of a release. `make release` calls this script, and the Makefile documents the variables.
+# Builds the archives, packages and SBOMs of a release. `make release` calls this script, and the Makefile documents the
+# variables.
 #
-# The archives do not depend on who builds them, where or when. They contain no file that git ignores, and do not
+# The files do not depend on who builds them, where or when. They contain no file that git ignores, and do not
 # depend on paths, users, the clock, the time zone, the locale, the umask, the order of directory entries, what
 # `go env -w` wrote, the configuration of git, or these variables of the environment:
 set -eu
@@ -38,14 +39,24 @@ fi
 version=${VERSION:-$(git describe --tags --always --abbrev=12)${dirty:+-dirty}}
 case $version in
   *[!0-9A-Za-z.+_-]*) fail "invalid version $version, want only letters, digits and .+_-" ;;
+  v[0-9]*) version=${version#v} ;;
 esac
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --no-show-signature --format=%ct)}
 date=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
 
+for format in $PACKAGES; do
+  case $format in
+  deb | rpm | apk) ;;
+  *) fail "invalid format $format in PACKAGES, want only deb, rpm and apk" ;;
+  esac
+done
+[ -z "$PACKAGES" ] || nfpm=$(sh scripts/programs.sh internal/lab/programs.txt nfpm)
+[ -z "$SBOM" ] || syft=$(sh scripts/programs.sh packaging/programs.txt syft)
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-mkdir "$work/source" "$work/tree" "$work/out"
+mkdir "$work/source" "$work/tree" "$work/build" "$work/out"
 tree=$(git rev-parse --verify HEAD)
 [ -z "$dirty" ] || tree=$(export GIT_INDEX_FILE="$work/index" && git add --all && git write-tree)
 # Both attributes and settings of the user could change the files of an archive, such as the ends of their lines. So
@@ -74,33 +85,113 @@ export GOENV=off
 
 echo "shaker_exporter $version, revision $revision, $date, with $(go env GOVERSION)"
 info=github.com/prometheus/common/version
+
+# build OS ARCH FILE builds the program.
+#
+# Go's VCS stamp depends on how much of the history the clone has, so the binary has none. Go's build ID does not
+# depend on the clone, and stays: macOS denies a binary without a build ID access to the local network (Go issue
+# 68678). The other variables are set because the environment could have other values.
+build() (
+  cd "$work/source"
+  export GOOS="$1" GOARCH="$2" GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off GOFLAGS=-trimpath
+  go build -buildvcs=false -o "$3" \
+    -ldflags "-s -w -X $info.Version=$version -X $info.Revision=$revision -X $info.BuildDate=$date" .
+)
+
+# prepare_packages makes the files of the packages that are the same for all platforms, in build.
+prepare_packages() {
+  host=$work/host/shaker_exporter
+  build "$(go env GOHOSTOS)" "$(go env GOHOSTARCH)" "$host"
+  "$host" --help-man | gzip -n -9 >"$work/build/shaker_exporter.1.gz"
+  for shell in bash zsh fish; do "$host" "--completion-script-$shell" >"$work/build/completion.$shell"; done
+  {
+    printf 'shaker-exporter (%s) stable; urgency=medium\n\n' "$(package_version deb | sed 's/-/~/')"
+    sh scripts/release-notes.sh "$work/source/CHANGELOG.md" | sed 's/^- /* /; s/^./  &/'
+    printf '\n -- %s  %s\n' "$(sed -n 's/^maintainer: //p' packaging/nfpm.yaml)" "$(date -u -R -d "@$epoch")"
+  } | gzip -n -9 >"$work/build/changelog.gz"
+  cp -R "$work/tree/examples" "$work/build/examples"
+  # The package has the unit, and the program in another directory.
+  (
+    cd "$work/build/examples/systemd"
+    sed -e '1,/^$/d' -e 's,/usr/local/bin/,/usr/bin/,' shaker_exporter.service >"$work/build/shaker_exporter.service"
+    rm shaker_exporter.service
+    sed -e 's,/usr/local/bin/,/usr/bin/,' -e 's,examples/systemd/,/usr/share/doc/shaker-exporter/&,' raw.conf >raw
+    mv raw raw.conf
+  )
+}
+
+# package_version FORMAT prints the version as a semantic version, which nfpm translates: a release candidate sorts
+# before the release, and what git describes as commits after a release sorts after it. The versions of Alpine contain
+# only numbers.
+package_version() {
+  case $version in
+  [0-9]*.[0-9]*) printf '%s\n' "$version" ;;
+  *) printf '0.0.0+%s\n' "$version" ;;
+  esac | sed -e 's/-\([0-9]*\)-g\([0-9a-f]*\)/+\1.g\2/; s/\(+.*\)-dirty$/\1.dirty/; s/-dirty$/+dirty/' |
+    case $1 in
+    apk) sed 's/^\([^+]*-[a-z]*\)\./\1/; s/\(+[0-9]*\).*/\1/; s/+$//' ;;
+    *) cat ;;
+    esac
+}
+
+# write_packages ARCH NAME writes the packages with the program in tree.
+write_packages() (
+  cd "$work"
+  chmod -R u=rwX,go=rX tree build
+  find tree build source -exec touch -d "@$epoch" {} + # nfpm gives some files their own times
+  export PACKAGE_ARCH="$1" PACKAGE_VERSION SOURCE_DATE_EPOCH="$epoch"
+  [ "$1" != arm ] || PACKAGE_ARCH=arm7
+  for format in $PACKAGES; do
+    PACKAGE_VERSION=$(package_version "$format")
+    "$nfpm" package --config source/packaging/nfpm.yaml --packager "$format" --target "out/$2.$format" >nfpm.log 2>&1 ||
+      { cat nfpm.log >&2; exit 1; }
+    printf ' %s' "$format"
+  done
+)
+
+# write_sbom FILE NAME writes the SBOM of a program, with a name and a time that do not differ from build to build.
+write_sbom() (
+  sum=$(sha256sum <"$1")
+  tool=${syft%/*} tool=${tool##*@v}
+  cd "$work/build" # which has no configuration of syft
+  env -i PATH="$PATH" HOME="$work/build" SYFT_CHECK_FOR_APP_UPDATE=false \
+    "$syft" scan --quiet "file:$1" --source-name shaker_exporter --source-version "$version" --output spdx-json |
+    sed -e "s|\"documentNamespace\":\"[^\"]*\"|\"documentNamespace\":\"$home/sbom/$2-${sum%% *}\"|" \
+      -e "s|\"created\":\"[^\"]*\"|\"created\":\"$date\"|" -e "s|\"Tool: syft-[^\"]*\"|\"Tool: syft-$tool\"|" \
+      >"$work/out/$2.spdx.json"
+  printf ' %s' spdx.json
+)
+home=https://github.com/shaker-exporter/shaker_exporter
+
+case " $*" in *' linux/'*) [ -z "$PACKAGES" ] || prepare_packages ;; esac
 for platform; do
   os=${platform%/*} arch=${platform#*/} binary=shaker_exporter
   [ "$os" != windows ] || binary=shaker_exporter.exe
   name=shaker_exporter-$version.$os-$arch
   [ "$arch" != arm ] || name=${name}v7 # older ARM processors cannot run the binary
-  printf '%-14s ' "$platform"
-  # Go's VCS stamp depends on how much of the history the clone has, so the binary has none. Go's build ID does not
-  # depend on the clone, and stays: macOS denies a binary without a build ID access to the local network (Go issue
-  # 68678). The other variables are set because the environment could have other values.
+  printf '%-14s %s: ' "$platform" "$name"
+  build "$os" "$arch" "$work/tree/$binary"
   (
     cd "$work/source"
-    export GOOS="$os" GOARCH="$arch" GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off GOFLAGS=-trimpath
-    go build -buildvcs=false -o "$work/tree/$binary" \
-      -ldflags "-s -w -X $info.Version=$version -X $info.Revision=$revision -X $info.BuildDate=$date" .
-    sh scripts/licenses.sh "$work/tree/licenses"
+    GOOS="$os" GOARCH="$arch" CGO_ENABLED=0 GOWORK=off sh scripts/licenses.sh "$work/tree/licenses"
   )
   tar --create --file="$work/tar" --format=ustar --sort=name --mtime="@$epoch" \
     --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
     --directory="$work" --transform="s,^tree,$name," tree
   gzip -n -9 <"$work/tar" >"$work/out/$name.tar.gz"
+  printf tar.gz
+  [ "$os" != linux ] || write_packages "$arch" "$name"
+  [ -z "$SBOM" ] || write_sbom "$work/tree/$binary" "$name"
   rm -rf "$work/tree/$binary" "$work/tree/licenses"
-  echo "$name.tar.gz"
+  echo
 done
+
+chart=$(cd "$work/source" && VERSION="$version" SOURCE_DATE_EPOCH="$epoch" OUT="$work/out" sh scripts/chart.sh)
+printf '%-14s %s\n' chart "$chart"
 
 # The checksums come last: without them a release is incomplete.
 mkdir -p "$OUT"
-rm -f "$OUT/shaker_exporter-$version".*.tar.gz "$OUT/sha256sums.txt"
+rm -f "$OUT/shaker_exporter-$version".* "$OUT/sha256sums.txt"
 mv "$work/out"/* "$OUT"
 cd "$OUT"
-sha256sum "shaker_exporter-$version".*.tar.gz >sha256sums.txt
+sha256sum "shaker_exporter-$version".* "$chart" >sha256sums.txt

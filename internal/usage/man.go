@@ -85,9 +85,9 @@ func manPage(app *kingpin.Application) string {
 		fmt.Fprintf(&page, ".B %s\n[\\fIflags\\fR] \\fB%s\\fR%s\n", model.Name, name, arguments(command))
 	}
 	page.WriteString(".SH DESCRIPTION\n" + paragraph(model.Help) + ".PP\n")
-	page.WriteString(paragraph("Prometheus asks for a probe with /probe?target=HOST:PORT, by default on port 10115. A probe is " +
-		"a TCP handshake whose final ACK is withheld, so that the application of the target does not see it. " +
-		"/ is the status page, and /metrics has the metrics of the exporter itself."))
+	page.WriteString(paragraph("Prometheus asks for a probe with /probe?target=HOST:PORT, by default on port 10115. " +
+		"A probe is a TCP handshake whose final ACK is withheld, so that the application of the target does not see " +
+		"it. / is the status page, and /metrics has the metrics of the exporter itself."))
 	page.WriteString(".SH OPTIONS\n")
 	writeFlags(&page, model.Flags)
 	page.WriteString(".SH COMMANDS\n")

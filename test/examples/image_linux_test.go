@@ -319,7 +319,8 @@ func (b *builder) run(image string) {
 	}
 	metrics := lab.Get(t, "http://localhost:10115/metrics")
 	info := regexp.MustCompile("(?m)^shaker_exporter_build_info{.*").FindString(metrics)
-	for _, want := range []string{`version="` + imageVersion + `"`, `revision="` + imageRevision + `"`} {
+	version := strings.TrimPrefix(imageVersion, "v") // the exporter's versions have no v
+	for _, want := range []string{`version="` + version + `"`, `revision="` + imageRevision + `"`} {
 		if !strings.Contains(info, want) {
 			t.Errorf("build info in /metrics = %q, want %s in it", info, want)
 		}

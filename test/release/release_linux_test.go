@@ -46,7 +46,7 @@ func releaseEnv(t *testing.T) {
 	t.Helper()
 	// A git hook, a make around the tests, or the build of a package may have set these variables.
 	for _, name := range []string{"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE",
-		"MAKEFLAGS", "SOURCE_DATE_EPOCH", "VERSION", "PLATFORMS", "OUT", "ALLOW_DIRTY"} {
+		"MAKEFLAGS", "SOURCE_DATE_EPOCH", "VERSION", "PLATFORMS", "OUT", "PACKAGES", "SBOM", "ALLOW_DIRTY"} {
 		t.Setenv(name, "")
 		os.Unsetenv(name)
 	}
@@ -187,8 +187,9 @@ func userFiles(t *testing.T, root, directory string) map[string]packed {
 	return want
 }
 
-// The archives of a release contain what a user needs and nothing that depends on who built them; the binaries are
-// static and print their version. A build in another environment, with a cache of its own, gives the same bytes.
+// The archives and packages of a release contain what a user needs and nothing that depends on who built them; the
+// binaries are static and print their version. A build in another environment, with a cache of its own, gives the same
+// bytes.
 //
 // The first build is for three platforms, one for each way in which the script names archives and binaries, and
 // proves what the archives contain. The other builds are for one platform, because the script treats all platforms
@@ -203,6 +204,7 @@ func TestRelease(t *testing.T) {
 		lab.Skip(t, "needs an amd64 or arm64 machine, this one is %s", runtime.GOARCH)
 	}
 	needMake(t, "go", "tar", "gzip", "find")
+	lab.GoProgram(t, "nfpm")
 	releaseEnv(t)
 	root, revision := clone(t)
 	made, err := time.Parse(time.RFC3339, committed)
@@ -211,10 +213,11 @@ func TestRelease(t *testing.T) {
 	}
 	here := "linux/" + runtime.GOARCH
 	out := filepath.Join(root, "dist") // the default, which git ignores
-	t.Logf("%s", run(t, root, `make --no-print-directory release PLATFORMS="$1"`, here+" linux/arm windows/amd64"))
+	t.Logf("%s", run(t, root, `make --no-print-directory release SBOM= PLATFORMS="$1"`,
+		here+" linux/arm windows/amd64"))
 
-	const armv7, windows = "shaker_exporter-v1.2.3.linux-armv7", "shaker_exporter-v1.2.3.windows-amd64"
-	ours := "shaker_exporter-v1.2.3.linux-" + runtime.GOARCH
+	const armv7, windows = "shaker_exporter-1.2.3.linux-armv7", "shaker_exporter-1.2.3.windows-amd64"
+	ours := "shaker_exporter-1.2.3.linux-" + runtime.GOARCH
 	binaries := map[string]string{ours: "shaker_exporter", armv7: "shaker_exporter", windows: "shaker_exporter.exe"}
 	archives := make(map[string][]byte)
 	built := make(map[string]string)
@@ -250,14 +253,28 @@ func TestRelease(t *testing.T) {
 		for name := range binaries {
 			want = append(want, name+".tar.gz: OK")
 		}
+		for _, name := range []string{ours, armv7} {
+			for _, format := range formats {
+				want = append(want, name+"."+format+": OK")
+			}
+		}
 		slices.Sort(want)
 		got := strings.Split(strings.TrimSpace(run(t, out, "sha256sum --check --strict sha256sums.txt")), "\n")
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
 			t.Errorf("sha256sum --check prints %q, want %q", got, want)
 		}
-		wantFiles(t, out, len(binaries)+1) // and the checksums
+		wantFiles(t, out, len(want)+1) // and the checksums
 	})
+
+	t.Run("packages", func(t *testing.T) {
+		wantPackages(t, out, ours, unpack(t, archives[ours], made))
+		wantPackages(t, out, armv7, unpack(t, archives[armv7], made))
+	})
+	packages := make(map[string][]byte)
+	for _, format := range formats {
+		packages[format] = []byte(lab.Read(t, filepath.Join(out, ours+"."+format)))
+	}
 
 	t.Run("binaries", func(t *testing.T) {
 		machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
@@ -289,11 +306,11 @@ func TestRelease(t *testing.T) {
 
 	t.Run("version", func(t *testing.T) {
 		program := released(t, built[ours])
-		wantVersion(t, program, "v1.2.3", revision, committedUTC)
+		wantVersion(t, program, "1.2.3", revision, committedUTC)
 		lab.Need(t)
 		process.Start(t, exec.Command(program)).Listening(exporter.Port)
 		_, metrics := exporter.Get(t, "/metrics")
-		for _, label := range []string{`version="v1.2.3"`, fmt.Sprintf("revision=%q", revision)} {
+		for _, label := range []string{`version="1.2.3"`, fmt.Sprintf("revision=%q", revision)} {
 			if !regexp.MustCompile(`(?m)^shaker_exporter_build_info\{.*` + label + `.*\} 1$`).MatchString(metrics) {
 				t.Errorf("GET /metrics: shaker_exporter_build_info lacks %s:\n%s", label, metrics)
 			}
@@ -324,7 +341,7 @@ func TestRelease(t *testing.T) {
 		run(t, root, `umask 077; git clone -q . "$1"; echo other.go >"$1/.git/info/exclude"
 			echo "docs/scale.md text eol=crlf" >"$1/.git/info/attributes"
 			printf 'package main\nfunc init() { println("other") }\n' >"$1/other.go"
-			make -C "$1" release PLATFORMS="$2" OUT=../out`, elsewhere, here)
+			make -C "$1" release SBOM= PLATFORMS="$2" OUT=../out`, elsewhere, here)
 		again, err := os.ReadFile(filepath.Join(filepath.Dir(elsewhere), "out", ours+".tar.gz"))
 		if err != nil {
 			t.Fatal(err)
@@ -338,11 +355,17 @@ func TestRelease(t *testing.T) {
 			}
 			t.Errorf("%s.tar.gz has other bytes if it is built elsewhere, want the same", ours)
 		}
+		for format, first := range packages {
+			name := ours + "." + format
+			if again := lab.Read(t, filepath.Join(filepath.Dir(elsewhere), "out", name)); again != string(first) {
+				t.Errorf("%s has other bytes if it is built elsewhere, want the same", name)
+			}
+		}
 	})
 
 	// The control case: an archive for another time has other bytes.
 	t.Run("at another time", func(t *testing.T) {
-		run(t, root, `SOURCE_DATE_EPOCH=1 make release PLATFORMS="$1"`, here)
+		run(t, root, `SOURCE_DATE_EPOCH=1 make release SBOM= PACKAGES=deb PLATFORMS="$1"`, here)
 		other, err := os.ReadFile(filepath.Join(out, ours+".tar.gz"))
 		if err != nil {
 			t.Fatal(err)
@@ -350,20 +373,24 @@ func TestRelease(t *testing.T) {
 		if bytes.Equal(other, archives[ours]) {
 			t.Errorf("with SOURCE_DATE_EPOCH=1 %s.tar.gz has the same bytes, want others", ours)
 		}
+		if lab.Read(t, filepath.Join(out, ours+".deb")) == string(packages["deb"]) {
+			t.Errorf("with SOURCE_DATE_EPOCH=1 %s.deb has the same bytes, want others", ours)
+		}
 		binary := unpack(t, other, time.Unix(1, 0))[ours+"/shaker_exporter"].content
-		wantVersion(t, released(t, binary), "v1.2.3", revision, "1970-01-01T00:00:01Z")
-		wantFiles(t, out, 2) // the previous archives of the version are gone
+		wantVersion(t, released(t, binary), "1.2.3", revision, "1970-01-01T00:00:01Z")
+		wantFiles(t, out, 3) // the previous archives and packages of the version are gone
 		// make release keeps the archives of other versions, and all of them if a build fails.
-		run(t, root, `touch dist/shaker_exporter-v1.2.2.linux-other.tar.gz; ! make -s release PLATFORMS=linux/none`)
-		wantFiles(t, out, 3)
+		run(t, root, `touch dist/shaker_exporter-1.2.2.linux-other.tar.gz
+			! make -s release SBOM= PACKAGES= PLATFORMS=linux/none`)
+		wantFiles(t, out, 4)
 	})
 
 	// A release of uncommitted changes contains them, and its version and revision say so.
 	t.Run("dirty", func(t *testing.T) {
 		lab.Write(t, root, "new.go", "package main\n")
 		run(t, root, "rm docs/faq.md; echo new >docs/new.md")
-		run(t, root, `make release PLATFORMS="$1" ALLOW_DIRTY=1`, here)
-		ours := "shaker_exporter-v1.2.3-dirty.linux-" + runtime.GOARCH
+		run(t, root, `make release SBOM= PACKAGES= PLATFORMS="$1" ALLOW_DIRTY=1`, here)
+		ours := "shaker_exporter-1.2.3-dirty.linux-" + runtime.GOARCH
 		archive, err := os.ReadFile(filepath.Join(out, ours+".tar.gz"))
 		if err != nil {
 			t.Fatal(err)
@@ -376,7 +403,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s has docs/new.md with %q, want %q", ours, got, "new\n")
 		}
 		program := released(t, entries[ours+"/shaker_exporter"].content)
-		wantVersion(t, program, "v1.2.3-dirty", revision+"-modified", committedUTC)
+		wantVersion(t, program, "1.2.3-dirty", revision+"-modified", committedUTC)
 	})
 }
 
@@ -441,7 +468,7 @@ func TestVersionOfGoBuild(t *testing.T) {
 	root, revision := clone(t)
 	program := filepath.Join(t.TempDir(), "shaker_exporter")
 	output(t, root, "go", "build", "-buildvcs=true", "-o", program, ".")
-	wantVersion(t, program, "v1.2.3", revision, committedUTC)
+	wantVersion(t, program, "1.2.3", revision, committedUTC)
 }
 
 // make release refuses to build a release that would not be reproducible, or without what it needs, and its last
@@ -467,6 +494,8 @@ func TestReleaseRefused(t *testing.T) {
 			want: "release: invalid version v1/2, want only letters, digits and .+_-\n"},
 		{name: "no platform", args: "PLATFORMS=",
 			want: "release: PLATFORMS is empty, want at least one platform"},
+		{name: "format", args: "PACKAGES='deb msi'",
+			want: "release: invalid format msi in PACKAGES, want only deb, rpm and apk\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root, _ := clone(t, "Makefile", "scripts/release.sh", "README.md")

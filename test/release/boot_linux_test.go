@@ -1,0 +1,240 @@
+package release
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
+)
+
+// slow also runs the tests of make packages-test, which prepares them: it installs a Debian and builds syft, which
+// takes minutes the first time.
+var slow = flag.Bool("slow", false, "run the tests of make packages-test")
+
+func needSlow(t *testing.T) {
+	t.Helper()
+	if !*slow {
+		t.Skip("a test of make packages-test")
+	}
+}
+
+// debian returns the root directory of a minimal Debian with systemd and curl, which make packages-test makes.
+func debian(t *testing.T) string {
+	t.Helper()
+	lab.NeedRoot(t)
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(cache, "shaker_exporter", "debian-bookworm")
+	if _, err := os.Stat(root); err != nil {
+		lab.Skip(t, "needs a Debian (make packages-test): %v", err)
+	}
+	return root
+}
+
+// A machine is a booted Debian in a container. Its changes are lost with it.
+type machine struct {
+	t   *testing.T
+	pid int // of its systemd
+}
+
+// boot boots a machine that sees a directory as /mnt.
+func boot(t *testing.T, dir string) *machine {
+	t.Helper()
+	root := debian(t)
+	nspawn := lab.Program(t, "systemd-nspawn", "systemd-container")
+	container := process.Start(t, exec.Command(nspawn, "--quiet", "--directory="+root, "--volatile=overlay",
+		"--private-network", "--register=no", "--keep-unit", fmt.Sprintf("--machine=shaker-%d", os.Getpid()),
+		"--bind-ro="+dir+":/mnt", "--console=pipe", "--boot"))
+	m := &machine{t: t}
+	lab.Eventually(t, "systemd runs in the container", func() bool {
+		if container.Ended() {
+			t.Fatalf("systemd-nspawn has ended:\n%s", container.Output())
+		}
+		children := fmt.Sprintf("/proc/%d/task/%d/children", container.PID(), container.PID())
+		out, err := os.ReadFile(children)
+		if err != nil || len(bytes.TrimSpace(out)) == 0 {
+			return false
+		}
+		if _, err := fmt.Sscan(string(out), &m.pid); err != nil {
+			return false
+		}
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", m.pid))
+		return err == nil && string(name) == "systemd\n"
+	})
+	t.Cleanup(func() { syscall.Kill(m.pid, syscall.SIGKILL) }) // this kills all processes of the container
+	lab.Eventually(t, "the container has booted", func() bool {
+		out, _ := m.try("systemctl is-system-running")
+		return out == "running" || out == "degraded"
+	})
+	return m
+}
+
+// try runs a shell script in the machine.
+func (m *machine) try(script string, args ...string) (output string, err error) {
+	enter := []string{"--all", fmt.Sprintf("--target=%d", m.pid), "env", "-i",
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "sh", "-ec", script, "sh"}
+	out, err := exec.Command("nsenter", append(enter, args...)...).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// run runs a shell script in the machine and returns its output. It fails the test if the script fails.
+func (m *machine) run(script string, args ...string) string {
+	m.t.Helper()
+	out, err := m.try(script, args...)
+	if err != nil {
+		m.t.Fatalf("%s %q: %v\n%s", script, args, err, out)
+	}
+	return out
+}
+
+// want runs a shell script in the machine and compares its output.
+func (m *machine) want(script, want string) {
+	m.t.Helper()
+	if got, err := m.try("{ " + script + "; } || true"); got != want {
+		m.t.Errorf("%s prints %q (%v), want %q", script, got, err, want)
+	}
+}
+
+// scraped waits until the exporter listens on a port of the machine, and wants it to find its own port open.
+func (m *machine) scraped(port int) {
+	m.t.Helper()
+	const success = "probe_success 1"
+	probe := fmt.Sprintf("curl --silent 'localhost:%d/probe?target=127.0.0.1:%d' | grep '^probe_success'", port, port)
+	lab.Eventually(m.t, "the exporter in the container probes its own port", func() bool {
+		out, _ := m.try(probe)
+		return out == success
+	})
+}
+
+const (
+	unitState = "systemctl is-enabled shaker_exporter; systemctl is-active shaker_exporter"
+	install   = "apt-get install --yes --option Dpkg::Options::=--force-confold "
+)
+
+// apt installs, upgrades, removes and purges the package on a Debian that a systemd has booted. The service runs and is
+// scraped, in its sandbox, also with the drop-in for SYNs without sockets. An upgrade keeps what the administrator
+// changed: the configuration, the flags, and whether the service runs.
+func TestDebOnDebian(t *testing.T) {
+	needSlow(t)
+	needMake(t, "go", "tar", "gzip", "find")
+	lab.Program(t, "nsenter", "util-linux")
+	lab.GoProgram(t, "nfpm")
+	releaseEnv(t)
+	root, _ := clone(t)
+	debs := t.TempDir()
+	here := "linux/" + runtime.GOARCH
+	build := `make -s release SBOM= PACKAGES=deb VERSION="$1" PLATFORMS="$2" OUT="$3" ALLOW_DIRTY=1`
+	run(t, root, build, "v1.2.3", here, debs)
+	lab.Write(t, root, "examples/shaker.yml", lab.Read(t, filepath.Join(root, "examples/shaker.yml"))+"# New\n")
+	run(t, root, build, "v1.2.4", here, debs)
+	deb := func(version string) string {
+		return "/mnt/shaker_exporter-" + version + ".linux-" + runtime.GOARCH + ".deb"
+	}
+	m := boot(t, debs)
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := m.try("journalctl --no-pager --unit=shaker_exporter")
+			t.Logf("the journal:\n%s", out)
+		}
+	})
+
+	// The control: nothing is there yet.
+	m.want(unitState, "Failed to get unit file state for shaker_exporter.service: No such file or directory\ninactive")
+
+	m.run(install + deb("1.2.3"))
+	m.want(unitState, "enabled\nactive")
+	m.scraped(10115)
+	m.want("shaker_exporter --version 2>&1 | head -n 1 | cut -d ' ' -f 3", "1.2.3")
+	pid := m.run("systemctl show --property=MainPID --value shaker_exporter")
+	m.want("stat -c %U /proc/"+pid, "shaker_exporter")
+	m.want("grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/"+pid+"/status | tr '\\t\\n' ' '",
+		"CapEff: 0000000000000000 NoNewPrivs: 1 Seccomp: 2")
+	m.want("bash -c '. /usr/share/bash-completion/completions/shaker_exporter; COMP_WORDS=(shaker_exporter pr); "+
+		"COMP_CWORD=1; _shaker_exporter; echo $COMPREPLY'", "probe")
+	m.want("dpkg --verify shaker-exporter", "")
+
+	// The administrator's flags, and the drop-in as its comment describes it.
+	m.run(`echo 'ARGS="--web.listen-address=:10116 --log.level=debug"' >/etc/default/shaker_exporter
+		systemctl restart shaker_exporter`)
+	m.scraped(10116)
+	rawConf := m.run("cat /usr/share/doc/shaker-exporter/examples/systemd/raw.conf")
+	for _, line := range regexp.MustCompile(`(?m)^#   (.*)$`).FindAllStringSubmatch(rawConf, -1) {
+		m.run(line[1])
+	}
+	m.scraped(10116)
+	m.want("journalctl --unit=shaker_exporter --output=cat | grep -c engine=raw", "1")
+	pid = m.run("systemctl show --property=MainPID --value shaker_exporter")
+	m.want("grep CapEff: /proc/"+pid+"/status | tr '\\t' ' '", "CapEff: 0000000000002000")
+	m.want("stat -c %U /proc/"+pid, "shaker_exporter")
+
+	// An invalid configuration: the service does not start, and says why.
+	m.run(`cp /etc/shaker_exporter/shaker.yml /root; echo modules: >/etc/shaker_exporter/shaker.yml`)
+	m.want("systemctl reload shaker_exporter >/dev/null 2>&1 || echo failed", "failed")
+	m.run(`cp /root/shaker.yml /etc/shaker_exporter/shaker.yml; systemctl reload shaker_exporter`)
+
+	// An upgrade, with an administrator's change to a file that the new version changes, too.
+	m.run("echo '# Mine' >>/etc/shaker_exporter/shaker.yml")
+	m.run(install + deb("1.2.4"))
+	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml", "# Mine")
+	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml.dpkg-dist", "# New")
+	m.want(unitState, "enabled\nactive")
+	m.scraped(10116)
+	m.want("curl --silent localhost:10116/metrics | grep -o 'version=\"1.2.4\"'", `version="1.2.4"`)
+
+	// An upgrade does not start a service that the administrator has stopped.
+	m.run("systemctl disable --now shaker_exporter")
+	m.run(install + "--reinstall " + deb("1.2.4"))
+	m.want(unitState, "disabled\ninactive")
+	m.run("systemctl enable --now shaker_exporter")
+	m.scraped(10116)
+
+	m.run("apt-get remove --yes shaker-exporter; touch /etc/shaker_exporter/web.yml")
+	m.want("systemctl is-active shaker_exporter; command -v shaker_exporter", "inactive")
+	m.want("ls /etc/default/shaker_exporter /etc/shaker_exporter/shaker.yml",
+		"/etc/default/shaker_exporter\n/etc/shaker_exporter/shaker.yml")
+	m.run(install + deb("1.2.4"))
+	m.want(unitState, "enabled\nactive")
+	m.scraped(10116) // with the administrator's flags
+
+	m.run("apt-get purge --yes shaker-exporter")
+	m.want("find /etc /usr /lib /var/lib -path '*shaker*' | sort", strings.Join([]string{
+		"/etc/shaker_exporter", "/etc/shaker_exporter/web.yml", // the administrator's own files
+		"/etc/systemd/system/shaker_exporter.service.d", "/etc/systemd/system/shaker_exporter.service.d/raw.conf",
+	}, "\n"))
+	m.want("dpkg-query --show shaker-exporter", "dpkg-query: no packages found matching shaker-exporter")
+}
+
+// lintian has nothing to say about the deb, except what the overrides explain. The control is a deb without overrides.
+func TestLintian(t *testing.T) {
+	needSlow(t)
+	needMake(t, "go", "tar", "gzip", "find")
+	lintian := lab.Program(t, "lintian", "lintian")
+	lab.GoProgram(t, "nfpm")
+	releaseEnv(t)
+	root, _ := clone(t)
+	check := func() string {
+		run(t, root, `make -s release SBOM= PACKAGES=deb PLATFORMS=linux/amd64 OUT=out VERSION=v1.2.3 ALLOW_DIRTY=1`)
+		deb := filepath.Join(root, "out", "shaker_exporter-1.2.3.linux-amd64.deb")
+		out, _ := exec.Command(lintian, "--allow-root", "--tag-display-limit=3", deb).CombinedOutput()
+		return string(out)
+	}
+	if got := check(); got != "" {
+		t.Errorf("lintian prints\n%swant nothing", got)
+	}
+	lab.Write(t, root, "packaging/deb/lintian-overrides", "# None\n")
+	if got, want := check(), "statically-linked-binary"; !strings.Contains(got, want) {
+		t.Errorf("lintian prints, without overrides,\n%swant %s in it", got, want)
+	}
+}

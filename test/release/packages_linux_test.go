@@ -1,0 +1,264 @@
+package release
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+)
+
+// formats are the formats of the packages.
+var formats = []string{"deb", "rpm", "apk"}
+
+// Directories of a package that have more files than packageFiles lists.
+const (
+	licensesDir = "usr/share/doc/shaker-exporter/licenses/"
+	examplesDir = "usr/share/doc/shaker-exporter/examples/"
+)
+
+type packageFile struct {
+	path    string
+	mode    fs.FileMode // by default 0644
+	formats string      // by default all
+	config  bool        // the administrator's changes are kept
+}
+
+// in reports whether packages of a format have the file.
+func (f packageFile) in(format string) bool {
+	return f.formats == "" || slices.Contains(strings.Fields(f.formats), format)
+}
+
+// packageFiles are the files of the packages, except those in licensesDir and examplesDir.
+var packageFiles = []packageFile{
+	{path: "usr/bin/shaker_exporter", mode: 0o755},
+	{path: "etc/shaker_exporter/shaker.yml", config: true},
+	{path: "etc/default/shaker_exporter", formats: "deb rpm", config: true},
+	{path: "etc/conf.d/shaker_exporter", formats: "apk", config: true},
+	{path: "etc/init.d/shaker_exporter", formats: "apk", mode: 0o755},
+	{path: "lib/systemd/system/shaker_exporter.service", formats: "deb"},
+	{path: "usr/lib/systemd/system/shaker_exporter.service", formats: "rpm"},
+	{path: "usr/lib/sysusers.d/shaker_exporter.conf", formats: "deb rpm"},
+	{path: "usr/share/man/man1/shaker_exporter.1.gz"},
+	{path: "usr/share/bash-completion/completions/shaker_exporter"},
+	{path: "usr/share/fish/vendor_completions.d/shaker_exporter.fish"},
+	{path: "usr/share/zsh/vendor-completions/_shaker_exporter", formats: "deb"},
+	{path: "usr/share/zsh/site-functions/_shaker_exporter", formats: "rpm apk"},
+	{path: "usr/share/doc/shaker-exporter/copyright"},
+	{path: "usr/share/doc/shaker-exporter/changelog.gz", formats: "deb"},
+	{path: "usr/share/doc/shaker-exporter/CHANGELOG.md", formats: "rpm apk"},
+	{path: "usr/share/lintian/overrides/shaker-exporter", formats: "deb"},
+}
+
+// packageArchitectures has the names of the architectures in each format by the end of a package's name.
+var packageArchitectures = map[string]map[string]string{
+	"amd64": {"deb": "amd64", "rpm": "x86_64", "apk": "x86_64"},
+	"arm64": {"deb": "arm64", "rpm": "aarch64", "apk": "aarch64"},
+	"armv7": {"deb": "armhf", "rpm": "armv7hl", "apk": "armv7"},
+}
+
+// extractors are shell scripts for a package $1 and a directory $2. They extract the files of the package, and print
+// its name, version and architecture, and the paths of its configuration files, if the format marks them.
+var extractors = map[string]string{
+	"deb": `dpkg-deb --extract "$1" "$2"
+		dpkg-deb --show --showformat '${Package} ${Version} ${Architecture}\n' "$1"
+		dpkg-deb --ctrl-tarfile "$1" | tar --extract --to-stdout ./conffiles`,
+	"rpm": `rpm --checksig "$1" >&2
+		rpm --root "$2" --install --noscripts --ignorearch "$1" >&2
+		rpm --root "$2" --verify shaker-exporter >&2
+		rm -r "$2/var" "$2/root" 2>/dev/null || true
+		rpm --query --package --queryformat '%{name} %{version} %{arch}\n' "$1"
+		rpm --query --package --configfiles "$1"`,
+	"apk": `tar --extract --gzip --file="$1" --directory="$2" --warning=no-unknown-keyword --exclude='.[pP]*'
+		tar --extract --gzip --to-stdout --warning=no-unknown-keyword --file="$1" .PKGINFO |
+			sed -n 's/^\(pkgname\|pkgver\|arch\) = //p' | paste -sd ' '`,
+}
+
+// wantPackages checks the packages of a name, given the content of the archive of that name.
+func wantPackages(t *testing.T, out, name string, archive map[string]packed) {
+	t.Helper()
+	archiveFile := func(path string) string { return archive[name+"/"+path].content }
+	architecture := name[strings.LastIndex(name, "-")+1:]
+	for _, format := range formats {
+		t.Run(architecture+" "+format, func(t *testing.T) {
+			switch format {
+			case "deb":
+				lab.Program(t, "dpkg-deb", "dpkg")
+			case "rpm":
+				lab.NeedRoot(t) // rpm calls chroot
+				lab.Program(t, "rpm", "rpm")
+			}
+			dir := t.TempDir()
+			cmd := exec.Command("sh", "-ec", extractors[format], "sh", name+"."+format, dir)
+			cmd.Dir = out
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			stdout, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("extract %s.%s: %v\n%s", name, format, err, &stderr)
+			}
+			lines := strings.Split(strings.TrimSpace(string(stdout)), "\n")
+			identity := "shaker-exporter 1.2.3 " + packageArchitectures[architecture][format]
+			if lines[0] != identity {
+				t.Errorf("the package is %q, want %q", lines[0], identity)
+			}
+			files := readTree(t, dir)
+			var licenses, config []string
+			for _, want := range packageFiles {
+				if !want.in(format) {
+					continue
+				}
+				if want.mode == 0 {
+					want.mode = 0o644
+				}
+				got, ok := files[want.path]
+				if !ok || got.mode != want.mode || got.content == "" {
+					t.Errorf("%s: %t, %v, want a file with content and %v", want.path, ok, got, want.mode)
+				}
+				if want.config {
+					config = append(config, "/"+want.path)
+				}
+			}
+			if got := lines[1:]; format != "apk" && !equalSets(got, config) {
+				t.Errorf("the configuration files are %q, want %q", got, config)
+			}
+			for _, path := range slices.Sorted(maps.Keys(files)) {
+				got := files[path]
+				if license, ok := strings.CutPrefix(path, licensesDir); ok {
+					licenses = append(licenses, license)
+					if want := archiveFile("licenses/" + license); got.content != want || got.mode != 0o644 {
+						t.Errorf("%s has %v, want the content of the archive and %v", path, got, fs.FileMode(0o644))
+					}
+					continue
+				}
+				if example, ok := strings.CutPrefix(path, examplesDir); ok {
+					want := archiveFile("examples/" + example)
+					if example == "systemd/raw.conf" {
+						want = packagedPaths(want)
+					}
+					if got.content != want || got.mode != 0o644 {
+						t.Errorf("%s has %v, want the content of the archive and %v", path, got, fs.FileMode(0o644))
+					}
+					continue
+				}
+				if !slices.ContainsFunc(packageFiles, func(want packageFile) bool {
+					return want.path == path && want.in(format)
+				}) {
+					t.Errorf("the package has %s, which does not belong in it", path)
+				}
+			}
+			for _, complaint := range lab.LicenseComplaints(
+				strings.NewReader(files["usr/bin/shaker_exporter"].content), licenses) {
+				t.Error(complaint)
+			}
+			if files["usr/bin/shaker_exporter"].content != archiveFile("shaker_exporter") {
+				t.Error("the program is not that of the archive, want the same")
+			}
+			if files["etc/shaker_exporter/shaker.yml"].content != archiveFile("examples/shaker.yml") {
+				t.Error("the configuration is not examples/shaker.yml, want the same")
+			}
+			if format == "apk" {
+				return
+			}
+			// The unit is that of the examples, with the path of the package and without how to install it.
+			unit := files["lib/systemd/system/shaker_exporter.service"].content +
+				files["usr/lib/systemd/system/shaker_exporter.service"].content
+			_, want, _ := strings.Cut(packagedPaths(archiveFile("examples/systemd/shaker_exporter.service")), "\n\n")
+			if unit != want {
+				t.Errorf("the unit is\n%s\nwant\n%s", unit, want)
+			}
+		})
+	}
+}
+
+// packagedPaths replaces the paths of the examples by those of a package.
+func packagedPaths(text string) string {
+	text = strings.ReplaceAll(text, "/usr/local/bin/", "/usr/bin/")
+	return regexp.MustCompile(`examples/systemd/raw\.conf`).ReplaceAllString(text, "/"+examplesDir+"systemd/raw.conf")
+}
+
+// readTree returns the files below a directory by their paths.
+func readTree(t *testing.T, dir string) map[string]packed {
+	t.Helper()
+	files := make(map[string]packed)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		files[strings.TrimPrefix(path, dir+"/")] = packed{info.Mode(), string(content)}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func equalSets(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
+// The versions of the packages sort like the versions that git describes.
+func TestPackageVersions(t *testing.T) {
+	needMake(t, "go", "tar", "gzip", "find")
+	lab.Program(t, "dpkg", "dpkg")
+	releaseEnv(t)
+	script := lab.Read(t, "scripts/release.sh")
+	function := regexp.MustCompile(`(?ms)^package_version\(\) \{\n.*?^\}\n`).FindString(script)
+	if function == "" {
+		t.Fatal("scripts/release.sh has no function package_version")
+	}
+	for _, c := range []struct{ version, deb, apk string }{
+		{version: "1.2.3", deb: "1.2.3", apk: "1.2.3"},
+		{version: "1.2.3-rc.1", deb: "1.2.3-rc.1", apk: "1.2.3-rc1"},
+		{version: "1.2.3-rc1", deb: "1.2.3-rc1", apk: "1.2.3-rc1"},
+		{version: "1.2.3-5-g0123abcdef01", deb: "1.2.3+5.g0123abcdef01", apk: "1.2.3+5"},
+		{version: "1.2.3-rc.1-5-g0123abcdef01", deb: "1.2.3-rc.1+5.g0123abcdef01", apk: "1.2.3-rc1+5"},
+		{version: "1.2.3-dirty", deb: "1.2.3+dirty", apk: "1.2.3"},
+		{version: "1.2.3-5-g0123abcdef01-dirty", deb: "1.2.3+5.g0123abcdef01.dirty", apk: "1.2.3+5"},
+		{version: "0123abcdef01", deb: "0.0.0+0123abcdef01", apk: "0.0.0+0123"},
+		{version: "1e23abcdef01", deb: "0.0.0+1e23abcdef01", apk: "0.0.0+1"},
+		{version: "b123abcdef01-dirty", deb: "0.0.0+b123abcdef01.dirty", apk: "0.0.0"},
+	} {
+		for format, want := range map[string]string{"deb": c.deb, "rpm": c.deb, "apk": c.apk} {
+			got := strings.TrimSpace(run(t, ".", "version=$1\n"+function+"package_version $2", c.version, format))
+			if got != want {
+				t.Errorf("the version of a %s of %s is %q, want %q", format, c.version, got, want)
+			}
+		}
+	}
+	sorted := []string{"1.2.3~rc.1", "1.2.3~rc.1+5.g01", "1.2.3", "1.2.3+5.g01", "1.2.4~rc.1"}
+	for i := range len(sorted) - 1 {
+		run(t, ".", `dpkg --compare-versions "$1" lt "$2"`, sorted[i], sorted[i+1])
+	}
+}
+
+// make release-notes prints the top section of CHANGELOG.md.
+func TestReleaseNotes(t *testing.T) {
+	needMake(t, "awk")
+	releaseEnv(t)
+	dir := t.TempDir()
+	for _, name := range []string{"Makefile", "scripts/release-notes.sh"} {
+		lab.Write(t, dir, name, lab.Read(t, name))
+	}
+	const notes = "The second version.\n\n- A change\n  of two lines\n\nThe library:\n\n- Another one\n"
+	lab.Write(t, dir, "CHANGELOG.md", "# Changelog\n\n## 1.3.0 / 2026-01-02\n\n"+notes+"\n## 1.2.0\n\n- Old\n")
+	if got := run(t, dir, "make -s release-notes"); strings.TrimRight(got, "\n") != strings.TrimRight(notes, "\n") {
+		t.Errorf("make release-notes prints %q, want %q", got, notes)
+	}
+	if got := run(t, ".", "make -s release-notes"); len(got) < 1000 || strings.Contains(got, "\n## ") {
+		t.Errorf("make release-notes prints %d bytes with other sections, want the top section of CHANGELOG.md:\n%s",
+			len(got), got)
+	}
+}
