@@ -9,7 +9,7 @@
 #                 binary, licenses, README.md, CHANGELOG.md, docs and examples. The first time, the build of syft
 #                 takes minutes
 # make release-notes   prints the top section of CHANGELOG.md: the text of the release
-# make packages-test   installs, upgrades, removes and purges the deb in a booted Debian, runs lintian, and compares
+# make packages-test   installs, upgrades and removes the deb and the rpm in a booted Debian, runs lintian, and compares
 #                 SBOMs; as root, with the Debian packages debootstrap, systemd-container and lintian. The first time,
 #                 this takes minutes
 # make chart      packages the Helm chart charts/shaker-exporter in dist, with the rules and dashboards of examples
@@ -78,9 +78,9 @@ packages-test:
 	@sh scripts/programs.sh packaging/programs.txt >/dev/null
 	@debian="$${XDG_CACHE_HOME:-$$HOME/.cache}/shaker_exporter/debian-bookworm"; [ -d "$$debian" ] || { \
 		echo "installing $$debian"; rm -rf "$$debian.new"; \
-		debootstrap --variant=minbase --include=systemd-sysv,dbus,curl bookworm "$$debian.new" >/dev/null && \
+		debootstrap --variant=minbase --include=systemd-sysv,dbus,curl,rpm bookworm "$$debian.new" >/dev/null && \
 			mv "$$debian.new" "$$debian"; }
-	SHAKER_TEST_ALL=1 go -C test test -count=1 -v ./release -run 'TestDebOnDebian|TestLintian|TestSBOM' -slow
+	SHAKER_TEST_ALL=1 go -C test test -count=1 -v ./release -run 'TestInstalled|TestLintian|TestSBOM' -slow
 
 release-notes:
 	@sh scripts/release-notes.sh CHANGELOG.md

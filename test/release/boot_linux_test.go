@@ -73,7 +73,13 @@ func boot(t *testing.T, dir string) *machine {
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", m.pid))
 		return err == nil && string(name) == "systemd\n"
 	})
-	t.Cleanup(func() { syscall.Kill(m.pid, syscall.SIGKILL) }) // this kills all processes of the container
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := m.try("journalctl --no-pager --unit=shaker_exporter")
+			t.Logf("the journal:\n%s", out)
+		}
+		syscall.Kill(m.pid, syscall.SIGKILL) // this kills all processes of the container
+	})
 	lab.Eventually(t, "the container has booted", func() bool {
 		out, _ := m.try("systemctl is-system-running")
 		return out == "running" || out == "degraded"
@@ -118,6 +124,25 @@ func (m *machine) scraped(port int) {
 	})
 }
 
+// twoVersions builds the packages of versions 1.2.3 and 1.2.4 in a format, and returns their directory. The
+// configuration of version 1.2.4 has one more line: # New.
+func twoVersions(t *testing.T, format string) (dir string) {
+	t.Helper()
+	needSlow(t)
+	needMake(t, "go", "tar", "gzip", "find")
+	lab.Program(t, "nsenter", "util-linux")
+	lab.GoProgram(t, "nfpm")
+	releaseEnv(t)
+	root, _ := clone(t)
+	dir = t.TempDir()
+	build := `make -s release SBOM= PACKAGES="$1" VERSION="$2" PLATFORMS="$3" OUT="$4" ALLOW_DIRTY=1`
+	here := "linux/" + runtime.GOARCH
+	run(t, root, build, format, "v1.2.3", here, dir)
+	lab.Write(t, root, "examples/shaker.yml", lab.Read(t, filepath.Join(root, "examples/shaker.yml"))+"# New\n")
+	run(t, root, build, format, "v1.2.4", here, dir)
+	return dir
+}
+
 const (
 	unitState = "systemctl is-enabled shaker_exporter; systemctl is-active shaker_exporter"
 	install   = "apt-get install --yes --option Dpkg::Options::=--force-confold "
@@ -126,29 +151,12 @@ const (
 // apt installs, upgrades, removes and purges the package on a Debian that a systemd has booted. The service runs and is
 // scraped, in its sandbox, also with the drop-in for SYNs without sockets. An upgrade keeps what the administrator
 // changed: the configuration, the flags, and whether the service runs.
-func TestDebOnDebian(t *testing.T) {
-	needSlow(t)
-	needMake(t, "go", "tar", "gzip", "find")
-	lab.Program(t, "nsenter", "util-linux")
-	lab.GoProgram(t, "nfpm")
-	releaseEnv(t)
-	root, _ := clone(t)
-	debs := t.TempDir()
-	here := "linux/" + runtime.GOARCH
-	build := `make -s release SBOM= PACKAGES=deb VERSION="$1" PLATFORMS="$2" OUT="$3" ALLOW_DIRTY=1`
-	run(t, root, build, "v1.2.3", here, debs)
-	lab.Write(t, root, "examples/shaker.yml", lab.Read(t, filepath.Join(root, "examples/shaker.yml"))+"# New\n")
-	run(t, root, build, "v1.2.4", here, debs)
+func TestInstalledDeb(t *testing.T) {
+	packages := twoVersions(t, "deb")
 	deb := func(version string) string {
 		return "/mnt/shaker_exporter-" + version + ".linux-" + runtime.GOARCH + ".deb"
 	}
-	m := boot(t, debs)
-	t.Cleanup(func() {
-		if t.Failed() {
-			out, _ := m.try("journalctl --no-pager --unit=shaker_exporter")
-			t.Logf("the journal:\n%s", out)
-		}
-	})
+	m := boot(t, packages)
 
 	// The control: nothing is there yet.
 	m.want(unitState, "Failed to get unit file state for shaker_exporter.service: No such file or directory\ninactive")
@@ -214,6 +222,38 @@ func TestDebOnDebian(t *testing.T) {
 		"/etc/systemd/system/shaker_exporter.service.d", "/etc/systemd/system/shaker_exporter.service.d/raw.conf",
 	}, "\n"))
 	m.want("dpkg-query --show shaker-exporter", "dpkg-query: no packages found matching shaker-exporter")
+}
+
+// rpm installs, upgrades and removes the package. The rules are those of rpm: the presets of the distribution, here
+// Debian's, enable the service, nothing starts it, and a changed configuration is kept when the package is removed.
+func TestInstalledRPM(t *testing.T) {
+	packages := twoVersions(t, "rpm")
+	rpm := func(version string) string {
+		return "/mnt/shaker_exporter-" + version + ".linux-" + runtime.GOARCH + ".rpm"
+	}
+	m := boot(t, packages)
+	m.run("rpm --install " + rpm("1.2.3"))
+	m.want(unitState, "enabled\ninactive")
+	m.run("systemctl start shaker_exporter")
+	m.scraped(10115)
+	m.want("stat -c %U /proc/$(systemctl show --property=MainPID --value shaker_exporter)", "shaker_exporter")
+
+	m.run("echo '# Mine' >>/etc/shaker_exporter/shaker.yml; rpm --upgrade " + rpm("1.2.4"))
+	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml", "# Mine")
+	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml.rpmnew", "# New")
+	m.want(unitState, "enabled\nactive")
+	m.scraped(10115)
+	m.want("curl --silent localhost:10115/metrics | grep -o 'version=\"1.2.4\"'", `version="1.2.4"`)
+
+	m.run("systemctl disable --now shaker_exporter; rpm --upgrade --force " + rpm("1.2.4"))
+	m.want(unitState, "disabled\ninactive")
+	m.run("systemctl enable --now shaker_exporter")
+	m.scraped(10115)
+
+	m.run("rpm --erase shaker-exporter")
+	m.want("systemctl is-active shaker_exporter; command -v shaker_exporter", "inactive")
+	m.want("find /etc /usr /lib -path '*shaker*' | sort",
+		"/etc/shaker_exporter\n/etc/shaker_exporter/shaker.yml.rpmnew\n/etc/shaker_exporter/shaker.yml.rpmsave")
 }
 
 // lintian has nothing to say about the deb, except what the overrides explain. The control is a deb without overrides.
