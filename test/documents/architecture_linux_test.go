@@ -48,7 +48,8 @@ func TestArchitecture(t *testing.T) {
 		{dir: "./internal/pages", forbidden: []string{collector, server, cli}},
 		{dir: "./collector", forbidden: []string{pages, server, cli}},
 		{dir: "./internal/cli", forbidden: []string{pages, server}},
-		{dir: "./internal/usage", forbidden: []string{collector, module + "/internal/", module + "/shaker", "net/http"}},
+		{dir: "./internal/usage",
+			forbidden: []string{collector, module + "/internal/", module + "/shaker", "net/http"}},
 	} {
 		own := goList(t, c.dir)[0]
 		allowed := []string{own, module + "/shaker", "github.com/dchest/siphash"}

@@ -54,7 +54,9 @@ func boot(t *testing.T, dir string) *machine {
 	t.Helper()
 	root := debian(t)
 	nspawn := lab.Program(t, "systemd-nspawn", "systemd-container")
-	container := process.Start(t, exec.Command(nspawn, "--quiet", "--directory="+root, "--volatile=overlay",
+	const join = `echo $$ >"$1"/cgroup.procs; shift; exec "$@"`
+	container := process.Start(t, exec.Command("sh", "-ec", join, "sh", newCgroup(t), nspawn,
+		"--quiet", "--directory="+root, "--volatile=overlay",
 		"--private-network", "--register=no", "--keep-unit", fmt.Sprintf("--machine=shaker-%d", os.Getpid()),
 		"--bind-ro="+dir+":/mnt", "--console=pipe", "--boot"))
 	m := &machine{t: t}
@@ -85,6 +87,36 @@ func boot(t *testing.T, dir string) *machine {
 		return out == "running" || out == "degraded"
 	})
 	return m
+}
+
+// newCgroup returns the directory of a new control group below that of this process. It is removed after the test, with
+// those that the container has made in it and, if the machine has control groups of version 1, beside it.
+func newCgroup(t *testing.T) (dir string) {
+	t.Helper()
+	_, own, ok := strings.Cut("\n"+lab.Read(t, "/proc/self/cgroup"), "\n0::")
+	if !ok {
+		lab.Skip(t, "needs control groups of version 2")
+	}
+	own, _, _ = strings.Cut(own, "\n")
+	mount := "/sys/fs/cgroup/unified"
+	if _, err := os.Stat(mount); err != nil {
+		mount = "/sys/fs/cgroup"
+	}
+	dir, err := os.MkdirTemp(filepath.Join(mount, own), "shaker-lab-")
+	if err != nil {
+		lab.Skip(t, "needs a control group: %v", err)
+	}
+	t.Cleanup(func() {
+		for _, dir := range []string{dir, filepath.Join("/sys/fs/cgroup/systemd", own, filepath.Base(dir))} {
+			lab.Eventually(t, dir+" is empty", func() bool {
+				// The files of a control group disappear with its directory.
+				exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
+				_, err := os.Stat(dir)
+				return os.IsNotExist(err)
+			})
+		}
+	})
+	return dir
 }
 
 // try runs a shell script in the machine.
