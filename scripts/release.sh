@@ -86,14 +86,20 @@ export GOENV=off
 echo "shaker_exporter $version, revision $revision, $date, with $(go env GOVERSION)"
 info=github.com/prometheus/common/version
 
+# target OS ARCH sets the variables of go build for a platform. Some of them are set only because the environment could
+# have other values.
+target() {
+  export GOOS="$1" GOARCH="$2" GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off GOFLAGS=-trimpath
+}
+
 # build OS ARCH FILE builds the program.
 #
 # Go's VCS stamp depends on how much of the history the clone has, so the binary has none. Go's build ID does not
 # depend on the clone, and stays: macOS denies a binary without a build ID access to the local network (Go issue
-# 68678). The other variables are set because the environment could have other values.
+# 68678).
 build() (
   cd "$work/source"
-  export GOOS="$1" GOARCH="$2" GOAMD64=v1 GOARM64=v8.0 GOARM=7 CGO_ENABLED=0 GOWORK=off GOFLAGS=-trimpath
+  target "$1" "$2"
   go build -buildvcs=false -o "$3" \
     -ldflags "-s -w -X $info.Version=$version -X $info.Revision=$revision -X $info.BuildDate=$date" .
 )
@@ -107,7 +113,8 @@ prepare_packages() {
   {
     printf 'shaker-exporter (%s) stable; urgency=medium\n\n' "$(package_version deb | sed 's/-/~/')"
     sh scripts/release-notes.sh "$work/source/CHANGELOG.md" | sed 's/^- /* /; s/^./  &/'
-    printf '\n -- %s  %s\n' "$(sed -n 's/^maintainer: //p' packaging/nfpm.yaml)" "$(date -u -R -d "@$epoch")"
+    printf '\n -- %s  %s\n' "$(sed -n 's/^maintainer: //p' "$work/source/packaging/nfpm.yaml")" \
+      "$(date -u -R -d "@$epoch")"
   } | gzip -n -9 >"$work/build/changelog.gz"
   cp -R "$work/tree/examples" "$work/build/examples"
   # The package has the unit, and the program in another directory.
@@ -173,7 +180,8 @@ for platform; do
   build "$os" "$arch" "$work/tree/$binary"
   (
     cd "$work/source"
-    GOOS="$os" GOARCH="$arch" CGO_ENABLED=0 GOWORK=off sh scripts/licenses.sh "$work/tree/licenses"
+    target "$os" "$arch"
+    sh scripts/licenses.sh "$work/tree/licenses"
   )
   tar --create --file="$work/tar" --format=ustar --sort=name --mtime="@$epoch" \
     --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \

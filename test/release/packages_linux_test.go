@@ -1,12 +1,15 @@
 package release
 
 import (
+	"compress/gzip"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -163,6 +166,9 @@ func wantPackages(t *testing.T, out, name string, archive map[string]packed) {
 			if files["etc/shaker_exporter/shaker.yml"].content != archiveFile("examples/shaker.yml") {
 				t.Error("the configuration is not examples/shaker.yml, want the same")
 			}
+			if architecture == runtime.GOARCH {
+				wantGenerated(t, files)
+			}
 			if format == "apk" {
 				return
 			}
@@ -175,6 +181,53 @@ func wantPackages(t *testing.T, out, name string, archive map[string]packed) {
 			}
 		})
 	}
+}
+
+// wantGenerated checks the files of a package that its program prints.
+func wantGenerated(t *testing.T, files map[string]packed) {
+	t.Helper()
+	program := released(t, files["usr/bin/shaker_exporter"].content)
+	for path, flag := range map[string]string{
+		"usr/share/man/man1/shaker_exporter.1.gz":                  "--help-man",
+		"usr/share/bash-completion/completions/shaker_exporter":    "--completion-script-bash",
+		"usr/share/fish/vendor_completions.d/shaker_exporter.fish": "--completion-script-fish",
+		"usr/share/zsh/vendor-completions/_shaker_exporter":        "--completion-script-zsh",
+		"usr/share/zsh/site-functions/_shaker_exporter":            "--completion-script-zsh",
+	} {
+		got, ok := files[path]
+		if !ok {
+			continue // wantPackages knows which formats have it
+		}
+		if strings.HasSuffix(path, ".gz") {
+			got.content = gunzip(t, got.content)
+		}
+		if want := output(t, ".", program, flag); got.content != want {
+			t.Errorf("%s has the content\n%s\nwant what %s prints\n%s", path, got.content, flag, want)
+		}
+	}
+	const title = `.TH SHAKER_EXPORTER 1 "2026-01-01" "shaker_exporter 1.2.3" "User Commands"` + "\n"
+	if page := gunzip(t, files["usr/share/man/man1/shaker_exporter.1.gz"].content); !strings.HasPrefix(page, title) {
+		t.Errorf("the man page begins with %.100q, want %q", page, title)
+	}
+	if changelog, ok := files["usr/share/doc/shaker-exporter/changelog.gz"]; ok {
+		const first = "shaker-exporter (1.2.3) stable; urgency=medium\n\n  "
+		if text := gunzip(t, changelog.content); !strings.HasPrefix(text, first) || !strings.Contains(text, "\n  * ") {
+			t.Errorf("the changelog begins with %.100q, want %q and a list", text, first)
+		}
+	}
+}
+
+func gunzip(t *testing.T, text string) string {
+	t.Helper()
+	r, err := gzip.NewReader(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 // packagedPaths replaces the paths of the examples by those of a package.

@@ -35,7 +35,7 @@ const (
 // needMake skips the test if git, make or one of the other programs is not installed.
 func needMake(t *testing.T, programs ...string) {
 	t.Helper()
-	debianPackage := map[string]string{"sh": "dash", "find": "findutils", "go": "golang-go"}
+	debianPackage := map[string]string{"sh": "dash", "find": "findutils", "go": "golang-go", "awk": "mawk"}
 	for _, program := range append([]string{"git", "make", "sh"}, programs...) {
 		lab.Program(t, program, cmp.Or(debianPackage[program], program))
 	}
