@@ -248,6 +248,7 @@ func TestRelease(t *testing.T) {
 		}
 	}
 
+	const chart = "shaker-exporter-1.2.3.tgz"
 	t.Run("sums", func(t *testing.T) {
 		var want []string
 		for name := range binaries {
@@ -258,6 +259,7 @@ func TestRelease(t *testing.T) {
 				want = append(want, name+"."+format+": OK")
 			}
 		}
+		want = append(want, chart+": OK")
 		slices.Sort(want)
 		got := strings.Split(strings.TrimSpace(run(t, out, "sha256sum --check --strict sha256sums.txt")), "\n")
 		slices.Sort(got)
@@ -271,9 +273,9 @@ func TestRelease(t *testing.T) {
 		wantPackages(t, out, ours, unpack(t, archives[ours], made))
 		wantPackages(t, out, armv7, unpack(t, archives[armv7], made))
 	})
-	packages := make(map[string][]byte)
+	packages := map[string]string{chart: lab.Read(t, filepath.Join(out, chart))}
 	for _, format := range formats {
-		packages[format] = []byte(lab.Read(t, filepath.Join(out, ours+"."+format)))
+		packages[ours+"."+format] = lab.Read(t, filepath.Join(out, ours+"."+format))
 	}
 
 	t.Run("binaries", func(t *testing.T) {
@@ -355,9 +357,8 @@ func TestRelease(t *testing.T) {
 			}
 			t.Errorf("%s.tar.gz has other bytes if it is built elsewhere, want the same", ours)
 		}
-		for format, first := range packages {
-			name := ours + "." + format
-			if again := lab.Read(t, filepath.Join(filepath.Dir(elsewhere), "out", name)); again != string(first) {
+		for name, first := range packages {
+			if again := lab.Read(t, filepath.Join(filepath.Dir(elsewhere), "out", name)); again != first {
 				t.Errorf("%s has other bytes if it is built elsewhere, want the same", name)
 			}
 		}
@@ -373,16 +374,18 @@ func TestRelease(t *testing.T) {
 		if bytes.Equal(other, archives[ours]) {
 			t.Errorf("with SOURCE_DATE_EPOCH=1 %s.tar.gz has the same bytes, want others", ours)
 		}
-		if lab.Read(t, filepath.Join(out, ours+".deb")) == string(packages["deb"]) {
-			t.Errorf("with SOURCE_DATE_EPOCH=1 %s.deb has the same bytes, want others", ours)
+		for _, name := range []string{ours + ".deb", chart} {
+			if lab.Read(t, filepath.Join(out, name)) == packages[name] {
+				t.Errorf("with SOURCE_DATE_EPOCH=1 %s has the same bytes, want others", name)
+			}
 		}
 		binary := unpack(t, other, time.Unix(1, 0))[ours+"/shaker_exporter"].content
 		wantVersion(t, released(t, binary), "1.2.3", revision, "1970-01-01T00:00:01Z")
-		wantFiles(t, out, 3) // the previous archives and packages of the version are gone
+		wantFiles(t, out, 4) // the previous archives and packages of the version are gone
 		// make release keeps the archives of other versions, and all of them if a build fails.
 		run(t, root, `touch dist/shaker_exporter-1.2.2.linux-other.tar.gz
 			! make -s release SBOM= PACKAGES= PLATFORMS=linux/none`)
-		wantFiles(t, out, 4)
+		wantFiles(t, out, 5)
 	})
 
 	// A release of uncommitted changes contains them, and its version and revision say so.
