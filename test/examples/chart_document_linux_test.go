@@ -83,7 +83,7 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
-// The commands and values of docs/kubernetes.md work. helm template renders what the commands would install.
+// The commands of README.md and docs/kubernetes.md, and the values of the latter, work. helm template renders what the commands would install.
 func TestChartPage(t *testing.T) {
 	lab.SkipWithRace(t)
 	shell, program := lab.Program(t, "sh", "dash"), lab.GoProgram(t, "helm")
@@ -91,21 +91,28 @@ func TestChartPage(t *testing.T) {
 	chart := packageChart(t, "0.1.0")
 	lab.Write(t, dir, "dist/"+filepath.Base(chart), lab.Read(t, chart))
 	lab.Write(t, dir, "values.yml", pageSnippet(t, "yaml", "# values.yml"))
-	page := lab.Read(t, kubernetesPage)
-	for start, want := range map[string][]string{
-		"helm install": {
-			"ConfigMap/shaker-exporter", "Deployment/shaker-exporter", "NetworkPolicy/shaker-exporter",
-			"PodDisruptionBudget/shaker-exporter", "Service/shaker-exporter", "ServiceAccount/shaker-exporter",
-		},
-		"helm upgrade --install": {
-			"Probe/shaker-exporter-ingresses", "Probe/shaker-exporter-web", "PrometheusRule/shaker-exporter-targets",
-			"ScrapeConfig/shaker-exporter-inventory", "ConfigMap/shaker-exporter-fleet",
-			"ServiceMonitor/shaker-exporter",
+	plain := []string{
+		"ConfigMap/shaker-exporter", "Deployment/shaker-exporter", "NetworkPolicy/shaker-exporter",
+		"PodDisruptionBudget/shaker-exporter", "Service/shaker-exporter", "ServiceAccount/shaker-exporter",
+	}
+	for _, c := range []struct {
+		page, command string
+		want          []string
+	}{
+		{page: "../README.md", command: "`make chart VERSION=0.1.0 && helm install( [^`]*)`", want: plain},
+		{page: kubernetesPage, command: `(?m)^\$ helm install( .*)$`, want: plain},
+		{
+			page: kubernetesPage, command: `(?m)^\$ helm upgrade --install( .*)$`,
+			want: []string{
+				"Probe/shaker-exporter-ingresses", "Probe/shaker-exporter-web", "PrometheusRule/shaker-exporter-targets",
+				"ScrapeConfig/shaker-exporter-inventory", "ConfigMap/shaker-exporter-fleet",
+				"ServiceMonitor/shaker-exporter",
+			},
 		},
 	} {
-		command := regexp.MustCompile(`(?m)^\$ ` + start + `( .*)$`).FindStringSubmatch(page)
+		command := regexp.MustCompile(c.command).FindStringSubmatch(lab.Read(t, c.page))
 		if command == nil {
-			t.Errorf("%s has no command that starts with %s", kubernetesPage, start)
+			t.Errorf("%s has no command that matches %s", c.page, c.command)
 			continue
 		}
 		cmd := exec.Command(shell, "-c", program+" template"+command[1])
@@ -121,7 +128,7 @@ func TestChartPage(t *testing.T) {
 			t.Errorf("%s: %v", command[0], err)
 		}
 		checkReferences(t, r)
-		for _, name := range want {
+		for _, name := range c.want {
 			if r[name] == nil {
 				t.Errorf("%s installs %q, want also %s", command[0], slices.Sorted(maps.Keys(r)), name)
 			}
