@@ -503,8 +503,8 @@ func TestAlertsHaveAnAlertmanager(t *testing.T) {
 			withAlerts = append(withAlerts, file)
 		}
 	}
-	want := []string{"../prometheus.yml", "../compose/prometheus.yml", "../scale/central.yml",
-		"../scale/sharding.yml", "../scale/vantage.yml"}
+	want := []string{"../prometheus.yml", "../compose/prometheus.yml", "../mesh/prometheus.yml",
+		"../scale/central.yml", "../scale/sharding.yml", "../scale/vantage.yml"}
 	if !slices.Equal(withAlerts, want) {
 		t.Errorf("the configurations with alerts are %v, want %v", withAlerts, want)
 	}
