@@ -132,8 +132,9 @@ func TestRepeatTakesPortsInTurns(t *testing.T) {
 				sent++
 			}
 			skipped := r.Skipped()
-			if allowed := int(skipped.Late + skipped.Overlapping); odd > allowed || skipped.Overlapping > 0 {
-				t.Errorf("%d of %d SYNs did not have the next port, %+v, want at most as many as were late",
+			// The next SYN may overtake one that is late: then three have another port than the next one.
+			if odd > int(3*skipped.Late) || skipped.Overlapping > 0 {
+				t.Errorf("%d of %d SYNs did not have the next port, %+v, want at most three for each late one",
 					odd, sent, skipped)
 			}
 		})
