@@ -202,8 +202,12 @@ func TestFlowsUneven(t *testing.T) {
 		_, ok := pager.notified("/ticket", "resolved", name)
 		return ok
 	})
-	if alerts, _ := pager.firing(); !slices.Equal(alerts, []string{name}) {
-		t.Errorf("notifications of %q, want %q only", alerts, name)
+	alerts, _ := pager.firing()
+	alerts = slices.DeleteFunc(alerts, func(alert string) bool { // a busy machine delays the exporter
+		return strings.HasSuffix(alert, fmt.Sprintf(" localhost:%d", exporter.Port))
+	})
+	if !slices.Equal(alerts, []string{name}) {
+		t.Errorf("notifications of %q about targets, want %q only", alerts, name)
 	}
 
 	fan.Run(slow, nft, brokenBy("drop"))
