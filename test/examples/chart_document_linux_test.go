@@ -45,7 +45,9 @@ func TestChartValues(t *testing.T) {
 	flatten = func(prefix string, values, schema map[string]any) {
 		known, _ := schema["properties"].(map[string]any)
 		keys := slices.Sorted(maps.Keys(known))
-		keys = slices.DeleteFunc(keys, func(key string) bool { return key == "global" })
+		keys = slices.DeleteFunc(keys, func(key string) bool {
+			return prefix == "" && (key == "global" || key == "enabled") // for parent charts
+		})
 		if got := slices.Sorted(maps.Keys(values)); !slices.Equal(got, keys) {
 			t.Errorf("values.yaml has the keys %q in %q, the schema %q", got, prefix, keys)
 		}
@@ -83,7 +85,8 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
-// The commands of README.md and docs/kubernetes.md, and the values of the latter, work. helm template renders what the commands would install.
+// The commands of README.md and docs/kubernetes.md, and the values of the latter, work. helm template renders what the
+// commands would install.
 func TestChartPage(t *testing.T) {
 	lab.SkipWithRace(t)
 	shell, program := lab.Program(t, "sh", "dash"), lab.GoProgram(t, "helm")

@@ -74,34 +74,3 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 default
 {{- end -}}
 {{- end -}}
-
-{{/* Fails if values contradict each other in a way that the schema cannot explain. */}}
-{{- define "shaker-exporter.validate" -}}
-{{- if and .Values.autoscaling.enabled (eq .Values.kind "DaemonSet") -}}
-{{- fail "autoscaling.enabled is true, but a DaemonSet has one pod on each node, want kind Deployment" -}}
-{{- end -}}
-{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
-{{- fail (printf "autoscaling.minReplicas is %v, want at most maxReplicas, which is %v" .Values.autoscaling.minReplicas .Values.autoscaling.maxReplicas) -}}
-{{- end -}}
-{{- $values := dict
-  "config.file" "config or existingConfigMap"
-  "config.enable-auto-reload" "nothing, because the chart sets it"
-  "probe.engine" "engine"
-  "probe.max-in-flight" "maxInFlight"
-  "web.config.file" "web.configSecret"
-  "web.listen-address" "service.port" -}}
-{{- range .Values.extraArgs -}}
-{{- $flag := regexFind "[^=]*" . | trimPrefix "--no-" | trimPrefix "--" -}}
-{{- with get $values $flag -}}
-{{- fail (printf "extraArgs has --%s, want the value %s instead" $flag .) -}}
-{{- end -}}
-{{- if and (has $flag (list "web.external-url" "web.route-prefix")) (not (has "--web.route-prefix=/" $.Values.extraArgs)) -}}
-{{- fail (printf "extraArgs has --%s, want also --web.route-prefix=/, because Kubernetes and Prometheus expect the endpoints there" $flag) -}}
-{{- end -}}
-{{- end -}}
-{{- range $key, $_ := .Values.podLabels -}}
-{{- if hasKey (include "shaker-exporter.selector" $ | fromYaml) $key -}}
-{{- fail (printf "podLabels has %s, which the chart sets, want another label" $key) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
