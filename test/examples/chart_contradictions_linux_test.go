@@ -287,7 +287,8 @@ func TestChartContradictions(t *testing.T) {
 		{
 			name: "several", values: "web: {scheme: https}\nextraArgs: [--version]",
 			want: "invalid values:\n" +
-				"extraArgs has --version, which ends the exporter, want a flag of a running exporter\nweb.scheme is https, want web.configSecret",
+				"extraArgs has --version, which ends the exporter, want a flag of a running exporter\n" +
+				"web.scheme is https, want web.configSecret",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -85,6 +85,19 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
+// docs/kubernetes.md names the version of Kubernetes that the chart needs.
+func TestChartVersion(t *testing.T) {
+	needed := regexp.MustCompile(`(?m)^kubeVersion: ">=(\d+\.\d+)\.0-0"$`)
+	version := needed.FindStringSubmatch(lab.Read(t, filepath.Join(chartDirectory, "Chart.yaml")))
+	if version == nil {
+		t.Fatalf("Chart.yaml has no line that matches %s", needed)
+	}
+	want := "The chart needs Kubernetes " + version[1] + " or later"
+	if !strings.Contains(lab.Read(t, kubernetesPage), want) {
+		t.Errorf("%s does not contain %q", kubernetesPage, want)
+	}
+}
+
 // The commands of README.md and docs/kubernetes.md, and the values of the latter, work. helm template renders what the
 // commands would install.
 func TestChartPage(t *testing.T) {

@@ -563,10 +563,11 @@ dependencies:
   - {name: shaker-exporter, version: 1.2.3, alias: north, condition: north.enabled}
 `)
 	lab.Write(t, parent, "charts/"+filepath.Base(chart), lab.Read(t, chart))
+	indent := regexp.MustCompile(`(?m)^`)
 	for _, other := range []string{"east", "west"} {
 		values := "global: {a: b}\nnorth: {enabled: false}\n" +
-			map[string]string{"east": "west", "west": "east"}[other] + ": {image: {repository: r}}\n" + other + ":\n" + regexp.MustCompile(`(?m)^`).ReplaceAllString(
-			"image: {repository: r}\nenabled: true"+everything, "  ")
+			map[string]string{"east": "west", "west": "east"}[other] + ": {image: {repository: r}}\n" +
+			other + ":\n" + indent.ReplaceAllString("image: {repository: r}\nenabled: true"+everything, "  ")
 		r, err := render(t, parent, "parent", values)
 		if err != nil {
 			t.Fatalf("a parent chart: %v", err)
@@ -580,15 +581,15 @@ dependencies:
 	}
 }
 
-// discovered returns the targets of a ScrapeConfig, with all labels, as promtool finds them. Static targets replace the
-// service discovery. With plain, the relabelling is left out.
-func discovered(t *testing.T, spec monitoringv1alpha1.ScrapeConfigSpec, static any, plain bool) string {
+// discovered returns the targets of a ScrapeConfig with a relabelling, with all labels, as promtool finds them. Static
+// targets replace the service discovery.
+func discovered(
+	t *testing.T, spec monitoringv1alpha1.ScrapeConfigSpec, static any, relabelling []map[string]any,
+) string {
 	t.Helper()
 	job := map[string]any{
 		"job_name": *spec.JobName, "metrics_path": *spec.MetricsPath, "params": spec.Params, "static_configs": static,
-	}
-	if !plain {
-		job["relabel_configs"] = relabelSteps(spec.RelabelConfigs)
+		"relabel_configs": relabelling,
 	}
 	text, err := yaml.Marshal(map[string]any{"scrape_configs": []any{job}})
 	if err != nil {
@@ -640,10 +641,10 @@ scrapeConfigs:
     module: m
 `)).Spec
 	service := want(map[string]string{"__address__": "test-shaker-exporter.monitoring.svc:10115"})
-	if got := discovered(t, spec, spec.StaticConfigs, false); got != service {
+	if got := discovered(t, spec, spec.StaticConfigs, relabelSteps(spec.RelabelConfigs)); got != service {
 		t.Errorf("the targets are\n%s\nwant\n%s", got, service)
 	}
-	if got := discovered(t, spec, spec.StaticConfigs, true); !strings.Contains(got, "__address__:a.example:80 ") {
+	if got := discovered(t, spec, spec.StaticConfigs, nil); !strings.Contains(got, "__address__:a.example:80 ") {
 		t.Errorf("without the relabelling, the targets are\n%s\nwant a.example", got)
 	}
 
@@ -661,10 +662,10 @@ probes: {web: {targets: ["a.example:443"], labels: {team: a$1}, module: m}}
 	}
 	nodes := want(map[string]string{"__address__": "10.0.0.1:10115", "prober": "one"}) + "\n" +
 		want(map[string]string{"__address__": "10.0.0.2:10115", "prober": "two"})
-	if got := discovered(t, spec, pods, false); got != nodes {
+	if got := discovered(t, spec, pods, relabelSteps(spec.RelabelConfigs)); got != nodes {
 		t.Errorf("the targets of the nodes are\n%s\nwant\n%s", got, nodes)
 	}
-	if got := discovered(t, spec, pods, true); strings.Contains(got, "prober:") || !strings.Contains(got, ":9000") {
+	if got := discovered(t, spec, pods, nil); strings.Contains(got, "prober:") || !strings.Contains(got, ":9000") {
 		t.Errorf("without the relabelling, the targets of the nodes are\n%s\nwant all ports", got)
 	}
 }
