@@ -139,6 +139,16 @@ func TestChartContradictions(t *testing.T) {
 			control: "networkPolicy: {from: [{podSelector: {}}]}",
 		},
 		{
+			name: "network of the nodes", values: "hostNetwork: true",
+			want:    "hostNetwork is true, want networkPolicy.enabled: false,",
+			control: "hostNetwork: true\nnetworkPolicy: {enabled: false}",
+		},
+		{
+			name: "disruption budget", values: "podDisruptionBudget: {minAvailable: 0, maxUnavailable: 10%}",
+			want:    "podDisruptionBudget has maxUnavailable 10% and minAvailable 0, want only one of them",
+			control: "podDisruptionBudget: {minAvailable: 0}",
+		},
+		{
 			name: "label of pods", values: "podLabels: {app.kubernetes.io/name: a}",
 			want:    "podLabels has app.kubernetes.io/name, which the chart sets, want another label",
 			control: "podLabels: {app.kubernetes.io/part-of: a}",

@@ -298,6 +298,30 @@ resources: {limits: {memory: 1Gi}}`,
 			},
 		},
 		{
+			name: "network of the nodes", want: without("NetworkPolicy"),
+			values: "hostNetwork: true\nnetworkPolicy: {enabled: false}\n" +
+				`dnsConfig: {options: [{name: ndots, value: "1"}]}`,
+			forbidden: []string{"host namespaces"},
+			check: func(t *testing.T, r release) {
+				template := r.podTemplate(t)
+				s := template.Spec
+				if ndots := s.DNSConfig.Options[0]; !s.HostNetwork || *ndots.Value != "1" ||
+					s.DNSPolicy != corev1.DNSClusterFirstWithHostNet {
+					t.Errorf("the network of the pods is %v, %s, %+v, want the one of the nodes, "+
+						"the DNS of the cluster, and ndots 1", s.HostNetwork, s.DNSPolicy, ndots)
+				}
+			},
+		},
+		{
+			name: "disruption budget", values: "podDisruptionBudget: {minAvailable: 50%}", want: standard,
+			check: func(t *testing.T, r release) {
+				budget := only[*policyv1.PodDisruptionBudget](t, r).Spec
+				if budget.MaxUnavailable != nil || budget.MinAvailable.String() != "50%" {
+					t.Errorf("the budget is %+v, want minAvailable 50%% only", budget)
+				}
+			},
+		},
+		{
 			name: "nothing", want: standard,
 			values: "{config: null, resources: null, podSecurityContext: null, securityContext: null, " +
 				"podLabels: null, podAnnotations: null, extraArgs: null, nodeSelector: null, probes: null, " +

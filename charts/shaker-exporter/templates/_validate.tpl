@@ -94,6 +94,14 @@ together: where, what is wrong, and what would be right.
 {{- if and .Values.networkPolicy.from (not .Values.networkPolicy.enabled) -}}
 {{- $problems = append $problems "networkPolicy.from has clients, want networkPolicy.enabled: true, because all clients can connect without it" -}}
 {{- end -}}
+{{- if and .Values.hostNetwork .Values.networkPolicy.enabled -}}
+{{- $problems = append $problems "hostNetwork is true, want networkPolicy.enabled: false, because a NetworkPolicy does not apply to such pods" -}}
+{{- end -}}
+{{- with .Values.podDisruptionBudget -}}
+{{- if and (ne (toString .minAvailable) "") (ne (toString .maxUnavailable) "1") -}}
+{{- $problems = append $problems (printf "podDisruptionBudget has maxUnavailable %v and minAvailable %v, want only one of them" .maxUnavailable .minAvailable) -}}
+{{- end -}}
+{{- end -}}
 
 {{- /* Labels and annotations that the chart sets, too. */ -}}
 {{- $selector := include "shaker-exporter.selector" . | fromYaml -}}
