@@ -22,18 +22,41 @@ local rules = {
   },
 
   local severities = $._config.shakerSeverities,
-  local unknown = [name for name in std.objectFields(severities) if name != 'page' && name != 'ticket'],
+  local known = ['shakerRules', 'shakerSeverities'],
+  // Other mixins may have keys of their own in the same _config.
+  local unknown = [
+    key
+    for key in std.objectFields($._config)
+    if std.startsWith(key, 'shaker') && !std.member(known, key)
+  ],
+  local unknownSeverities = [name for name in std.objectFields(severities) if name != 'page' && name != 'ticket'],
+  local invalidSeverities = [
+    name
+    for name in std.objectFields(severities)
+    if !std.isString(severities[name]) || severities[name] == ''
+  ],
   local withSeverity(rule) =
     if std.objectHas(rule, 'alert')
     then rule { labels+: { severity: std.get(severities, super.severity, super.severity) } }
     else rule,
   local groups(name) =
-    assert std.objectHas(rules, name) :
+    assert std.isString(name) && std.objectHas(rules, name) :
            'shakerRules has %s, want some of %s' % [name, std.join(', ', std.objectFields(rules))];
     std.parseYaml(rules[name]).groups,
 
   prometheusAlerts+:: {
-    assert unknown == [] : 'shakerSeverities has %s, want page and ticket' % std.join(', ', unknown),
+    assert unknown == [] : '_config has %s, want %s' % [std.join(', ', unknown), std.join(' and ', known)],
+    assert std.isArray($._config.shakerRules) :
+           "shakerRules is %s, want an array, such as ['targets', 'prober']" % std.toString($._config.shakerRules),
+    assert std.length(std.set($._config.shakerRules, std.toString)) == std.length($._config.shakerRules) :
+           'shakerRules is %s, want each file once' % std.toString($._config.shakerRules),
+    assert std.isObject(severities) :
+           "shakerSeverities is %s, want an object, such as { page: 'critical' }" % std.toString(severities),
+    assert unknownSeverities == [] :
+           'shakerSeverities has %s, want page and ticket' % std.join(', ', unknownSeverities),
+    assert invalidSeverities == [] :
+           'shakerSeverities.%s is %s, want a string' %
+           [invalidSeverities[0], std.manifestJsonMinified(severities[invalidSeverities[0]])],
     groups+: [
       group { rules: std.map(withSeverity, super.rules) }
       for name in $._config.shakerRules

@@ -184,9 +184,20 @@ func TestMixinMistakes(t *testing.T) {
 		"{ shakerRules: ['alerts'] }": "shakerRules has alerts, want some of flows, hold, prober, slo, targets, " +
 			"vantage, watch",
 		"{ shakerSeverities: { pages: 'critical' } }": "shakerSeverities has pages, want page and ticket",
+		"{ shakerSeverities: { page: 1 } }":           "shakerSeverities.page is 1, want a string",
+		"{ shakerSeverities: { ticket: '' } }":        `shakerSeverities.ticket is "", want a string`,
+		"{ shakerSeverities: 'critical' }":            "shakerSeverities is critical, want an object",
+		"{ shakerRulez: ['targets'] }":                "_config has shakerRulez, want shakerRules and shakerSeverities",
+		"{ shakerRules: 'targets' }": "shakerRules is targets, want an array, such as ['targets', " +
+			"'prober']",
+		"{ shakerRules: ['hold', 'hold'] }": `shakerRules is ["hold", "hold"], want each file once`,
+		"{ shakerRules: [1] }":              "shakerRules has 1, want some of flows, hold",
 	} {
 		if out, err := mixin(t, config, "prometheusAlerts"); err == nil || !strings.Contains(out, want) {
 			t.Errorf("the mixin with %s: %v, %s, want an error with %q", config, err, out, want)
 		}
+	}
+	if out, err := mixin(t, "{ nodeExporterSelector: 'a' }", "prometheusAlerts"); err != nil {
+		t.Errorf("the mixin with a key of another mixin: %v, want no error\n%s", err, out)
 	}
 }
