@@ -1,6 +1,9 @@
 package examples
 
 import (
+	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,6 +107,10 @@ func TestChartContradictions(t *testing.T) {
 			control: "engine: raw\nextraArgs: [--probe.raw-ports=2000-2127]",
 		},
 		{
+			name: "unknown flag", values: "extraArgs: [--log.levle=debug]",
+			want: "extraArgs has --log.levle, want one of --config.auto-reload-interval, --history.limit,",
+		},
+		{
 			name: "twice", values: "extraArgs: [--log.level=debug, --log.level=info]",
 			want:    "extraArgs has --log.level twice, want it once",
 			control: "extraArgs: [--log.level=debug, --log.format=json]",
@@ -132,6 +139,11 @@ func TestChartContradictions(t *testing.T) {
 		{
 			name: "TLS", values: "web: {scheme: https}", want: "web.scheme is https, want web.configSecret",
 			control: "web: {scheme: https, configSecret: tls}",
+		},
+		{
+			name: "account", values: "serviceAccount: {create: false, annotations: {a: b}}",
+			want:    "serviceAccount.annotations has annotations, want serviceAccount.create: true",
+			control: "serviceAccount: {annotations: {a: b}}",
 		},
 		{
 			name: "access", values: "networkPolicy: {enabled: false, from: [{podSelector: {}}]}",
@@ -204,6 +216,12 @@ func TestChartContradictions(t *testing.T) {
 			name: "address without brackets", values: target("'2001:db8::1:443'"),
 			want:    `probes.web.targets has "2001:db8::1:443", want HOST:PORT`,
 			control: target("'[2001:db8::1]:443'"),
+		},
+		{
+			name: "same series", values: `probes: {a: {targets: ["a:1"]}, b: {targets: ["b:1", "a:1"]}}`,
+			want: "probes.b has a target of probes.a, with the same job and labels, want another job or label: a:1",
+			control: `probes: {a: {targets: ["a:1"], labels: {b: c}}, b: {targets: ["a:1"]}, ` +
+				`c: {targets: ["a:1"], job: c}}`,
 		},
 		{
 			name: "job", values: `probes: {web: {targets: ["a:1"], labels: {job: a}}}`,
@@ -315,5 +333,35 @@ func TestChartContradictions(t *testing.T) {
 				t.Errorf("the chart with the values\n%s\nhas the error %v, want none", c.control, err)
 			}
 		})
+	}
+}
+
+// The chart knows all flags of the command serve, as docs/operation.md prints them: it accepts them, or says what to do
+// instead.
+func TestChartFlags(t *testing.T) {
+	lab.SkipWithRace(t)
+	help, _, _ := strings.Cut(lab.Read(t, "../docs/operation.md"), "\nprobe [<flags>]")
+	var flags []string
+	defined := regexp.MustCompile(`(?m)^(?:  -h, |      |    )--(?:\[no-\])?([a-z.-]+)`)
+	for _, flag := range defined.FindAllStringSubmatch(help, -1) {
+		flags = append(flags, "--"+flag[1])
+	}
+	if len(flags) < 20 || !slices.Contains(flags, "--help") || !slices.Contains(flags, "--web.enable-pprof") {
+		t.Fatalf("docs/operation.md has the flags %q, want those of serve", flags)
+	}
+	_, err := render(t, packageChart(t, "v1.2.3"), "test",
+		fmt.Sprintf("extraArgs: [%s, --log.levle]", strings.Join(flags, ", ")), "--set=image.repository=r")
+	if err == nil {
+		t.Fatal("the chart accepts all flags, want an error")
+	}
+	unknown := regexp.MustCompile(`extraArgs has (\S+), want one of`).FindAllStringSubmatch(err.Error(), -1)
+	if len(unknown) != 1 || unknown[0][1] != "--log.levle" {
+		t.Errorf("extraArgs with all flags and --log.levle has the error %v, want only --log.levle to be unknown", err)
+	}
+	known := regexp.MustCompile(`want one of (.*)`).FindStringSubmatch(err.Error())
+	for _, flag := range strings.Split(known[1], ", ") {
+		if !slices.Contains(flags, flag) {
+			t.Errorf("the chart knows the flag %s, which docs/operation.md does not have", flag)
+		}
 	}
 }

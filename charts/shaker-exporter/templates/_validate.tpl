@@ -60,6 +60,7 @@ together: where, what is wrong, and what would be right.
   "web.systemd-socket" "but pods have no systemd, want it left out"
   "config.check" "which ends the exporter, want a flag of a running exporter"
   "version" "which ends the exporter, want a flag of a running exporter" -}}
+{{- $others := list "config.auto-reload-interval" "history.limit" "hold.max-connections" "log.format" "log.level" "log.prober" "probe.raw-ports" "timeout-offset" "watch.max-rate" "watch.max-targets" "web.enable-pprof" "web.external-url" "web.route-prefix" -}}
 {{- $flags := list -}}
 {{- range .Values.extraArgs -}}
 {{- $flag := regexFind "[^=]*" . | trimPrefix "--no-" | trimPrefix "--" -}}
@@ -69,6 +70,8 @@ together: where, what is wrong, and what would be right.
 {{- $problems = append $problems (printf "extraArgs has --%s, %s" $flag $instead.version) -}}
 {{- else if regexMatch "\\s" $flag -}}
 {{- $problems = append $problems (printf "extraArgs has %q, want the flag and its value joined by =" .) -}}
+{{- else if not (has $flag $others) -}}
+{{- $problems = append $problems (printf "extraArgs has --%s, want one of --%s" $flag (join ", --" $others)) -}}
 {{- else if has $flag $flags -}}
 {{- $problems = append $problems (printf "extraArgs has --%s twice, want it once" $flag) -}}
 {{- end -}}
@@ -96,6 +99,9 @@ together: where, what is wrong, and what would be right.
 {{- end -}}
 {{- if and .Values.hostNetwork .Values.networkPolicy.enabled -}}
 {{- $problems = append $problems "hostNetwork is true, want networkPolicy.enabled: false, because a NetworkPolicy does not apply to such pods" -}}
+{{- end -}}
+{{- if and .Values.serviceAccount.annotations (not .Values.serviceAccount.create) -}}
+{{- $problems = append $problems "serviceAccount.annotations has annotations, want serviceAccount.create: true, or to annotate the account that exists" -}}
 {{- end -}}
 {{- with .Values.podDisruptionBudget -}}
 {{- if and (ne (toString .minAvailable) "") (ne (toString .maxUnavailable) "1") -}}
@@ -145,6 +151,7 @@ together: where, what is wrong, and what would be right.
 {{- $jobs := list (list "serviceMonitor" (dict
   "interval" .Values.serviceMonitor.interval
   "scrapeTimeout" (get (.Values.serviceMonitor.endpoint | default dict) "scrapeTimeout")) "endpoint.") -}}
+{{- $probed := dict -}}
 {{- range $kind, $configs := dict "probes" .Values.probes "scrapeConfigs" .Values.scrapeConfigs -}}
 {{- range $key, $config := $configs -}}
 {{- $place := printf "%s.%s" $kind $key -}}
@@ -165,6 +172,11 @@ together: where, what is wrong, and what would be right.
 {{- end -}}
 {{- end -}}
 {{- range $config.targets -}}
+{{- $series := list . ($config.job | default "shaker") $config.labels | toJson -}}
+{{- with get $probed $series -}}
+{{- $problems = append $problems (printf "%s has a target of %s, with the same job and labels, want another job or label: %s" $place . (fromJsonArray $series | first)) -}}
+{{- end -}}
+{{- $_ := set $probed $series $place -}}
 {{- $port := regexFind "[0-9]+$" . -}}
 {{- if not (and (regexMatch "^([^][:/\\s]+|\\[[0-9A-Fa-f:.]+(%[^]\\s]+)?\\]):[0-9]{1,5}$" .) (ge (int $port) 1) (le (int $port) 65535)) -}}
 {{- $problems = append $problems (printf "%s.targets has %q, want HOST:PORT, such as example.com:443 or [2001:db8::1]:443, with a port from 1 to 65535" $place .) -}}
