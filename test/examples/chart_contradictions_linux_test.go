@@ -107,6 +107,20 @@ func TestChartContradictions(t *testing.T) {
 			control: "engine: raw\nextraArgs: [--probe.raw-ports=2000-2127]",
 		},
 		{
+			name: "no value", values: "extraArgs: [--log.level]",
+			want:    "extraArgs has --log.level, want it with a value: --log.level=…",
+			control: "extraArgs: [--log.level=info]",
+		},
+		{
+			name: "no and a value", values: "extraArgs: [--no-log.level=info]",
+			want: "extraArgs has --no-log.level=info, want it with a value: --log.level=…",
+		},
+		{
+			name: "value", values: "extraArgs: [--web.enable-pprof=true]",
+			want:    "extraArgs has --web.enable-pprof=true, want --web.enable-pprof without a value",
+			control: "extraArgs: [--no-web.enable-pprof]",
+		},
+		{
 			name: "unknown flag", values: "extraArgs: [--log.levle=debug]",
 			want: "extraArgs has --log.levle, want one of --config.auto-reload-interval, --history.limit,",
 		},

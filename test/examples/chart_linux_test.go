@@ -711,6 +711,7 @@ func TestChartMistakes(t *testing.T) {
 		{values: "service: {port: 70000}", want: "at '/service/port': maximum: got 70,000, want 65,535"},
 		{values: "service: {port: null}", want: "at '/service': missing property 'port'"},
 		{values: "autoscaling: null", want: "missing property 'autoscaling'"},
+		{values: "resources: {requests: 1}", want: "at '/resources/requests': got number, want object"},
 		{values: "config: shaker.yml", want: "at '/config': got string, want object"},
 		{values: "podLabels: {a: 1}", want: "at '/podLabels/a': got number, want string"},
 		{values: "image: {digest: abc}", want: "at '/image/digest': 'abc' does not match pattern"},

@@ -72,6 +72,10 @@ together: where, what is wrong, and what would be right.
 {{- $problems = append $problems (printf "extraArgs has %q, want the flag and its value joined by =" .) -}}
 {{- else if not (has $flag $others) -}}
 {{- $problems = append $problems (printf "extraArgs has --%s, want one of --%s" $flag (join ", --" $others)) -}}
+{{- else if and (eq $flag "web.enable-pprof") (contains "=" .) -}}
+{{- $problems = append $problems (printf "extraArgs has %s, want --web.enable-pprof without a value" .) -}}
+{{- else if and (ne $flag "web.enable-pprof") (not (hasPrefix (printf "--%s=" $flag) .)) -}}
+{{- $problems = append $problems (printf "extraArgs has %s, want it with a value: --%s=…" . $flag) -}}
 {{- else if has $flag $flags -}}
 {{- $problems = append $problems (printf "extraArgs has --%s twice, want it once" $flag) -}}
 {{- end -}}
