@@ -120,7 +120,8 @@ func TestChartPage(t *testing.T) {
 		{
 			page: kubernetesPage, command: `(?m)^\$ helm upgrade --install( .*)$`,
 			want: []string{
-				"Probe/shaker-exporter-ingresses", "Probe/shaker-exporter-web", "PrometheusRule/shaker-exporter-targets",
+				"Probe/shaker-exporter-ingresses", "Probe/shaker-exporter-web",
+				"PrometheusRule/shaker-exporter-targets",
 				"ScrapeConfig/shaker-exporter-inventory", "ConfigMap/shaker-exporter-fleet",
 				"ServiceMonitor/shaker-exporter",
 			},
