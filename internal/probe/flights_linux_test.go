@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func (p *Prober) sharing() (n int) {
 	p.flights.mu.Lock()
 	defer p.flights.mu.Unlock()
 	for _, f := range p.flights.all {
-		n += f.users
+		n += len(f.seats)
 	}
 	return n
 }
@@ -241,41 +242,281 @@ func (p *Prober) tracing() bool {
 	return false
 }
 
-// Probes with other timeouts share the handshakes, which end with the earliest deadline. Then all of them have a
-// verdict, and report the timeout that applied.
+// Probes with similar timeouts share the handshakes, which end with the earliest deadline. Then both have a verdict, and
+// report the timeout that applied. If one has a much longer timeout, it goes on after the other one, and has the time
+// that it needs itself.
 func TestFlowsWithOtherTimeouts(t *testing.T) {
-	const short, long = 800 * time.Millisecond, time.Minute
 	onEngines(t, func(t *testing.T, engine *shaker.Config) {
-		for name, timeouts := range map[string][]time.Duration{
-			"the second one is shorter": {long, short}, "the first one is shorter": {short, long},
+		for _, test := range []struct {
+			name     string
+			timeouts [2]time.Duration
+			applied  [2]time.Duration
+			syns     int
+		}{
+			{
+				name:     "the second one is shorter",
+				timeouts: [2]time.Duration{2 * time.Second, 1900 * time.Millisecond},
+				applied:  [2]time.Duration{1900 * time.Millisecond, 1900 * time.Millisecond},
+				syns:     16,
+			},
+			{
+				name:     "the first one is shorter",
+				timeouts: [2]time.Duration{1900 * time.Millisecond, 2 * time.Second},
+				applied:  [2]time.Duration{1900 * time.Millisecond, 1900 * time.Millisecond},
+				syns:     16,
+			},
+			{
+				name:     "the second one is much shorter",
+				timeouts: [2]time.Duration{2 * time.Second, 800 * time.Millisecond},
+				applied:  [2]time.Duration{2 * time.Second, 800 * time.Millisecond},
+				syns:     32,
+			},
+			{
+				name:     "the first one is much shorter",
+				timeouts: [2]time.Duration{800 * time.Millisecond, 2 * time.Second},
+				applied:  [2]time.Duration{800 * time.Millisecond, 2 * time.Second},
+				syns:     32,
+			},
 		} {
-			t.Run(name, func(t *testing.T) { probeWithTimeouts(t, engine, timeouts) })
+			t.Run(test.name, func(t *testing.T) {
+				network := newFlowNetwork(t, 0)
+				p := newEngineProber(t, engine, Options{Config: parse(t,
+					`modules: {flows: {prober: tcp, timeout: 1m, tcp: {flows: 16}}}`)})
+				var group sync.WaitGroup
+				for i, timeout := range test.timeouts {
+					req := request(t, p, flowTarget+":80", "flows")
+					req.Timeout = timeout
+					group.Go(func() {
+						r, err := p.Probe(t.Context(), req)
+						checkFlows(t, r, err, 16)
+						if err == nil && r.Request.Timeout != test.applied[i] || req.Timeout != timeout {
+							t.Errorf("the probe with the timeout %v reports %v, want %v",
+								timeout, r.Request.Timeout, test.applied[i])
+						}
+					})
+					if i == 0 {
+						network.Await(16)
+					}
+				}
+				group.Wait()
+				if n, _ := firstSYNs(network); n != test.syns {
+					t.Errorf("%d SYNs were sent for two probes with the timeouts %v, want %d",
+						n, test.timeouts, test.syns)
+				}
+			})
 		}
 	})
 }
 
-func probeWithTimeouts(t *testing.T, engine *shaker.Config, timeouts []time.Duration) {
-	network := newFlowNetwork(t, 0)
-	p := newEngineProber(t, engine, Options{Config: parse(t,
-		`modules: {flows: {prober: tcp, timeout: 1m, tcp: {flows: 16}}}`)})
-	var group sync.WaitGroup
-	for i, timeout := range timeouts {
-		req := request(t, p, flowTarget+":80", "flows")
-		req.Timeout = timeout
-		group.Go(func() {
-			r, err := p.Probe(t.Context(), req)
-			checkFlows(t, r, err, 16)
-			if applied := slices.Min(timeouts); err == nil && r.Request.Timeout != applied || req.Timeout != timeout {
-				t.Errorf("the probe with the timeout %v reports %v, want %v", timeout, r.Request.Timeout, applied)
+// A probe whose timeout is too short for the target, and whose caller may be gone already, does not make a probe with a
+// longer timeout fail.
+func TestFlowsOfAShorterProbe(t *testing.T) {
+	const after, short = 800 * time.Millisecond, 400 * time.Millisecond
+	for name, patience := range map[string]time.Duration{"waits": time.Minute, "is gone": 50 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			network := simnet.NewNetwork(t)
+			network.At(flowTarget, simnet.SYNACK().After(after))
+			p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 8s, tcp: {flows: 4}}}`)})
+			var group sync.WaitGroup
+			group.Go(func() {
+				r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+				if err != nil || !r.Success() {
+					t.Errorf("the probe with a timeout of 8s = %+v, error %v, want open after %v", r, err, after)
+				}
+			})
+			network.Await(4)
+			req := request(t, p, flowTarget+":80", "flows")
+			req.Timeout = short
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			r, err := p.Probe(ctx, req)
+			if gone := patience < short; gone != (err != nil) || !gone && r.Result != "timeout" {
+				t.Errorf("the probe with a timeout of %v, whose caller %s, is %+v, error %v", short, name, r, err)
+			}
+			group.Wait()
+			if n, _ := firstSYNs(network); patience < short && n != 4 {
+				t.Errorf("%d SYNs were sent, want 4: the caller of the shorter probe was gone before its deadline", n)
 			}
 		})
-		if i == 0 {
-			network.Await(16)
+	}
+}
+
+// Once another probe has ended its handshakes too early, a probe is not shortened again so that it would lack the time
+// for a reply.
+func TestFlowsOfManyShorterProbes(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At(flowTarget, simnet.SYNACK().After(800*time.Millisecond))
+	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 8s, tcp: {flows: 4}}}`)})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+		if err != nil || !r.Success() {
+			t.Errorf("the probe with a timeout of 8s = %+v, error %v, want open", r, err)
+		}
+	}()
+	network.Await(4)
+	for {
+		req := request(t, p, flowTarget+":80", "flows")
+		req.Timeout = 400 * time.Millisecond
+		p.Probe(t.Context(), req)
+		select {
+		case <-done:
+			return
+		default:
 		}
 	}
+}
+
+// The port of a flow is free only after some time, and the target takes long to answer. A shorter probe, which cannot
+// wait for the reply from this port, has no verdict, and neither of them has a wrong one.
+func TestShorterProbeOfABusyPort(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	open, silent := network.Hidden(simnet.SYNACK().After(900*time.Millisecond)), network.Hidden()
+	var freed atomic.Bool
+	network.At(flowTarget).Over(func(syn simnet.Segment) *simnet.Host {
+		if syn.Src.Port() == 20000 && !freed.Load() {
+			return silent
+		}
+		return open
+	})
+	other, err := shaker.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	p := newProber(t, Options{Config: parse(t,
+		`modules: {flows: {prober: tcp, timeout: 12s, tcp: {flows: 4, source_ports: 20000-20003}}}`)})
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() {
+		other.Shake(ctx, netip.MustParseAddrPort(flowTarget+":80"),
+			&shaker.Options{SourcePort: 20000, Timeout: time.Minute})
+	})
+	sent := func(n int) {
+		lab.Eventually(t, "SYNs are sent", func() bool { sent, _ := firstSYNs(network); return sent >= n })
+	}
+	sent(1)
+	group.Go(func() {
+		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+		if err != nil || !r.Success() || len(r.Flows) != 4 {
+			t.Errorf("the longer probe = %+v, error %v, want 4 open flows", r, err)
+		}
+	})
+	sent(4)
+	time.AfterFunc(900*time.Millisecond, func() { freed.Store(true); cancel() })
+	req := request(t, p, flowTarget+":80", "flows")
+	req.Timeout = 1600 * time.Millisecond
+	r, err := p.Probe(t.Context(), req)
+	if err == nil || !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "port 20000") {
+		t.Errorf("the shorter probe = %+v, error %v, want EADDRNOTAVAIL about port 20000", r, err)
+	}
 	group.Wait()
-	if n, _ := firstSYNs(network); n != 16 {
-		t.Errorf("%d SYNs were sent for two probes with the timeouts %v, want 16", n, timeouts)
+}
+
+// Name resolution leaves a probe too little time. Its result is dns_timeout, and that of a probe at the same time which
+// needs no name resolution is the target's, whichever of the two has begun the handshakes.
+func TestFlowsOfASlowName(t *testing.T) {
+	const took = 1200 * time.Millisecond
+	for _, order := range []string{"alone", "first", "second"} {
+		t.Run(order, func(t *testing.T) {
+			network := newFlowNetwork(t, 0)
+			p := newProber(t, Options{Config: parse(t,
+				`modules: {flows: {prober: tcp, timeout: 2s, tcp: {flows: 16}}}`)})
+			var group sync.WaitGroup
+			slow := func() {
+				r := &running{prober: p, lookup: &lookup{asked: true}, Report: &Report{
+					Request: request(t, p, flowTarget+":80", "flows"), Start: time.Now().Add(-took)}}
+				r.Resolution.Took = took
+				group.Go(func() {
+					defer r.leaveAll()
+					var v Verdict
+					err := r.shake(t.Context(), netip.MustParseAddr(flowTarget), &v)
+					if err != nil || v.Result != "dns_timeout" {
+						t.Errorf("a probe whose name resolution took %v of 2s, %s: %s, error %v, want dns_timeout",
+							took, order, v.Result, err)
+					}
+				})
+			}
+			quick := func() {
+				group.Go(func() {
+					r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+					checkFlows(t, r, err, 16)
+				})
+			}
+			switch order {
+			case "alone":
+				slow()
+			case "first":
+				slow()
+				network.Await(16)
+				quick()
+			case "second":
+				quick()
+				network.Await(16)
+				slow()
+			}
+			group.Wait()
+		})
+	}
+}
+
+// Reports about different flows of an address do not share a path.
+func TestPathsOfOtherFlows(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At(flowTarget, simnet.SYNACK()).Behind("198.51.100.1", "198.51.100.2")
+	p := newProber(t, Options{Config: parse(t,
+		`modules: {flows: {prober: tcp, timeout: 2s, tcp: {flows: 4, path: on_failure}}}`)})
+	r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reports := make([]Report, 2)
+	var group sync.WaitGroup
+	for i := range reports {
+		reports[i] = *r
+		flows := slices.Clone(r.Flows)
+		flows[i].Result, flows[i].Handshake.Outcome = "timeout", shaker.Timeout
+		reports[i].Verdict = r.VerdictOf(flows)
+		group.Go(func() { p.TracePath(t.Context(), &reports[i]) })
+	}
+	group.Wait()
+	for i := range reports {
+		r := &reports[i]
+		if r.Path == nil || r.Path.Hops[0].Local != r.Handshake.Local {
+			t.Errorf("the flow from %v has the path %+v, error %v, want hops traced from its port",
+				r.Handshake.Local, r.Path, r.PathErr)
+		}
+	}
+}
+
+// Traces of all flows have no time limit. Several targets of one address wait for each other, and each probe counts its
+// handshakes.
+func TestTracesOfOneAddress(t *testing.T) {
+	newFlowNetwork(t, 0)
+	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 1s, tcp: {flows: 16}}}`)})
+	var group sync.WaitGroup
+	var counts [2]atomic.Int64
+	for i := range counts {
+		group.Go(func() {
+			for range 2 {
+				req := request(t, p, flowTarget+":80", "flows")
+				req.CountSent(&counts[i])
+				req.TraceFlows(func(int, int) {})
+				r, err := p.Probe(t.Context(), req)
+				checkFlows(t, r, err, 16)
+				if err == nil && (len(r.FlowPaths) != 16 || r.At > 2*time.Second) {
+					t.Errorf("%d paths, verdict after %v, want 16 paths, and no wait for other traces in the time",
+						len(r.FlowPaths), r.At)
+				}
+			}
+		})
+	}
+	group.Wait()
+	for i := range counts {
+		if n := counts[i].Load(); n != 32 {
+			t.Errorf("two probes with 16 flows have counted %d SYNs, want 32", n)
+		}
 	}
 }
 

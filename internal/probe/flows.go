@@ -1,14 +1,8 @@
 package probe
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
-	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -19,67 +13,6 @@ import (
 type Flow struct {
 	Port uint16 // of this host
 	Verdict
-}
-
-// performFlows performs a handshake with an address from each port, until the end of the context at the latest. The
-// verdict is the worst one. A flow whose port another program has is left out. If all are, or if this host could not
-// perform one of the others, there is no verdict.
-func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shaker.PortRange, v *Verdict) error {
-	flows := make([]Flow, r.Module.TCP.Flows)
-	busy := make([]error, len(flows))
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var shaking sync.WaitGroup
-	var failed sync.Once
-	var fault error // the first one is the cause of the others
-	for i := range flows {
-		flows[i].Port = ports.First + uint16(i)
-		shaking.Go(func() {
-			err := r.shakeFlow(ctx, addr, flows[i].Port, &flows[i].Verdict)
-			if errors.Is(err, syscall.EADDRINUSE) {
-				busy[i] = err
-			} else if err != nil {
-				failed.Do(func() { fault = fmt.Errorf("flow from port %d: %w", flows[i].Port, err) })
-				cancel()
-			}
-		})
-	}
-	shaking.Wait()
-	if fault != nil {
-		return fault
-	}
-	var performed []Flow
-	for i := range flows {
-		if busy[i] == nil {
-			performed = append(performed, flows[i])
-		}
-	}
-	if performed == nil {
-		return fmt.Errorf("all ports of the flows, %v, are in use by other programs, or reserved by an exporter of "+
-			"another user, want other source ports: %w", ports, busy[0])
-	}
-	*v = r.VerdictOf(performed)
-	return nil
-}
-
-// busyWait is how long a probe waits before it tries again to use a port that another handshake with the address has.
-const busyWait = 20 * time.Millisecond
-
-// shakeFlow is shakeFrom for a flow. Another process may have a handshake with the address from the same port, such as
-// the command line beside an exporter. The probe waits for the port for as long as the handshake would still have the
-// time that it needs.
-func (r *running) shakeFlow(ctx context.Context, addr netip.Addr, port uint16, v *Verdict) error {
-	for {
-		err := r.shakeFrom(ctx, addr, port, v)
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) || time.Until(r.deadline())-busyWait < needed(r.budget()) {
-			return err
-		}
-		select {
-		case <-time.After(busyWait):
-		case <-ctx.Done():
-			return err
-		}
-	}
 }
 
 // VerdictOf returns the verdict about an address, given those of its flows, at least one: the worst one.

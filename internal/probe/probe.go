@@ -56,7 +56,7 @@ type running struct {
 	addrs  []netip.Addr // addresses to probe, as far as they are known
 	denied []netip.Addr // the other addresses of the name that the policy does not permit
 
-	flights []*flight // in which the probe takes part; guarded by the mutex of the Prober's flights
+	seats []*seat // in flights; guarded by the mutex of the Prober's flights
 }
 
 // run resolves the name and performs the handshakes.
@@ -213,11 +213,10 @@ func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) error 
 	if r.Module.TCP.Flows > 0 {
 		return r.shakeFlows(ctx, addr, v)
 	}
-	return r.shakeFrom(ctx, addr, 0, v)
+	return r.shakeOnce(ctx, addr, v)
 }
 
-// shakeFrom performs a handshake with an address, from a local port unless it is 0. The verdict is undefined if there
-// is an error.
+// shakeOnce performs one handshake with an address. The verdict is undefined if there is an error.
 //
 // The caller provides the memory of the verdict, because a copy of it would enlarge the stack of the goroutine that
 // waits for the target.
@@ -225,34 +224,51 @@ func (r *running) shake(ctx context.Context, addr netip.Addr, v *Verdict) error 
 // Silence is a verdict about the target only if the handshake had the time that it needs. If it had less, or
 // nothing at all, the verdict is about the DNS servers, provided that name resolution took most of the missing time.
 // Otherwise this host was late, and there is no verdict.
-func (r *running) shakeFrom(ctx context.Context, addr netip.Addr, port uint16, v *Verdict) (err error) {
+func (r *running) shakeOnce(ctx context.Context, addr netip.Addr, v *Verdict) (err error) {
 	target := netip.AddrPortFrom(addr, r.Port)
 	left := time.Until(r.deadline())
 	options := r.Module.Options()
-	options.Timeout, options.SourcePort = max(1, left), port
+	options.Timeout = max(1, left)
 	v.Handshake, err = r.countedShake(ctx, target, &options)
 	v.At = time.Since(r.Start)
-	missing := r.budget() // no SYN was sent
+	waited := time.Duration(0) // no SYN was sent
 	if v.Handshake.Outcome == shaker.Timeout && left < needed(r.budget()) {
 		err = fmt.Errorf("shake %v: %w", target, shaker.ErrUnsent)
-		missing -= left
+		waited = left
 	}
-	switch {
-	case errors.Is(err, syscall.EAFNOSUPPORT):
-		// This kernel lacks the IP version, which is no other verdict than that of a kernel that has it disabled.
-		v.Handshake = shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EAFNOSUPPORT, Peer: target}
-	case errors.Is(err, shaker.ErrUnsent) && r.lookup != nil && r.lookup.asked && r.Resolution.Took > missing/2:
+	if err = withoutVersion(&v.Handshake, target, err); r.tookTooLong(err, waited, v) {
 		v.Handshake.Peer = target
-		v.Result = config.DNSTimeout
-		v.Err = fmt.Errorf("name resolution took %v of %v, which left the target too little time to answer",
-			r.Resolution.Took.Round(time.Millisecond), r.budget())
 		return nil
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	v.Result = v.Handshake.Outcome.String()
 	v.Errno = shaker.ErrnoName(v.Handshake.Errno)
 	return nil
+}
+
+// withoutVersion makes the error that this kernel lacks the IP version of the target a result, which is no other one
+// than that of a kernel that has the version disabled.
+func withoutVersion(h *shaker.Result, target netip.AddrPort, err error) error {
+	if !errors.Is(err, syscall.EAFNOSUPPORT) {
+		return err
+	}
+	*h = shaker.Result{Outcome: shaker.Unreachable, Errno: syscall.EAFNOSUPPORT, Peer: target}
+	return nil
+}
+
+// tookTooLong makes the verdict one about the DNS servers if an error means that a handshake had too little time, and
+// name resolution took most of what was missing. The handshake had so much time.
+func (r *running) tookTooLong(err error, had time.Duration, v *Verdict) bool {
+	if !errors.Is(err, shaker.ErrUnsent) || r.lookup == nil || !r.lookup.asked ||
+		r.Resolution.Took <= (r.budget()-had)/2 {
+		return false
+	}
+	v.Result = config.DNSTimeout
+	v.Err = fmt.Errorf("name resolution took %v of %v, which left the target too little time to answer",
+		r.Resolution.Took.Round(time.Millisecond), r.budget())
+	return true
 }
 
 // shakeAll performs handshakes with all addresses at the same time. If this host could not probe one of
