@@ -3,6 +3,7 @@ package probe
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
@@ -13,6 +14,10 @@ import (
 type Flow struct {
 	Port uint16 // of this host
 	Verdict
+
+	// Sent is when the SYN was sent if the result was known before the probe, see [Request.ReuseFlows]. Otherwise it is
+	// zero.
+	Sent time.Time
 }
 
 // VerdictOf returns the verdict about an address, given those of its flows, at least one: the worst one.

@@ -26,6 +26,10 @@ type flows struct {
 	failing uint64 // those that failed after the last handshake
 	told    uint64 // those that failed at the last call of Options.Changed
 
+	// previous is what was known about the previous address, until each flow has a result with the present one. nil if
+	// there is no previous address.
+	previous *probe.Report
+
 	since   int            // handshakes completed since failing changed
 	parting *probe.Parting // for the path of the present failure, nil if there is none
 }
@@ -55,7 +59,7 @@ func (f *flows) forget(now moment) {
 	for i := range f.all {
 		f.all[i].last, f.all[i].sent = shaker.Result{}, now
 	}
-	f.parting = nil
+	f.parting, f.failing, f.since = nil, 0, 0
 }
 
 // of returns the flow with a port, nil if there is none.
@@ -77,6 +81,9 @@ func (t *target) addToFlow(r *shaker.Repeated, sent moment) (current bool) {
 	flow.counts[r.Result.Outcome]++
 	if current = sent >= flow.sent; current {
 		flow.last, flow.sent, flow.completed = r.Result, sent, t.watcher.now()
+	}
+	if t.knowsFlows() {
+		t.flows.previous = nil
 	}
 	t.flows.since++
 	if failing := t.failingFlows(); failing != t.flows.failing {
@@ -140,13 +147,53 @@ func (t *target) hasSettled() bool {
 	return t.flows != nil && t.flows.failing != t.flows.told && t.flows.since >= len(t.flows.all)
 }
 
+// knowsFlows reports whether each flow has a result, except those whose ports other programs have. A part of the flows
+// does not decide that the target succeeds. The caller holds mu.
+func (t *target) knowsFlows() bool {
+	return !slices.ContainsFunc(t.flows.all, func(f flow) bool {
+		return f.last.Outcome == 0 && !errors.Is(f.fault, syscall.EADDRINUSE)
+	})
+}
+
+// startFlows notes the results of the first probe. Those that were known before the probe are not counted: other
+// targets have had these handshakes. The caller holds mu.
+func (t *target) startFlows(report *probe.Report) {
+	for i := range t.flows.all {
+		t.flows.all[i].fault = syscall.EADDRINUSE // unless the probe has performed it
+	}
+	t.flows.previous = nil
+	for _, f := range report.Flows {
+		flow := t.flows.of(f.Port)
+		if flow == nil {
+			continue
+		}
+		flow.fault = nil
+		if f.Sent.IsZero() {
+			t.add(&shaker.Repeated{Result: f.Handshake, Sent: sentAt(report, &f.Verdict), SourcePort: f.Port})
+			continue
+		}
+		sent := t.watcher.at(f.Sent)
+		flow.last, flow.sent, flow.completed = f.Handshake, sent, sent+moment(f.Handshake.Waited)
+		t.completed = max(t.completed, flow.completed)
+		if sent >= t.sent {
+			t.last, t.sent = f.Handshake, sent
+		}
+		t.flows.failing = t.failingFlows()
+		t.found(t.present(&f.Handshake), sent)
+	}
+}
+
+// sentAt returns when the SYN of a handshake of a probe was sent.
+func sentAt(report *probe.Report, v *probe.Verdict) time.Time {
+	return report.Start.Add(max(0, v.At-v.Handshake.Waited))
+}
+
 // currentFlows returns the last results of all flows that count. The caller holds mu.
 func (t *target) currentFlows(resolution *probe.Resolution) (all []probe.Flow) {
 	for i := range t.flows.all {
 		f := &t.flows.all[i]
 		if t.isCurrent(f) {
-			all = append(all, probe.Flow{
-				Port: t.flows.ports.First + uint16(i), Verdict: verdictOf(&f.last, resolution)})
+			all = append(all, probe.Flow{Port: t.flows.ports.First + uint16(i), Verdict: verdictOf(&f.last, resolution)})
 		}
 	}
 	return all

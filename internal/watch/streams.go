@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
@@ -29,7 +30,10 @@ type stream struct {
 	key        streamKey
 	name       string // of the module
 	repetition *shaker.Repetition
-	targets    []*target // guarded by the mutex of the streams; never changed, but replaced
+
+	// Guarded by the mutex of the streams
+	targets []*target     // never changed, but replaced
+	ending  chan struct{} // closed when the handshakes have ended; nil while there are targets
 }
 
 // join lets a target get the results of the handshakes with an address, which begin if it is the first target.
@@ -38,6 +42,12 @@ func (all *streams) join(t *target, peer netip.AddrPort, schedule *shaker.Schedu
 	defer all.mu.Unlock()
 	key := streamKey{module: t.Module, peer: peer}
 	s := all.all[key]
+	for s != nil && s.ending != nil { // until then it uses the ports
+		all.mu.Unlock()
+		<-s.ending
+		all.mu.Lock()
+		s = all.all[key]
+	}
 	if s == nil {
 		s = &stream{watcher: t.watcher, key: key, name: t.Key.Module}
 		var err error
@@ -55,18 +65,23 @@ func (all *streams) join(t *target, peer netip.AddrPort, schedule *shaker.Schedu
 
 // leave undoes join. The handshakes end with the last target.
 func (all *streams) leave(s *stream, t *target) {
-	if all.remove(s, t) {
-		s.repetition.Stop()
+	if !all.remove(s, t) {
+		return
 	}
+	s.repetition.Stop()
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	delete(all.all, s.key)
+	close(s.ending)
 }
 
-// remove removes a target from a stream. last reports whether there is no other one.
+// remove removes a target from a stream. last reports whether there is no other one: then the stream is ending.
 func (all *streams) remove(s *stream, t *target) (last bool) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	s.targets = slices.DeleteFunc(slices.Clone(s.targets), func(other *target) bool { return other == t })
 	if last = len(s.targets) == 0; last {
-		delete(all.all, s.key)
+		s.ending = make(chan struct{})
 	}
 	return last
 }
@@ -106,7 +121,7 @@ func (w *Watcher) knownFlows(req *probe.Request) probe.KnownFlows {
 	}
 }
 
-// knownFlows returns the last results of the flows of a stream, nil if the target does not know them.
+// knownFlows returns the last results of the flows of a stream, nil if the target does not know all of them.
 func (t *target) knownFlows(key streamKey) ([]probe.Flow, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,5 +131,12 @@ func (t *target) knownFlows(key streamKey) ([]probe.Flow, error) {
 	if err := t.stale(); err != nil {
 		return nil, err
 	}
-	return t.currentFlows(&probe.Resolution{}), nil
+	if !t.knowsFlows() {
+		return nil, nil
+	}
+	flows := t.currentFlows(&probe.Resolution{})
+	for i := range flows {
+		flows[i].Sent = t.watcher.started.Add(time.Duration(t.flows.of(flows[i].Port).sent))
+	}
+	return flows, nil
 }

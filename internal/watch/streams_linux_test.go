@@ -12,6 +12,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
@@ -113,6 +114,89 @@ func TestNameJoinsAnAddress(t *testing.T) {
 	defer b.watcher.streams.mu.Unlock()
 	if n := len(b.watcher.streams.all); n != 1 {
 		t.Errorf("%d streams, want 1: the previous one has no target", n)
+	}
+}
+
+// A name that gets another address is not open before each flow has a result with this address, and a target that has the
+// same address does not use a part of the results.
+func TestPartlyKnownFlows(t *testing.T) {
+	const text = `
+modules:
+  flows:
+    prober: tcp
+    timeout: 400ms
+    watch: {interval: 500ms}
+    tcp: {flows: 8, preferred_ip_protocol: ip4}
+`
+	const address, name = "10.0.2.1", "host.example:80"
+	for _, before := range []string{"10.0.0.1", "10.0.1.1"} { // open, closed
+		t.Run(before, func(t *testing.T) {
+			b := newBench(t, text, 0, Options{})
+			open, silent := b.network.Hidden(simnet.SYNACK()), b.network.Hidden()
+			b.network.At(address).Over(func(syn simnet.Segment) *simnet.Host {
+				if syn.Src.Port()%4 == 3 {
+					return silent
+				}
+				return open
+			})
+			b.answerDNS(simnet.Names{"host.example": {before}})
+			first := b.scrape(name, "flows")
+			b.answerDNS(simnet.Names{"host.example": {address}})
+			b.resolve()
+			asked := false
+			lab.Eventually(t, "each flow has a result with the new address", func() bool {
+				a := b.scrape(name, "flows")
+				peer := a.Handshake.Peer.Addr().String()
+				if peer == address && a.Success() || peer == before && a.Result != first.Result {
+					t.Fatalf("the scrape is about %s: %s with %d flows, want %s of %s, or a failure of %s",
+						peer, a.Result, len(a.Flows), first.Result, before, address)
+				}
+				known := b.target(name, "flows").knownOf(address)
+				if known > 0 && known < 8 && !asked {
+					asked = true
+					if other := b.scrape(address+":80", "flows"); other.Success() || len(other.Flows) != 8 {
+						t.Fatalf("while %d of 8 flows are known, the first scrape of another target of the address: "+
+							"%s with %d flows, want a failure with 8", known, other.Result, len(other.Flows))
+					}
+				}
+				return known == 8
+			})
+			if !asked {
+				t.Error("the other target was not scraped while a part of the flows was known")
+			}
+		})
+	}
+}
+
+// knownOf returns how many flows have a result with an address.
+func (t *target) knownOf(address string) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range t.currentFlows(&probe.Resolution{}) {
+		if f.Handshake.Peer.Addr().String() == address {
+			n++
+		}
+	}
+	return n
+}
+
+// A target uses the results of another one that has the same address. It has not had these handshakes, and does not
+// count them.
+func TestReusedResultsAreNotCounted(t *testing.T) {
+	b := newBench(t, strings.Replace(silentConfig, "interval: 100ms", "interval: 1m", 1), 0, Options{})
+	const address = "10.0.2.1"
+	b.partlySilent(address)
+	b.answerDNS(simnet.Names{"one.example": {address}})
+	first := b.scrape("one.example:80", "flows")
+	other := b.scrape(address+":80", "flows")
+	if len(other.Flows) != 4 || other.Result != first.Result {
+		t.Errorf("the second target: %s with %d flows, want %s with 4", other.Result, len(other.Flows), first.Result)
+	}
+	if n := other.Watch.total(""); n != 0 || leastOf(other.Watch.Flows) != 0 {
+		t.Errorf("the second target has counted %d handshakes, by flow %+v, want none", n, other.Watch.Flows)
+	}
+	if d := other.Watch.LastHandshake.Sub(first.Watch.LastHandshake).Abs(); d > time.Millisecond {
+		t.Errorf("the last handshake of the second target is %v after that of the first one, want the same", d)
 	}
 }
 

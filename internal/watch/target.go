@@ -137,16 +137,10 @@ func (t *target) begin(report *probe.Report) error {
 	if t.registered == 0 {
 		t.registered = report.Start.UnixNano()
 	}
-	performed := report.Flows
-	if performed == nil {
-		performed = []probe.Flow{{Verdict: report.Verdict}}
-	}
-	for _, f := range performed {
-		t.add(&shaker.Repeated{
-			Result:     f.Handshake,
-			Sent:       report.Start.Add(max(0, f.At-f.Handshake.Waited)),
-			SourcePort: f.Port,
-		})
+	if report.Flows != nil {
+		t.startFlows(report)
+	} else {
+		t.add(&shaker.Repeated{Result: report.Handshake, Sent: sentAt(report, &report.Verdict)})
 	}
 	t.unrecorded = false // the caller of Scrape adds this one to the history
 	t.failing = t.isFailing()
@@ -197,6 +191,10 @@ func (t *target) repeatFlows(peer netip.AddrPort, schedule *shaker.Schedule) (er
 		return err
 	}
 	since := moment(0) // the results of the probe that follows were sent before now
+	var previous *probe.Report
+	if t.flows != nil {
+		previous = t.report(t.request())
+	}
 	if t.repetition != nil {
 		t.pause()
 		since = t.watcher.now()
@@ -205,6 +203,7 @@ func (t *target) repeatFlows(peer netip.AddrPort, schedule *shaker.Schedule) (er
 		t.flows = newFlows(schedule.SourcePorts)
 	}
 	t.flows.forget(since)
+	t.flows.previous = previous
 	t.flows.stream, t.flows.before, t.flows.begun = s, s.repetition.Skipped(), t.watcher.now()
 	t.repetition = s.repetition
 	return nil
@@ -534,6 +533,11 @@ func (t *target) report(req *probe.Request) *probe.Report {
 			Request: req, Start: time.Now(), Duration: resolution.Took, Resolution: resolution, Verdict: *gone,
 		}
 	}
+	if p := t.previous(); p != nil {
+		r := *p
+		r.Request = req
+		return &r
+	}
 	r := t.reportOf(req, &t.last, t.watcher.onWallClock(t.sent))
 	if t.flows != nil {
 		t.addFlows(r)
@@ -542,6 +546,15 @@ func (t *target) report(req *probe.Request) *probe.Report {
 		r.Path, r.PathErr = t.failure.path, t.failure.pathErr
 	}
 	return r
+}
+
+// previous returns what was known about the previous address of a name as long as it is not known whether the present
+// one fails, nil if that is known. Its caller holds mu.
+func (t *target) previous() *probe.Report {
+	if t.flows == nil || t.flows.failing != 0 {
+		return nil
+	}
+	return t.flows.previous
 }
 
 // reportOf returns the report of a handshake whose SYN was sent at the given time on the wall clock, without a path.
