@@ -18,6 +18,40 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
+// --flows has the first of the reserved ports, whatever place the configuration gives to the flows of the module: behind
+// that place, too few ports may be left.
+func TestFlowPortsOfAFlag(t *testing.T) {
+	lab.Need(t)
+	engine, err := shaker.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	conf, _, err := config.Parse("test.yml", []byte(`
+modules:
+  a: {prober: tcp, tcp: {flows: 62}}
+  b: {prober: tcp, tcp: {flows: 2}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
+	first := conf.Modules["a"]
+	reserved, err := prober.FlowPorts(&first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := probeFlags{flows: 16}
+	request, err := flags.request(conf, "192.0.2.1:443", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ports, err := prober.FlowPorts(&request.Module)
+	if want := (shaker.PortRange{First: reserved.First, Last: reserved.First + 15}); err != nil || ports != want {
+		t.Errorf("16 flows of a module with 2, behind one with 62, have the ports %v, error %v, want %v", ports, err, want)
+	}
+}
+
 // One member of eight drops what it should forward. The command says which flows fail, and that only they pass that
 // member, and counts the loss of each flow.
 func TestFlowsOfBrokenMember(t *testing.T) {

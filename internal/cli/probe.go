@@ -150,6 +150,25 @@ func (f *probeFlags) checkFlows(module *config.TCP) error {
 	return nil
 }
 
+// request returns a request to probe a target with a module, which the flags may change.
+func (f *probeFlags) request(conf *config.Config, target, module string) (*probe.Request, error) {
+	r, err := probe.NewRequest(conf, target, module)
+	if err != nil {
+		return nil, err
+	}
+	if f.timeout > 0 {
+		r.Timeout = f.timeout
+	}
+	if f.flows > 0 {
+		// The place after those of other modules is only for as many flows as the module has.
+		r.Module.TCP.Flows, r.Module.TCP.FlowsBefore = uint8(f.flows), 0
+	}
+	if f.ports != (sourcePorts{}) {
+		r.Module.TCP.SourcePorts = shaker.PortRange(f.ports)
+	}
+	return r, nil
+}
+
 // Run probes the targets with the modules in a configuration file, or with the built-in modules if
 // configFile is "", until it has performed as many probes as requested or SIGINT or SIGTERM arrives. It
 // returns the exit status of the program.
@@ -176,18 +195,9 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 	}
 	var all []*target
 	for _, text := range c.flags.targets {
-		request, err := probe.NewRequest(conf, text, module)
+		request, err := c.flags.request(conf, text, module)
 		if err != nil {
 			return fail(c.name, statusUsage, err)
-		}
-		if c.flags.timeout > 0 {
-			request.Timeout = c.flags.timeout
-		}
-		if c.flags.flows > 0 {
-			request.Module.TCP.Flows = uint8(c.flags.flows)
-		}
-		if c.flags.ports != (sourcePorts{}) {
-			request.Module.TCP.SourcePorts = shaker.PortRange(c.flags.ports)
 		}
 		t := &target{ProbeCommand: c, text: text, request: request}
 		request.CountSent(&t.tally.sent)
