@@ -19,8 +19,8 @@ type Flows struct {
 	// Each has the results, in the order of the ports. The history keeps it only for the latest record of a target.
 	Each []Flow
 
-	// Traced reports whether the paths of a flow that fails and of one that does not are known. Shared is then the
-	// last hop on both, and Parted the first one that only the failing flow has. Each is zero if there is none.
+	// Traced reports whether the paths of flows that fail and of flows that do not are known. Shared is then the last
+	// hop that both kinds pass, and Parted the one at or behind which flows fail. Each is zero if there is none.
 	Traced         bool
 	Shared, Parted Hop
 

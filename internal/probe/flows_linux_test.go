@@ -128,14 +128,15 @@ func TestFlowDroppedByThisHost(t *testing.T) {
 func TestTooManyFlows(t *testing.T) {
 	p := newProber(t, Options{MaxInFlight: 8, Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16}}}`)})
 	r, err := p.Probe(t.Context(), request(t, p, "127.0.0.1:80", "flows"))
-	if !errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "16 flows") {
+	if !errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "16 flows, the limit is 8: want fewer") {
 		t.Errorf("the probe of 16 flows with a limit of 8 is %+v, error %v, want ErrInFlight and the number", r, err)
 	}
 	p = newProber(t, Options{MaxInFlight: 40, DialDNS: simnet.NewDNS(t, simnet.Names{
 		"host.example": {"192.0.2.1", "192.0.2.2", "192.0.2.3"},
 	}), Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16, addresses: all}}}`)})
 	r, err = p.Probe(t.Context(), request(t, p, "host.example:80", "flows"))
-	if !errors.Is(err, ErrAddresses) || !strings.Contains(err.Error(), "has 3, the limit is 2") {
+	if !errors.Is(err, ErrAddresses) ||
+		!strings.Contains(err.Error(), "has 3, the limit is 2 (--probe.max-in-flight is 40, and the module has 16 flows") {
 		t.Errorf("the probe of 3 addresses by 16 flows with a limit of 40 is %+v, error %v, want ErrAddresses", r, err)
 	}
 }

@@ -124,6 +124,15 @@ func (p *FlowPath) answers() (n int) {
 	return n
 }
 
+// isBetter reports whether the trace shows more of the path than another one: it is complete and the other is not, or
+// more hops have answered.
+func (p *FlowPath) isBetter(other *FlowPath) bool {
+	if (p.Err == nil) != (other.Err == nil) {
+		return p.Err == nil
+	}
+	return p.answers() > other.answers()
+}
+
 // routers returns the hops that sent ICMP errors, each router once. An answer in the target's name does not show a
 // hop: a firewall may have sent it.
 func (p *FlowPath) routers() []shaker.Hop {

@@ -137,7 +137,7 @@ func (r *Request) TraceFlows(onFlow func(traced, all int)) {
 }
 
 // traceFlows traces the paths of all flows. The path of a flow is that of the trace with the most answers: routers
-// limit the rate of their ICMP errors.
+// limit the rate of their ICMP errors. A trace that was incomplete counts only if all are.
 func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 	paths := make([]shaker.Path, len(r.Flows))
 	r.FlowPaths = make([]FlowPath, len(r.Flows))
@@ -156,7 +156,7 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 				mu.Lock()
 				defer mu.Unlock()
 				before := r.FlowPaths[i]
-				if before.Port == 0 || found.answers() > before.answers() {
+				if before.Port == 0 || found.isBetter(&before) {
 					paths[i], r.FlowPaths[i] = path, found
 				}
 				r.FlowPaths[i].Counts = AddCounts(before.Counts, found.Counts)

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 	"time"
@@ -54,6 +55,31 @@ func TestWantsPath(t *testing.T) {
 		if got := r.wantsPath(); got != c.local.IsValid() || r.onHop == nil {
 			t.Errorf("wantsPath() after TracePath, sent from %v = %t, OnHop set: %t, want %t, true",
 				c.local, got, r.onHop != nil, c.local.IsValid())
+		}
+	}
+}
+
+// A complete trace shows more than an incomplete one, and otherwise the one with more answers does.
+func TestBetterTrace(t *testing.T) {
+	hops := func(answers int) (hops []shaker.Hop) {
+		for range answers {
+			hops = append(hops, shaker.Hop{From: netip.MustParseAddr("192.0.2.1")})
+		}
+		return hops
+	}
+	ended := context.DeadlineExceeded
+	for _, c := range []struct {
+		name         string
+		found, other FlowPath
+		want         bool
+	}{
+		{name: "more answers", found: FlowPath{Hops: hops(3)}, other: FlowPath{Hops: hops(2)}, want: true},
+		{name: "as many answers", found: FlowPath{Hops: hops(3)}, other: FlowPath{Hops: hops(3)}, want: false},
+		{name: "complete", found: FlowPath{Hops: hops(2)}, other: FlowPath{Hops: hops(3), Err: ended}, want: true},
+		{name: "incomplete", found: FlowPath{Hops: hops(3), Err: ended}, other: FlowPath{Hops: hops(2)}, want: false},
+	} {
+		if got := c.found.isBetter(&c.other); got != c.want {
+			t.Errorf("isBetter, %s = %t, want %t", c.name, got, c.want)
 		}
 	}
 }

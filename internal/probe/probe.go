@@ -277,8 +277,11 @@ func (r *running) shakeAll(ctx context.Context) error {
 	slices.SortFunc(r.addrs, netip.Addr.Compare)
 	addrs := slices.Compact(r.addrs)
 	limit, by := MaxAddresses, "the maximum for addresses: all"
-	if most := r.prober.options.MaxInFlight / max(1, int(r.Module.TCP.Flows)); 0 < most && most < limit {
-		limit, by = most, "--probe.max-in-flight"
+	if most, flows := r.prober.options.MaxInFlight, int(r.Module.TCP.Flows); 0 < most && most/max(1, flows) < limit {
+		limit, by = most/max(1, flows), "--probe.max-in-flight"
+		if flows > 0 {
+			by = fmt.Sprintf("--probe.max-in-flight is %d, and the module has %d flows for each address", most, flows)
+		}
 	}
 	if len(addrs) > limit {
 		return fmt.Errorf("%w: %s has %d, the limit is %d (%s)", ErrAddresses, r.Name, len(addrs), limit, by)

@@ -904,7 +904,7 @@ func (g *grafana) targetProblems(d *board) (problems []string) {
 		{title: "RTT per flow", query: 0, instance: "192.0.2.31:80", labels: "source_port", want: "32704, 32706"},
 		{
 			title: "Where the paths part", query: 0, instance: "192.0.2.31:80", labels: "address flows",
-			want: "198.51.100.1 all, 198.51.100.5 only those that fail",
+			want: "198.51.100.1 all, 198.51.100.5 those that fail",
 		},
 		{
 			title: "ICMP errors", query: 0, instance: "192.0.2.5:80", labels: "from icmp icmp_type icmp_code",
