@@ -26,8 +26,7 @@ import (
 // time. Each probe has its own name resolution and judges the results on its own: that a flow is silent is a verdict
 // only if it was silent for as long as this probe needs. If another probe with a shorter timeout has ended the
 // handshakes before, the probe begins a second flight, keeps the replies of the first one, and adds up the times
-// without a reply. The second flight is not
-// shortened so that it would not be enough.
+// without a reply. No other probe shortens the second flight so that it would not be enough.
 
 // flights are those in which at least one probe takes part.
 type flights struct {
@@ -79,8 +78,9 @@ type flownFlow struct {
 	begun  time.Time // of the last attempt
 	ended  time.Time // zero while the handshake is running
 	result shaker.Result
-	err    error // why there is no result
-	inUse  error // that another handshake had the port at first, nil if none did
+	silent time.Duration // how much time the handshake had without a reply; 0 if there was one
+	err    error         // why there is no result
+	inUse  error         // that another handshake had the port at first, nil if none did
 }
 
 // A seat is the part of a probe in a flight.
@@ -138,7 +138,7 @@ func (e *endable) Err() error {
 }
 
 // shakeFlows performs a handshake with an address for each flow of the module, or shares those of another probe. The
-// verdict is the worst one.
+// verdict is the worst one. It is undefined if there is an error.
 func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) error {
 	peer := netip.AddrPortFrom(addr, r.Port)
 	if r.known != nil {
@@ -212,7 +212,7 @@ func (r *running) afterFlight(s *seat, flows []flownFlow) *seat {
 			again.replies[f.port] = v
 		case errors.Is(f.err, syscall.EADDRINUSE):
 		default:
-			again.silent[f.port] = f.silence()
+			again.silent[f.port] = f.silent
 		}
 	}
 	return again
@@ -221,14 +221,6 @@ func (r *running) afterFlight(s *seat, flows []flownFlow) *seat {
 // hasReply reports whether the handshake has a result other than silence.
 func (f *flownFlow) hasReply() bool {
 	return f.err == nil && !f.ended.IsZero() && f.result.Outcome != shaker.Timeout
-}
-
-// silence returns for how long there was no reply.
-func (f *flownFlow) silence() time.Duration {
-	if f.err != nil || f.ended.IsZero() {
-		return 0
-	}
-	return f.ended.Sub(f.begun)
 }
 
 // judge returns what the handshakes of a flight mean for the probe: the worst verdict of the flows. A flow whose port
@@ -266,7 +258,7 @@ func (r *running) judgeFlow(s *seat, f *flownFlow, v *Verdict) error {
 		return nil
 	}
 	err := f.err
-	if err == nil && !f.hasReply() && s.silent[f.port]+f.silence() < s.needed {
+	if err == nil && !f.hasReply() && s.silent[f.port]+f.silent < s.needed {
 		if err = f.inUse; err == nil {
 			err = fmt.Errorf("shake %v: %w", s.flight.key.peer, shaker.ErrUnsent)
 		}
@@ -525,6 +517,10 @@ func (p *Prober) fly(f *flight) {
 			p.flights.mu.Lock()
 			defer p.flights.mu.Unlock()
 			flow.result, flow.err, flow.ended = result, err, time.Now()
+			if result.Outcome == shaker.Timeout {
+				// Time after the end does not count: this host was late then, and perhaps before that as well.
+				flow.silent = max(0, min(flow.ended.Sub(flow.begun), f.end().Sub(flow.begun)))
+			}
 			if err != nil && f.fault == nil && ctx.Err() == nil && !errors.Is(err, syscall.EADDRINUSE) {
 				f.fault = fmt.Errorf("flow from port %d: %w", flow.port, err)
 				cancel() // the others are not enough for a verdict

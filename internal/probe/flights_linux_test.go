@@ -490,6 +490,31 @@ func TestPathsOfOtherFlows(t *testing.T) {
 	}
 }
 
+// A trace that waits for the ports of its flows ends with its caller, and says why.
+func TestTraceWhoseCallerIsGone(t *testing.T) {
+	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 4, path: on_failure}}}`)})
+	req := request(t, p, flowTarget+":80", "flows")
+	report := &Report{Request: req, Verdict: Verdict{Handshake: shaker.Result{
+		Outcome: shaker.Timeout, Peer: netip.MustParseAddrPort(flowTarget + ":80")}}}
+	ports, err := p.FlowPorts(&req.Module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := p.flights.forTrace(newFlightKey(report.Handshake.Peer, ports, &req.Module), &req.Module)
+	other.flight.tracing <- struct{}{}
+	gone := errors.New("the caller is gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(gone)
+	p.TracePath(ctx, report)
+	if !errors.Is(report.PathErr, gone) {
+		t.Errorf("a trace whose caller is gone: %v, want %v", report.PathErr, gone)
+	}
+	p.flights.leave(other)
+	if n := p.sharing(); n != 0 {
+		t.Errorf("%d probes take part in flights after the traces, want none", n)
+	}
+}
+
 // Traces of all flows have no time limit. Several targets of one address wait for each other, and each probe counts its
 // handshakes.
 func TestTracesOfOneAddress(t *testing.T) {

@@ -65,9 +65,13 @@ func (all *streams) join(t *target, peer netip.AddrPort, schedule *shaker.Schedu
 
 // leave undoes join. The handshakes end with the last target.
 func (all *streams) leave(s *stream, t *target) {
-	if !all.remove(s, t) {
-		return
+	if all.remove(s, t) {
+		all.end(s)
 	}
+}
+
+// end ends the handshakes of a stream that has no target any more.
+func (all *streams) end(s *stream) {
 	s.repetition.Stop()
 	all.mu.Lock()
 	defer all.mu.Unlock()

@@ -200,6 +200,41 @@ func TestReusedResultsAreNotCounted(t *testing.T) {
 	}
 }
 
+// The handshakes with an address do not begin again before the previous ones have ended, because they use the same ports.
+func TestStreamThatEnds(t *testing.T) {
+	b := newBench(t, silentConfig, 0, Options{})
+	b.scrape(openTarget, "flows")
+	first, all := b.target(openTarget, "flows"), &b.watcher.streams
+	ending := first.flows.stream
+	ports, err := b.prober.FlowPorts(first.Module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schedule := &shaker.Schedule{Interval: time.Second, SourcePorts: ports}
+	if !all.remove(ending, first) {
+		t.Fatal("the stream of one target has another one")
+	}
+	joined := make(chan *stream)
+	go func() {
+		s, err := all.join(first, ending.key.peer, schedule)
+		if err != nil {
+			t.Error(err)
+		}
+		joined <- s
+	}()
+	all.mu.Lock()
+	if s := all.all[ending.key]; s != ending {
+		t.Errorf("before a stream has ended, there is %+v in its place, want itself", s)
+	}
+	all.mu.Unlock()
+	all.end(ending)
+	if s := <-joined; s == ending || all.targetsOf(ending.key) == nil {
+		t.Errorf("after a stream has ended, a target joins %+v, want a new one", s)
+	} else {
+		first.flows.stream, first.repetition = s, s.repetition
+	}
+}
+
 // Another program has a connection with the target from the port of a flow that fails. This is not a reason to leave
 // the flow out: there is no verdict.
 func TestFlowInUseWithTheTarget(t *testing.T) {
