@@ -75,7 +75,6 @@ type flight struct {
 // A flownFlow is the handshake from one port.
 type flownFlow struct {
 	port   uint16
-	begun  time.Time // of the last attempt
 	ended  time.Time // zero while the handshake is running
 	result shaker.Result
 	silent time.Duration // how much time the handshake had without a reply; 0 if there was one
@@ -513,13 +512,13 @@ func (p *Prober) fly(f *flight) {
 	for i := range f.flows {
 		flow := &f.flows[i]
 		shaking.Go(func() {
-			result, err := p.shakeFlow(ctx, f, flow)
+			begun, result, err := p.shakeFlow(ctx, f, flow)
 			p.flights.mu.Lock()
 			defer p.flights.mu.Unlock()
 			flow.result, flow.err, flow.ended = result, err, time.Now()
 			if result.Outcome == shaker.Timeout {
 				// Time after the end does not count: this host was late then, and perhaps before that as well.
-				flow.silent = max(0, min(flow.ended.Sub(flow.begun), f.end().Sub(flow.begun)))
+				flow.silent = max(0, min(flow.ended.Sub(begun), f.end().Sub(begun)))
 			}
 			if err != nil && f.fault == nil && ctx.Err() == nil && !errors.Is(err, syscall.EADDRINUSE) {
 				f.fault = fmt.Errorf("flow from port %d: %w", flow.port, err)
@@ -538,19 +537,21 @@ const busyWait = 20 * time.Millisecond
 
 // shakeFlow performs the handshake of a flow. Another process may have a handshake with the address from the same port,
 // such as the command line beside an exporter. The flight waits for the port for as long as the handshake would still
-// have the time that one of the probes needs.
-func (p *Prober) shakeFlow(ctx context.Context, f *flight, flow *flownFlow) (shaker.Result, error) {
+// have the time that one of the probes needs. begun is when the last attempt has begun.
+func (p *Prober) shakeFlow(ctx context.Context, f *flight, flow *flownFlow) (
+	begun time.Time, result shaker.Result, err error,
+) {
 	for {
-		begun := time.Now()
 		p.flights.mu.Lock()
-		flow.begun, f.sent = begun, begun
+		f.sent = time.Now()
 		p.flights.mu.Unlock()
 		options := f.module.Options()
-		options.Timeout, options.SourcePort = max(1, time.Until(f.limit)), flow.port
-		result, err := p.options.Shaker.Shake(ctx, f.key.peer, &options)
+		begun = time.Now() // after the wait for the mutex
+		options.Timeout, options.SourcePort = max(1, f.limit.Sub(begun)), flow.port
+		result, err = p.options.Shaker.Shake(ctx, f.key.peer, &options)
 		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			err = withoutVersion(&result, f.key.peer, err)
-			return result, err
+			return begun, result, err
 		}
 		p.flights.mu.Lock()
 		flow.inUse = err
@@ -559,12 +560,12 @@ func (p *Prober) shakeFlow(ctx context.Context, f *flight, flow *flownFlow) (sha
 		})
 		p.flights.mu.Unlock()
 		if !canWait {
-			return result, err
+			return begun, result, err
 		}
 		select {
 		case <-time.After(busyWait):
 		case <-ctx.Done():
-			return result, err
+			return begun, result, err
 		}
 	}
 }
