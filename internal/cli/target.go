@@ -84,14 +84,11 @@ func (t *target) print(out *terminal, seq int, report *probe.Report, r *history.
 			flows := probe.DescribeFailedFlows(r.Flows)
 			if report.FlowPaths != nil { // the table has the ports
 				flows = probe.DescribeFlows(r.Flows)
+				if leftOut := probe.DescribeLeftOut(r.Flows); leftOut != "" {
+					flows += "; " + leftOut
+				}
 			}
 			rest += ", " + flows
-			switch busy := int(t.request.Module.TCP.Flows) - r.Flows.Len(); {
-			case busy == 1:
-				rest += ", 1 not probed because its port is in use"
-			case busy > 1:
-				rest += fmt.Sprintf(", %d not probed because their ports are in use", busy)
-			}
 		}
 		if h.ACKSent && t.request.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
 			rest += ", final ACK sent: the application may have seen a connection"

@@ -49,16 +49,21 @@ func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shake
 		return fault
 	}
 	var performed []Flow
+	var leftOut []uint16
 	for i := range flows {
 		if busy[i] == nil {
 			performed = append(performed, flows[i])
+		} else {
+			leftOut = append(leftOut, flows[i].Port)
 		}
 	}
+	r.prober.leftOut.set(newFlowSet(r.ModuleName, addr), leftOut)
 	if performed == nil {
 		return fmt.Errorf("all ports of the flows, %v, are in use by other programs, or reserved by an exporter of "+
 			"another user, want other source ports: %w", ports, busy[0])
 	}
 	*v = r.VerdictOf(performed)
+	v.LeftOut = leftOut
 	return nil
 }
 

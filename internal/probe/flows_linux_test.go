@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,14 +86,21 @@ func TestMillionFlows(t *testing.T) {
 func TestTakenPortOfAFlow(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.SYNACK())
+	var told []string
 	p := newProber(t, Options{Config: parse(t, `
 modules:
   flows: {prober: tcp, tcp: {flows: 2, source_ports: 20000-20001}}
-`)})
+`), LeftOut: func(module, protocol string, ports []uint16) {
+		told = append(told, fmt.Sprint(module, " ", protocol, " ", ports))
+	}})
 	for i, want := range []int{2, 1} {
 		r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
 		if err != nil || len(r.Flows) != want || !r.Success() {
-			t.Errorf("with %d of 2 ports taken, the probe is %+v, error %v, want %d open flows", i, r, err, want)
+			t.Fatalf("with %d of 2 ports taken, the probe is %+v, error %v, want %d open flows", i, r, err, want)
+		}
+		text := DescribeFailedFlows(r.HistoryFlows(&r.Verdict))
+		if names := strings.HasSuffix(text, "; 1 left out, because another program has its port: 20000"); names != (i > 0) {
+			t.Errorf("with %d of 2 ports taken: %q, want the port: %t", i, text, i > 0)
 		}
 		listen(t, fmt.Sprintf(":%d", 20000+i))
 	}
@@ -100,6 +108,9 @@ modules:
 	if !errors.Is(err, shaker.ErrLocal) || !errors.Is(err, syscall.EADDRINUSE) ||
 		!strings.HasPrefix(err.Error(), "all ports of the flows, 20000-20001, are in use by other programs, or ") {
 		t.Errorf("with both ports taken, the probe is %+v, error %v, want ErrLocal and EADDRINUSE", r, err)
+	}
+	if !slices.Equal(told, []string{"flows ip4 [20000]"}) { // there is another call a minute later
+		t.Errorf("the Prober tells of %q, want the port that was taken first", told)
 	}
 }
 

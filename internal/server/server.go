@@ -130,7 +130,10 @@ func (c *Command) serve(
 	heldMost, spare := memory.heldConnections(c.flags.heldMost, maxInFlight, descriptors, logger)
 	logger.Info("Starting", append([]any{"version", version.Info(), "build_context", version.BuildContext(),
 		"max_in_flight", maxInFlight, "max_held_connections", heldMost}, c.flags.engine.Attributes(engine)...)...)
-	prober := probe.New(probe.Options{Shaker: engine, Config: conf, MaxInFlight: maxInFlight})
+	prober := probe.New(probe.Options{
+		Shaker: engine, Config: conf, MaxInFlight: maxInFlight,
+		LeftOut: func(module, protocol string, ports []uint16) { logLeftOut(logger, module, protocol, ports) },
+	})
 	results := history.New(memory.capped("--history.limit", c.flags.historyLimit, memory.results(), logger))
 	handler := collector.New(collector.Options{
 		Prober:        prober,
