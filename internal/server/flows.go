@@ -1,6 +1,50 @@
 package server
 
-import "log/slog"
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/shaker-exporter/shaker_exporter/internal/probe"
+)
+
+// whenListening lets a server call a function once it listens on all of its addresses, before it serves requests.
+func whenListening(server *http.Server, call func()) {
+	var once sync.Once
+	server.BaseContext = func(net.Listener) context.Context {
+		once.Do(call)
+		return context.Background()
+	}
+}
+
+// reserveFlowPorts reserves the ports of the flows of all modules, and logs them, because other modules, or programs
+// that have ports now, change them.
+func reserveFlowPorts(prober *probe.Prober, logger *slog.Logger) {
+	all, err := prober.ReserveFlowPorts()
+	if err != nil {
+		logger.Warn("Cannot reserve the ports of flows: probes with flows may be answered with status 503", "err", err)
+	}
+	var reserved, sockets []string
+	for _, flows := range all {
+		if flows.Reserved {
+			reserved = append(reserved, fmt.Sprintf("%s %v", flows.Module, flows.Ports))
+		}
+		if !flows.Raw {
+			sockets = append(sockets, flows.Module)
+		}
+	}
+	if len(reserved) > 0 {
+		logger.Info("Ports of flows", "reserved", strings.Join(reserved, ", "))
+	}
+	if prober.IsRaw() && len(sockets) > 0 {
+		logger.Info("Flows use sockets although the engine is raw, because their ports are not those of the engine",
+			"modules", strings.Join(sockets, ", "))
+	}
+}
 
 // logLeftOut logs which flows of a module are left out. It is for [probe.Options].
 func logLeftOut(logger *slog.Logger, module, protocol string, ports []uint16) {

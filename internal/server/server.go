@@ -184,6 +184,7 @@ func (c *Command) serve(
 		watcher.Configure()
 		holder.Configure()
 		meter.Configure()
+		reserveFlowPorts(prober, logger)
 	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
 	statusPage := pages.New(pages.Options{
@@ -200,6 +201,7 @@ func (c *Command) serve(
 		probe: handler, pages: statusPage, reload: reloader, config: prober.Config, health: engine.Err,
 	})
 	server := newServer(routes, requestLimit, logger)
+	whenListening(server, func() { reserveFlowPorts(prober, logger) }) // other ports than those of the server
 	if limit := maxConnections(maxInFlight, defaultMaxInFlight(descriptors)); limit > 0 {
 		limitConnections(server, limit).reserved = prober.Reserved
 	}
