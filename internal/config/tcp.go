@@ -47,6 +47,10 @@ func (t *TCP) checkSourcePorts(v value) {
 		switch err := (&shaker.Options{SourcePort: port}).Check(); {
 		case errors.Is(err, syscall.EADDRINUSE):
 			v.warn("is %s, but port %d is in use: until it is free, probes leave its flow out", v.quote(), port)
+		case errors.Is(err, syscall.EACCES):
+			v.refuse("is %s, but this process may not send from port %d: ports below "+
+				"net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE, want other ports", v.quote(), port)
+			return
 		case err != nil:
 			v.judge(err)
 			return

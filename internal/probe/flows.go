@@ -27,7 +27,7 @@ type Flow struct {
 // perform one of the others, there is no verdict.
 func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shaker.PortRange, v *Verdict) error {
 	flows := make([]Flow, r.Module.TCP.Flows)
-	busy := make([]error, len(flows))
+	errs := make([]error, len(flows))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var shaking sync.WaitGroup
@@ -36,36 +36,47 @@ func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shake
 	for i := range flows {
 		flows[i].Port = ports.First + uint16(i)
 		shaking.Go(func() {
-			err := r.shakeFlow(ctx, addr, flows[i].Port, &flows[i].Verdict)
-			if errors.Is(err, syscall.EADDRINUSE) {
-				busy[i] = err
-			} else if err != nil {
+			errs[i] = r.shakeFlow(ctx, addr, flows[i].Port, &flows[i].Verdict)
+			if err := errs[i]; err != nil && !errors.Is(err, syscall.EADDRINUSE) {
 				failed.Do(func() { fault = fmt.Errorf("flow from port %d: %w", flows[i].Port, err) })
 				cancel()
 			}
 		})
 	}
 	shaking.Wait()
-	if fault != nil {
-		return fault
-	}
 	var performed []Flow
 	var leftOut []uint16
-	for i := range flows {
-		if busy[i] == nil {
+	for i, err := range errs {
+		switch {
+		case err == nil:
 			performed = append(performed, flows[i])
-		} else {
+		case errors.Is(err, syscall.EADDRINUSE):
 			leftOut = append(leftOut, flows[i].Port)
 		}
+	}
+	if fault != nil {
+		if performed != nil {
+			part := r.VerdictOf(performed)
+			part.LeftOut = leftOut
+			r.reportPart(part)
+		}
+		return fault
 	}
 	r.prober.leftOut.set(newFlowSet(r.ModuleName, addr), leftOut)
 	if performed == nil {
 		return fmt.Errorf("all ports of the flows, %v, are in use by other programs, or reserved by an exporter of "+
-			"another user, want other source ports: %w", ports, busy[0])
+			"another user or with --probe.engine=raw, want other source ports: %w", ports, errs[0])
 	}
 	*v = r.VerdictOf(performed)
 	v.LeftOut = leftOut
 	return nil
+}
+
+// reportPart reports a verdict about some flows of a probe that ends without one.
+func (r *running) reportPart(v Verdict) {
+	if r.partial != nil {
+		r.partial(&Report{Request: r.Request, Start: r.Start, Duration: time.Since(r.Start), Verdict: v})
+	}
 }
 
 // busyWait is how long a probe waits before it tries again to use a port that another handshake with the address has.

@@ -276,16 +276,24 @@ func (r *running) shakeAll(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.Verdicts = make([]Verdict, len(addrs))
+	done := make([]bool, len(addrs))
 	var shaking sync.WaitGroup
 	for i, addr := range addrs {
 		shaking.Go(func() {
 			if err := r.shake(ctx, addr, &r.Verdicts[i]); err != nil {
 				cancel(err) // the first one is the cause
+				return
 			}
+			done[i] = true
 		})
 	}
 	shaking.Wait()
 	if err := context.Cause(ctx); err != nil {
+		for i, v := range r.Verdicts {
+			if done[i] && v.Flows != nil {
+				r.reportPart(v)
+			}
+		}
 		return err
 	}
 	if r.lookup != nil {
