@@ -333,8 +333,10 @@ modules:
 		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", module))
 		if want == nil {
 			checkFlows(t, r, err, 4)
-		} else if !errors.Is(err, want) || !strings.Contains(err.Error(), "flow from port 20000: ") {
-			t.Errorf("the %s probe is %+v, error %v, want %v about the flow from port 20000", module, r, err, want)
+		} else if !errors.Is(err, want) || !strings.HasPrefix(err.Error(), "flow from port 20000: ") ||
+			!strings.HasSuffix(err.Error(), ": another handshake with this address has the port, try again") {
+			t.Errorf("the %s probe is %+v, error %v, want %v about the flow from port 20000, and the reason",
+				module, r, err, want)
 		}
 		<-done
 	}

@@ -64,19 +64,11 @@ func (r *running) performFlows(ctx context.Context, addr netip.Addr, ports shake
 	}
 	r.prober.leftOut.set(newFlowSet(r.ModuleName, addr), leftOut)
 	if performed == nil {
-		return fmt.Errorf("all ports of the flows, %v, are in use by other programs, or reserved by an exporter of "+
-			"another user or with --probe.engine=raw, want other source ports: %w", ports, errs[0])
+		return errPortsTaken(ports, errs[0])
 	}
 	*v = r.VerdictOf(performed)
 	v.LeftOut = leftOut
 	return nil
-}
-
-// reportPart reports a verdict about some flows of a probe that ends without one.
-func (r *running) reportPart(v Verdict) {
-	if r.partial != nil {
-		r.partial(&Report{Request: r.Request, Start: r.Start, Duration: time.Since(r.Start), Verdict: v})
-	}
 }
 
 // busyWait is how long a probe waits before it tries again to use a port that another handshake with the address has.
@@ -86,11 +78,21 @@ const busyWait = 20 * time.Millisecond
 // the command line beside an exporter. The probe waits for the port for as long as the handshake would still have the
 // time that it needs.
 func (r *running) shakeFlow(ctx context.Context, addr netip.Addr, port uint16, v *Verdict) error {
+	waited := false
 	for {
 		err := r.shakeFrom(ctx, addr, port, v)
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) || time.Until(r.deadline())-busyWait < needed(r.budget()) {
+		switch {
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			err = r.errPortBusy(err)
+		case waited && errors.Is(err, shaker.ErrUnsent):
+			return fmt.Errorf("%w, because another handshake with this address had the port for too long", err)
+		default:
 			return err
 		}
+		if time.Until(r.deadline())-busyWait < needed(r.budget()) {
+			return err
+		}
+		waited = true
 		select {
 		case <-time.After(busyWait):
 		case <-ctx.Done():

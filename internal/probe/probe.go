@@ -306,6 +306,13 @@ func (r *running) shakeAll(ctx context.Context) error {
 	return nil
 }
 
+// reportPart reports a verdict about some flows of a probe that ends without one.
+func (r *running) reportPart(v Verdict) {
+	if r.partial != nil {
+		r.partial(&Report{Request: r.Request, Start: r.Start, Duration: time.Since(r.Start), Verdict: v})
+	}
+}
+
 // countedShake performs a handshake and counts it while it runs, and from then on if it has sent a SYN.
 func (r *running) countedShake(ctx context.Context, target netip.AddrPort, options *shaker.Options) (
 	h shaker.Result, err error,
