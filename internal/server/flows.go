@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 )
 
@@ -43,6 +45,25 @@ func reserveFlowPorts(prober *probe.Prober, logger *slog.Logger) {
 	if prober.IsRaw() && len(sockets) > 0 {
 		logger.Info("Flows use sockets although the engine is raw, because their ports are not those of the engine",
 			"modules", strings.Join(sockets, ", "))
+	}
+}
+
+// warnListening logs which flows of a configuration will be left out because the exporter itself listens on their ports.
+// The check of the configuration does not find that, because the exporter does not listen yet.
+func warnListening(logger *slog.Logger, conf *config.Config, addresses []string) {
+	for _, address := range addresses {
+		_, text, err := net.SplitHostPort(address)
+		if err != nil {
+			continue // the server reports it
+		}
+		port, err := strconv.ParseUint(text, 10, 16)
+		if err != nil {
+			continue // vsock, or the name of a service
+		}
+		if modules := conf.FlowsFrom(uint16(port)); len(modules) > 0 {
+			logger.Warn("The exporter itself listens on a port of flows (--web.listen-address), which are left out: "+
+				"want other tcp.source_ports", "source_port", port, "modules", strings.Join(modules, ", "))
+		}
 	}
 }
 

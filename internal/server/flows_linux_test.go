@@ -70,6 +70,21 @@ func TestFlowsWithSocketsOfRawEngine(t *testing.T) {
 	}
 }
 
+// A port of flows on which the exporter itself listens is a warning, which names the module.
+func TestFlowsFromPortOfExporter(t *testing.T) {
+	prober, logger, log := newFlowsProber(t, nil)
+	for address, warns := range map[string]bool{
+		":20003": true, "127.0.0.1:20000": true, "[::1]:20001": true, ":20004": false, ":10115": false,
+		"vsock://:20001": false, "": false,
+	} {
+		log.Reset()
+		warnListening(logger, prober.Config(), []string{address})
+		if got := strings.Contains(log.String(), "modules=others\n"); got != warns {
+			t.Errorf("listening on %q, the log is %q, want a warning: %t", address, log, warns)
+		}
+	}
+}
+
 // The function is called once, when the server listens on all of its addresses, and before it serves a request.
 func TestWhenListening(t *testing.T) {
 	called := make(chan string, 10)

@@ -80,6 +80,7 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		return fail(statusFailed, fmt.Errorf("--web.config.file is %q: %w", *c.flags.web.WebConfigFile, err))
 	}
 	warn(logger, warnings)
+	warnListening(logger, conf, *c.flags.web.WebListenAddresses)
 	if c.flags.configCheck {
 		modules := cmp.Or(strings.Join(config.Names(conf.Modules), ", "), "none")
 		fmt.Printf("%s is valid. Its modules: %s\n", configFile, modules)
@@ -179,11 +180,13 @@ func (c *Command) serve(
 	})
 	defer meter.Close()
 	handler.MeasureIdle(meter)
+	listenAddresses := *c.flags.web.WebListenAddresses
 	reloader := newReloader(configFile, loaded, func(c *config.Config) {
 		prober.Configure(c)
 		watcher.Configure()
 		holder.Configure()
 		meter.Configure()
+		warnListening(logger, c, listenAddresses)
 		reserveFlowPorts(prober, logger)
 	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
