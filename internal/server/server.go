@@ -156,6 +156,7 @@ func (c *Command) serve(
 		History:    results,
 		Observe:    handler.Observe,
 		Changed:    handler.LogChange,
+		Parted:     handler.LogParted,
 	})
 	defer watcher.Close()
 	handler.Watch(watcher)

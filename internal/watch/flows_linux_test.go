@@ -262,7 +262,7 @@ func TestFlowsOverABrokenMember(t *testing.T) {
 			}
 			fan := kernel.NewFan(t, members)
 			fan.Listen(80)
-			changes := make(chan *probe.Report, 1000)
+			changes, partings := make(chan *probe.Report, 1000), make(chan *probe.Report, 1000)
 			b := newFanBench(t, `
 modules:
   flows:
@@ -270,7 +270,10 @@ modules:
     timeout: 500ms
     watch: {interval: 100ms}
     tcp: {flows: 16, path: on_failure, max_hops: 6}
-`, Options{Changed: func(r *probe.Report) { changes <- r }})
+`, Options{
+				Changed: func(r *probe.Report) { changes <- r },
+				Parted:  func(r *probe.Report) { partings <- r },
+			})
 			address := netip.AddrPortFrom(fan.Host(v6), 80)
 			target := address.String()
 			ports, err := b.prober.FlowPorts(&b.request(target, "flows").Module)
@@ -337,6 +340,11 @@ modules:
 			if p := bad.Parting; p.Shared.From != fan.Entry(v6) || p.Failed.From != fan.Member(v6, member) {
 				t.Errorf("the path parts at %+v, want the shared hop %v and the failed hop %v",
 					p, fan.Entry(v6), fan.Member(v6, member))
+			}
+			if n := len(partings); n != 1 {
+				t.Errorf("%d calls of Parted, want 1, after the trace", n)
+			} else if p := (<-partings).Parting; p.Failed.From != fan.Member(v6, member) {
+				t.Errorf("Parted was called about %+v, want the failed hop %v", p, fan.Member(v6, member))
 			}
 			var last *probe.Report
 			calls := 0
