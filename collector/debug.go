@@ -130,7 +130,8 @@ func writeResolution(at logLine, r *probe.Report) {
 	}
 }
 
-// writeVerdict writes what happened in the handshakes with an address, which run at the same time, in the order of time.
+// writeVerdict writes what happened in the handshakes with an address, which run at the same time, in the order of
+// time.
 func writeVerdict(at logLine, r *probe.Report, v *probe.Verdict) {
 	type line struct {
 		when time.Duration

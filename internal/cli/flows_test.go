@@ -221,7 +221,8 @@ func TestCheckFlows(t *testing.T) {
 			want: "--flows is 4, but --source-ports is 20000-20000, want at least 4 ports",
 		},
 	} {
-		err := (&probeFlags{flows: c.flows, ports: sourcePorts(c.given), module: "m"}).checkFlows(&config.TCP{SourcePorts: c.ports})
+		flags := probeFlags{flows: c.flows, ports: sourcePorts(c.given), module: "m"}
+		err := flags.checkFlows(&config.TCP{SourcePorts: c.ports})
 		if got := fmt.Sprint(err); got != c.want && (err != nil || c.want != "") {
 			t.Errorf("--flows=%d with source ports %v: %s, want %q", c.flows, c.ports, got, c.want)
 		}

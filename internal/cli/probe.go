@@ -140,7 +140,8 @@ func (f *probeFlags) checkFlows(module *config.TCP) error {
 	case ports == shaker.PortRange{}:
 	case flows == 0 && f.ports != (sourcePorts{}): // the kernel chooses one of them
 		if err := (&shaker.Options{SourcePorts: ports}).Check(); err != nil {
-			return fmt.Errorf("--source-ports: %w, want ports within it, or --flows, with which any port can be used", err)
+			return fmt.Errorf("--source-ports: %w, want ports within it, or --flows, with which any port can be used",
+				err)
 		}
 	case have < flows && f.flows > 0 && have < 2:
 		return fmt.Errorf("--flows is %d, but %s %v, want at least %[1]d ports", flows, owner, ports)

@@ -67,7 +67,8 @@ func (c *Config) checkSharedPorts(sourcePorts map[string]value) {
 	}
 }
 
-// FlowsFrom returns the modules that have a port among the tcp.source_ports of their flows, in the order of their names.
+// FlowsFrom returns the modules that have a port among the tcp.source_ports of their flows, in the order of their
+// names.
 func (c *Config) FlowsFrom(port uint16) (modules []string) {
 	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
 		tcp := c.Modules[name].TCP

@@ -141,8 +141,8 @@ type ModuleFlows struct {
 }
 
 // ReserveFlowPorts reserves the ports of the flows of all modules in the active configuration, so that no other program
-// takes them before the first probe. It returns the modules that have flows, in the order of their names. An error means
-// that probes with at least one of them are faults.
+// takes them before the first probe. It returns the modules that have flows, in the order of their names. An error
+// means that probes with at least one of them are faults.
 func (p *Prober) ReserveFlowPorts() (all []ModuleFlows, err error) {
 	modules := p.Config().Modules
 	for _, name := range slices.Sorted(maps.Keys(modules)) {

@@ -99,7 +99,8 @@ modules:
 			t.Fatalf("with %d of 2 ports taken, the probe is %+v, error %v, want %d open flows", i, r, err, want)
 		}
 		text := DescribeFailedFlows(r.HistoryFlows(&r.Verdict))
-		if names := strings.HasSuffix(text, "; 1 left out, because another program has its port: 20000"); names != (i > 0) {
+		const leftOut = "; 1 left out, because another program has its port: 20000"
+		if names := strings.HasSuffix(text, leftOut); names != (i > 0) {
 			t.Errorf("with %d of 2 ports taken: %q, want the port: %t", i, text, i > 0)
 		}
 		listen(t, fmt.Sprintf(":%d", 20000+i))

@@ -12,15 +12,15 @@ import (
 
 // errPortsTaken returns the error of flows of which none could be performed, because other programs have their ports.
 func errPortsTaken(ports shaker.PortRange, err error) error {
-	return fmt.Errorf("all ports of the flows, %v, are in use by other programs, or reserved by an exporter of another "+
-		"user or with --probe.engine=raw, want other source ports: %w", ports, err)
+	return fmt.Errorf("all ports of the flows, %v, are in use by other programs, or reserved by an exporter of "+
+		"another user or with --probe.engine=raw, want other source ports: %w", ports, err)
 }
 
 // errPortBusy returns the error of a flow whose port another handshake with the address has, which is EADDRNOTAVAIL.
 func (r *Request) errPortBusy(err error) error {
 	if r.Module.TCP.SourceIPAddress.IsValid() {
-		return fmt.Errorf("%w: another handshake with this address has the port, try again; or this host does not have "+
-			"the address %v", err, r.Module.TCP.SourceIPAddress)
+		return fmt.Errorf("%w: another handshake with this address has the port, try again; or this host does not "+
+			"have the address %v", err, r.Module.TCP.SourceIPAddress)
 	}
 	return fmt.Errorf("%w: another handshake with this address has the port, try again", err)
 }

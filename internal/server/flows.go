@@ -48,8 +48,8 @@ func reserveFlowPorts(prober *probe.Prober, logger *slog.Logger) {
 	}
 }
 
-// warnListening logs which flows of a configuration will be left out because the exporter itself listens on their ports.
-// The check of the configuration does not find that, because the exporter does not listen yet.
+// warnListening logs which flows of a configuration will be left out because the exporter itself listens on their
+// ports. The check of the configuration does not find that, because the exporter does not listen yet.
 func warnListening(logger *slog.Logger, conf *config.Config, addresses []string) {
 	for _, address := range addresses {
 		_, text, err := net.SplitHostPort(address)

@@ -47,8 +47,8 @@ func TestReserveFlowPorts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := fmt.Sprintf("msg=\"Ports of flows\" reserved=\"many %v\"\n", ports); !strings.HasSuffix(log.String(), want) ||
-		strings.Count(log.String(), "\n") != 1 {
+	want := fmt.Sprintf("msg=\"Ports of flows\" reserved=\"many %v\"\n", ports)
+	if !strings.HasSuffix(log.String(), want) || strings.Count(log.String(), "\n") != 1 {
 		t.Errorf("the log is\n%swant one line with %s", log, want)
 	}
 	for port := ports.First; port <= ports.Last; port++ {

@@ -147,8 +147,8 @@ func TestFlowWithATakenPort(t *testing.T) {
 	if slices.ContainsFunc(without.Flows, func(f probe.Flow) bool { return f.Port == 20001 }) ||
 		len(without.Flows) != 3 || without.Watch.Skipped.Fault != 1 || len(without.Watch.Flows) != 4 ||
 		fmt.Sprint(without.LeftOut) != "[20001]" || faults.Load() != 0 {
-		t.Errorf("with port 20001 taken: flows %+v, left out %v, %+v, %d faults; want three others, 20001, skipped once, "+
-			"no faults", without.Flows, without.LeftOut, without.Watch, faults.Load())
+		t.Errorf("with port 20001 taken: flows %+v, left out %v, %+v, %d faults; want three others, 20001, skipped "+
+			"once, no faults", without.Flows, without.LeftOut, without.Watch, faults.Load())
 	}
 	if told := b.leftOut(); told != "flows ip4 [20001]" {
 		t.Errorf("with port 20001 taken, the Prober tells of %q, want the module and the port", told)
