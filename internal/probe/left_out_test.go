@@ -3,6 +3,7 @@ package probe
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,13 +13,18 @@ import (
 // and protocol, and of the last state in any case.
 func TestLeftOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told []string
+		var mu sync.Mutex
+		var told []string // guarded by mu
 		l := &leftOut{tell: func(module, protocol string, ports []uint16) {
+			mu.Lock()
+			defer mu.Unlock()
 			told = append(told, fmt.Sprint(module, " ", protocol, " ", ports))
 		}}
 		check := func(when string, want ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if !slices.Equal(told, want) {
 				t.Errorf("%s: told of %q, want %q", when, told, want)
 			}
