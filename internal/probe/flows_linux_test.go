@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -149,5 +151,25 @@ func TestTooManyFlows(t *testing.T) {
 	r, err = p.Probe(t.Context(), request(t, p, "host.example:80", "flows"))
 	if !errors.Is(err, ErrAddresses) || !strings.Contains(err.Error(), "has 3, the limit is 2") {
 		t.Errorf("the probe of 3 addresses by 16 flows with a limit of 40 is %+v, error %v, want ErrAddresses", r, err)
+	}
+}
+
+// If the caller leaves while one address of several is silent, it gets the results of the flows to the others.
+func TestPartOfTheAddresses(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	network.At("192.0.2.2")
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{"host.example": {"192.0.2.1", "192.0.2.2"}}),
+		Config: parse(t, `modules: {flows: {prober: tcp, timeout: 10s, tcp: {flows: 4, addresses: all}}}`)})
+	req := request(t, p, "host.example:80", "flows")
+	var parts []*Report
+	req.ReportPart(func(part *Report) { parts = append(parts, part) })
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a flow that is not lost takes no time
+	defer cancel()
+	if r, err := p.Probe(ctx, req); err == nil {
+		t.Errorf("the probe is %+v, want an error, because its caller left", r)
+	}
+	if len(parts) != 1 || len(parts[0].Flows) != 4 || parts[0].Handshake.Peer.Addr().String() != "192.0.2.1" {
+		t.Errorf("the parts are %+v, want one, of the four flows to 192.0.2.1", parts)
 	}
 }
