@@ -47,7 +47,8 @@ func TestWatchWarnings(t *testing.T) {
 		{
 			name: "turns of 6 minutes", module: "tcp: {flows: 6}, watch: {interval: 1m}",
 			want: []string{"shaker.yml:1: module m: tcp.flows is 6, and the flows take turns of 6m: a flow that " +
-				"fails is noticed only after so long. Use fewer flows or a shorter watch.interval for turns of at most 5m"},
+				"fails is noticed only after so long. Use fewer flows or a shorter watch.interval for turns of at " +
+				"most 5m"},
 		},
 	} {
 		text := "modules: {m: {prober: tcp, " + test.module + "}}"
