@@ -1,8 +1,10 @@
 package collector
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,13 +37,7 @@ func writeDebug(w io.Writer, answer answer) {
 	at(0, "probe of %s with module %s, timeout %v", r.Text, config.Name(r.ModuleName), r.Timeout)
 	writeResolution(at, r)
 	for _, v := range r.Each() {
-		if v.Handshake.Peer.IsValid() {
-			writeHandshake(at, r, &v)
-		}
-		writeFlows(at, r, &v)
-		if v.Err != nil {
-			at(v.At, "%s: %v", r.Name, v.Err)
-		}
+		writeVerdict(at, r, &v)
 	}
 	writePath(at, r)
 	writeParting(at, r)
@@ -134,6 +130,30 @@ func writeResolution(at logLine, r *probe.Report) {
 	}
 }
 
+// writeVerdict writes what happened in the handshakes with an address, which run at the same time, in the order of
+// time.
+func writeVerdict(at logLine, r *probe.Report, v *probe.Verdict) {
+	type line struct {
+		when time.Duration
+		text string
+	}
+	var lines []line
+	later := func(when time.Duration, format string, args ...any) {
+		lines = append(lines, line{when: when, text: fmt.Sprintf(format, args...)})
+	}
+	if v.Handshake.Peer.IsValid() {
+		writeHandshake(later, r, v)
+	}
+	writeFlows(later, r, v)
+	if v.Err != nil {
+		later(v.At, "%s: %v", r.Name, v.Err)
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.when, b.when) })
+	for _, l := range lines {
+		at(l.when, "%s", l.text)
+	}
+}
+
 // writeHandshake writes the packets and the result of a handshake. What was not measured is left out.
 func writeHandshake(at logLine, r *probe.Report, v *probe.Verdict) {
 	h, sent := &v.Handshake, r.Resolution.Took
@@ -197,9 +217,6 @@ func writeFlows(at logLine, r *probe.Report, v *probe.Verdict) {
 			to = v.Handshake.Peer.Addr().String() + ": "
 		}
 		at(v.At, "%s%s", to, probe.DescribeFailedFlows(flows))
-		if busy := int(r.Module.TCP.Flows) - flows.Len(); busy > 0 {
-			at(v.At, "flows left out because their ports are in use: %d", busy)
-		}
 	}
 }
 

@@ -233,6 +233,7 @@ func TestDebugLog(t *testing.T) {
 				}}
 				r.Verdict = timeout
 				r.Flows = []probe.Flow{{Port: 40000, Verdict: timeout}, good, {Port: 40002, Verdict: timeout}}
+				r.LeftOut = []uint16{40003}
 				hop := shaker.Hop{TTL: 1, From: netip.MustParseAddr("192.0.2.7"), RTT: time.Millisecond}
 				hop.ICMP = shaker.ICMP{From: hop.From, Type: 11}
 				other := hop
@@ -248,13 +249,12 @@ func TestDebugLog(t *testing.T) {
 				}
 			},
 			want: `          0s  SYN from 198.51.100.9:40000 to 192.0.2.2:80
+        23ms  flow from port 40001: open, RTT 19ms
        900ms  SYN retransmissions so far: 2
        900ms  shake 192.0.2.2:80: timeout
        900ms  flow from port 40000: timeout ETIMEDOUT, SYN retransmissions: 2
-        23ms  flow from port 40001: open, RTT 19ms
        900ms  flow from port 40002: timeout ETIMEDOUT, SYN retransmissions: 2
-       900ms  2 of 3 flows failed: ports 40000, 40002
-       900ms  flows left out because their ports are in use: 1
+       900ms  2 of 3 flows failed: ports 40000, 40002; 1 left out, because another program has its port: 40003
           1s  path:  1  192.0.2.7  1.00 ms
           1s  path:  2  192.0.2.9  1.00 ms
           1s  path: no reply from here on

@@ -216,6 +216,13 @@ func (h *Handler) LogChange(r *probe.Report) {
 	h.logProbe(context.Background(), text, r, attributes...)
 }
 
+// LogParted logs where the paths of flows to a watched target part, which is known some time after LogChange. It is for
+// [watch.Options].
+func (h *Handler) LogParted(r *probe.Report) {
+	h.logProbe(context.Background(), "Paths to watched target part", r,
+		"failed_source_ports", r.HistoryFlows(&r.Verdict).FailedPorts())
+}
+
 // LogHeld logs that a held target begins to fail, or has recovered. It is for [hold.Options].
 func (h *Handler) LogHeld(r *probe.Report) {
 	text := "Held target fails"

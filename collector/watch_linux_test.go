@@ -172,6 +172,17 @@ func TestLogOfFlows(t *testing.T) {
 	if !strings.Contains(log.String(), "Watched target fails") || !strings.Contains(log.String(), want) {
 		t.Errorf("the log is %q, want that the target fails, with %s", &log, want)
 	}
+	log.Reset()
+	report.Parting = &probe.Parting{
+		Shared: shaker.Hop{TTL: 1, From: netip.MustParseAddr("192.0.2.7")},
+		Failed: shaker.Hop{TTL: 2, From: netip.MustParseAddr("192.0.2.9")},
+	}
+	h.LogParted(report)
+	const hops = `flows=3 flows_failed=2 flow_path_shared_hop=192.0.2.7 flow_path_failed_hop=192.0.2.9 ` +
+		`failed_source_ports="[20000 20002]"`
+	if !strings.Contains(log.String(), "Paths to watched target part") || !strings.Contains(log.String(), hops) {
+		t.Errorf("after the trace, the log is %q, want %s", &log, hops)
+	}
 }
 
 // A limit is a fault with a hint when to try again.

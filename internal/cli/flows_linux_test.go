@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,12 +15,13 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// --flows has the first of the reserved ports, whatever place the configuration gives to the flows of the module: behind
-// that place, too few ports may be left.
+// --flows has the first of the reserved ports, whatever place the configuration gives to the flows of the module:
+// behind that place, too few ports may be left.
 func TestFlowPortsOfAFlag(t *testing.T) {
 	lab.Need(t)
 	engine, err := shaker.New(nil)
@@ -48,7 +50,8 @@ modules:
 	}
 	ports, err := prober.FlowPorts(&request.Module)
 	if want := (shaker.PortRange{First: reserved.First, Last: reserved.First + 15}); err != nil || ports != want {
-		t.Errorf("16 flows of a module with 2, behind one with 62, have the ports %v, error %v, want %v", ports, err, want)
+		t.Errorf("16 flows of a module with 2, behind one with 62, have the ports %v, error %v, want %v", ports, err,
+			want)
 	}
 }
 
@@ -169,6 +172,101 @@ func checkBrokenMember(t *testing.T, target *target, printed string, entry, memb
 	if strings.Count(loss, ": 2 of 2 failed, 100 %\n") != n || !strings.HasSuffix(loss, rest) {
 		t.Errorf("%d of 64 flows failed twice; the loss by flow is\n%swant %d lines with 100 %% and %s",
 			n, loss, n, rest)
+	}
+}
+
+// If a probe ends without a verdict, because of an interruption or a fault of this host, the results of the flows that
+// have one are printed and counted.
+func TestPartOfTheFlows(t *testing.T) {
+	const silent = 20002
+	network := simnet.NewNetwork(t)
+	open, hole := network.Hidden(simnet.SYNACK()), network.Hidden()
+	conf, _, err := config.Parse("shaker.yml", []byte(
+		"modules: {tcp_connect: {prober: tcp, timeout: 10s, tcp: {flows: 4, source_ports: 20000-20003}}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := shaker.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	prober := probe.New(probe.Options{Shaker: engine, Config: conf})
+	for _, c := range []struct {
+		name      string
+		interrupt bool
+		text      string
+		json      string
+		summary   string
+	}{
+		{
+			name: "an interruption", interrupt: true,
+			text:    "192.0.2.1:80: seq=1 3 of 4 flows have a result: all 3 flows succeeded\n",
+			json:    `"error":"interrupted"`,
+			summary: "4 sent, 3 open, 0 lost, 1 not answered yet; ",
+		},
+		{
+			name:    "a fault",
+			text:    "192.0.2.1:80: seq=1 3 of 4 flows have a result: all 3 flows succeeded\n",
+			json:    `"error":"flow from port 20002: `,
+			summary: "3 sent, 3 open, 0 lost, 1 not probed; ",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			network.At("192.0.2.1").Over(func(syn simnet.Segment) *simnet.Host {
+				if syn.Src.Port() == silent {
+					return hole
+				}
+				return open
+			})
+			if !c.interrupt {
+				kernel.DropFrom(t, silent)
+			}
+			for _, output := range []string{"text", "json"} {
+				request, err := probe.NewRequest(conf, "192.0.2.1:80", config.DefaultModule)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !c.interrupt {
+					request.Timeout = 1500 * time.Millisecond
+				}
+				file, err := os.Create(t.TempDir() + "/out")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer file.Close()
+				command := &ProbeCommand{flags: probeFlags{output: output, count: 1}}
+				target := &target{ProbeCommand: command, text: "192.0.2.1:80", request: request}
+				request.CountSent(&target.tally.sent)
+				request.ReportPart(target.keep)
+				ctx, cancel := context.WithCancel(ctx)
+				if c.interrupt {
+					time.AfterFunc(2*time.Second, cancel)
+				}
+				target.run(ctx, prober, newTerminal(file, true))
+				cancel()
+				printed, err := os.ReadFile(file.Name())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if output == "text" && (!strings.Contains(string(printed), c.text) ||
+					!strings.HasPrefix(string(printed), "192.0.2.1:80: 4 flows from ports 20000-20003\n")) {
+					t.Errorf("after %s, the command prints\n%swant the ports, and\n%s", c.name, printed, c.text)
+				}
+				if output == "json" && (strings.Count(string(printed), "\n") != 1 ||
+					strings.Count(string(printed), `,"success":true,"result":"open"`) != 3 ||
+					!strings.Contains(string(printed), c.json)) {
+					t.Errorf("after %s, the command prints\n%swant one line with three flows and %s",
+						c.name, printed, c.json)
+				}
+				if got := target.tally.String(); !strings.HasPrefix(got, c.summary) || target.report != nil {
+					t.Errorf("after %s, the summary is %q, the report %+v, want %q and none",
+						c.name, got, target.report, c.summary)
+				}
+			}
+		})
 	}
 }
 

@@ -200,8 +200,9 @@ func TestCheckFlows(t *testing.T) {
 	ports := shaker.PortRange{First: 20000, Last: 20003}
 	for _, c := range []struct {
 		flows int
-		ports shaker.PortRange
-		want  string // "" for no error
+		ports shaker.PortRange // of the module
+		given shaker.PortRange // with --source-ports
+		want  string           // "" for no error
 	}{
 		{flows: 0},
 		{flows: 2},
@@ -213,10 +214,15 @@ func TestCheckFlows(t *testing.T) {
 		{flows: -2, want: "--flows is -2, want 2 to 64, or 0 for the flows of the module"},
 		{
 			flows: 5, ports: ports,
-			want: "--flows is 5, but module m has tcp.source_ports 20000-20003, want at most 4 flows",
+			want: "--flows is 5, but module m has tcp.source_ports 20000-20003, want at most 4 flows, or more ports",
+		},
+		{
+			flows: 4, given: shaker.PortRange{First: 20000, Last: 20000},
+			want: "--flows is 4, but --source-ports is 20000-20000, want at least 4 ports",
 		},
 	} {
-		err := (&probeFlags{flows: c.flows, module: "m"}).checkFlows(&config.TCP{SourcePorts: c.ports})
+		flags := probeFlags{flows: c.flows, ports: sourcePorts(c.given), module: "m"}
+		err := flags.checkFlows(&config.TCP{SourcePorts: c.ports})
 		if got := fmt.Sprint(err); got != c.want && (err != nil || c.want != "") {
 			t.Errorf("--flows=%d with source ports %v: %s, want %q", c.flows, c.ports, got, c.want)
 		}

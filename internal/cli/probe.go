@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -48,7 +49,7 @@ type sourcePorts shaker.PortRange
 func (p *sourcePorts) Set(text string) error {
 	ports, ok := config.ParsePorts(text)
 	if !ok {
-		return errors.New("want FIRST-LAST, such as 20000-20015")
+		return errors.New("want FIRST-LAST, from 1 to 65535, such as 20000-20015")
 	}
 	*p = sourcePorts(ports)
 	return nil
@@ -139,13 +140,21 @@ func (f *probeFlags) checkFlows(module *config.TCP) error {
 	case ports == shaker.PortRange{}:
 	case flows == 0 && f.ports != (sourcePorts{}): // the kernel chooses one of them
 		if err := (&shaker.Options{SourcePorts: ports}).Check(); err != nil {
-			return fmt.Errorf("--source-ports: %w", err)
+			return fmt.Errorf("--source-ports: %w, want ports within it, or --flows, with which any port can be used",
+				err)
 		}
+	case have < flows && f.flows > 0 && have < 2:
+		return fmt.Errorf("--flows is %d, but %s %v, want at least %[1]d ports", flows, owner, ports)
 	case have < flows && f.flows > 0:
-		return fmt.Errorf("--flows is %d, but %s %v, want at most %d flows", flows, owner, ports, have)
+		return fmt.Errorf("--flows is %d, but %s %v, want at most %d flows, or more ports", flows, owner, ports, have)
 	case have < flows:
 		return fmt.Errorf("%s %v, but module %s has tcp.flows %d, want at least as many ports",
 			owner, ports, config.Name(f.module), flows)
+	default:
+		if err := (&shaker.Options{SourcePort: ports.First}).Check(); errors.Is(err, syscall.EACCES) {
+			return fmt.Errorf("%s %v, %w: ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE, "+
+				"want other ports", owner, ports, err)
+		}
 	}
 	return nil
 }
@@ -201,6 +210,7 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 		}
 		t := &target{ProbeCommand: c, text: text, request: request}
 		request.CountSent(&t.tally.sent)
+		request.ReportPart(t.keep)
 		all = append(all, t)
 	}
 	ctx, stop := untilInterrupted()
@@ -238,7 +248,7 @@ func printStatistics(all []*target, out *terminal) {
 func (c *ProbeCommand) summarize(all []*target, out io.Writer) (status int) {
 	var reports []*probe.Report
 	for _, t := range all {
-		if !t.tally.valid() {
+		if !t.tally.valid() || t.report == nil { // interrupted before the first one had a result
 			status = statusFailed
 		}
 		if t.report != nil {

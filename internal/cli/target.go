@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
@@ -25,11 +26,15 @@ type target struct {
 	tally  tally
 	silent []shaker.Hop // hops of the current path that have not been printed
 
+	mu    sync.Mutex
+	parts []*probe.Report // what is known about the current probe if it has no verdict; guarded by mu
+
 	progress func(state string) // changes what the last line of the terminal says about the current probe
 }
 
 // run probes the target as many times as requested, or until the context ends, and prints the results.
 func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
+	t.printPorts(out, prober)
 	for seq := 1; ; seq++ {
 		next := time.Now().Add(t.flags.interval)
 		progress, done := out.track(t.text)
@@ -42,21 +47,21 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 			t.report = report
 			verdicts := report.Each()
 			for i, record := range report.Records() {
-				for _, handshake := range report.Handshakes(&verdicts[i]) {
-					t.tally.add(&handshake)
-				}
-				if record.Flows != nil {
-					t.tally.addFlows(record.Flows)
-				}
+				t.count(report, &record, &verdicts[i])
 				t.print(out, seq, report, &record, &verdicts[i])
 			}
 			t.printFlows(out, report)
 		case ctx.Err() != nil:
+			t.printParts(out, seq, t.takeParts(), "interrupted")
 			return
 		default:
 			t.report = nil
 			t.tally.fail()
-			t.printError(out, seq, err)
+			parts := t.takeParts()
+			if parts == nil || t.flags.output != "json" {
+				t.printError(out, seq, err)
+			}
+			t.printParts(out, seq, parts, err.Error())
 		}
 		if seq == t.flags.count || ctx.Err() != nil {
 			return
@@ -66,6 +71,64 @@ func (t *target) run(ctx context.Context, prober *probe.Prober, out *terminal) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// count adds the handshakes of a verdict, which has a record, to the tally.
+func (t *target) count(report *probe.Report, r *history.Record, v *probe.Verdict) {
+	for _, handshake := range report.Handshakes(v) {
+		t.tally.add(&handshake)
+	}
+	if r.Flows != nil {
+		t.tally.addFlows(r.Flows)
+	}
+}
+
+// keep keeps what is known about a probe without a verdict. It is for [probe.Request.ReportPart].
+func (t *target) keep(part *probe.Report) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.parts = append(t.parts, part)
+}
+
+// takeParts returns the parts of a probe without a verdict, and counts them.
+func (t *target) takeParts() []*probe.Report {
+	t.mu.Lock()
+	parts := t.parts
+	t.parts = nil
+	t.mu.Unlock()
+	for _, part := range parts {
+		record := part.Record()
+		t.count(part, &record, &part.Verdict)
+	}
+	return parts
+}
+
+// printParts prints the flows that have a result although the probe has none, because of an error.
+func (t *target) printParts(out *terminal, seq int, parts []*probe.Report, err string) {
+	for _, part := range parts {
+		record := part.Record()
+		switch t.flags.output {
+		case "text":
+			fmt.Fprintf(out, "%s: seq=%d %d of %d flows have a result: %s\n", named(t.text, record.Address), seq,
+				record.Flows.Len(), t.request.Module.TCP.Flows, probe.DescribeFailedFlows(record.Flows))
+		case "json":
+			line := newJSONLine(t, seq, part, &record, &part.Verdict)
+			json.NewEncoder(out).Encode(jsonLine{
+				Time: line.Time, Target: line.Target, Module: line.Module, Seq: seq, Address: line.Address,
+				Flows: line.Flows, Error: err,
+			})
+		}
+	}
+}
+
+// printPorts prints the ports of the flows, if there are any, and no table has them.
+func (t *target) printPorts(out *terminal, prober *probe.Prober) {
+	if t.flags.output != "text" || t.flags.path || t.request.Module.TCP.Flows == 0 {
+		return
+	}
+	if ports, err := prober.FlowPorts(&t.request.Module); err == nil { // otherwise the probe says why
+		fmt.Fprintf(out, "%s: %d flows from ports %v\n", t.text, t.request.Module.TCP.Flows, ports)
 	}
 }
 
@@ -84,14 +147,11 @@ func (t *target) print(out *terminal, seq int, report *probe.Report, r *history.
 			flows := probe.DescribeFailedFlows(r.Flows)
 			if report.FlowPaths != nil { // the table has the ports
 				flows = probe.DescribeFlows(r.Flows)
+				if leftOut := probe.DescribeLeftOut(r.Flows); leftOut != "" {
+					flows += "; " + leftOut
+				}
 			}
 			rest += ", " + flows
-			switch busy := int(t.request.Module.TCP.Flows) - r.Flows.Len(); {
-			case busy == 1:
-				rest += ", 1 not probed because its port is in use"
-			case busy > 1:
-				rest += fmt.Sprintf(", %d not probed because their ports are in use", busy)
-			}
 		}
 		if h.ACKSent && t.request.Module.TCP.Close != config.FIN { // close: fin sends the ACK on purpose
 			rest += ", final ACK sent: the application may have seen a connection"

@@ -78,6 +78,48 @@ func TestExampleHasEveryKey(t *testing.T) {
 	}
 }
 
+// The jobs of the example for Prometheus, also those that are commented out, use modules of the example.
+func TestExampleHasTheModulesOfJobs(t *testing.T) {
+	lab.Need(t)
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Parse("shaker.yml", uncommented(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := os.ReadFile("../../examples/prometheus.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs = regexp.MustCompile(`(?m)^  #(- job_name|  )`).ReplaceAll(jobs, []byte("  $1"))
+	var prometheus struct {
+		Jobs []struct {
+			Name   string              `yaml:"job_name"`
+			Params map[string][]string `yaml:"params"`
+		} `yaml:"scrape_configs"`
+	}
+	if err := yaml.Unmarshal(jobs, &prometheus); err != nil {
+		t.Fatalf("the example for Prometheus with all jobs: %v, want no error:\n%s", err, jobs)
+	}
+	used := make(map[string]string)
+	for _, job := range prometheus.Jobs {
+		for _, module := range job.Params["module"] {
+			if _, ok := c.Modules[module]; !ok {
+				t.Errorf("job %s uses module %s, which %s lacks", job.Name, module, example)
+			}
+			used[module] = job.Name
+		}
+	}
+	if used["tcp_flows"] != "shaker_flows" || used["path_idle"] != "shaker_idle" {
+		t.Errorf("the jobs use the modules %v, want tcp_flows and path_idle among them", used)
+	}
+	if flows := c.Modules["tcp_flows"].TCP; flows.Flows != 16 || flows.Path != OnFailure {
+		t.Errorf("module tcp_flows has flows %d and path %s, want 16 and on_failure", flows.Flows, flows.Path)
+	}
+}
+
 // uncommented returns the text of the example with the keys, and the entries of lists, that are commented out.
 func uncommented(text []byte) []byte {
 	return regexp.MustCompile(`(?m)^( *)#(\w|- )`).ReplaceAll(text, []byte("$1$2"))

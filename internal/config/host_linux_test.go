@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -188,6 +189,24 @@ func TestFlowPortsGivenToConnections(t *testing.T) {
 			t.Errorf("flows: 2, source_ports: %s, reserved %q:\n got %q, error %v\nwant %q",
 				c.ports, c.reserved, warnings, err, want)
 		}
+	}
+}
+
+// The ports of flows that are in use are one warning.
+func TestFlowPortsInUse(t *testing.T) {
+	lab.Need(t)
+	for _, port := range []string{":20001", ":20003", ":20004"} {
+		l, err := net.Listen("tcp", port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	_, warnings, err := parseTCP("{flows: 4, source_ports: 20000-20010}")
+	want := []string{"shaker.yml:5: module m: tcp.source_ports is 20000-20010, but these ports are in use: " +
+		"20001, 20003. Until they are free, probes leave their flows out"}
+	if err != nil || !slices.Equal(warnings, want) {
+		t.Errorf("with three ports in use:\n got %q, error %v\nwant %q", warnings, err, want)
 	}
 }
 

@@ -67,6 +67,21 @@ func (c *Config) checkSharedPorts(sourcePorts map[string]value) {
 	}
 }
 
+// FlowsFrom returns the modules that have a port among the tcp.source_ports of their flows, in the order of their
+// names.
+func (c *Config) FlowsFrom(port uint16) (modules []string) {
+	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
+		tcp := c.Modules[name].TCP
+		if tcp.Flows == 0 || tcp.SourcePorts == (shaker.PortRange{}) {
+			continue
+		}
+		if own := tcp.ownFlowPorts(); own.First <= port && port <= own.Last {
+			modules = append(modules, name)
+		}
+	}
+	return modules
+}
+
 // placeFlows gives each module with flows and without source ports a place for its ports among those that the exporter
 // reserves. They are reserved in blocks, and a module has ports in a row.
 func (c *Config) placeFlows() {

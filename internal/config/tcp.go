@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -42,15 +43,24 @@ func (t *TCP) checkSourcePorts(v value) {
 			"a flow out while its port is in use. Want other ports, or %v in net.ipv4.ip_local_reserved_ports",
 			v.quote(), all, used)
 	}
+	var taken []string
 	for i := range uint16(t.Flows) {
 		port := t.SourcePorts.First + i
 		switch err := (&shaker.Options{SourcePort: port}).Check(); {
 		case errors.Is(err, syscall.EADDRINUSE):
-			v.warn("is %s, but port %d is in use: until it is free, probes leave its flow out", v.quote(), port)
+			taken = append(taken, strconv.Itoa(int(port)))
+		case errors.Is(err, syscall.EACCES):
+			v.refuse("is %s, but this process may not send from port %d: ports below "+
+				"net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE, want other ports", v.quote(), port)
+			return
 		case err != nil:
 			v.judge(err)
 			return
 		}
+	}
+	if taken != nil {
+		v.warn("is %s, but these ports are in use: %s. Until they are free, probes leave their flows out",
+			v.quote(), strings.Join(taken, ", "))
 	}
 }
 

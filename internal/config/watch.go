@@ -17,6 +17,9 @@ const (
 	// maxWatchedTimeout is the maximum timeout of a watched module.
 	maxWatchedTimeout = time.Minute
 
+	// longestTurn is how long all flows of a watched module may take for one handshake each without a warning.
+	longestTurn = 5 * time.Minute
+
 	// leastIntervals is the minimum number of intervals until a target expires.
 	leastIntervals = 3
 )
@@ -61,6 +64,12 @@ func (m *Module) checkWatch(module, tcp map[string]value) {
 			"in each interval")
 	}
 	m.checkOverlap(tcp)
+	if turn := time.Duration(m.TCP.Flows) * m.Watch.Interval; turn > longestTurn {
+		v := tcp["flows"]
+		v.warn("is %s, and the flows take turns of %s: a flow that fails is noticed only after so long. "+
+			"Use fewer flows or a shorter watch.interval for turns of at most %s",
+			v.quote(), showDuration(turn), showDuration(longestTurn))
+	}
 }
 
 // checkOverlap warns if the module has too few source ports, or flows, for the handshakes with a silent target, which

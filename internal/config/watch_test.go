@@ -43,6 +43,13 @@ func TestWatchWarnings(t *testing.T) {
 		},
 		{name: "a flow less, a shorter timeout", module: "timeout: 999ms, tcp: {flows: 10}, watch: {interval: 100ms}"},
 		{name: "few flows, not watched", module: "tcp: {flows: 2}"},
+		{name: "turns of 5 minutes", module: "tcp: {flows: 5}, watch: {interval: 1m}"},
+		{
+			name: "turns of 6 minutes", module: "tcp: {flows: 6}, watch: {interval: 1m}",
+			want: []string{"shaker.yml:1: module m: tcp.flows is 6, and the flows take turns of 6m: a flow that " +
+				"fails is noticed only after so long. Use fewer flows or a shorter watch.interval for turns of at " +
+				"most 5m"},
+		},
 	} {
 		text := "modules: {m: {prober: tcp, " + test.module + "}}"
 		if _, warnings, err := Parse("shaker.yml", []byte(text)); err != nil || !slices.Equal(warnings, test.want) {

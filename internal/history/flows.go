@@ -19,6 +19,9 @@ type Flows struct {
 	// Each has the results, in the order of the ports. The history keeps it only for the latest record of a target.
 	Each []Flow
 
+	// LeftOut are the ports of the flows that were not performed because other programs have them.
+	LeftOut []uint16
+
 	// Traced reports whether the paths of flows that fail and of flows that do not are known. Shared is then the last
 	// hop that both kinds pass, and Parted the one at or behind which flows fail. Each is zero if there is none.
 	Traced         bool

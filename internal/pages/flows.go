@@ -45,6 +45,9 @@ func (r *row) Flows() string { return probe.DescribeFailedFlows(r.Last().Flows) 
 func (r *row) FlowSummary() string {
 	flows := r.Last().Flows
 	text := probe.DescribeFlows(flows)
+	if leftOut := probe.DescribeLeftOut(flows); leftOut != "" {
+		text += "; " + leftOut
+	}
 	if flows.Others != "" {
 		text += "; " + flows.Others
 	}
@@ -54,16 +57,20 @@ func (r *row) FlowSummary() string {
 // FlowParting says where the paths of the flows part, "" if that is not known.
 func (r *row) FlowParting() string { return parting(r.Last()) }
 
-// Flows says which flows of the probe failed and where their paths part, "" if it had no flows or none failed.
+// Flows says which flows of the probe failed and where their paths part, "" if it had no flows or none failed, and none
+// was left out.
 func (r *result) Flows() string { return failedFlows(r.Record) }
 
-// failedFlows says which flows of a record failed, where their paths part, and how many to other addresses failed. It
-// is "" if there are none.
+// failedFlows says which flows of a record failed or were left out, where their paths part, and how many to other
+// addresses failed. It is "" if there are none.
 func failedFlows(r *history.Record) string {
-	if r.Flows == nil || r.Flows.Failed() == 0 {
+	if r.Flows == nil || r.Flows.Failed() == 0 && len(r.Flows.LeftOut) == 0 {
 		return ""
 	}
 	text := probe.DescribeFailedFlows(r.Flows)
+	if r.Flows.Failed() == 0 {
+		text = probe.DescribeLeftOut(r.Flows)
+	}
 	if where := parting(r); where != "" {
 		text += "; " + where
 	}

@@ -57,6 +57,13 @@ func TestFlows(t *testing.T) {
 	}
 	good := track("good:1", "o", 0)
 	good.Records[0].Flows = flowsOf("oo")
+	good.Records[0].Flows.LeftOut = []uint16{20002, 20003}
+	body = home(t, newPages(good))
+	const leftOut = "both flows succeeded; 2 left out, because other programs have their ports: 20002, 20003</div>"
+	if !strings.Contains(body, leftOut) {
+		t.Errorf("the page does not contain %s:\n%s", leftOut, body)
+	}
+	good.Records[0].Flows.LeftOut = nil
 	body = home(t, newPages(good))
 	if !strings.Contains(body, "both flows succeeded</div>") || strings.Contains(body, "paths part") {
 		t.Errorf("the page of a target without failing flows does not say so, or says that paths part:\n%s", body)
@@ -86,6 +93,7 @@ func TestLogsOfFlows(t *testing.T) {
 		flows.Each = nil // as in the history
 		tr.Records[i].Flows = flows
 	}
+	tr.Records[0].Flows.LeftOut = []uint16{20004}
 	tr.Records[1].Reason = "a reason"
 	p := newPages(tr)
 	const parted = "3 of 5 flows failed: ports 20000 to 20002; " +
@@ -93,7 +101,8 @@ func TestLogsOfFlows(t *testing.T) {
 	text := get(p.Logs, "").Body.String()
 	for _, want := range []string{
 		"  all 4 flows failed\n", "  " + parted + "\n",
-		"  a reason; 2 of 4 flows failed: ports 20001, 20003\n", "  -\n",
+		"  a reason; 2 of 4 flows failed: ports 20001, 20003\n",
+		"  1 left out, because another program has its port: 20004\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("/logs has no line that ends in %q:\n%s", want, text)

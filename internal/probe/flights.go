@@ -165,6 +165,8 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 		}
 		r.countFlows(int(r.Module.TCP.Flows))
 		if err := s.land(ctx); err != nil {
+			flows, _ := r.prober.flights.resultsOf(s.flight)
+			r.reportFlows(s, flows)
 			return err
 		}
 		flows, fault := r.prober.flights.resultsOf(s.flight)
@@ -177,6 +179,7 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 		r.countFlows(-int(r.Module.TCP.Flows))
 		again := r.afterFlight(s, flows)
 		if s.again || !isTooLate(err) || time.Until(s.deadline)+again.leastSilent() < s.needed {
+			r.countFlows(r.reportFlows(s, flows))
 			return err
 		}
 		r.leave(s)
@@ -231,23 +234,48 @@ func (r *running) judge(s *seat, flows []flownFlow, fault error, v *Verdict) err
 	}
 	var performed []Flow
 	var inUse error
+	var leftOut []uint16
 	for i := range flows {
 		flow := Flow{Port: flows[i].port}
 		switch err := r.judgeFlow(s, &flows[i], &flow.Verdict); {
 		case errors.Is(err, syscall.EADDRINUSE):
 			inUse = err
+			leftOut = append(leftOut, flow.Port)
 		case err != nil:
 			return fmt.Errorf("flow from port %d: %w", flow.Port, err)
 		default:
 			performed = append(performed, flow)
 		}
 	}
+	r.prober.leftOut.set(newFlowSet(r.ModuleName, s.flight.key.peer.Addr()), leftOut)
 	if performed == nil {
-		return fmt.Errorf("all ports of the flows, %d-%d, are in use by other programs, or reserved by an exporter of "+
-			"another user, want other source ports: %w", flows[0].port, flows[len(flows)-1].port, inUse)
+		return errPortsTaken(shaker.PortRange{First: flows[0].port, Last: flows[len(flows)-1].port}, inUse)
 	}
 	*v = r.VerdictOf(performed)
+	v.LeftOut = leftOut
 	return nil
+}
+
+// reportFlows reports the flows that have a result, if there are any, because the probe ends without a verdict. It
+// returns how many of them have sent a SYN.
+func (r *running) reportFlows(s *seat, flows []flownFlow) (sent int) {
+	var performed []Flow
+	for i := range flows {
+		flow := Flow{Port: flows[i].port}
+		if _, replied := s.replies[flow.Port]; !replied && flows[i].ended.IsZero() {
+			continue
+		}
+		if r.judgeFlow(s, &flows[i], &flow.Verdict) == nil {
+			performed = append(performed, flow)
+			if sentSYN(&flow.Handshake) {
+				sent++
+			}
+		}
+	}
+	if performed != nil {
+		r.reportPart(r.VerdictOf(performed))
+	}
+	return sent
 }
 
 // judgeFlow returns what the handshake of a flow means for the probe, see [running.shakeOnce].
@@ -554,6 +582,7 @@ func (p *Prober) shakeFlow(ctx context.Context, f *flight, flow *flownFlow) (
 			return begun, result, err
 		}
 		p.flights.mu.Lock()
+		err = errPortBusy(&f.module, err)
 		flow.inUse = err
 		canWait := slices.ContainsFunc(f.seats, func(s *seat) bool {
 			return s.canEndAt(time.Now().Add(busyWait), s.deadline)

@@ -242,9 +242,9 @@ func (p *Prober) tracing() bool {
 	return false
 }
 
-// Probes with similar timeouts share the handshakes, which end with the earliest deadline. Then both have a verdict, and
-// report the timeout that applied. If one has a much longer timeout, it goes on after the other one, and has the time
-// that it needs itself.
+// Probes with similar timeouts share the handshakes, which end with the earliest deadline. Then both have a verdict,
+// and report the timeout that applied. If one has a much longer timeout, it goes on after the other one, and has the
+// time that it needs itself.
 func TestFlowsWithOtherTimeouts(t *testing.T) {
 	onEngines(t, func(t *testing.T, engine *shaker.Config) {
 		for _, test := range []struct {
@@ -316,7 +316,8 @@ func TestFlowsOfAShorterProbe(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			network := simnet.NewNetwork(t)
 			network.At(flowTarget, simnet.SYNACK().After(after))
-			p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 8s, tcp: {flows: 4}}}`)})
+			p := newProber(t, Options{Config: parse(t,
+				`modules: {flows: {prober: tcp, timeout: 8s, tcp: {flows: 4}}}`)})
 			var group sync.WaitGroup
 			group.Go(func() {
 				r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
@@ -599,8 +600,10 @@ modules:
 		r, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", module))
 		if want == nil {
 			checkFlows(t, r, err, 4)
-		} else if !errors.Is(err, want) || !strings.Contains(err.Error(), "flow from port 20000: ") {
-			t.Errorf("the %s probe is %+v, error %v, want %v about the flow from port 20000", module, r, err, want)
+		} else if !errors.Is(err, want) || !strings.HasPrefix(err.Error(), "flow from port 20000: ") ||
+			!strings.HasSuffix(err.Error(), ": another handshake with this address has the port, try again") {
+			t.Errorf("the %s probe is %+v, error %v, want %v about the flow from port 20000, and the reason",
+				module, r, err, want)
 		}
 		<-done
 	}

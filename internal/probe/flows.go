@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -51,7 +52,42 @@ func (p *Prober) FlowPorts(m *config.Module) (ports shaker.PortRange, err error)
 	return ports, nil
 }
 
-// reservedPorts are blocks of ports that are reserved when they are needed for the first time, and as long as this
+// ModuleFlows are the flows of a module.
+type ModuleFlows struct {
+	Module   string
+	Ports    shaker.PortRange
+	Raw      bool // whether the ports are those of an engine without sockets
+	Reserved bool // whether they are neither these nor tcp.source_ports of the module
+}
+
+// ReserveFlowPorts reserves the ports of the flows of all modules in the active configuration, so that no other program
+// takes them before the first probe. It returns the modules that have flows, in the order of their names. An error
+// means that probes with at least one of them are faults.
+func (p *Prober) ReserveFlowPorts() (all []ModuleFlows, err error) {
+	modules := p.Config().Modules
+	for _, name := range slices.Sorted(maps.Keys(modules)) {
+		m := modules[name]
+		if m.TCP.Flows == 0 {
+			continue
+		}
+		ports, portsErr := p.FlowPorts(&m)
+		if portsErr != nil {
+			err = portsErr
+			continue
+		}
+		own := p.options.Shaker.Ports()
+		raw := own.First <= ports.First && ports.Last <= own.Last
+		all = append(all, ModuleFlows{
+			Module: name, Ports: ports, Raw: raw, Reserved: !raw && m.TCP.SourcePorts == shaker.PortRange{},
+		})
+	}
+	return all, err
+}
+
+// IsRaw reports whether handshakes use no sockets.
+func (p *Prober) IsRaw() bool { return p.options.Shaker.Ports() != shaker.PortRange{} }
+
+// reservedPorts are blocks of ports that are reserved when a module needs them for the first time, and as long as this
 // process runs.
 type reservedPorts struct {
 	mu     sync.Mutex

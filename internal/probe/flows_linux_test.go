@@ -1,14 +1,17 @@
 package probe
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -85,14 +88,22 @@ func TestMillionFlows(t *testing.T) {
 func TestTakenPortOfAFlow(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.SYNACK())
+	var told []string
 	p := newProber(t, Options{Config: parse(t, `
 modules:
   flows: {prober: tcp, tcp: {flows: 2, source_ports: 20000-20001}}
-`)})
+`), LeftOut: func(module, protocol string, ports []uint16) {
+		told = append(told, fmt.Sprint(module, " ", protocol, " ", ports))
+	}})
 	for i, want := range []int{2, 1} {
 		r, err := p.Probe(t.Context(), request(t, p, "192.0.2.1:80", "flows"))
 		if err != nil || len(r.Flows) != want || !r.Success() {
-			t.Errorf("with %d of 2 ports taken, the probe is %+v, error %v, want %d open flows", i, r, err, want)
+			t.Fatalf("with %d of 2 ports taken, the probe is %+v, error %v, want %d open flows", i, r, err, want)
+		}
+		text := DescribeFailedFlows(r.HistoryFlows(&r.Verdict))
+		const leftOut = "; 1 left out, because another program has its port: 20000"
+		if names := strings.HasSuffix(text, leftOut); names != (i > 0) {
+			t.Errorf("with %d of 2 ports taken: %q, want the port: %t", i, text, i > 0)
 		}
 		listen(t, fmt.Sprintf(":%d", 20000+i))
 	}
@@ -100,6 +111,9 @@ modules:
 	if !errors.Is(err, shaker.ErrLocal) || !errors.Is(err, syscall.EADDRINUSE) ||
 		!strings.HasPrefix(err.Error(), "all ports of the flows, 20000-20001, are in use by other programs, or ") {
 		t.Errorf("with both ports taken, the probe is %+v, error %v, want ErrLocal and EADDRINUSE", r, err)
+	}
+	if !slices.Equal(told, []string{"flows ip4 [20000]"}) { // there is another call a minute later
+		t.Errorf("the Prober tells of %q, want the port that was taken first", told)
 	}
 }
 
@@ -136,7 +150,28 @@ func TestTooManyFlows(t *testing.T) {
 	}), Config: parse(t, `modules: {flows: {prober: tcp, tcp: {flows: 16, addresses: all}}}`)})
 	r, err = p.Probe(t.Context(), request(t, p, "host.example:80", "flows"))
 	if !errors.Is(err, ErrAddresses) ||
-		!strings.Contains(err.Error(), "has 3, the limit is 2 (--probe.max-in-flight is 40, and the module has 16 flows") {
+		!strings.Contains(err.Error(),
+			"has 3, the limit is 2 (--probe.max-in-flight is 40, and the module has 16 flows") {
 		t.Errorf("the probe of 3 addresses by 16 flows with a limit of 40 is %+v, error %v, want ErrAddresses", r, err)
+	}
+}
+
+// If the caller leaves while one address of several is silent, it gets the results of the flows to the others.
+func TestPartOfTheAddresses(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK())
+	network.At("192.0.2.2")
+	p := newProber(t, Options{DialDNS: simnet.NewDNS(t, simnet.Names{"host.example": {"192.0.2.1", "192.0.2.2"}}),
+		Config: parse(t, `modules: {flows: {prober: tcp, timeout: 10s, tcp: {flows: 4, addresses: all}}}`)})
+	req := request(t, p, "host.example:80", "flows")
+	var parts []*Report
+	req.ReportPart(func(part *Report) { parts = append(parts, part) })
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a flow that is not lost takes no time
+	defer cancel()
+	if r, err := p.Probe(ctx, req); err == nil {
+		t.Errorf("the probe is %+v, want an error, because its caller left", r)
+	}
+	if len(parts) != 1 || len(parts[0].Flows) != 4 || parts[0].Handshake.Peer.Addr().String() != "192.0.2.1" {
+		t.Errorf("the parts are %+v, want one, of the four flows to 192.0.2.1", parts)
 	}
 }

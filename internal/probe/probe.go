@@ -295,16 +295,24 @@ func (r *running) shakeAll(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.Verdicts = make([]Verdict, len(addrs))
+	done := make([]bool, len(addrs))
 	var shaking sync.WaitGroup
 	for i, addr := range addrs {
 		shaking.Go(func() {
 			if err := r.shake(ctx, addr, &r.Verdicts[i]); err != nil {
 				cancel(err) // the first one is the cause
+				return
 			}
+			done[i] = true
 		})
 	}
 	shaking.Wait()
 	if err := context.Cause(ctx); err != nil {
+		for i, v := range r.Verdicts {
+			if done[i] && v.Flows != nil {
+				r.reportPart(v)
+			}
+		}
 		return err
 	}
 	if r.lookup != nil {
@@ -315,6 +323,13 @@ func (r *running) shakeAll(ctx context.Context) error {
 	}
 	r.Verdict = slices.MaxFunc(r.Each(), r.worse)
 	return nil
+}
+
+// reportPart reports a verdict about some flows of a probe that ends without one.
+func (r *running) reportPart(v Verdict) {
+	if r.partial != nil {
+		r.partial(&Report{Request: r.Request, Start: r.Start, Duration: time.Since(r.Start), Verdict: v})
+	}
 }
 
 // countedShake performs a handshake and counts it while it runs, and from then on if it has sent a SYN.

@@ -34,6 +34,11 @@ type Options struct {
 
 	// MaxInFlight limits the number of concurrent handshakes; 0 means no limit.
 	MaxInFlight int
+
+	// LeftOut is called when other flows of a module are left out than before, because other programs have their
+	// ports, or have them no more: then the list is empty. The protocol, ip4 or ip6, is that of the addresses. There is
+	// at most one call a minute for each module and protocol. nil ignores all of them.
+	LeftOut func(module, protocol string, ports []uint16)
 }
 
 // A Prober performs probes. It is safe for use by any number of goroutines.
@@ -44,6 +49,7 @@ type Prober struct {
 	reserved atomic.Int64
 	ports    reservedPorts
 	flights  flights
+	leftOut  leftOut
 }
 
 // New returns a Prober.
@@ -52,13 +58,19 @@ func New(options Options) *Prober {
 		options.DialDNS = (&net.Dialer{}).DialContext
 	}
 	readNameFiles()
-	p := &Prober{options: options}
+	if options.LeftOut == nil {
+		options.LeftOut = func(string, string, []uint16) {}
+	}
+	p := &Prober{options: options, leftOut: leftOut{tell: options.LeftOut}}
 	p.Configure(options.Config)
 	return p
 }
 
 // Configure makes c the active configuration. Running probes keep the configuration that they started with.
-func (p *Prober) Configure(c *config.Config) { p.config.Store(c) }
+func (p *Prober) Configure(c *config.Config) {
+	p.config.Store(c)
+	p.leftOut.forget()
+}
 
 // Config returns the active configuration.
 func (p *Prober) Config() *config.Config { return p.config.Load() }

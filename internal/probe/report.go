@@ -63,6 +63,9 @@ type Verdict struct {
 	// Flows are the verdicts for the flows of the address, in the order of their ports, of which this is the worst
 	// one; nil if the module has no flows.
 	Flows []Flow
+
+	// LeftOut are the ports of the flows that were not performed because other programs have them.
+	LeftOut []uint16
 }
 
 // Success reports whether the result is valid for the module, for every address that was probed.
@@ -157,7 +160,7 @@ func (r *Report) HistoryFlows(v *Verdict) *history.Flows {
 	if v.Flows == nil {
 		return nil
 	}
-	flows := &history.Flows{}
+	flows := &history.Flows{LeftOut: v.LeftOut}
 	for _, f := range v.Flows {
 		flows.Add(history.Flow{Port: f.Port, Success: r.Valid(f.Result), Result: f.Result, Errno: f.Errno,
 			Latency: f.Handshake.Latency()})

@@ -33,6 +33,7 @@ type Request struct {
 	onHop   func(shaker.Hop)      // may be nil
 	onFlow  func(traced, all int) // nil if not all flows are traced; see TraceFlows
 	sent    *atomic.Int64         // may be nil
+	partial func(*Report)         // may be nil; see ReportPart
 	known   KnownFlows            // may be nil
 }
 
@@ -46,6 +47,10 @@ func (r *Request) ReuseFlows(known KnownFlows) { r.known = known }
 // CountSent makes the probe add to n the number of its handshakes whose SYN leaves this host, as soon as it does.
 // Retransmissions are not counted.
 func (r *Request) CountSent(n *atomic.Int64) { r.sent = n }
+
+// ReportPart makes the probe call part if it ends without a verdict although some flows have a result: with a report
+// about an address, and only these flows. There may be several calls at the same time, if there are several addresses.
+func (r *Request) ReportPart(part func(*Report)) { r.partial = part }
 
 // A Target is what to probe: a port of Addr if it is valid, otherwise of Name.
 type Target struct {

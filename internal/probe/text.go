@@ -77,17 +77,40 @@ func DescribeFlows(f *history.Flows) string {
 	return fmt.Sprintf("all %d flows %s", all, outcome)
 }
 
-// DescribeFailedFlows is [DescribeFlows] with the ports of the flows that failed, unless that is all or none of them.
+// DescribeFailedFlows is [DescribeFlows] with the ports of the flows that failed, unless that is all or none of them,
+// and with those of the flows that were left out.
 func DescribeFailedFlows(f *history.Flows) string {
 	text := DescribeFlows(f)
 	if n := f.Failed(); 0 < n && n < f.Len() {
 		text += ": " + ListPorts(f.FailedPorts())
 	}
+	if leftOut := DescribeLeftOut(f); leftOut != "" {
+		text += "; " + leftOut
+	}
 	return text
+}
+
+// DescribeLeftOut says from which ports no flow was performed because other programs have them, "" if there are none.
+func DescribeLeftOut(f *history.Flows) string {
+	switch n := len(f.LeftOut); n {
+	case 0:
+		return ""
+	case 1:
+		return "1 left out, because another program has its port: " + portRanges(f.LeftOut)
+	default:
+		return fmt.Sprintf("%d left out, because other programs have their ports: %s", n, portRanges(f.LeftOut))
+	}
 }
 
 // ListPorts lists ports, which are in their order: "ports 1, 2, 4 to 6".
 func ListPorts(ports []uint16) string {
+	if len(ports) == 1 {
+		return "port " + portRanges(ports)
+	}
+	return "ports " + portRanges(ports)
+}
+
+func portRanges(ports []uint16) string {
 	var list []string
 	for i := 0; i < len(ports); {
 		end := i
@@ -104,10 +127,7 @@ func ListPorts(ports []uint16) string {
 		list = append(list, text)
 		i = end + 1
 	}
-	if len(ports) == 1 {
-		return "port " + list[0]
-	}
-	return "ports " + strings.Join(list, ", ")
+	return strings.Join(list, ", ")
 }
 
 // DescribeParting says where flows that fail part from those that do not, given the last hop that they share, and the

@@ -80,6 +80,7 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		return fail(statusFailed, fmt.Errorf("--web.config.file is %q: %w", *c.flags.web.WebConfigFile, err))
 	}
 	warn(logger, warnings)
+	warnListening(logger, conf, *c.flags.web.WebListenAddresses)
 	if c.flags.configCheck {
 		modules := cmp.Or(strings.Join(config.Names(conf.Modules), ", "), "none")
 		fmt.Printf("%s is valid. Its modules: %s\n", configFile, modules)
@@ -130,7 +131,10 @@ func (c *Command) serve(
 	heldMost, spare := memory.heldConnections(c.flags.heldMost, maxInFlight, descriptors, logger)
 	logger.Info("Starting", append([]any{"version", version.Info(), "build_context", version.BuildContext(),
 		"max_in_flight", maxInFlight, "max_held_connections", heldMost}, c.flags.engine.Attributes(engine)...)...)
-	prober := probe.New(probe.Options{Shaker: engine, Config: conf, MaxInFlight: maxInFlight})
+	prober := probe.New(probe.Options{
+		Shaker: engine, Config: conf, MaxInFlight: maxInFlight,
+		LeftOut: func(module, protocol string, ports []uint16) { logLeftOut(logger, module, protocol, ports) },
+	})
 	results := history.New(memory.capped("--history.limit", c.flags.historyLimit, memory.results(), logger))
 	handler := collector.New(collector.Options{
 		Prober:        prober,
@@ -152,6 +156,7 @@ func (c *Command) serve(
 		History:    results,
 		Observe:    handler.Observe,
 		Changed:    handler.LogChange,
+		Parted:     handler.LogParted,
 	})
 	defer watcher.Close()
 	handler.Watch(watcher)
@@ -176,11 +181,14 @@ func (c *Command) serve(
 	})
 	defer meter.Close()
 	handler.MeasureIdle(meter)
+	listenAddresses := *c.flags.web.WebListenAddresses
 	reloader := newReloader(configFile, loaded, func(c *config.Config) {
 		prober.Configure(c)
 		watcher.Configure()
 		holder.Configure()
 		meter.Configure()
+		warnListening(logger, c, listenAddresses)
+		reserveFlowPorts(prober, logger)
 	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
 	statusPage := pages.New(pages.Options{
@@ -197,6 +205,7 @@ func (c *Command) serve(
 		probe: handler, pages: statusPage, reload: reloader, config: prober.Config, health: engine.Err,
 	})
 	server := newServer(routes, requestLimit, logger)
+	whenListening(server, func() { reserveFlowPorts(prober, logger) }) // other ports than those of the server
 	if limit := maxConnections(maxInFlight, defaultMaxInFlight(descriptors)); limit > 0 {
 		limitConnections(server, limit).reserved = prober.Reserved
 	}

@@ -92,6 +92,36 @@ func (t *target) addToFlow(r *shaker.Repeated, sent moment) (current bool) {
 	return current
 }
 
+// observe passes a handshake on to Options.Observe, and notes whether another program has its port. If so, its flow is
+// left out, as by a probe, and this is not a fault, unless all flows are.
+func (s *stream) observe(r *shaker.Repeated) {
+	all := uint64(1)<<(s.ports.Last-s.ports.First+1) - 1
+	flow := uint64(1) << (r.SourcePort - s.ports.First)
+	taken, before := isTaken(r.Err), s.taken&flow != 0
+	if s.taken &^= flow; taken {
+		s.taken |= flow
+	}
+	if taken || before {
+		s.watcher.options.Prober.NoteTaken(s.name, s.key.peer.Addr(), r.SourcePort, taken)
+	}
+	if !taken || s.taken == all {
+		s.watcher.options.Observe(s.name, r)
+	}
+}
+
+// isTaken reports whether a handshake was not performed because another program has its port.
+func isTaken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+
+// addFault notes that a handshake of a flow was not performed. again reports whether the reason is that another program
+// still has its port, while others can be performed. The caller holds mu.
+func (t *target) addFault(r *shaker.Repeated) (again bool) {
+	own := t.flows.of(r.SourcePort)
+	again = isTaken(own.fault) && isTaken(r.Err) &&
+		slices.ContainsFunc(t.flows.all, func(f flow) bool { return !isTaken(f.fault) })
+	own.fault = fmt.Errorf("flow from port %d: %w", r.SourcePort, r.Err)
+	return again
+}
+
 // isCurrent reports whether a flow counts: it has a result, and has not missed its last turns because another program
 // uses its port. The caller holds mu.
 func (t *target) isCurrent(f *flow) bool { return f.last.Outcome != 0 && !t.isLeftOut(f) }
@@ -100,7 +130,17 @@ func (t *target) isCurrent(f *flow) bool { return f.last.Outcome != 0 && !t.isLe
 // enough: a flow that fails is the one whose handshakes take long, so that another handshake from the port, such as one
 // of a trace, is most likely to be in its way. The caller holds mu.
 func (t *target) isLeftOut(f *flow) bool {
-	return errors.Is(f.fault, syscall.EADDRINUSE) && t.isOverdue(f)
+	return isTaken(f.fault) && t.isOverdue(f)
+}
+
+// leftOutPorts returns the ports of the flows that do not count because other programs use them. The caller holds mu.
+func (t *target) leftOutPorts() (ports []uint16) {
+	for i := range t.flows.all {
+		if t.isLeftOut(&t.flows.all[i]) {
+			ports = append(ports, t.flows.ports.First+uint16(i))
+		}
+	}
+	return ports
 }
 
 // isOverdue reports whether a flow has missed its last turns, for longer than a trace from its port takes. The caller
@@ -193,7 +233,8 @@ func (t *target) currentFlows(resolution *probe.Resolution) (all []probe.Flow) {
 	for i := range t.flows.all {
 		f := &t.flows.all[i]
 		if t.isCurrent(f) {
-			all = append(all, probe.Flow{Port: t.flows.ports.First + uint16(i), Verdict: verdictOf(&f.last, resolution)})
+			all = append(all, probe.Flow{Port: t.flows.ports.First + uint16(i), Verdict: verdictOf(&f.last,
+				resolution)})
 		}
 	}
 	return all
@@ -207,6 +248,7 @@ func (t *target) addFlows(r *probe.Report) {
 		return // the address has just changed
 	}
 	r.Verdict = r.VerdictOf(all)
+	r.LeftOut = t.leftOutPorts()
 	r.Duration = r.At
 	worst := slices.IndexFunc(all, func(f probe.Flow) bool { return f.Handshake == r.Handshake })
 	r.Start = t.watcher.onWallClock(t.flows.of(all[worst].Port).sent)
@@ -216,7 +258,7 @@ func (t *target) addFlows(r *probe.Report) {
 // historyFlows returns the last results of all flows for the record of a handshake that failed. There may be many of
 // them, so that it takes less memory than the report of a scrape. The caller holds mu.
 func (t *target) historyFlows() *history.Flows {
-	flows := &history.Flows{Each: make([]history.Flow, 0, len(t.flows.all))}
+	flows := &history.Flows{Each: make([]history.Flow, 0, len(t.flows.all)), LeftOut: t.leftOutPorts()}
 	for i := range t.flows.all {
 		f := &t.flows.all[i]
 		if t.isCurrent(f) {

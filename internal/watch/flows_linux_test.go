@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,11 +116,16 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// A flow whose port another program has is not performed, which is a fault of this host. It has no result after some
-// time, and the others decide. It is back when the port is free.
+// A flow whose port another program has is not performed, and skipped once. It has no result after some time, and the
+// others decide. It is back when the port is free. If other programs have all ports, this is a fault each time.
 func TestFlowWithATakenPort(t *testing.T) {
 	text := strings.Replace(flowsConfig, "flows: 4", "flows: 4, source_ports: 20000-20003", 1)
-	b := newBench(t, text, 0, Options{})
+	var faults atomic.Int64
+	b := newBench(t, text, 0, Options{Observe: func(_ string, r *shaker.Repeated) {
+		if r.Err != nil {
+			faults.Add(1)
+		}
+	}})
 	if first := b.scrape(openTarget, "flows"); len(first.Flows) != 4 || first.Flows[0].Port != 20000 {
 		t.Fatalf("the first scrape has the flows %+v, want 4 from port 20000 on", first.Flows)
 	}
@@ -139,14 +145,29 @@ func TestFlowWithATakenPort(t *testing.T) {
 		return len(without.Flows) < 4
 	})
 	if slices.ContainsFunc(without.Flows, func(f probe.Flow) bool { return f.Port == 20001 }) ||
-		len(without.Flows) != 3 || without.Watch.Skipped.Fault == 0 || len(without.Watch.Flows) != 4 {
-		t.Errorf("with port 20001 taken: flows %+v, %+v; want three others, and faults", without.Flows, without.Watch)
+		len(without.Flows) != 3 || without.Watch.Skipped.Fault != 1 || len(without.Watch.Flows) != 4 ||
+		fmt.Sprint(without.LeftOut) != "[20001]" || faults.Load() != 0 {
+		t.Errorf("with port 20001 taken: flows %+v, left out %v, %+v, %d faults; want three others, 20001, skipped "+
+			"once, no faults", without.Flows, without.LeftOut, without.Watch, faults.Load())
+	}
+	if told := b.leftOut(); told != "flows ip4 [20001]" {
+		t.Errorf("with port 20001 taken, the Prober tells of %q, want the module and the port", told)
 	}
 	if lost := without.Watch.total("") - without.Watch.total("open"); lost != 0 {
 		t.Errorf("with a taken port: %+v, want no result but open", without.Watch.Handshakes)
 	}
 	server.Close()
 	lab.Eventually(t, "the flow is back", func() bool { return len(b.scrape(openTarget, "flows").Flows) == 4 })
+	for port := 20000; port <= 20003; port++ {
+		lab.Eventually(t, "a server listens on the port", func() (ok bool) {
+			server, err := net.Listen("tcp4", fmt.Sprintf(":%d", port))
+			if err == nil {
+				t.Cleanup(func() { server.Close() })
+			}
+			return err == nil
+		})
+	}
+	lab.Eventually(t, "each turn is a fault", func() bool { return faults.Load() >= 8 })
 }
 
 // When a name has another address, the results of flows with the previous one are forgotten, and the counters are not.
@@ -244,7 +265,7 @@ func TestFlowsOverABrokenMember(t *testing.T) {
 			}
 			fan := kernel.NewFan(t, members)
 			fan.Listen(80)
-			changes := make(chan *probe.Report, 1000)
+			changes, partings := make(chan *probe.Report, 1000), make(chan *probe.Report, 1000)
 			b := newFanBench(t, `
 modules:
   flows:
@@ -252,7 +273,10 @@ modules:
     timeout: 500ms
     watch: {interval: 100ms}
     tcp: {flows: 16, path: on_failure, max_hops: 6}
-`, Options{Changed: func(r *probe.Report) { changes <- r }})
+`, Options{
+				Changed: func(r *probe.Report) { changes <- r },
+				Parted:  func(r *probe.Report) { partings <- r },
+			})
 			address := netip.AddrPortFrom(fan.Host(v6), 80)
 			target := address.String()
 			ports, err := b.prober.FlowPorts(&b.request(target, "flows").Module)
@@ -319,6 +343,11 @@ modules:
 			if p := bad.Parting; p.Shared.From != fan.Entry(v6) || p.Failed.From != fan.Member(v6, member) {
 				t.Errorf("the path parts at %+v, want the shared hop %v and the failed hop %v",
 					p, fan.Entry(v6), fan.Member(v6, member))
+			}
+			if n := len(partings); n != 1 {
+				t.Errorf("%d calls of Parted, want 1, after the trace", n)
+			} else if p := (<-partings).Parting; p.Failed.From != fan.Member(v6, member) {
+				t.Errorf("Parted was called about %+v, want the failed hop %v", p, fan.Member(v6, member))
 			}
 			var last *probe.Report
 			calls := 0

@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,7 @@ type bench struct {
 	watcher *Watcher
 	results *history.History
 	dns     atomic.Pointer[func(ctx context.Context, network, address string) (net.Conn, error)]
+	told    atomic.Pointer[string] // the last call of LeftOut of the Prober
 }
 
 // The addresses of the network: open, refusing and silent targets.
@@ -74,6 +76,9 @@ func newEngineBench(t *testing.T, of *shaker.Config, text string, maxInFlight in
 	b.prober = probe.New(probe.Options{Shaker: engine, Config: b.parse(text), MaxInFlight: maxInFlight,
 		DialDNS: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return (*b.dns.Load())(ctx, network, address)
+		},
+		LeftOut: func(module, protocol string, ports []uint16) {
+			b.told.Store(new(fmt.Sprintf("%s %s %v", module, protocol, ports)))
 		}})
 	options.Shaker, options.Prober, options.History = engine, b.prober, b.results
 	b.watcher = New(options)
@@ -95,6 +100,14 @@ func (b *bench) answerDNS(names simnet.Names) {
 	b.t.Helper()
 	dial := simnet.NewDNS(b.t, names)
 	b.dns.Store(&dial)
+}
+
+// leftOut returns what the last call of LeftOut of the Prober was about, "" if there was none.
+func (b *bench) leftOut() string {
+	if told := b.told.Load(); told != nil {
+		return *told
+	}
+	return ""
 }
 
 // request returns a request of the active configuration.

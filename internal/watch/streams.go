@@ -30,6 +30,8 @@ type stream struct {
 	key        streamKey
 	name       string // of the module
 	repetition *shaker.Repetition
+	ports      shaker.PortRange
+	taken      uint64 // the flows whose ports other programs have, as bits; only take uses it
 
 	// Guarded by the mutex of the streams
 	targets []*target     // never changed, but replaced
@@ -49,7 +51,7 @@ func (all *streams) join(t *target, peer netip.AddrPort, schedule *shaker.Schedu
 		s = all.all[key]
 	}
 	if s == nil {
-		s = &stream{watcher: t.watcher, key: key, name: t.Key.Module}
+		s = &stream{watcher: t.watcher, key: key, name: t.Key.Module, ports: schedule.SourcePorts}
 		var err error
 		if s.repetition, err = t.watcher.options.Shaker.Repeat(peer, *schedule, s.take); err != nil {
 			return nil, err
@@ -102,7 +104,7 @@ func (all *streams) targetsOf(key streamKey) []*target {
 
 // take takes the result of a handshake.
 func (s *stream) take(r shaker.Repeated) {
-	s.watcher.options.Observe(s.name, &r)
+	s.observe(&r)
 	all := &s.watcher.streams
 	all.mu.Lock()
 	targets := s.targets

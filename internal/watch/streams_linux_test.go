@@ -117,8 +117,8 @@ func TestNameJoinsAnAddress(t *testing.T) {
 	}
 }
 
-// A name that gets another address is not open before each flow has a result with this address, and a target that has the
-// same address does not use a part of the results.
+// A name that gets another address is not open before each flow has a result with this address, and a target that has
+// the same address does not use a part of the results.
 func TestPartlyKnownFlows(t *testing.T) {
 	const text = `
 modules:
@@ -200,7 +200,8 @@ func TestReusedResultsAreNotCounted(t *testing.T) {
 	}
 }
 
-// The handshakes with an address do not begin again before the previous ones have ended, because they use the same ports.
+// The handshakes with an address do not begin again before the previous ones have ended, because they use the same
+// ports.
 func TestStreamThatEnds(t *testing.T) {
 	b := newBench(t, silentConfig, 0, Options{})
 	b.scrape(openTarget, "flows")

@@ -360,12 +360,14 @@ func (t *target) recordEnd() {
 func (t *target) add(r *shaker.Repeated) (completed bool) {
 	defer t.noteSkipped()
 	if r.Err != nil {
-		s := t.haveSkips()
-		s.counted.Fault++
+		s, again := t.haveSkips(), false
 		s.fault = r.Err
 		if t.flows != nil {
-			s.fault = fmt.Errorf("flow from port %d: %w", r.SourcePort, r.Err)
-			t.flows.of(r.SourcePort).fault = s.fault
+			again = t.addFault(r)
+			s.fault = t.flows.of(r.SourcePort).fault
+		}
+		if !again {
+			s.counted.Fault++
 		}
 		return false
 	}

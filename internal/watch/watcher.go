@@ -47,6 +47,10 @@ type Options struct {
 	// target with flows begins to fail with the first flow, and recovers with the last one; there is one more call if
 	// other flows than at the last call fail for as many handshakes as there are flows. nil ignores all of them.
 	Changed func(*probe.Report)
+
+	// Parted is called when traces have found where the paths of flows part, after Changed has been called because the
+	// target begins to fail. nil ignores this.
+	Parted func(*probe.Report)
 }
 
 // A Watcher watches targets. It is safe for concurrent use.
@@ -69,6 +73,9 @@ func New(options Options) *Watcher {
 	}
 	if options.Changed == nil {
 		options.Changed = func(*probe.Report) {}
+	}
+	if options.Parted == nil {
+		options.Parted = func(*probe.Report) {}
 	}
 	w := &Watcher{
 		options: options,
@@ -173,6 +180,9 @@ func (w *Watcher) trace(t *target, report *probe.Report) {
 	w.registry.Go(func(ctx context.Context) {
 		defer func() { <-w.traces }()
 		w.options.Prober.TracePath(ctx, report)
+		if report.Parting != nil {
+			w.options.Parted(report)
+		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.isFailing() {

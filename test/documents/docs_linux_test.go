@@ -158,7 +158,7 @@ func TestDocsMetrics(t *testing.T) {
 		"shaker_exporter",                                                       // this program
 		"shaker_handshake_seconds_bucket", "probe_hold_lifetime_seconds_bucket", // of histograms
 		"probe_failed_due_to_regex", "probe_ssl_earliest_cert_expiry", // of blackbox_exporter
-		"shaker_blackbox", "shaker_consul", "shaker_mesh", // jobs
+		"shaker_blackbox", "shaker_consul", "shaker_flows", "shaker_mesh", // jobs
 		"shaker_port", // a tag
 	}
 	row := regexp.MustCompile("(?m)^\\| `((?:probe|shaker)_[a-z_]+)")
