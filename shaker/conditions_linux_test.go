@@ -23,6 +23,9 @@ func TestNetworkConditions(t *testing.T) {
 	var sockets, raw []simnet.Finding
 	t.Run("sockets", func(t *testing.T) { conditions, sockets = findings(t) })
 	t.Run("raw", func(t *testing.T) { withoutSocketsIn(t); _, raw = findings(t) })
+	if sockets == nil || raw == nil {
+		return // skipped
+	}
 	simnet.CompareConditions(t, conditions, sockets, raw)
 
 	// Two conditions with the same errno differ in their ICMP error.
