@@ -18,13 +18,14 @@
 # Variables of make release, as in `make release PLATFORMS="linux/amd64 linux/arm64"`. make chart has VERSION, OUT and
 # SOURCE_DATE_EPOCH, too:
 #
-#   VERSION              the version; by default, what `git describe` prints, without the v of the tag
-#   PLATFORMS            the platforms, as Go names them
+#   VERSION              the version, such as 1.2.3 or 1.2.3-rc.1; by default, what `git describe` prints, without the v
+#                        of the tag
+#   PLATFORMS            the platforms, as `go tool dist list` prints them, separated by spaces; linux/arm is ARMv7
 #   PACKAGES             the formats of the packages; empty for none
 #   SBOM                 empty for no SBOMs
-#   OUT                  the directory; files of the same version in it are replaced
+#   OUT                  the directory; files of the same version in it are replaced, and other files are named
 #   ALLOW_DIRTY=1        includes uncommitted changes, to try things out
-#   SOURCE_DATE_EPOCH    the time of all files; by default, the time of the commit
+#   SOURCE_DATE_EPOCH    the time of all files, in seconds since 1970; by default, the time of the commit
 #
 # The same commit, version and Go release (`go version`) give the same files, byte by byte, on any Linux
 # with GNU tar and gzip, whatever the settings of go, git and the shell are. To verify published files, build them

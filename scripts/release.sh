@@ -28,6 +28,14 @@ fi
 # shellcheck disable=SC2086 # a list of words
 set -- $PLATFORMS
 [ $# -gt 0 ] || fail 'PLATFORMS is empty, want at least one platform, such as linux/amd64'
+known=$(go tool dist list)
+for platform; do
+  printf '%s\n' "$known" | grep -Fqx -e "$platform" || case $platform in
+  *,*) fail "invalid platform $platform in PLATFORMS, want spaces between platforms" ;;
+  */armv7 | */armhf) fail "invalid platform $platform in PLATFORMS, want ${platform%/*}/arm, which is ARMv7" ;;
+  *) fail "invalid platform $platform in PLATFORMS, want one that \`go tool dist list\` prints, such as linux/amd64" ;;
+  esac
+done
 
 dirty=$(git status --porcelain --untracked-files=all)
 if [ -n "$dirty" ]; then
@@ -36,12 +44,8 @@ $dirty"
   revision=$revision-modified
 fi
 
-version=${VERSION:-$(git describe --tags --always --abbrev=12)${dirty:+-dirty}}
-case $version in
-  *[!0-9A-Za-z.+_-]*) fail "invalid version $version, want only letters, digits and .+_-" ;;
-  v[0-9]*) version=${version#v} ;;
-esac
-epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --no-show-signature --format=%ct)}
+VERSION=${VERSION:-$(git describe --tags --always --abbrev=12)${dirty:+-dirty}}
+. scripts/version.sh
 date=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
 
 for format in $PACKAGES; do
@@ -50,6 +54,8 @@ for format in $PACKAGES; do
   *) fail "invalid format $format in PACKAGES, want only deb, rpm and apk" ;;
   esac
 done
+error=$(mkdir -p -- "$OUT" 2>&1) || fail "invalid directory OUT: $error"
+[ -w "$OUT" ] || fail "invalid directory OUT: $OUT: no permission to write"
 [ -z "$PACKAGES" ] || nfpm=$(sh scripts/programs.sh internal/lab/programs.txt nfpm)
 [ -z "$SBOM" ] || syft=$(sh scripts/programs.sh packaging/programs.txt syft)
 
@@ -127,16 +133,20 @@ prepare_packages() {
   )
 }
 
-# package_version FORMAT prints the version as a semantic version, which nfpm translates: a release candidate sorts
-# before the release, and what git describes as commits after a release sorts after it. The versions of Alpine contain
-# only numbers.
+# package_version FORMAT prints the version of a package: a release candidate sorts before the release, and what git
+# describes as commits after a release sorts after it. nfpm translates the semantic versions of deb and rpm. Alpine's
+# versions contain only numbers and a few words, and what is not one of them is left out. A commit without a tag has its
+# time instead of its hash.
 package_version() {
   case $version in
   [0-9]*.[0-9]*) printf '%s\n' "$version" ;;
-  *) printf '0.0.0+%s\n' "$version" ;;
-  esac | sed -e 's/-\([0-9]*\)-g\([0-9a-f]*\)/+\1.g\2/; s/\(+.*\)-dirty$/\1.dirty/; s/-dirty$/+dirty/' |
+  *) if [ "$1" = apk ]; then echo "0.0.0+git.$epoch"; else echo "0.0.0+$version"; fi ;;
+  esac | tr _ . | sed 's/-\([0-9]*\)-g\([0-9a-f]*\)/+\1.g\2/; s/\(+.*\)-dirty$/\1.dirty/; s/-dirty$/+dirty/' |
     case $1 in
-    apk) sed 's/^\([^+]*-[a-z]*\)\./\1/; s/\(+[0-9]*\).*/\1/; s/+$//' ;;
+    apk)
+      sed -E -e 's/\+git\.([0-9]+)$/_git\1/; s/\+([0-9]+)(\..*)?$/_p\1/; s/\+.*//' \
+        -e 's/-(alpha|beta|pre|rc)[.-]?([0-9]*)[^_]*/_\1\2/; s/-[^_]*/_pre/'
+      ;;
     *) cat ;;
     esac
 }
@@ -196,10 +206,17 @@ done
 
 chart=$(cd "$work/source" && VERSION="$version" SOURCE_DATE_EPOCH="$epoch" OUT="$work/out" sh scripts/chart.sh)
 printf '%-14s %s\n' chart "$chart"
+(cd "$work/out" && sha256sum -- *) >"$work/sha256sums.txt"
 
-# The checksums come last: without them a release is incomplete.
-mkdir -p "$OUT"
-rm -f "$OUT/shaker_exporter-$version".* "$OUT/sha256sums.txt"
-mv "$work/out"/* "$OUT"
-cd "$OUT"
-sha256sum "shaker_exporter-$version".* "$chart" >sha256sums.txt
+# The checksums come last: without them a release is incomplete. The name of another version can begin with this
+# version and a dot, but not with this version and a platform.
+rm -f -- "$OUT/sha256sums.txt"
+for os in $(printf '%s\n' "$known" | sed 's,/.*,,' | sort -u); do
+  rm -f -- "$OUT/shaker_exporter-$version.$os"-*
+done
+mv -- "$work/out"/* "$OUT"
+mv -- "$work/sha256sums.txt" "$OUT"
+names=$(printf '%s\n' sha256sums.txt && sed 's/^[^ ]*  //' "$OUT/sha256sums.txt")
+others=$(find "$OUT/." ! -name . -prune -printf '%f\n' | grep -Fvx -e "$names" | sort)
+[ -z "$others" ] || echo "release: $OUT also has files that are not of this release, do not publish them with it:
+$others" >&2

@@ -262,10 +262,12 @@ func equalSets(a, b []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
-// The versions of the packages sort like the versions that git describes.
+// The versions of the packages sort like the versions that git describes, and nfpm gives them to the packages. Those of
+// apk packages are valid for Alpine.
 func TestPackageVersions(t *testing.T) {
 	needMake(t, "go", "tar", "gzip", "find")
 	lab.Program(t, "dpkg", "dpkg")
+	nfpm := lab.GoProgram(t, "nfpm")
 	releaseEnv(t)
 	script := lab.Read(t, "scripts/release.sh")
 	function := regexp.MustCompile(`(?ms)^package_version\(\) \{\n.*?^\}\n`).FindString(script)
@@ -274,21 +276,36 @@ func TestPackageVersions(t *testing.T) {
 	}
 	for _, c := range []struct{ version, deb, apk string }{
 		{version: "1.2.3", deb: "1.2.3", apk: "1.2.3"},
-		{version: "1.2.3-rc.1", deb: "1.2.3-rc.1", apk: "1.2.3-rc1"},
-		{version: "1.2.3-rc1", deb: "1.2.3-rc1", apk: "1.2.3-rc1"},
-		{version: "1.2.3-5-g0123abcdef01", deb: "1.2.3+5.g0123abcdef01", apk: "1.2.3+5"},
-		{version: "1.2.3-rc.1-5-g0123abcdef01", deb: "1.2.3-rc.1+5.g0123abcdef01", apk: "1.2.3-rc1+5"},
+		{version: "1.2.3-rc.1", deb: "1.2.3-rc.1", apk: "1.2.3_rc1"},
+		{version: "1.2.3-rc1", deb: "1.2.3-rc1", apk: "1.2.3_rc1"},
+		{version: "1.2.3-5-g0123abcdef01", deb: "1.2.3+5.g0123abcdef01", apk: "1.2.3_p5"},
+		{version: "1.2.3-rc.1-5-g0123abcdef01", deb: "1.2.3-rc.1+5.g0123abcdef01", apk: "1.2.3_rc1_p5"},
 		{version: "1.2.3-dirty", deb: "1.2.3+dirty", apk: "1.2.3"},
-		{version: "1.2.3-5-g0123abcdef01-dirty", deb: "1.2.3+5.g0123abcdef01.dirty", apk: "1.2.3+5"},
-		{version: "0123abcdef01", deb: "0.0.0+0123abcdef01", apk: "0.0.0+0123"},
-		{version: "1e23abcdef01", deb: "0.0.0+1e23abcdef01", apk: "0.0.0+1"},
-		{version: "b123abcdef01-dirty", deb: "0.0.0+b123abcdef01.dirty", apk: "0.0.0"},
+		{version: "1.2.3-5-g0123abcdef01-dirty", deb: "1.2.3+5.g0123abcdef01.dirty", apk: "1.2.3_p5"},
+		{version: "1.2.3-nightly.7", deb: "1.2.3-nightly.7", apk: "1.2.3_pre"},
+		{version: "1.2.3-7", deb: "1.2.3-7", apk: "1.2.3_pre"},
+		{version: "1.2.3+a_b", deb: "1.2.3+a.b", apk: "1.2.3"},
+		{version: "0123abcdef01", deb: "0.0.0+0123abcdef01", apk: "0.0.0_git1700000000"},
+		{version: "1e23abcdef01", deb: "0.0.0+1e23abcdef01", apk: "0.0.0_git1700000000"},
+		{version: "b123abcdef01-dirty", deb: "0.0.0+b123abcdef01.dirty", apk: "0.0.0_git1700000000"},
+		{version: "nightly-5-g0123abcdef01", deb: "0.0.0+nightly+5.g0123abcdef01", apk: "0.0.0_git1700000000"},
 	} {
 		for format, want := range map[string]string{"deb": c.deb, "rpm": c.deb, "apk": c.apk} {
-			got := strings.TrimSpace(run(t, ".", "version=$1\n"+function+"package_version $2", c.version, format))
+			got := strings.TrimSpace(run(t, ".", "epoch=1700000000 version=$1\n"+function+"package_version $2",
+				c.version, format))
 			if got != want {
 				t.Errorf("the version of a %s of %s is %q, want %q", format, c.version, got, want)
 			}
+		}
+		dir := t.TempDir()
+		lab.Write(t, dir, "nfpm.yaml", "{name: x, arch: amd64, description: x, version: "+`"`+c.apk+`"`+"}\n")
+		got := run(t, dir, `"$1" package --packager apk --target x.apk >&2
+			tar --extract --gzip --to-stdout --warning=no-unknown-keyword --file=x.apk .PKGINFO | grep ^pkgver`, nfpm)
+		if want := "pkgver = " + c.apk + "\n"; !strings.HasSuffix(got, want) {
+			t.Errorf("the apk of %s has %q, want %q", c.version, got, want)
+		}
+		if !alpineVersion.MatchString(c.apk) {
+			t.Errorf("%s is not a version of Alpine", c.apk)
 		}
 	}
 	sorted := []string{"1.2.3~rc.1", "1.2.3~rc.1+5.g01", "1.2.3", "1.2.3+5.g01", "1.2.4~rc.1"}
@@ -296,6 +313,11 @@ func TestPackageVersions(t *testing.T) {
 		run(t, ".", `dpkg --compare-versions "$1" lt "$2"`, sorted[i], sorted[i+1])
 	}
 }
+
+// alpineVersion matches the versions that apk accepts, without the number of the build:
+// https://wiki.alpinelinux.org/wiki/Package_policies
+var alpineVersion = regexp.MustCompile(
+	`^[0-9]+(\.[0-9]+)*[a-z]?(_(alpha|beta|pre|rc|cvs|svn|git|hg|p)[0-9]*)*$`)
 
 // make release-notes prints the top section of CHANGELOG.md.
 func TestReleaseNotes(t *testing.T) {

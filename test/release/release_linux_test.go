@@ -383,8 +383,8 @@ func TestRelease(t *testing.T) {
 		wantVersion(t, released(t, binary), "1.2.3", revision, "1970-01-01T00:00:01Z")
 		wantFiles(t, out, 4) // the previous archives and packages of the version are gone
 		// make release keeps the archives of other versions, and all of them if a build fails.
-		run(t, root, `touch dist/shaker_exporter-1.2.2.linux-other.tar.gz
-			! make -s release SBOM= PACKAGES= PLATFORMS=linux/none`)
+		run(t, root, `touch dist/shaker_exporter-1.2.2.linux-other.tar.gz; echo invalid >broken.go
+			! make -s release SBOM= PACKAGES= PLATFORMS="$1" VERSION=1.2.3 ALLOW_DIRTY=1; rm broken.go`, here)
 		wantFiles(t, out, 5)
 	})
 
@@ -477,7 +477,7 @@ func TestVersionOfGoBuild(t *testing.T) {
 // make release refuses to build a release that would not be reproducible, or without what it needs, and its last
 // lines say why.
 func TestReleaseRefused(t *testing.T) {
-	needMake(t)
+	needMake(t, "go")
 	releaseEnv(t)
 	const dirty = "release: uncommitted changes, the release would not be reproducible:\n"
 	const noCommit = "release: no commit to release, "
@@ -497,12 +497,26 @@ func TestReleaseRefused(t *testing.T) {
 			want: "release: invalid version v1/2, want only letters, digits and .+_-\n"},
 		{name: "no platform", args: "PLATFORMS=",
 			want: "release: PLATFORMS is empty, want at least one platform"},
+		{name: "platforms with a comma", args: "PLATFORMS=linux/amd64,linux/arm64",
+			want: "release: invalid platform linux/amd64,linux/arm64 in PLATFORMS, want spaces between platforms\n"},
+		{name: "second platform", args: "PLATFORMS='linux/amd64 foo'",
+			want: "release: invalid platform foo in PLATFORMS, want one that `go tool dist list` prints"},
+		{name: "armv7", args: "PLATFORMS=linux/armv7",
+			want: "release: invalid platform linux/armv7 in PLATFORMS, want linux/arm, which is ARMv7\n"},
+		{name: "version of two numbers", args: "VERSION=1.2",
+			want: "release: invalid version 1.2, want a semantic version, such as VERSION=1.2.3 or VERSION=1.2.3-rc.1\n"},
+		{name: "time", args: "SOURCE_DATE_EPOCH=abc",
+			want: "release: invalid SOURCE_DATE_EPOCH abc, want the seconds since 1970"},
+		{name: "late time", args: "SOURCE_DATE_EPOCH=8589934592",
+			want: "release: invalid SOURCE_DATE_EPOCH 8589934592, want the seconds since 1970"},
+		{name: "output", args: "OUT=README.md",
+			want: "release: invalid directory OUT: mkdir: cannot create directory 'README.md': File exists\n"},
 		{name: "format", args: "PACKAGES='deb msi'",
 			want: "release: invalid format msi in PACKAGES, want only deb, rpm and apk\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			root, _ := clone(t, "Makefile", "scripts/release.sh", "README.md")
-			got := run(t, root, c.before+"\n! make -s release OUT=../out "+c.args+" 2>&1")
+			root, _ := clone(t, "Makefile", "scripts", "README.md")
+			got := run(t, root, c.before+"\n! make -s release OUT=../out PACKAGES= SBOM= "+c.args+" 2>&1")
 			if !strings.Contains(got, c.want) {
 				t.Errorf("after %q, make release %s prints %q, want %q", c.before, c.args, got, c.want)
 			}
@@ -514,12 +528,79 @@ func TestReleaseRefused(t *testing.T) {
 	}
 }
 
+// make release replaces the files of its version in OUT, keeps those of all other versions, also of one whose name begins
+// in the same way, and names what does not belong to the release.
+func TestReleaseKeepsOtherVersions(t *testing.T) {
+	lab.SkipWithRace(t)
+	needMake(t, "go", "tar", "gzip", "find")
+	releaseEnv(t)
+	root, _ := clone(t)
+	others := []string{
+		"shaker-exporter-1.2.2.tgz",
+		"shaker_exporter-1.2.3-rc.1.linux-amd64.deb",
+		"shaker_exporter-1.2.3-rc.linux.1.linux-amd64.deb",
+		"shaker_exporter-1.2.3.linux-amd64.deb",
+	}
+	own := []string{"shaker_exporter-1.2.3-rc.linux-mips.tar.gz", "shaker_exporter-1.2.3-rc.plan9-386.spdx.json",
+		"shaker-exporter-1.2.3-rc.tgz", "sha256sums.txt"}
+	got := run(t, root, `mkdir dist; for file; do echo old >"dist/$file"; done
+		make -s release PACKAGES= SBOM= PLATFORMS=linux/amd64 VERSION=1.2.3-rc`, append(own, others...)...)
+	want := "release: dist also has files that are not of this release, do not publish them with it:\n" +
+		strings.Join(others, "\n") + "\n"
+	if !strings.HasSuffix(got, want) {
+		t.Errorf("make release prints\n%s\nwant at the end\n%s", got, want)
+	}
+	const archive, chart = "shaker_exporter-1.2.3-rc.linux-amd64.tar.gz", "shaker-exporter-1.2.3-rc.tgz"
+	names := slices.Sorted(slices.Values(append([]string{archive, chart, "sha256sums.txt"}, others...)))
+	files := strings.Fields(run(t, root, "ls dist"))
+	slices.Sort(files)
+	if !slices.Equal(files, names) {
+		t.Errorf("after make release, dist has %q, want %q", files, names)
+	}
+	if got, want := run(t, filepath.Join(root, "dist"), "sha256sum --check --strict sha256sums.txt"),
+		chart+": OK\n"+archive+": OK\n"; got != want {
+		t.Errorf("sha256sum --check prints %q, want %q", got, want)
+	}
+	// The control: nothing is named if nothing else is there.
+	if got := run(t, root, "make -s release PACKAGES= SBOM= PLATFORMS=linux/amd64 OUT=other"); strings.Contains(
+		got, "not of this release") {
+		t.Errorf("make release into an empty directory prints\n%s\nwant no other files in it", got)
+	}
+}
+
+// make chart refuses a version that is not a semantic version, except for those that git describes.
+func TestChartRefused(t *testing.T) {
+	needMake(t, "tar", "gzip")
+	releaseEnv(t)
+	root, _ := clone(t, "Makefile", "LICENSE", "scripts", "charts", "examples", ".gitignore")
+	for _, version := range []string{"0.1", "01.2.3", "v01.2.3", "v", "..", "1.2.3-01", "nightly"} {
+		got := run(t, root, `! make -s chart VERSION="$1" OUT=../out 2>&1`, version)
+		if want := "want a semantic version, such as VERSION=1.2.3 or"; !strings.HasPrefix(got, "chart: invalid version ") ||
+			!strings.Contains(got, want) {
+			t.Errorf("make chart VERSION=%s prints %q, want chart: invalid version …, %s", version, got, want)
+		}
+	}
+	const wantTime = "chart: invalid SOURCE_DATE_EPOCH abc, want the seconds since 1970"
+	if got := run(t, root, "! make -s chart SOURCE_DATE_EPOCH=abc OUT=../out 2>&1"); !strings.HasPrefix(got, wantTime) {
+		t.Errorf("make chart SOURCE_DATE_EPOCH=abc prints %q, want %q", got, wantTime)
+	}
+	for version, want := range map[string]string{
+		"": "1.2.3", "v1.2.3-rc.1": "1.2.3-rc.1", "0123456789ab-dirty": "0.0.0-g0123456789ab-dirty",
+		"v1.2-5-g0123456789ab": "0.0.0-g1-2-5-g0123456789ab",
+	} {
+		got := run(t, root, `make -s chart VERSION="$1" OUT=../out`, version)
+		if want := "shaker-exporter-" + want + ".tgz\n"; got != want {
+			t.Errorf("make chart VERSION=%s prints %q, want %q", version, got, want)
+		}
+	}
+}
+
 // make release works in a clone of another user, as many containers have it, although git refuses to read it.
 func TestReleaseOfAnothersClone(t *testing.T) {
 	lab.NeedRoot(t)
 	needMake(t)
 	releaseEnv(t)
-	root, _ := clone(t, "Makefile", "scripts/release.sh", "README.md")
+	root, _ := clone(t, "Makefile", "scripts", "README.md")
 	// The control case: git refuses.
 	if got := run(t, root, "chown -R 1:1 .; ! git status 2>&1"); !strings.Contains(got, "dubious ownership") {
 		t.Errorf("git status prints %q, want a refusal because of dubious ownership", got)
