@@ -5,7 +5,7 @@
 # For other platforms, and with what --version and the image's labels tell about it:
 #
 #   docker buildx build --platform=linux/amd64,linux/arm64 \
-#       --build-arg VERSION="$(git describe --tags)" \
+#       --build-arg VERSION="$(git describe --tags | sed s/^v//)" \
 #       --build-arg REVISION="$(git rev-parse HEAD)" \
 #       --build-arg BUILD_DATE="$(TZ=UTC0 git log -1 --format=%cd --date=format-local:%FT%TZ)" \
 #       --tag=registry.example.com/shaker_exporter --push .

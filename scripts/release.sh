@@ -128,7 +128,7 @@ prepare_packages() {
     cd "$work/build/examples/systemd"
     sed -e '1,/^$/d' -e 's,/usr/local/bin/,/usr/bin/,' shaker_exporter.service >"$work/build/shaker_exporter.service"
     rm shaker_exporter.service
-    sed -e 's,/usr/local/bin/,/usr/bin/,' -e 's,examples/systemd/,/usr/share/doc/shaker-exporter/&,' raw.conf >raw
+    sed 's,examples/systemd/,/usr/share/doc/shaker-exporter/&,' raw.conf >raw
     mv raw raw.conf
   )
 }

@@ -28,6 +28,29 @@ func parse(t *testing.T, args ...string) (f Flags, err error) {
 	return f, err
 }
 
+// An environment variable has the default of --probe.engine, so that a drop-in can set it.
+func TestEngineVariable(t *testing.T) {
+	for _, c := range []struct {
+		variable string
+		args     []string
+		want     engineName
+		err      string
+	}{
+		{want: socket},
+		{variable: "raw", want: raw},
+		{variable: "raw", args: []string{"--probe.engine=raw", "--probe.raw-ports=20000-20127"}, want: raw},
+		{variable: "raw", args: []string{"--probe.engine=socket"}, want: socket},
+		{variable: "tun", want: "tun", err: `SHAKER_PROBE_ENGINE is "tun", want one of socket, raw`},
+	} {
+		t.Setenv(engineVariable, c.variable)
+		f, err := parse(t, c.args...)
+		if f.engine != c.want || fmt.Sprint(err) != c.err && (err != nil || c.err != "") {
+			t.Errorf("SHAKER_PROBE_ENGINE=%s and flags %q: %q, %v, want %q, %q", c.variable, c.args, f.engine, err,
+				c.want, c.err)
+		}
+	}
+}
+
 // The flags accept as many ports as the engine has, and reject everything else with what would be right.
 func TestFlags(t *testing.T) {
 	const want = "want FIRST-LAST, 128 ports from 1024 on, such as 20000-20127"
@@ -40,7 +63,7 @@ func TestFlags(t *testing.T) {
 		{args: []string{"--probe.engine=raw"}},
 		{args: []string{"--probe.engine=raw", "--probe.raw-ports=1024-1151"}},
 		{args: []string{"--probe.engine=raw", "--probe.raw-ports=65408-65535"}},
-		{args: []string{"--probe.engine=tun"}, err: "enum value must be one of socket,raw, got 'tun'"},
+		{args: []string{"--probe.engine=tun"}, err: `--probe.engine is "tun", want one of socket, raw`},
 		{args: []string{"--probe.raw-ports=20000-20127"}, err: "--probe.raw-ports requires --probe.engine=raw"},
 		{args: []string{"--probe.engine=raw", "--probe.raw-ports=20000-20128"}, err: want},
 		{args: []string{"--probe.engine=raw", "--probe.raw-ports=20000-20126"}, err: want},

@@ -5,6 +5,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -23,9 +24,23 @@ const (
 // portsFlag is the name of the flag for the ports of SYNs without a socket.
 const portsFlag = "--probe.raw-ports"
 
+// engineVariable is an environment variable with the default of --probe.engine. A drop-in of systemd can set it, whatever
+// the path of the program is, and whether or not the service already has the flag.
+const engineVariable = "SHAKER_PROBE_ENGINE"
+
+// An engineName is a value of --probe.engine, valid or not: an error of Set would not contain the name of the variable.
+type engineName string
+
+func (n *engineName) Set(text string) error {
+	*n = engineName(text)
+	return nil
+}
+
+func (n *engineName) String() string { return string(*n) }
+
 // Flags are the flags about the engine, which several commands have.
 type Flags struct {
-	engine string
+	engine engineName
 	ports  portRange
 }
 
@@ -34,14 +49,21 @@ func (f *Flags) Register(cmd *kingpin.CmdClause) {
 	cmd.Flag("probe.engine",
 		"How to send SYNs: through sockets, which needs no privilege, or without them, which needs CAP_NET_RAW and "+
 			"never sends a final ACK. One of: [socket, raw]").
-		Default(socket).EnumVar(&f.engine, socket, raw)
+		Default(socket).Envar(engineVariable).SetValue(&f.engine)
 	cmd.Flag("probe.raw-ports", fmt.Sprintf("The %d ports from which SYNs without a socket are sent, with "+
 		"--probe.engine=raw. By default, free ports below net.ipv4.ip_local_port_range.", shaker.RawPorts)).
 		PlaceHolder("<ports>").SetValue(&f.ports)
 }
 
-// Validate returns a usage error if the flags contradict each other.
+// Validate returns a usage error if a value is invalid, or the flags contradict each other.
 func (f *Flags) Validate() error {
+	if f.engine != socket && f.engine != raw {
+		name := "--probe.engine"
+		if string(f.engine) == os.Getenv(engineVariable) {
+			name = engineVariable
+		}
+		return fmt.Errorf("%s is %q, want one of %s, %s", name, f.engine, socket, raw)
+	}
 	if f.ports != (portRange{}) && f.engine != raw {
 		return errors.New(portsFlag + " requires --probe.engine=raw")
 	}
@@ -53,7 +75,7 @@ func (f *Flags) Attributes(s *shaker.Shaker) []any {
 	if f.engine == raw {
 		return []any{"engine", raw, "raw_ports", s.Ports()}
 	}
-	return []any{"engine", f.engine}
+	return []any{"engine", string(f.engine)}
 }
 
 // Descriptors returns how many descriptors the engine holds at most, without those of handshakes: one for each

@@ -28,7 +28,7 @@ import (
 
 // likeManifests are values with which the chart makes the objects of examples/kubernetes.
 const likeManifests = `
-image: {repository: registry.example.com/shaker_exporter, tag: v0.1.0}
+image: {repository: registry.example.com/shaker_exporter, tag: 0.1.0}
 autoscaling: {enabled: true}
 networkPolicy:
   from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
