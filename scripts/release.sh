@@ -79,8 +79,28 @@ clean_git --git-dir="$work/git" archive --format=tar "$tree" >"$work/tar"
 tar --extract --file="$work/tar" --directory="$work/source"
 (
   cd "$work/source"
-  find LICENSE README.md CHANGELOG.md docs examples -type f ! -name '*.go' -exec cp --parents -t "$work/tree" {} +
+  find LICENSE README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples -type f ! -name '*.go' \
+    -exec cp --parents -t "$work/tree" {} +
 )
+
+home=https://github.com/shaker-exporter/shaker_exporter
+# absolute_links DIRECTORY replaces links of the pages in it to files that it lacks, such as sources, by links to the
+# repository.
+absolute_links() (
+  cd "$1"
+  find . -name '*.md' -printf '%P\n' | while IFS= read -r page; do
+    grep -Eo '\]\([^)#: ]+[)#]' "$page" | sed 's/^](//; s/.$//' | sort -u | while IFS= read -r link; do
+      path=$(realpath -m -s --relative-to=. "$(dirname "$page")/$link")
+      [ ! -e "$path" ] || continue
+      case $path in
+      *.png | *.svg) path=raw/main/$path ;;
+      *) path=blob/main/$path ;;
+      esac
+      sed -i "s|](\($(printf '%s' "$link" | sed 's/[.]/\\./g')\)\([)#]\)|]($home/$path\2|g" "$page"
+    done
+  done
+)
+absolute_links "$work/tree"
 
 # Settings that `go env -w` wrote count as far as they are about where modules and the Go release come from.
 for name in GOAUTH GOCACHE GOINSECURE GOMODCACHE GONOPROXY GONOSUMDB GOPRIVATE GOPROXY GOSUMDB GOTOOLCHAIN GOVCS; do
@@ -122,15 +142,19 @@ prepare_packages() {
     printf '\n -- %s  %s\n' "$(sed -n 's/^maintainer: //p' "$work/source/packaging/nfpm.yaml")" \
       "$(date -u -R -d "@$epoch")"
   } | gzip -n -9 >"$work/build/changelog.gz"
-  cp -R "$work/tree/examples" "$work/build/examples"
-  # The package has the unit, and the program in another directory.
+  # The documentation of a package has no pictures. The package has the unit, and the program in another directory.
+  mkdir -p "$work/build/doc/docs"
+  cp "$work/source/README.md" "$work/build/doc"
+  cp "$work/source/docs"/*.md "$work/build/doc/docs"
+  cp -R "$work/tree/examples" "$work/build/doc"
   (
-    cd "$work/build/examples/systemd"
+    cd "$work/build/doc/examples/systemd"
     sed -e '1,/^$/d' -e 's,/usr/local/bin/,/usr/bin/,' shaker_exporter.service >"$work/build/shaker_exporter.service"
     rm shaker_exporter.service
     sed 's,examples/systemd/,/usr/share/doc/shaker-exporter/&,' raw.conf >raw
     mv raw raw.conf
   )
+  absolute_links "$work/build/doc"
 }
 
 # package_version FORMAT prints the version of a package: a release candidate sorts before the release, and what git
@@ -178,7 +202,6 @@ write_sbom() (
       >"$work/out/$2.spdx.json"
   printf ' %s' spdx.json
 )
-home=https://github.com/shaker-exporter/shaker_exporter
 
 case " $*" in *' linux/'*) [ -z "$PACKAGES" ] || prepare_packages ;; esac
 for platform; do

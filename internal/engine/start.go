@@ -100,7 +100,7 @@ func capabilityHints() []string {
 		"Kubernetes: securityContext {runAsUser: 0, runAsNonRoot: false, capabilities: {drop: [ALL], " +
 			"add: [NET_RAW]}}; a user other than root would need a file capability, too",
 		"elsewhere: setcap cap_net_raw=ep " + program + " (without effect under no_new_privs)",
-		"docs/raw.md describes each of them",
+		"docs/raw.md describes each of them; a package has docs and examples in /usr/share/doc/shaker-exporter",
 	}
 }
 

@@ -43,6 +43,14 @@ The file that the packages install describes every key.
 .I /etc/default/shaker_exporter
 More flags for the service (on Alpine Linux:
 .IR /etc/conf.d/shaker_exporter ).
+.PP
+The packages also install the documentation:
+.TP
+.I /usr/share/doc/shaker\-exporter/docs
+The pages that errors and hints name, such as docs/raw.md.
+.TP
+.I /usr/share/doc/shaker\-exporter/examples
+Examples: a drop\-in for systemd, rules, dashboards.
 .SH EXAMPLES
 Probe a port from the command line, with the routers on the path:
 .PP

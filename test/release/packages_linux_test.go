@@ -22,8 +22,10 @@ var formats = []string{"deb", "rpm", "apk"}
 
 // Directories of a package that have more files than packageFiles lists.
 const (
-	licensesDir = "usr/share/doc/shaker-exporter/licenses/"
-	examplesDir = "usr/share/doc/shaker-exporter/examples/"
+	docDir      = "usr/share/doc/shaker-exporter/"
+	licensesDir = docDir + "licenses/"
+	examplesDir = docDir + "examples/"
+	docsDir     = docDir + "docs/"
 )
 
 type packageFile struct {
@@ -38,7 +40,7 @@ func (f packageFile) in(format string) bool {
 	return f.formats == "" || slices.Contains(strings.Fields(f.formats), format)
 }
 
-// packageFiles are the files of the packages, except those in licensesDir and examplesDir.
+// packageFiles are the files of the packages, except those in licensesDir, examplesDir and docsDir.
 var packageFiles = []packageFile{
 	{path: "usr/bin/shaker_exporter", mode: 0o755},
 	{path: "etc/shaker_exporter/shaker.yml", config: true},
@@ -53,6 +55,7 @@ var packageFiles = []packageFile{
 	{path: "usr/share/fish/vendor_completions.d/shaker_exporter.fish"},
 	{path: "usr/share/zsh/vendor-completions/_shaker_exporter", formats: "deb"},
 	{path: "usr/share/zsh/site-functions/_shaker_exporter", formats: "rpm apk"},
+	{path: "usr/share/doc/shaker-exporter/README.md"},
 	{path: "usr/share/doc/shaker-exporter/copyright"},
 	{path: "usr/share/doc/shaker-exporter/changelog.gz", formats: "deb"},
 	{path: "usr/share/doc/shaker-exporter/CHANGELOG.md", formats: "rpm apk"},
@@ -150,6 +153,12 @@ func wantPackages(t *testing.T, out, name string, archive map[string]packed) {
 					}
 					continue
 				}
+				if page, ok := strings.CutPrefix(path, docsDir); ok {
+					if _, ok := archive[name+"/docs/"+page]; !ok || filepath.Ext(page) != ".md" || got.mode != 0o644 {
+						t.Errorf("%s has %v, want only pages of the archive, with %v", path, got, fs.FileMode(0o644))
+					}
+					continue
+				}
 				if !slices.ContainsFunc(packageFiles, func(want packageFile) bool {
 					return want.path == path && want.in(format)
 				}) {
@@ -159,6 +168,10 @@ func wantPackages(t *testing.T, out, name string, archive map[string]packed) {
 			for _, complaint := range lab.LicenseComplaints(
 				strings.NewReader(files["usr/bin/shaker_exporter"].content), licenses) {
 				t.Error(complaint)
+			}
+			wantLinks(t, files, docDir)
+			if _, ok := files[docsDir+"raw.md"]; !ok {
+				t.Error("the package has no docs/raw.md, which a hint names")
 			}
 			if files["usr/bin/shaker_exporter"].content != archiveFile("shaker_exporter") {
 				t.Error("the program is not that of the archive, want the same")

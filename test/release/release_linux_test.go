@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -166,7 +167,8 @@ func unpack(t *testing.T, archive []byte, made time.Time) map[string]packed {
 func userFiles(t *testing.T, root, directory string) map[string]packed {
 	t.Helper()
 	want := map[string]packed{directory + "/": {fs.ModeDir | 0o755, ""}}
-	for _, name := range []string{"LICENSE", "README.md", "CHANGELOG.md", "docs", "examples"} {
+	for _, name := range []string{"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md",
+		"docs", "examples"} {
 		err := filepath.WalkDir(filepath.Join(root, name), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || filepath.Ext(path) == ".go" {
 				return err
@@ -184,7 +186,76 @@ func userFiles(t *testing.T, root, directory string) map[string]packed {
 			t.Fatal(err)
 		}
 	}
+	for name, file := range want {
+		if path.Ext(name) == ".md" {
+			file.content = absoluteLinks(want, directory+"/", name)
+			want[name] = file
+		}
+	}
 	return want
+}
+
+// relativeLink matches a link of a page to a file. Its groups are the path and what follows it.
+var relativeLink = regexp.MustCompile(`\]\(([^)#: ]+)([)#])`)
+
+// deadLinks returns the relative links of a page that lead to none of the files.
+func deadLinks(files map[string]packed, page string) (dead []string) {
+	for _, link := range relativeLink.FindAllStringSubmatch(files[page].content, -1) {
+		target := path.Join(path.Dir(page), link[1])
+		found := false
+		for name := range files {
+			found = found || name == target || strings.HasPrefix(name, target+"/")
+		}
+		if !found {
+			dead = append(dead, link[1])
+		}
+	}
+	return dead
+}
+
+// absoluteLinks returns the content of a page, with links to the repository instead of the dead links.
+func absoluteLinks(files map[string]packed, root, page string) string {
+	dead := deadLinks(files, page)
+	return relativeLink.ReplaceAllStringFunc(files[page].content, func(text string) string {
+		link := relativeLink.FindStringSubmatch(text)
+		if !slices.Contains(dead, link[1]) {
+			return text
+		}
+		target := strings.TrimPrefix(path.Join(path.Dir(page), link[1]), root)
+		return "](https://github.com/shaker-exporter/shaker_exporter/blob/main/" + target + link[2]
+	})
+}
+
+// wantLinks checks that relative links of the pages below a directory lead to files, and that some links to sources
+// lead to the repository.
+func wantLinks(t *testing.T, files map[string]packed, root string) {
+	t.Helper()
+	toRepository := 0
+	for name, file := range files {
+		if !strings.HasPrefix(name, root) || path.Ext(name) != ".md" {
+			continue
+		}
+		if dead := deadLinks(files, name); len(dead) > 0 {
+			t.Errorf("%s has links to %q, which are not there", name, dead)
+		}
+		toRepository += strings.Count(file.content,
+			"](https://github.com/shaker-exporter/shaker_exporter/blob/main/shaker/")
+	}
+	if toRepository == 0 {
+		t.Error("no page has a link to a source in the repository, so the check of links is incomplete")
+	}
+}
+
+// The control of wantLinks: a page of the clone has dead links if the sources are missing.
+func TestDeadLinks(t *testing.T) {
+	files := map[string]packed{
+		"x/docs/a.md": {content: "[](b.md) [](../c#d) [](c.png) [](../e) [](https://example.com/f) [](#g) [](../../h)"},
+		"x/docs/b.md": {}, "x/e/file": {},
+	}
+	want := []string{"../c", "c.png", "../../h"}
+	if got := deadLinks(files, "x/docs/a.md"); !slices.Equal(got, want) {
+		t.Errorf("deadLinks = %q, want %q", got, want)
+	}
 }
 
 // The archives and packages of a release contain what a user needs and nothing that depends on who built them; the
@@ -230,6 +301,7 @@ func TestRelease(t *testing.T) {
 		entries := unpack(t, archive, made)
 		built[name] = entries[name+"/"+binary].content
 		checkLicenses(t, name, entries, built[name])
+		wantLinks(t, entries, name+"/")
 		want := userFiles(t, root, name)
 		want[name+"/"+binary] = packed{0o755, built[name]}
 		for file := range want {
