@@ -175,15 +175,26 @@ package_version() {
     esac
 }
 
+summary='Prometheus exporter that probes TCP ports'
+details='It reports whether a TCP port answers, how fast, and, if it does not, exactly
+why. The application of the server never sees the handshake, because the
+exporter withholds its final ACK.'
+
 # write_packages ARCH NAME writes the packages with the program in tree.
 write_packages() (
   cd "$work"
   chmod -R u=rwX,go=rX tree build
   find tree build source -exec touch -d "@$epoch" {} + # nfpm gives some files their own times
-  export PACKAGE_ARCH="$1" PACKAGE_VERSION SOURCE_DATE_EPOCH="$epoch"
+  export PACKAGE_ARCH="$1" PACKAGE_VERSION PACKAGE_DESCRIPTION SOURCE_DATE_EPOCH="$epoch"
   [ "$1" != arm ] || PACKAGE_ARCH=arm7
   for format in $PACKAGES; do
     PACKAGE_VERSION=$(package_version "$format")
+    case $format in # an rpm has its summary beside the description, and an apk has only one line
+    deb) PACKAGE_DESCRIPTION="$summary
+$details" ;;
+    rpm) PACKAGE_DESCRIPTION=$details ;;
+    apk) PACKAGE_DESCRIPTION=$summary ;;
+    esac
     "$nfpm" package --config source/packaging/nfpm.yaml --packager "$format" --target "out/$2.$format" >nfpm.log 2>&1 ||
       { cat nfpm.log >&2; exit 1; }
     printf ' %s' "$format"
