@@ -201,7 +201,8 @@ $details" ;;
   done
 )
 
-# write_sbom FILE NAME writes the SBOM of a program, with a name and a time that do not differ from build to build.
+# write_sbom FILE NAME writes the SBOM of a program, with a name and a time that do not differ from build to build. The
+# binary does not contain the version of its main module.
 write_sbom() (
   sum=$(sha256sum <"$1")
   tool=${syft%/*} tool=${tool##*@v}
@@ -209,6 +210,7 @@ write_sbom() (
   env -i PATH="$PATH" HOME="$work/build" SYFT_CHECK_FOR_APP_UPDATE=false \
     "$syft" scan --quiet "file:$1" --source-name shaker_exporter --source-version "$version" --output spdx-json |
     sed -e "s|\"documentNamespace\":\"[^\"]*\"|\"documentNamespace\":\"$home/sbom/$2-${sum%% *}\"|" \
+      -e "s|\(\"name\":\"${home#https://}\",\"SPDXID\":\"[^\"]*\",\"versionInfo\":\"\)UNKNOWN|\1$version|" \
       -e "s|\"created\":\"[^\"]*\"|\"created\":\"$date\"|" -e "s|\"Tool: syft-[^\"]*\"|\"Tool: syft-$tool\"|" \
       >"$work/out/$2.spdx.json"
   printf ' %s' spdx.json

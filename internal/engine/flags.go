@@ -24,8 +24,8 @@ const (
 // portsFlag is the name of the flag for the ports of SYNs without a socket.
 const portsFlag = "--probe.raw-ports"
 
-// engineVariable is an environment variable with the default of --probe.engine. A drop-in of systemd can set it, whatever
-// the path of the program is, and whether or not the service already has the flag.
+// engineVariable is an environment variable with the default of --probe.engine. A drop-in of systemd can set it,
+// whatever the path of the program is, and whether or not the service already has the flag.
 const engineVariable = "SHAKER_PROBE_ENGINE"
 
 // An engineName is a value of --probe.engine, valid or not: an error of Set would not contain the name of the variable.

@@ -576,7 +576,7 @@ func TestReleaseRefused(t *testing.T) {
 		{name: "armv7", args: "PLATFORMS=linux/armv7",
 			want: "release: invalid platform linux/armv7 in PLATFORMS, want linux/arm, which is ARMv7\n"},
 		{name: "version of two numbers", args: "VERSION=1.2",
-			want: "release: invalid version 1.2, want a semantic version, such as VERSION=1.2.3 or VERSION=1.2.3-rc.1\n"},
+			want: "release: invalid version 1.2, want a semantic version, such as VERSION=1.2.3 or "},
 		{name: "time", args: "SOURCE_DATE_EPOCH=abc",
 			want: "release: invalid SOURCE_DATE_EPOCH abc, want the seconds since 1970"},
 		{name: "late time", args: "SOURCE_DATE_EPOCH=8589934592",
@@ -600,8 +600,8 @@ func TestReleaseRefused(t *testing.T) {
 	}
 }
 
-// make release replaces the files of its version in OUT, keeps those of all other versions, also of one whose name begins
-// in the same way, and names what does not belong to the release.
+// make release replaces the files of its version in OUT, keeps those of all other versions, also of one whose name
+// begins in the same way, and names what does not belong to the release.
 func TestReleaseKeepsOtherVersions(t *testing.T) {
 	lab.SkipWithRace(t)
 	needMake(t, "go", "tar", "gzip", "find")
@@ -645,11 +645,11 @@ func TestChartRefused(t *testing.T) {
 	needMake(t, "tar", "gzip")
 	releaseEnv(t)
 	root, _ := clone(t, "Makefile", "LICENSE", "scripts", "charts", "examples", ".gitignore")
-	for _, version := range []string{"0.1", "01.2.3", "v01.2.3", "v", "..", "1.2.3-01", "nightly"} {
+	for _, version := range []string{"0.1", "01.2.3", "v", "..", "1.2.3-01", "nightly"} {
 		got := run(t, root, `! make -s chart VERSION="$1" OUT=../out 2>&1`, version)
-		if want := "want a semantic version, such as VERSION=1.2.3 or"; !strings.HasPrefix(got, "chart: invalid version ") ||
-			!strings.Contains(got, want) {
-			t.Errorf("make chart VERSION=%s prints %q, want chart: invalid version …, %s", version, got, want)
+		want := "chart: invalid version " + version + ", want a semantic version, such as VERSION=1.2.3 or "
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("make chart VERSION=%s prints %q, want %q", version, got, want)
 		}
 	}
 	const wantTime = "chart: invalid SOURCE_DATE_EPOCH abc, want the seconds since 1970"

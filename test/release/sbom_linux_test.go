@@ -53,7 +53,7 @@ func TestSBOM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"shaker_exporter 1.2.3", "stdlib " + info.GoVersion}
+	want := []string{"shaker_exporter 1.2.3", info.Main.Path + " 1.2.3", "stdlib " + info.GoVersion}
 	for _, module := range info.Deps {
 		want = append(want, module.Path+" "+module.Version)
 	}
