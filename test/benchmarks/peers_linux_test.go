@@ -95,7 +95,7 @@ func value(b *testing.B, response []byte, name string) float64 {
 	}
 	value, err := strconv.ParseFloat(string(match[1]), 64)
 	if err != nil {
-		b.Fatalf("%s: %v", name, err)
+		b.Fatalf("parse the result of %s: %v", name, err)
 	}
 	return value
 }

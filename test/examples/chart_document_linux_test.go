@@ -35,7 +35,7 @@ func TestChartValues(t *testing.T) {
 	var values, schema map[string]any
 	for file, content := range map[string]any{"values.yaml": &values, "values.schema.json": &schema} {
 		if err := decodeStrictly(lab.Read(t, filepath.Join(chartDirectory, file)), content); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("decode %s: %v", file, err)
 		}
 	}
 	// The table describes these values as a whole.
@@ -142,7 +142,7 @@ func TestChartPage(t *testing.T) {
 		}
 		r, err := parseRelease(string(out))
 		if err != nil {
-			t.Errorf("%s: %v", command[0], err)
+			t.Errorf("decode what %s renders: %v", command[0], err)
 		}
 		checkReferences(t, r)
 		for _, name := range c.want {

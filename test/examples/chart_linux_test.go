@@ -486,7 +486,7 @@ func checkRules(t *testing.T, r release, severities map[string]string) {
 		file := "rules/" + strings.TrimPrefix(rule.Name, "test-shaker-exporter-") + ".yml"
 		var want monitoringv1.PrometheusRuleSpec
 		if err := decodeStrictly(lab.Read(t, file), &want); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("decode %s: %v", file, err)
 		}
 		for _, group := range want.Groups {
 			for _, rule := range group.Rules {

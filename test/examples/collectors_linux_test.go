@@ -46,7 +46,7 @@ func TestOTelCollector(t *testing.T) {
 	decoder := yaml.NewDecoder(strings.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&content); err != nil {
-		t.Fatalf("%s: %v", otelFile, err)
+		t.Fatalf("decode %s: %v", otelFile, err)
 	}
 	metrics := content.Service.Pipelines.Metrics
 	exporters := slices.Collect(maps.Keys(content.Exporters))
@@ -90,7 +90,7 @@ func TestOTelCollector(t *testing.T) {
 func TestAlloy(t *testing.T) {
 	blocks, err := parseAlloy(lab.Read(t, alloyFile))
 	if err != nil {
-		t.Fatalf("%s: %v", alloyFile, err)
+		t.Fatalf("decode %s: %v", alloyFile, err)
 	}
 	components := slices.Sorted(maps.Keys(blocks))
 	want := []string{

@@ -210,7 +210,7 @@ func TestComposeServices(t *testing.T) {
 	simnet.NewWire(t, nil, "192.0.2.0/24")
 	c, err := parseCompose(lab.Read(t, composeFile))
 	if err != nil {
-		t.Fatalf("%s: %v", composeFile, err)
+		t.Fatalf("decode %s: %v", composeFile, err)
 	}
 	// As a Go module, version 3.16.0 is v0.316.0.
 	info, err := buildinfo.ReadFile(prometheusProgram)

@@ -409,7 +409,7 @@ func TestGatewayRoutes(t *testing.T) {
 	file := filepath.Join(dir, "targets", "routes.json")
 	var got []struct{ Targets []string }
 	if err := json.Unmarshal([]byte(lab.Read(t, file)), &got); err != nil {
-		t.Fatalf("%s: %v", file, err)
+		t.Fatalf("decode %s: %v", file, err)
 	}
 	want := []string{"api.example.com:443", "mail.example.com:443", "shop.example.com:443"}
 	if len(got) != 1 || !slices.Equal(got[0].Targets, want) {

@@ -904,7 +904,7 @@ func TestGrafanaProvisioning(t *testing.T) {
 		decoder := yaml.NewDecoder(strings.NewReader(lab.Read(t, file)))
 		decoder.KnownFields(true)
 		if err := decoder.Decode(to); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("decode %s: %v", file, err)
 		}
 	}
 	var sources struct {

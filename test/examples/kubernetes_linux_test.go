@@ -710,7 +710,7 @@ func TestKubernetesRules(t *testing.T) {
 	for i, file := range files {
 		var want monitoringv1.PrometheusRuleSpec
 		if err := decodeStrictly(lab.Read(t, file), &want); err != nil {
-			t.Errorf("%s: %v", file, err)
+			t.Errorf("decode %s: %v", file, err)
 			continue
 		}
 		got := rules["shaker-"+names[i]]

@@ -55,7 +55,7 @@ func testRules(t *testing.T, file string, change func(*rulesFile)) (output strin
 	t.Helper()
 	var test map[string]any
 	if err := yaml.Unmarshal([]byte(lab.Read(t, file)), &test); err != nil {
-		t.Fatalf("%s: %v", file, err)
+		t.Fatalf("decode %s: %v", file, err)
 	}
 	var names []string
 	for _, name := range test["rule_files"].([]any) {
@@ -93,7 +93,7 @@ func TestMixin(t *testing.T) {
 	for _, file := range lab.Files(t, "rules/*.yml") {
 		var rules rulesFile
 		if err := decodeStrictly(lab.Read(t, file), &rules); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("decode %s: %v", file, err)
 		}
 		want.Groups = append(want.Groups, rules.Groups...)
 		names = append(names, fmt.Sprintf("%q", strings.TrimSuffix(filepath.Base(file), ".yml")))
@@ -122,7 +122,7 @@ func TestMixin(t *testing.T) {
 	for _, file := range lab.Files(t, "grafana/*.json") {
 		var content any
 		if err := decodeStrictly(lab.Read(t, file), &content); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("decode %s: %v", file, err)
 		}
 		dashboards["shaker-"+filepath.Base(file)] = content
 	}

@@ -24,7 +24,7 @@ func rulesOf(t *testing.T, file string) (rules []rule) {
 	t.Helper()
 	var content struct{ Groups []struct{ Rules []rule } }
 	if err := yaml.Unmarshal([]byte(lab.Read(t, file)), &content); err != nil {
-		t.Fatalf("%s: %v", file, err)
+		t.Fatalf("decode %s: %v", file, err)
 	}
 	for _, group := range content.Groups {
 		rules = append(rules, group.Rules...)
@@ -70,7 +70,7 @@ func TestEachAlertIsTested(t *testing.T) {
 			}
 		}
 		if err := yaml.Unmarshal([]byte(lab.Read(t, file)), &content); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("decode %s: %v", file, err)
 		}
 		for _, test := range content.Tests {
 			course := make(map[string]string)

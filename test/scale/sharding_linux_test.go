@@ -458,7 +458,7 @@ func TestStatefulSet(t *testing.T) {
 	parse := func(file, text string) (o object) {
 		t.Helper()
 		if err := yaml.Unmarshal([]byte(text), &o); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("decode %s: %v", file, err)
 		}
 		return o
 	}

@@ -466,7 +466,7 @@ func alertsWithoutReceiver(t *testing.T, file, text string) (alerts []string) {
 		}
 	}
 	if err := yaml.Unmarshal([]byte(text), &config); err != nil {
-		t.Fatalf("%s: %v", file, err)
+		t.Fatalf("decode %s: %v", file, err)
 	}
 	if config.ScrapeConfigs == nil { // not a configuration of Prometheus
 		return nil

@@ -202,7 +202,7 @@ func TestOptions(t *testing.T) {
 		n.At(where, c.answer)
 		conn, err := dial(t, where+":80", time.Minute)
 		if err != nil {
-			t.Fatalf("%s: %v", c.name, err)
+			t.Fatalf("dial the host with %s: %v", c.name, err)
 		}
 		raw, err := conn.SyscallConn()
 		if err != nil {
