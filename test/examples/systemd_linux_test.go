@@ -327,7 +327,9 @@ func TestSystemdServes(t *testing.T) {
 	got := make(chan string)
 	// This probe takes 5 s.
 	go func() { got <- steadyResponse(exporter.Port, "/probe?module=third&target=192.0.2.1:443") }()
-	wire.Await(1)
+	lab.Eventually(t, "the probe has sent a SYN", func() bool { // other programs of systemd may send packets, too
+		return slices.ContainsFunc(slices.Collect(wire.Sent()), func(s simnet.Segment) bool { return s.SYN })
+	})
 	s.must("stop", "shaker_exporter")
 	if got := <-got; !strings.Contains(got, `result="timeout"`) {
 		t.Errorf("systemctl stop during a probe: the response is %s, want a timeout", got)
