@@ -72,8 +72,8 @@ func acceptAll(t testing.TB, l net.Listener) {
 func (n *Neighbour) Interface() string { return nearEnd }
 
 // elsewhere calls enter, which enters another network namespace, then f, and returns to the current
-// namespace, which f gets as here.
-func elsewhere(enter func() error, f func(here netlink.NsFd) error) error {
+// namespace, which f gets as here. It also returns there if f ends the goroutine, as a test that is skipped does.
+func elsewhere(enter func() error, f func(here netlink.NsFd) error) (err error) {
 	runtime.LockOSThread() // each thread has a network namespace of its own
 	defer runtime.UnlockOSThread()
 	here, err := os.Open("/proc/thread-self/ns/net")
@@ -84,8 +84,10 @@ func elsewhere(enter func() error, f func(here netlink.NsFd) error) error {
 	if err := enter(); err != nil {
 		return err
 	}
-	err = f(netlink.NsFd(here.Fd()))
-	return errors.Join(err, os.NewSyscallError("setns", unix.Setns(int(here.Fd()), unix.CLONE_NEWNET)))
+	defer func() {
+		err = errors.Join(err, os.NewSyscallError("setns", unix.Setns(int(here.Fd()), unix.CLONE_NEWNET)))
+	}()
+	return f(netlink.NsFd(here.Fd()))
 }
 
 // enterNew enters a new network namespace. The namespace exists as long as a socket in it, or its file in
