@@ -309,7 +309,6 @@ func TestFault(t *testing.T) {
 	b.meter.retry = 100 * time.Millisecond
 	target := serve(t, listen(t, "127.0.0.1:7211"), 0)
 	lab.WithDescriptors(t, 0, func() {
-		b.scrape(t, target, "quick")
 		lab.Eventually(t, "a scrape is a fault", func() bool {
 			_, err := b.meter.Scrape(t.Context(), b.request(t, target, "quick"), "")
 			if err != nil && (!errors.Is(err, ErrStale) || !errors.Is(err, unix.EMFILE)) {
