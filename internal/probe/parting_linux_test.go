@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -195,11 +196,15 @@ func (v *view) ruleFor(rule string) string {
 // probe probes the target with flows, some of which fail.
 func (v *view) probe(t *testing.T, module string) *Report {
 	t.Helper()
-	r, err := v.Probe(t.Context(), request(t, v.Prober, v.target, module))
-	if err != nil {
-		t.Fatalf("probe of %s: %v", v.target, err)
+	for try := 1; ; try++ { // a busy machine may send no SYN in time
+		r, err := v.Probe(t.Context(), request(t, v.Prober, v.target, module))
+		if err == nil {
+			return r
+		}
+		if !errors.Is(err, shaker.ErrUnsent) || try == 5 {
+			t.Fatalf("probe of %s: %v", v.target, err)
+		}
 	}
-	return r
 }
 
 // check checks the parting of a probe some of whose flows fail: of one of several, because all routers of an older
