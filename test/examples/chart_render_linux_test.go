@@ -120,7 +120,7 @@ func parseRelease(text string) (release, error) {
 		// The names of Services have the strictest syntax.
 		for _, err := range validation.ValidateObjectMetaAccessor(object, false,
 			validation.NameIsDNS1035Label, field.NewPath("metadata")) {
-			problems = append(problems, fmt.Errorf("%s: %w", name, err))
+			problems = append(problems, fmt.Errorf("metadata of %s: %w", name, err))
 		}
 	}
 	return objects, errors.Join(problems...)
