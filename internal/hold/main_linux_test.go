@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -221,7 +223,9 @@ type server struct {
 	address  string
 	listener net.Listener
 	accepted chan *net.TCPConn
-	count    atomic.Int64
+
+	mu    sync.Mutex
+	peers []string // of all connections, in the order in which they were accepted
 }
 
 // serve listens on an address until the test ends.
@@ -246,7 +250,9 @@ func serveOn(t *testing.T, l net.Listener) *server {
 			if err != nil {
 				return // the test is over
 			}
-			s.count.Add(1)
+			s.mu.Lock()
+			s.peers = append(s.peers, conn.RemoteAddr().String())
+			s.mu.Unlock()
 			t.Cleanup(func() { conn.Close() })
 			s.accepted <- conn.(*net.TCPConn)
 		}
@@ -264,6 +270,24 @@ func (s *server) accept() *net.TCPConn {
 		s.t.Fatalf("no connection to %s within a minute", s.address)
 	}
 	return nil
+}
+
+// connections returns how many connections were made until now, whether they were accepted already or not: it makes
+// one more, which is accepted after them.
+func (s *server) connections() (n int) {
+	s.t.Helper()
+	last, err := net.Dial("tcp", s.address)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { last.Close() })
+	lab.Eventually(s.t, "the last connection is accepted", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n = slices.Index(s.peers, last.LocalAddr().String())
+		return n >= 0
+	})
+	return n
 }
 
 // readLine reads a line, which has to be a certain one.
