@@ -56,6 +56,9 @@ func TestWatchMatchesTheWire(t *testing.T) {
 		scraping.Go(func() { b.scrape(target.String(), "fast") })
 	}
 	scraping.Wait()
+	if t.Failed() {
+		return // a target is not watched
+	}
 	// The network is silent for the last group for a while, again and again.
 	over, ended := make(chan struct{}), make(chan struct{})
 	go func() {
