@@ -5,6 +5,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -43,5 +46,38 @@ func TestDescendantsEndWithTheProgram(t *testing.T) {
 				t.Errorf("after the program has ended: %v, want that nothing is written to the directory", err)
 			}
 		})
+	}
+}
+
+// A program that is preferred runs many times as long as another one on the same processor. The control: without
+// Prefer, it does not.
+func TestPrefer(t *testing.T) {
+	shell := lab.Program(t, "sh", "dash")
+	var own unix.CPUSet
+	own.Set(0)
+	loop := func() *Process {
+		p := Start(t, exec.Command(shell, "-c", "while :; do :; done"))
+		if err := unix.SchedSetaffinity(p.PID(), &own); err != nil {
+			lab.Skip(t, "needs the first processor: %v", err)
+		}
+		return p
+	}
+	other := loop()
+	// ratio returns for how long a program has run in some seconds, divided by the time of the other program.
+	ratio := func(p *Process) float64 {
+		began, before, otherBefore := time.Now(), p.CPU(), other.CPU()
+		lab.Eventually(t, "the programs have run for a while", func() bool { return time.Since(began) > 2*time.Second })
+		return float64(p.CPU()-before) / float64(max(10*time.Millisecond, other.CPU()-otherBefore))
+	}
+	if got := ratio(loop()); got > 5 {
+		t.Errorf("a program has run %.1f times as long as another one, want about as long", got)
+	}
+	group := ownGroup(t)
+	Prefer(t)
+	if ownGroup(t) == group {
+		lab.Skip(t, "needs the CPU controller of cgroup v1")
+	}
+	if got := ratio(loop()); got < 10 {
+		t.Errorf("a preferred program has run %.1f times as long as another one, want many times", got)
 	}
 }
