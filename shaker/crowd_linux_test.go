@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -81,6 +82,7 @@ func newCrowd(t *testing.T, rtt time.Duration) *crowd {
 	c := &crowd{network: simnet.NewNetwork(t), rtt: rtt, shaker: start(t)}
 	c.shake = c.shaker.Shake
 	c.network.WatchStalls()
+	process.Prefer(t)
 	for _, version := range []struct {
 		prefix      string // with the number of a kind
 		unreachable simnet.Answer

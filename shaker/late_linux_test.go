@@ -153,6 +153,7 @@ func TestDelaysAreNotVerdicts(t *testing.T) {
 				c.burst.Targets /= 10
 			}
 			lab.NeedDescriptors(t, c.burst.Targets+100)
+			process.Prefer(t)
 			network := simnet.NewNetwork(t)
 			network.At("10.0.0.0/8", simnet.SYNACK().After(c.rtt))
 			packets := capture.Interface(t, network.Interface(), netip.MustParseAddr("10.255.0.1"))

@@ -99,6 +99,7 @@ func TestBusyCallers(t *testing.T) {
 	lab.NeedDescriptors(t, callers+100)
 	network := simnet.NewNetwork(t)
 	network.WatchStalls()
+	process.Prefer(t)
 	network.At("10.0.0.0/16", simnet.SYNACK().After(5*time.Millisecond))
 	s := start(t)
 	var silent, live sync.WaitGroup

@@ -53,6 +53,7 @@ func TestNoACKOfAHeldUpProcess(t *testing.T) {
 			t.Run(c.name+", "+engine, func(t *testing.T) {
 				lab.NeedDescriptors(t, c.burst.Targets+100)
 				c.burst.Raw = engine == "raw"
+				process.Prefer(t)
 				network := simnet.NewNetwork(t)
 				network.At("10.0.0.0/8", simnet.SYNACK().After(50*time.Millisecond))
 				packets := capture.Interface(t, network.Interface(), netip.MustParseAddr("10.255.0.1"))

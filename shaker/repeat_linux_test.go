@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -66,6 +67,7 @@ func TestRepeatCountsWhatTheWireShows(t *testing.T) {
 	const targets, rounds = 200, 15
 	network := simnet.NewNetwork(t)
 	network.WatchStalls()
+	process.Prefer(t)
 	network.At("10.0.0.0/24", simnet.SYNACK().Between(time.Millisecond, 40*time.Millisecond)).Losing(0.05, 0)
 	network.At("10.0.1.0/24", simnet.RST().After(5*time.Millisecond))
 	s := start(t)

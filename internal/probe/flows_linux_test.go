@@ -16,6 +16,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
@@ -51,6 +52,7 @@ func TestMillionFlows(t *testing.T) {
 		return kinds[kind(syn.Dst.Addr(), syn.Src.Port())].host
 	})
 	network.WatchStalls()
+	process.Prefer(t)
 	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 900ms, tcp: {flows: 64}}}`)})
 	var next, seen, wrong atomic.Int64
 	var group sync.WaitGroup

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/process"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
@@ -29,6 +30,7 @@ func TestWatchMatchesTheWire(t *testing.T) {
 	}
 	b := newBench(t, watchConfig, 0, Options{})
 	b.network.WatchStalls()
+	process.Prefer(t)
 	groups := []struct {
 		prefix string
 		loss   float64

@@ -152,6 +152,7 @@ func TestPagesDoNotDelayResets(t *testing.T) {
 	const targets, clients, probes = 10_000, 40, 20
 	network := simnet.NewNetwork(t)
 	network.WatchStalls()
+	process.Prefer(t)
 	network.At("192.0.2.0/24", simnet.SYNACK().After(20*time.Millisecond))
 	exporter.Start(t)
 	fillHistory(t, targets, 1)
