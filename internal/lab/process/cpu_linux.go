@@ -16,9 +16,9 @@ import (
 // cpuController is where cgroup v1 has the CPU controller.
 const cpuController = "/sys/fs/cgroup/cpu"
 
-// Prefer gives the processors to this process, and to the programs that it starts from now on, before all other programs
-// of the machine until the test ends. It is for tests of what happens while this process or its programs keep the
-// processors busy: other load, such as the tests of another package, would change what they test. Without the CPU
+// Prefer gives the processors to this process, and to the programs that it starts from now on, before all other
+// programs of the machine until the test ends. It is for tests of what happens while this process or its programs keep
+// the processors busy: other load, such as the tests of another package, would change what they test. Without the CPU
 // controller of cgroup v1, it does nothing.
 func Prefer(t testing.TB) {
 	t.Helper()

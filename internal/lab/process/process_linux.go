@@ -20,6 +20,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/stall"
 )
 
 // A Process is a program that a test has started.
@@ -201,11 +202,17 @@ func Compile(t testing.TB, source string) string {
 	return program
 }
 
-// KeepBusy keeps every processor busy until the test ends.
+// KeepBusy keeps every processor busy, from its return until the test ends.
 func KeepBusy(t testing.TB) {
 	t.Helper()
 	shell := lab.Program(t, "sh", "dash")
-	for range runtime.NumCPU() {
-		Start(t, exec.Command(shell, "-c", "while :; do :; done"))
+	for _, cpu := range stall.Processors() {
+		loop := Start(t, exec.Command(shell, "-c", "while :; do :; done"))
+		var own unix.CPUSet
+		own.Set(cpu)
+		if err := unix.SchedSetaffinity(loop.PID(), &own); err != nil { // otherwise two may share a processor
+			t.Fatal(err)
+		}
+		lab.Eventually(t, "the loop runs", func() bool { return loop.CPU() > 0 })
 	}
 }

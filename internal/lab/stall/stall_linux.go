@@ -52,7 +52,7 @@ func New() (*Hearts, *exec.Cmd, error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("memfd_create", err)
 	}
-	h := &Hearts{file: os.NewFile(uintptr(fd), "hearts"), cpus: len(processors())}
+	h := &Hearts{file: os.NewFile(uintptr(fd), "hearts"), cpus: len(Processors())}
 	itself, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
@@ -72,7 +72,7 @@ func RunIfHearts() {
 	if os.Getenv(heartsEnv) == "" {
 		return
 	}
-	cpus := processors()
+	cpus := Processors()
 	runtime.GOMAXPROCS(len(cpus) + 1) // so that no heart waits for another
 	for _, cpu := range cpus {
 		go func() {
@@ -98,8 +98,8 @@ func RunIfHearts() {
 	select {}
 }
 
-// processors returns the numbers of the processors that this process may run on.
-func processors() []int {
+// Processors returns the numbers of the processors that this process may run on.
+func Processors() []int {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
 		panic(err)
