@@ -101,7 +101,7 @@ func TestRepeatTakesPortsInTurns(t *testing.T) {
 			mu.Unlock()
 			var results byPort
 			r := mustRepeat(t, s, target4, Schedule{
-				Interval: 40 * time.Millisecond, SourcePorts: ports, Options: Options{Timeout: 100 * time.Millisecond},
+				Interval: 80 * time.Millisecond, SourcePorts: ports, Options: Options{Timeout: 300 * time.Millisecond},
 			}, results.add)
 			lab.Eventually(t, "each port has eight results", func() bool { return results.least(n) >= 8 })
 			r.Stop()
