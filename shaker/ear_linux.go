@@ -36,7 +36,7 @@ type ear struct {
 	own     ticket
 	flights int           // handshakes that wait for an answer
 	callers int           // those for which a caller waits
-	drained time.Duration // when nothing was left to receive, on the loop's clock
+	drained time.Duration // everything that had arrived by then is received; on the loop's clock
 	drops   uint32        // segments that found no room, as far as it is known
 
 	messages [heardAtOnce]mmsghdr
@@ -142,11 +142,12 @@ func (e *ear) receive(l *loop) (more bool) {
 // many of them.
 func (e *ear) receiveAll(l *loop, before time.Duration) bool {
 	for range roomForAnswers / 256 / heardAtOnce { // no answer takes less room
-		if e.drained >= before || !e.receiveSome(l) {
+		if e.drained >= before {
 			return true
 		}
+		e.receiveSome(l)
 	}
-	return false
+	return e.drained >= before
 }
 
 // makeRoom drops what arrived while no handshake waited for an answer. It might fill the receive buffer.
@@ -160,7 +161,7 @@ func (e *ear) makeRoom(l *loop) {
 	}
 }
 
-// receiveSome makes one system call. more reports whether there may be more to receive.
+// receiveSome makes one system call. more reports whether there is probably more to receive.
 func (e *ear) receiveSome(l *loop) (more bool) {
 	for i := range e.messages {
 		h := &e.messages[i].header
@@ -188,11 +189,7 @@ func (e *ear) receiveSome(l *loop) (more bool) {
 		}
 	}
 	e.drained = max(e.drained, last)
-	if n < len(e.messages) {
-		e.drained = before
-		return false
-	}
-	return true
+	return n == len(e.messages) // fewer need not be all of them: an ICMP error ends the system call, too
 }
 
 // clocks returns the same moment in nanoseconds of Unix time and on the loop's clock. A processor that is taken away

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -219,5 +220,49 @@ func TestFloodBeforeAHandshake(t *testing.T) {
 					r, err)
 			}
 		})
+	}
+}
+
+// What arrived before a time is received although ICMP errors arrive meanwhile, which interrupt recvmmsg(2).
+func TestReceiveAllDuringErrors(t *testing.T) {
+	needTimestamps(t)
+	trap := newTrap(t)
+	syn, _ := trap.begin(target4, trap.shaker.Ports().First, 10*time.Minute)
+	h := hold(trap.loop)
+	defer close(h.release)
+	e := trap.loop.wire.ears[0]
+	forge := attacks()
+	forged, icmp := forge[1].forge(syn, syn.Seq+1<<30), forge[2].forge(syn, syn.Seq+1<<30)
+	stop := make(chan struct{})
+	var flood sync.WaitGroup
+	flood.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				trap.wire.Send(forged, forged, forged, icmp)
+			}
+		}
+	})
+	defer flood.Wait()
+	defer close(stop)
+	for range 200 {
+		time.Sleep(3 * time.Millisecond)
+		now := time.Now()
+		if !e.receiveAll(trap.loop, trap.loop.clock()) {
+			continue
+		}
+		n, errno := receiveMany(e.fd, e.messages[:])
+		for errno != 0 && errno != unix.EAGAIN { // an ICMP error
+			e.receiveErrors(trap.loop)
+			n, errno = receiveMany(e.fd, e.messages[:])
+		}
+		for i := range n {
+			var a answer
+			if at, ok := e.parse(i, &a); ok && at < now.Add(-time.Millisecond).UnixNano() {
+				t.Fatalf("an answer arrived %v before receiveAll was called, and is left", now.Sub(time.Unix(0, at)))
+			}
+		}
 	}
 }
