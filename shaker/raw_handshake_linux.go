@@ -122,7 +122,7 @@ func (h *handshake) startRaw(l *loop) {
 	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
 		h.fail(l, check("sendto", errno))
 	default:
-		r.wire.ways.forget(r.way)
+		r.wire.ways.forget(func(_ wayKey, y *way) bool { return y == r.way })
 		h.result.SYNs, h.result.Local = 0, netip.AddrPort{}
 		if r.reopened {
 			h.endUnsent(l, errno)

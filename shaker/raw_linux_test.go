@@ -146,31 +146,28 @@ func TestMissedSYN(t *testing.T) {
 	}
 }
 
-// Only messages that are about nothing but routes leave the sockets of ways as they are.
-func TestIsAboutRoutes(t *testing.T) {
+// Netlink messages that are cut off are not taken for all changes.
+func TestIncompleteChanges(t *testing.T) {
 	message := func(kind uint16, payload int) []byte {
 		m := make([]byte, unix.SizeofNlMsghdr+payload)
 		binary.NativeEndian.PutUint32(m, uint32(len(m)))
 		binary.NativeEndian.PutUint16(m[4:], kind)
 		return append(m, make([]byte, (4-payload%4)%4)...)
 	}
+	routes := append(message(unix.RTM_NEWROUTE, 13), message(unix.RTM_DELROUTE, 27)...)
 	for _, c := range []struct {
 		name     string
 		messages []byte
 		want     bool
 	}{
-		{name: "a route", messages: message(unix.RTM_NEWROUTE, 28), want: true},
-		{name: "a rule", messages: message(unix.RTM_DELRULE, 13), want: true},
-		{name: "an address", messages: message(unix.RTM_DELADDR, 24)},
-		{name: "a link", messages: message(unix.RTM_NEWLINK, 32)},
-		{name: "two routes", messages: append(message(unix.RTM_NEWROUTE, 13), message(unix.RTM_DELROUTE, 28)...),
-			want: true},
-		{name: "a route and a link", messages: append(message(unix.RTM_NEWROUTE, 13), message(unix.RTM_DELLINK,
-			32)...)},
-		{name: "half a message", messages: message(unix.RTM_NEWROUTE, 28)[:20]},
+		{name: "two routes", messages: routes, want: true},
+		{name: "a route and a half", messages: routes[:len(routes)-4]},
+		{name: "a length of 0", messages: make([]byte, unix.SizeofNlMsghdr)},
+		{name: "half a link", messages: message(unix.RTM_NEWLINK, 4)},
+		{name: "half an address", messages: message(unix.RTM_DELADDR, 4)},
 	} {
-		if got := isAboutRoutes(c.messages); got != c.want {
-			t.Errorf("%s: isAboutRoutes is %t, want %t", c.name, got, c.want)
+		if got := new(ways).follow(c.messages); got != c.want {
+			t.Errorf("%s: follow is %t, want %t", c.name, got, c.want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/kernel"
+	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
 // Without sockets, the Shaker remembers from which address the kernel sends to a target. As soon as an address, a
@@ -224,5 +226,55 @@ func TestRawFollowsNextHops(t *testing.T) {
 			t.Errorf("Shake(%v) by a next hop on %s = %+v, error %v, want it from %s",
 				target4, step.device, r, err, step.want)
 		}
+	}
+}
+
+// Interfaces and addresses come and go, as with containers. Handshakes that wait for an answer keep no sockets of their
+// own open because of that, also with options that bind them to an interface or an address.
+func TestDescriptorsDuringLinkChanges(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	syns := make(chan struct{}, 1000)
+	wire := simnet.NewWire(t, func(s simnet.Segment) [][]byte {
+		if s.SYN {
+			syns <- struct{}{}
+		}
+		return nil
+	}, "192.0.2.0/24")
+	withoutSocketsIn(t)
+	s, _ := startOne(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	shake := func(options Options) {
+		group.Go(func() { s.Shake(ctx, target4, &options) })
+		<-syns
+	}
+	all := []Options{
+		{}, {Interface: wire.Interface()}, {Source: netip.MustParseAddr("198.18.0.1")},
+	}
+	for _, options := range all {
+		shake(options)
+	}
+	peer := kernel.NewNamespace(t)
+	before := lab.Descriptors(t)
+	for range 10 {
+		peer.Link("passing", "far")
+		addAddress(t, "passing", "198.18.6.1/24")
+		for _, options := range all {
+			shake(options)
+		}
+		link, err := netlink.LinkByName("passing")
+		if err == nil {
+			err = netlink.LinkDel(link)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := lab.Descriptors(t); n > before {
+		t.Errorf("%d descriptors after interfaces came and went, want %d as before", n, before)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -21,8 +22,8 @@ const (
 )
 
 // ways are the ways of a wire. It is a task of the loop, which watches a netlink socket for changes of addresses,
-// routes and interfaces (rtnetlink(7)). If a route changes, the sources of all ways are forgotten; otherwise the ways
-// themselves, because another interface may have the same name.
+// routes and interfaces (rtnetlink(7)). After each change, the ways ask the kernel again from where it sends. A way whose
+// interface or address has changed is forgotten, because another interface may have the same name.
 type ways struct {
 	all     map[wayKey]*way
 	changes int   // a netlink socket; -1 if there is none
@@ -83,10 +84,7 @@ func (w *ways) handle(l *loop, own ticket, e event) {
 			switch {
 			case errno == unix.EAGAIN:
 				return
-			case errno == 0 && isAboutRoutes(l.data[:n]):
-				for _, y := range w.all {
-					clear(y.sources)
-				}
+			case errno == 0 && w.follow(l.data[:n]):
 			default:
 				w.forgetAll()
 			}
@@ -97,20 +95,36 @@ func (w *ways) handle(l *loop, own ticket, e event) {
 	}
 }
 
-// isAboutRoutes reports whether netlink messages are about routes, rules or next hops, and about nothing else.
-func isAboutRoutes(messages []byte) bool {
-	for len(messages) >= unix.SizeofNlMsghdr {
-		switch binary.NativeEndian.Uint16(messages[4:]) {
-		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE, unix.RTM_NEWRULE, unix.RTM_DELRULE,
-			unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
-		default:
+// follow does what netlink messages require. ok is false if they are not complete.
+func (w *ways) follow(messages []byte) (ok bool) {
+	all, err := syscall.ParseNetlinkMessage(messages)
+	if err != nil {
+		return false
+	}
+	for _, m := range all {
+		if len(m.Data) < unix.SizeofIfAddrmsg { // the shortest of those below
 			return false
 		}
-		length := (int(binary.NativeEndian.Uint32(messages)) + 3) &^ 3
-		if length < unix.SizeofNlMsghdr || length > len(messages) {
-			return false
+		switch m.Header.Type {
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+			device := int32(binary.NativeEndian.Uint32(m.Data[4:]))
+			w.forget(func(_ wayKey, y *way) bool { return y.device == device })
+		case unix.RTM_DELADDR:
+			attributes, err := syscall.ParseNetlinkRouteAttr(&m)
+			if err != nil {
+				return false
+			}
+			for _, a := range attributes { // one of them is the address
+				address, _ := netip.AddrFromSlice(a.Value)
+				w.forget(func(key wayKey, _ *way) bool {
+					source := key.options.get().Source
+					return source.IsValid() && source.Unmap().WithZone("") == address
+				})
+			}
 		}
-		messages = messages[length:]
+	}
+	for _, y := range w.all {
+		clear(y.sources)
 	}
 	return true
 }
@@ -142,22 +156,17 @@ func (w *ways) of(l *loop, h *handshake) (*way, error) {
 	return y, nil
 }
 
-// forget lets later handshakes use a new way.
-func (w *ways) forget(old *way) {
+// forget lets later handshakes use new ways in place of some.
+func (w *ways) forget(some func(wayKey, *way) bool) {
 	for key, y := range w.all {
-		if y == old {
+		if some(key, y) {
 			delete(w.all, key)
 			y.forget()
 		}
 	}
 }
 
-func (w *ways) forgetAll() {
-	for _, y := range w.all {
-		y.forget()
-	}
-	clear(w.all)
-}
+func (w *ways) forgetAll() { w.forget(func(wayKey, *way) bool { return true }) }
 
 // bindTo lets the kernel choose the route by the source, too, as it does for an IPv4 socket that it has given the
 // source.
