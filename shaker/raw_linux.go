@@ -166,7 +166,7 @@ func (w *wire) take(f *flow) (ok bool) {
 	for _, ports := range []PortRange{{given, portsPerWire}, {0, given}} {
 		n := ports.Last - ports.First
 		for i := range n {
-			f.port = w.first + ports.First + (w.next+i)%n
+			f.port = w.first + ports.First + (w.next%n+i)%n
 			if w.flights[*f] == nil {
 				return true
 			}

@@ -172,6 +172,23 @@ func TestIncompleteChanges(t *testing.T) {
 	}
 }
 
+// The only free port is found, whatever the port is that is tried first.
+func TestTakeTheLastPort(t *testing.T) {
+	const first, free = 20000, 45
+	w := &wire{first: first, given: 50, flights: make(map[flow]*handshake)}
+	for port := range uint16(portsPerWire) {
+		if port != free {
+			w.flights[flow{port: first + port}] = newHandshake()
+		}
+	}
+	for range 1 << 16 {
+		next := w.next
+		if f := (flow{}); !w.take(&f) || f.port != first+free {
+			t.Fatalf("after %d, take chooses the port %d, want %d", next, f.port, first+free)
+		}
+	}
+}
+
 // Handshakes that may have any port leave the ports to those with a SourcePort that have used them, even if these are
 // more than half of the ports. So a target that is silent for the former has no port that the latter need.
 func TestRawPortsOfFlows(t *testing.T) {
