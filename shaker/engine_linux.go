@@ -24,6 +24,7 @@ type engine struct {
 
 	wires []*wire // of the first loops; none if SYNs are sent through sockets
 	stray strays
+	reset resetCount
 
 	// withholdACK is true except in a test's control case.
 	withholdACK bool
@@ -41,7 +42,7 @@ func newEngineOf(loops int, raw *Raw) (*engine, error) {
 		results: newOutlet[Repeated](unreadResults), events: newOutlet[happening](math.MaxInt),
 	}
 	if raw != nil {
-		if e.wires, err = newWires(raw, min(loops, wires), &e.stray); err != nil {
+		if e.wires, err = newWires(raw, min(loops, wires), &e.stray, &e.reset); err != nil {
 			in.close()
 			return nil, fmt.Errorf("SYNs without a socket: %w", err)
 		}
@@ -133,6 +134,10 @@ func (e *engine) strays() Strays {
 		Late: e.stray.late.Load(), Forged: e.stray.forged.Load(),
 		Foreign: e.stray.foreign.Load(), Lost: e.stray.lost.Load(),
 	}
+}
+
+func (e *engine) resets() Resets {
+	return Resets{Checked: e.reset.checked.Load(), Missing: e.reset.missing.Load()}
 }
 
 // err returns why one of the loops has ended, nil if all of them run.

@@ -52,6 +52,7 @@ func (e *engine) err() error {
 }
 
 func (e *engine) strays() Strays   { return Strays{} }
+func (e *engine) resets() Resets   { return Resets{} }
 func (e *engine) ports() PortRange { return PortRange{} }
 
 func (e *engine) isRaw(*Options) bool { return false }

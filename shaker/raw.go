@@ -99,6 +99,27 @@ func (s *Shaker) Strays() Strays {
 	return s.engine.strays()
 }
 
+// Resets shows whether the RSTs of this host arrive after handshakes of a [Shaker] with [Config.Raw]. The kernel sends
+// them, and a firewall of this host may drop them. A target that gets none sends its SYN-ACK again, and keeps a half-open
+// connection for about a minute.
+type Resets struct {
+	// Checked handshakes were [Open] after one SYN, and have been followed up: up to 128 in a second for each of the
+	// two loops that send SYNs.
+	Checked uint64
+
+	// Missing is to how many of them the target has sent another SYN-ACK, half a second after the first one or later.
+	// A few are normal, because the network loses RSTs, too.
+	Missing uint64
+}
+
+// Resets returns what was found since New. Without [Config.Raw] all numbers are 0.
+func (s *Shaker) Resets() Resets {
+	if s.engine == nil {
+		return Resets{}
+	}
+	return s.engine.resets()
+}
+
 // IsRaw reports whether handshakes with the options send SYNs without sockets, so that they need no descriptor and no
 // port of their own. Without [Config.Raw] none of them do.
 func (s *Shaker) IsRaw(o *Options) bool { return s.engine != nil && s.engine.isRaw(o) }

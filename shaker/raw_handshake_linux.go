@@ -292,8 +292,9 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	res.Outcome, res.ACKWithheld = Open, true
 	res.Handshake = res.Waited
 	switch {
-	case res.SYNs == 1:
+	case res.SYNs == 1: // and so the target has no reason yet to send more than one SYN-ACK
 		res.RTT = res.Waited
+		r.wire.resets.follow(r.sequence, at)
 	case a.timestamps: // it tells which SYN it answers
 		res.RTT = h.sampleRTT(a.echo, at)
 	}

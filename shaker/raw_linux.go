@@ -31,6 +31,7 @@ type wire struct {
 	flights  map[flow]*handshake // that wait for an answer
 	unheard  bool                // there may be more answers to be received
 	strays   *strays
+	resets   resets
 	load     atomic.Int64 // handshakes of Repetitions in an hour
 
 	sequences      sequences
@@ -47,7 +48,7 @@ type flow struct {
 type strays struct{ late, forged, foreign, lost atomic.Uint64 }
 
 // newWires opens the wires of an engine, n of them.
-func newWires(raw *Raw, n int, count *strays) (all []*wire, err error) {
+func newWires(raw *Raw, n int, count *strays, resetCount *resetCount) (all []*wire, err error) {
 	if err := checkCapability(); err != nil {
 		return nil, err
 	}
@@ -60,6 +61,7 @@ func newWires(raw *Raw, n int, count *strays) (all []*wire, err error) {
 			// A target may wait for the ACK to a SYN from a port that the last process tried first.
 			next:  uint16(rand.Uint32()),
 			first: first + uint16(i*portsPerWire), flights: make(map[flow]*handshake), strays: count,
+			resets:    resets{count: resetCount},
 			reserved:  reserved[i*portsPerWire : (i+1)*portsPerWire],
 			sequences: newSequences(), retransmission: newRetransmission(),
 		}
@@ -179,6 +181,8 @@ func (w *wire) take(f *flow) (ok bool) {
 func (w *wire) hear(l *loop, a *answer, at time.Duration) {
 	h := w.find(l, &a.flow, a.acknowledged-1)
 	switch {
+	case h == nil && !a.rst:
+		w.resets.again(a.acknowledged-1, at)
 	case h == nil:
 	case h.deadline != 0 && at > h.deadline && arrivedAt(h.sent, at, l.clock()) == at:
 		w.strays.late.Add(1) // the loop was held up, and ends the handshake now

@@ -327,3 +327,45 @@ func TestAnswerAtTheDeadline(t *testing.T) {
 		})
 	}
 }
+
+// If the firewall of this host drops the RSTs, the target sends its SYN-ACKs again, and Resets counts that. Without such
+// a firewall, none are missing.
+func TestMissingResets(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	lab.Need(t)
+	nft := lab.Program(t, "nft", "nftables")
+	target := kernel.NewNeighbour(t).Target
+	closed := netip.AddrPortFrom(target.Addr(), 81)
+	withoutSocketsIn(t)
+	s, _ := startOne(t)
+	shakeAll := func() {
+		for range 20 {
+			if r := mustShake(t, s, target); r.Outcome != Open {
+				t.Errorf("Shake(%v) = %+v, want Open", target, r)
+			}
+		}
+	}
+	shakeAll()
+	before := s.Resets()
+	const table = "table inet lab { chain output { type filter hook output priority 0; tcp flags rst drop; }\n}\n"
+	if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
+		t.Fatalf("nft %q: %v: %s", table, err, out)
+	}
+	shakeAll()
+	want := Resets{Checked: s.Resets().Checked, Missing: s.Resets().Checked - before.Checked}
+	if before.Missing != 0 || before.Checked < 10 || want.Missing < 10 {
+		t.Fatalf("Resets() = %+v before the firewall, and %+v after 20 more handshakes, want 10 to 20 more checked",
+			before, s.Resets())
+	}
+	lab.Eventually(t, "the RSTs are missing", func() bool {
+		if r := mustShake(t, s, closed); r.Outcome != Refused { // a handshake receives what has arrived before
+			t.Fatalf("Shake(%v) = %+v, want Refused", closed, r)
+		}
+		return s.Resets().Missing >= want.Missing
+	})
+	if got := s.Resets(); got != want {
+		t.Errorf("Resets() = %+v, want %+v: only the handshakes without an RST", got, want)
+	}
+}

@@ -135,6 +135,8 @@ func TestRawSeries(t *testing.T) {
 	want := []string{
 		`shaker_engine_info{engine="socket"}`,
 		`shaker_engine_info{engine="raw"}`,
+		`shaker_raw_resets_checked_total`,
+		`shaker_raw_resets_missing_total`,
 		`shaker_raw_segments_dropped_total{reason="foreign"}`,
 		`shaker_raw_segments_dropped_total{reason="forged"}`,
 		`shaker_raw_segments_dropped_total{reason="late"}`,
