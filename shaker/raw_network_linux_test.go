@@ -369,3 +369,36 @@ func TestMissingResets(t *testing.T) {
 		t.Errorf("Resets() = %+v, want %+v: only the handshakes without an RST", got, want)
 	}
 }
+
+// The network loses the RST of a handshake, so that the target still waits for its ACK. A handshake from the same port
+// a tenth of a second later is not taken for a part of that connection, and the target is not Refused.
+func TestSamePortAfterALostRST(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	lab.Need(t)
+	nft := lab.Program(t, "nft", "nftables")
+	target := kernel.NewNeighbour(t).Target
+	withoutSocketsIn(t)
+	s, _ := startOne(t)
+	options := &Options{SourcePort: s.Ports().First, Timeout: 5 * time.Second}
+	shake := func(syns int) {
+		t.Helper()
+		r, err := s.Shake(t.Context(), target, options)
+		if err != nil || r.Outcome != Open || r.SYNs != syns {
+			t.Errorf("Shake(%v from port %d) = %+v, error %v, want Open after %d SYNs", target, options.SourcePort, r,
+				err, syns)
+		}
+	}
+	const table = "table inet lab { chain output { type filter hook output priority 0; tcp flags rst drop; }\n}\n"
+	if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
+		t.Fatalf("nft %q: %v: %s", table, err, out)
+	}
+	shake(1)
+	answered := time.Now()
+	if out, err := exec.Command(nft, "delete table inet lab").CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	time.Sleep(time.Until(answered.Add(100 * time.Millisecond)))
+	shake(2) // the target answers the first SYN with an ACK, and the RST to that ends the former connection
+}

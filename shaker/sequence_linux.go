@@ -8,12 +8,15 @@ import (
 	"github.com/dchest/siphash"
 )
 
-// Sequence numbers of SYNs without a socket are those of RFC 6528: a clock of 4 µs plus a keyed hash of the flow, which
-// is different for each flow and cannot be guessed. So an answer shows whether it belongs to a SYN, to which one, and
-// how long ago it was sent.
+// Sequence numbers of SYNs without a socket are those of RFC 6528: a clock plus a keyed hash of the flow, which is
+// different for each flow and cannot be guessed. So an answer shows whether it belongs to a SYN, to which one, and how
+// long ago it was sent.
 
 const (
-	sequenceTick = 4 * time.Microsecond
+	// sequenceTick is shorter than the 4 µs of the RFC. If an RST is lost, the target still waits for the ACK, and
+	// takes a SYN from the same port whose number is within its receive window, of 65,535 bytes at most, for an
+	// error: it sends an RST. After 66 ms, the number is beyond the window.
+	sequenceTick = time.Microsecond
 
 	// latest is how long an answer may be late: longer than a target repeats a SYN-ACK.
 	latest = 4 * time.Minute
@@ -41,7 +44,7 @@ func (s *sequences) hash(f *flow) (sequence, stamp uint32) {
 	return uint32(h), uint32(h >> 32)
 }
 
-// next returns the clock's part of a sequence number. No two are the same within 4 hours.
+// next returns the clock's part of a sequence number. No two are the same within 71 minutes.
 func (s *sequences) next(now time.Duration) uint32 {
 	s.last = max(uint64(now/sequenceTick), s.last+1)
 	return uint32(s.last)

@@ -187,7 +187,7 @@ func TestStrays(t *testing.T) {
 				want.Late += 2
 				trap.counted(want, nil)
 
-				// Half of the numbers that no SYN had are those of the next two hours.
+				// Half of the numbers that no SYN had are those of the next half hour.
 				trap.wire.Send(attack.forge(syn, syn.Seq+1<<30))
 				want.Foreign++
 				trap.counted(want, nil)
