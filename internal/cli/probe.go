@@ -189,12 +189,12 @@ func (c *ProbeCommand) Run(configFile string) (status int) {
 	if err := c.flags.validate(conf); err != nil {
 		return fail(c.name, statusUsage, err)
 	}
-	s, warning, err := c.flags.engine.Start()
+	s, warnings, err := c.flags.engine.Start()
 	if err != nil {
 		return fail(c.name, statusFailed, err)
 	}
 	defer s.Close()
-	if warning != "" {
+	for _, warning := range warnings {
 		fmt.Fprintf(os.Stderr, "%s: warning: %s\n", c.name, warning)
 	}
 	prober := probe.New(probe.Options{Shaker: s, Config: conf})

@@ -97,9 +97,9 @@ func TestStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := lab.Descriptors(t)
-		s, warning, err := f.Start()
-		if err != nil || warning != "" {
-			t.Fatalf("flags %q: Start() = warning %q, error %v, want neither", c.args, warning, err)
+		s, warnings, err := f.Start()
+		if err != nil || warnings != nil {
+			t.Fatalf("flags %q: Start() = warnings %q, error %v, want neither", c.args, warnings, err)
 		}
 		if got := fmt.Sprint(f.Attributes(s)); !strings.HasPrefix(got, c.log) {
 			t.Errorf("flags %q: the log has %s, want %s at its beginning", c.args, got, c.log)
@@ -150,9 +150,9 @@ func TestTakenPort(t *testing.T) {
 	if f, err = parse(t, "--probe.engine=raw", free[1]); err != nil {
 		t.Fatalf("the flag of the hint, %s: error %v, want none", free[1], err)
 	}
-	s, warning, err := f.Start()
-	if err != nil || warning != "" {
-		t.Fatalf("Start() with %s, which is free: warning %q, error %v, want neither", free[1], warning, err)
+	s, warnings, err := f.Start()
+	if err != nil || warnings != nil {
+		t.Fatalf("Start() with %s, which is free: warnings %q, error %v, want neither", free[1], warnings, err)
 	}
 	s.Close()
 }
@@ -180,14 +180,37 @@ func TestEphemeralPorts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, warning, err := f.Start()
+		s, warnings, err := f.Start()
 		if err != nil {
 			t.Fatalf("ports %s: %v", c.ports, err)
 		}
 		s.Close()
 		const want = "the kernel gives the ports 40000-49999 to connections"
-		if c.warns != strings.Contains(warning, want) || !c.warns && warning != "" {
-			t.Errorf("ports %s, reserved %q: warning %q, want one: %t", c.ports, c.reserved, warning, c.warns)
+		if all := strings.Join(warnings, "\n"); c.warns != strings.Contains(all, want) || !c.warns && all != "" {
+			t.Errorf("ports %s, reserved %q: warnings %q, want one: %t", c.ports, c.reserved, warnings, c.warns)
+		}
+	}
+}
+
+// A setting with which no answer arrives through a VRF is a warning, for raw only.
+func TestVRFWarning(t *testing.T) {
+	lab.Need(t)
+	for value, warns := range map[string]bool{"0": true, "1": false} {
+		kernel.Sysctl(t, "net.ipv4.raw_l3mdev_accept", value)
+		for _, engine := range []string{socket, raw} {
+			f, err := parse(t, "--probe.engine="+engine)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, warnings, err := f.Start()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+			all := strings.Join(warnings, "\n")
+			if want := warns && engine == raw; want != strings.Contains(all, "raw_l3mdev_accept is 0") || !want && all != "" {
+				t.Errorf("engine %s with raw_l3mdev_accept %s: warnings %q, want one: %t", engine, value, warnings, want)
+			}
 		}
 	}
 }

@@ -13,21 +13,21 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// Start starts the engine. The text of an error may have further lines, which begin with "hint: ". A warning is about
-// something that works now, but perhaps not after the next start; "" means that there is none.
-func (f *Flags) Start() (s *shaker.Shaker, warning string, err error) {
+// Start starts the engine. The text of an error may have further lines, which begin with "hint: ". The warnings are
+// about what may not work later, or not for all targets.
+func (f *Flags) Start() (s *shaker.Shaker, warnings []string, err error) {
 	if f.engine != raw {
 		s, err = shaker.New(nil)
-		return s, "", err
+		return s, nil, err
 	}
 	s, err = shaker.New(&shaker.Config{Raw: &shaker.Raw{Ports: shaker.PortRange(f.ports)}})
 	if err == nil {
 		if err = try(s); err == nil {
-			return s, f.warning(), nil
+			return s, f.warnings(), nil
 		}
 		s.Close()
 	}
-	return nil, "", explained("--probe.engine=raw", err, f.hints(err))
+	return nil, nil, explained("--probe.engine=raw", err, f.hints(err))
 }
 
 // trial is how long a handshake with this host may take.
@@ -114,16 +114,20 @@ func freePorts() shaker.PortRange {
 	return ports.PortRange
 }
 
-// warning returns what is wrong with the ports of the flag although they are free.
-func (f *Flags) warning() string {
-	if f.ports == (portRange{}) {
-		return ""
+// warnings returns what may not work although the engine has started.
+func (f *Flags) warnings() (all []string) {
+	if ports := shaker.PortRange(f.ports); f.ports != (portRange{}) {
+		if ephemeral, given := ports.Ephemeral(); given {
+			all = append(all, fmt.Sprintf("%s is %v, and the kernel gives the ports %v to connections "+
+				"(net.ipv4.ip_local_port_range): at the next start, one of the ports may be in use. "+
+				"Want other ports, or %[2]v in net.ipv4.ip_local_reserved_ports", portsFlag, ports, ephemeral))
+		}
 	}
-	ephemeral, given := shaker.PortRange(f.ports).Ephemeral()
-	if !given {
-		return ""
+	// Older kernels, and those without VRFs, do not have it.
+	if accept, err := os.ReadFile("/proc/sys/net/ipv4/raw_l3mdev_accept"); err == nil &&
+		strings.TrimSpace(string(accept)) == "0" {
+		all = append(all, "net.ipv4.raw_l3mdev_accept is 0, so that raw sockets get no answers that arrive through a VRF: "+
+			"targets behind a VRF have the result timeout. Want 1")
 	}
-	return fmt.Sprintf("%s is %v, and the kernel gives the ports %v to connections (net.ipv4.ip_local_port_range): "+
-		"at the next start, one of the ports may be in use. "+
-		"Want other ports, or %[2]v in net.ipv4.ip_local_reserved_ports", portsFlag, &f.ports, ephemeral)
+	return all
 }

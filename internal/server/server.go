@@ -90,13 +90,13 @@ func (c *Command) Run(configFile string, logger *slog.Logger) (status int) {
 		return 0
 	}
 	logForeign(logger, conf)
-	engine, warning, err := c.flags.engine.Start()
+	engine, warnings, err := c.flags.engine.Start()
 	if err != nil {
 		return fail(statusFailed, err)
 	}
 	defer engine.Close()
-	if warning != "" {
-		logger.Warn("The ports may not be free at the next start", "reason", warning)
+	for _, warning := range warnings {
+		logger.Warn("--probe.engine=raw may not work as it should", "reason", warning)
 	}
 	if err := c.serve(engine, configFile, loaded, conf, hangups, logger); err != nil {
 		logger.Error("Cannot serve", "err", err)
@@ -126,6 +126,7 @@ func (c *Command) serve(
 	maxInFlight := c.flags.maxInFlight
 	if maxInFlight == 0 {
 		maxInFlight = defaultMaxInFlight(descriptors)
+		warnOpenFiles(descriptors, logger)
 	}
 	maxInFlight = memory.capped("--probe.max-in-flight", maxInFlight, memory.probes(), logger)
 	heldMost, spare := memory.heldConnections(c.flags.heldMost, maxInFlight, descriptors, logger)
@@ -191,6 +192,7 @@ func (c *Command) serve(
 		reserveFlowPorts(prober, logger)
 	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
+	go watchResets(ctx, engine, logger)
 	statusPage := pages.New(pages.Options{
 		Tracks:  results.Tracks,
 		Watched: watcher.Targets,

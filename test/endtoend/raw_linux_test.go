@@ -381,3 +381,45 @@ func TestRawOpenFiles(t *testing.T) {
 			"want at least 100, and three descriptors for each", open, limit)
 	}
 }
+
+// If a firewall of this host drops RSTs, the exporter logs that, and its metrics count the handshakes. Before, nothing
+// is logged.
+func TestRawWithoutRSTs(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	lab.Need(t)
+	nft := lab.Program(t, "nft", "nftables")
+	target := kernel.NewNeighbour(t).Target
+	p := exporter.Start(t, rawEngine)
+	probe := func(times int) {
+		t.Helper()
+		for range times {
+			_, body := exporter.Get(t, fmt.Sprintf("/probe?target=%v", target))
+			if !strings.Contains(body, "\nprobe_success 1\n") {
+				t.Fatalf("probe of %v = %s, want success", target, body)
+			}
+		}
+	}
+	const checked, missing = "shaker_raw_resets_checked_total", "shaker_raw_resets_missing_total"
+	probe(10)
+	if n := exporter.Metric(t, checked); n < 5 {
+		t.Errorf("%s is %v after 10 probes, want 5 or more", checked, n)
+	}
+	const warning = "The RSTs of this host do not arrive"
+	if log, n := p.Output(), exporter.Metric(t, missing); strings.Contains(log, warning) || n != 0 {
+		t.Fatalf("%s is %v without a firewall, and the log has\n%s\nwant 0 and no warning", missing, n, log)
+	}
+	const table = "table inet lab { chain output { type filter hook output priority 0; tcp flags rst drop; }\n}\n"
+	if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
+		t.Fatalf("nft %q: %v: %s", table, err, out)
+	}
+	probe(20) // fewer than there are ports, for no port is free at the target any more
+	lab.Eventually(t, "the missing RSTs are logged", func() bool {
+		exporter.Get(t, "/probe?target=127.0.0.1:1") // a handshake receives what has arrived before
+		return strings.Contains(p.Output(), warning)
+	})
+	if n := exporter.Metric(t, missing); n < 10 {
+		t.Errorf("%s is %v, want 10 or more", missing, n)
+	}
+}
