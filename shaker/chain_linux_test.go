@@ -84,7 +84,7 @@ func TestTraceOfBalancedFlows(t *testing.T) {
 			end := newTap(t, chain, 4, "to3", "10.77.4.1")
 			s := start(t)
 			if !c.sockets {
-				s = newRaw(t)
+				s = startWithoutSockets(t)
 			}
 			target := netip.AddrPortFrom(c.host, 80)
 			var taken [2]int // how many flows take each router
@@ -142,7 +142,7 @@ func TestTraceOfBalancedBlackholes(t *testing.T) {
 	nft := lab.Program(t, "nft", "nftables")
 	chain.Run(4, nft, "table inet lab { chain input { type filter hook input priority 0; tcp dport 82 drop; }; }")
 	fork := newTap(t, chain, 5, "to1", "10.77.6.1")
-	s := newRaw(t)
+	s := startWithoutSockets(t)
 	var group sync.WaitGroup
 	results, paths := make([]Result, 16), make([]Path, 16)
 	target := netip.AddrPortFrom(host4, 82)

@@ -89,12 +89,7 @@ func TestArrivedAt(t *testing.T) {
 // startOneWithoutSockets starts a Shaker with a single loop, which has a wire, for the rest of the test.
 func startOneWithoutSockets(tb testing.TB) (*Shaker, *loop) {
 	tb.Helper()
-	engine, err := newEngineOf(1, withoutSockets.Raw)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(engine.close)
-	return &Shaker{engine: engine}, engine.loops[0]
+	return startOneWith(tb, withoutSockets)
 }
 
 // needTimestamps returns when the kernel takes the time of packets as they arrive, and lets it do so for the rest of

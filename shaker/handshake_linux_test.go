@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -301,7 +300,6 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 		return
 	}
 	lab.Need(t)
-	nft := lab.Program(t, "nft", "nftables")
 	localhost := netip.MustParseAddr("127.0.0.1")
 	ownUnreachable := ICMP{From: localhost, Type: 3, Code: 1, Own: true}
 	ownProhibited := ICMP{From: localhost, Type: 3, Code: 13, Own: true}
@@ -329,12 +327,7 @@ func TestICMPErrorDuringConnect(t *testing.T) {
 				want.Outcome, want.Errno, want.ICMP = Unreachable, unix.EHOSTUNREACH, ownUnreachable
 				want.SYNs, want.MSS, want.ACKWithheld = 1, 0, false
 			}
-			table := "table ip lab { chain output { type filter hook output priority 0; " +
-				"tcp flags syn / syn,ack " + rule + "; }; }"
-			if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
-				t.Fatalf("nft %q: %v: %s", table, err, out)
-			}
-			defer exec.Command(nft, "delete table ip lab").Run()
+			kernel.Firewall(t, "chain output { type filter hook output priority 0; tcp flags syn / syn,ack "+rule+"; }")
 			s := start(t)
 			if got := withoutTimes(mustShake(t, s, target)); got != want {
 				t.Errorf("Shake(%v) =\n     %+v\nwant %+v", target, got, want)
@@ -375,9 +368,7 @@ func TestOwnFirewallDrops(t *testing.T) {
 		return
 	}
 	simnet.NewWire(t, nil, "192.0.2.0/24", "2001:db8::/32")
-	nft := lab.Program(t, "nft", "nftables")
-	const table = "table inet lab { chain output { type filter hook output priority 0; " +
-		"tcp flags syn / syn,ack drop; }; }"
+	const chain = "chain output { type filter hook output priority 0; tcp flags syn / syn,ack drop; }"
 	const short, long = 100 * time.Millisecond, 1500 * time.Millisecond
 	s := start(t)
 	for _, target := range targets {
@@ -390,15 +381,14 @@ func TestOwnFirewallDrops(t *testing.T) {
 			{drops: true, timeout: short, want: os.ErrDeadlineExceeded},
 			{timeout: long, want: os.ErrDeadlineExceeded},
 		} {
+			remove := func() {}
 			if c.drops {
-				if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
-					t.Fatalf("nft %q: %v: %s", table, err, out)
-				}
+				remove = kernel.Firewall(t, chain)
 			}
 			r, err := inTime(func() (Result, error) {
 				return s.Shake(t.Context(), target, &Options{Timeout: c.timeout})
 			})
-			exec.Command(nft, "delete table inet lab").Run()
+			remove()
 			if c.drops && isRaw() {
 				c.want = errDropped
 			}

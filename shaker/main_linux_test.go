@@ -19,7 +19,12 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // startOne starts a Shaker with a single loop for the rest of the test, and returns the loop.
 func startOne(tb testing.TB) (*Shaker, *loop) {
 	tb.Helper()
-	engine, err := newEngineOf(1, startConfig.Raw)
+	return startOneWith(tb, startConfig)
+}
+
+func startOneWith(tb testing.TB, config *Config) (*Shaker, *loop) {
+	tb.Helper()
+	engine, err := newEngineOf(1, config.Raw)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -4,8 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -147,7 +145,6 @@ func TestOwnFirewall(t *testing.T) {
 		return
 	}
 	lab.Need(t)
-	nft := lab.Program(t, "nft", "nftables")
 	target := kernel.NewNeighbour(t).Target
 	const (
 		input       = "chain input { type filter hook input priority 0; "
@@ -196,7 +193,7 @@ func TestOwnFirewall(t *testing.T) {
 			target: target, want: Prohibited,
 		},
 		// After the following ones, the neighbour has half-open connections with ports that will be used again.
-		{name: "drops RSTs", chains: output + "tcp flags rst drop; }", target: target, want: Open},
+		{name: "drops RSTs", chains: dropRSTs, target: target, want: Open},
 		{
 			name: "stateful without state",
 			chains: prerouting + "notrack; } " + rawOutput + "notrack; } " +
@@ -207,11 +204,7 @@ func TestOwnFirewall(t *testing.T) {
 		{name: "rejects all that arrives", chains: input + "reject; }", target: target, want: Timeout},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			table := "table inet lab {\n" + strings.ReplaceAll(c.chains, "}", "}\n") + "}\n"
-			if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
-				t.Fatalf("nft %q: %v: %s", table, err, out)
-			}
-			defer exec.Command(nft, "delete table inet lab").Run()
+			kernel.Firewall(t, c.chains)
 			eachEngine(t, func(t *testing.T) {
 				s, timeout := start(t), 5*time.Second
 				if c.want == Timeout {
@@ -222,7 +215,7 @@ func TestOwnFirewall(t *testing.T) {
 						return s.Shake(t.Context(), c.target, &Options{Timeout: timeout})
 					})
 					if err != nil || r.Outcome != c.want {
-						t.Errorf("with %s, Shake(%v) = %+v, error %v, want %v", table, c.target, r, err, c.want)
+						t.Errorf("with %s, Shake(%v) = %+v, error %v, want %v", c.chains, c.target, r, err, c.want)
 					}
 				}
 			})
@@ -328,6 +321,9 @@ func TestAnswerAtTheDeadline(t *testing.T) {
 	}
 }
 
+// dropRSTs is a chain for kernel.Firewall.
+const dropRSTs = "chain output { type filter hook output priority 0; tcp flags rst drop; }"
+
 // If the firewall of this host drops the RSTs, the target sends its SYN-ACKs again, and Resets counts that. Without such
 // a firewall, none are missing.
 func TestMissingResets(t *testing.T) {
@@ -335,7 +331,6 @@ func TestMissingResets(t *testing.T) {
 		return
 	}
 	lab.Need(t)
-	nft := lab.Program(t, "nft", "nftables")
 	target := kernel.NewNeighbour(t).Target
 	closed := netip.AddrPortFrom(target.Addr(), 81)
 	withoutSocketsIn(t)
@@ -349,10 +344,7 @@ func TestMissingResets(t *testing.T) {
 	}
 	shakeAll()
 	before := s.Resets()
-	const table = "table inet lab { chain output { type filter hook output priority 0; tcp flags rst drop; }\n}\n"
-	if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
-		t.Fatalf("nft %q: %v: %s", table, err, out)
-	}
+	kernel.Firewall(t, dropRSTs)
 	shakeAll()
 	want := Resets{Checked: s.Resets().Checked, Missing: s.Resets().Checked - before.Checked}
 	if before.Missing != 0 || before.Checked < 10 || want.Missing < 10 {
@@ -377,7 +369,6 @@ func TestSamePortAfterALostRST(t *testing.T) {
 		return
 	}
 	lab.Need(t)
-	nft := lab.Program(t, "nft", "nftables")
 	target := kernel.NewNeighbour(t).Target
 	withoutSocketsIn(t)
 	s, _ := startOne(t)
@@ -390,15 +381,10 @@ func TestSamePortAfterALostRST(t *testing.T) {
 				err, syns)
 		}
 	}
-	const table = "table inet lab { chain output { type filter hook output priority 0; tcp flags rst drop; }\n}\n"
-	if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
-		t.Fatalf("nft %q: %v: %s", table, err, out)
-	}
+	remove := kernel.Firewall(t, dropRSTs)
 	shake(1)
 	answered := time.Now()
-	if out, err := exec.Command(nft, "delete table inet lab").CombinedOutput(); err != nil {
-		t.Fatalf("nft: %v: %s", err, out)
-	}
+	remove()
 	time.Sleep(time.Until(answered.Add(100 * time.Millisecond)))
 	shake(2) // the target answers the first SYN with an ACK, and the RST to that ends the former connection
 }

@@ -15,18 +15,6 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/lab/simnet"
 )
 
-// newRaw starts a Shaker that needs no sockets for the rest of the test.
-func newRaw(t *testing.T) *Shaker {
-	t.Helper()
-	lab.Need(t)
-	s, err := New(withoutSockets)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
-}
-
 // A longPath is a wire with a router for each TTL up to the target, which drops SYNs with a wrong checksum. Before it
 // gives the first answer to a trace, it waits for some SYNs.
 type longPath struct {
@@ -115,7 +103,7 @@ func TestTraceInOneRoundTrip(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%v/%d routers", target.Addr(), c.routers), func(t *testing.T) {
 				p := newLongPath(t, target, c.routers, c.maxHops)
-				path := p.trace(t, newRaw(t), c.maxHops)
+				path := p.trace(t, startWithoutSockets(t), c.maxHops)
 				p.check(t, path, c.maxHops)
 				p.mu.Lock()
 				defer p.mu.Unlock()
@@ -223,7 +211,7 @@ func TestTraceWithWrongChecksums(t *testing.T) {
 				}
 				return [][]byte{answer}
 			}, "192.0.2.0/24")
-			s := newRaw(t)
+			s := startWithoutSockets(t)
 			r := mustShake(t, s, target4)
 			r.RTT = 200 * time.Millisecond // so that the trace is patient, also while the machine stalls
 			wire.Forget()
@@ -250,7 +238,7 @@ func TestTraceWithWrongChecksums(t *testing.T) {
 func TestTraceByManyCallers(t *testing.T) {
 	network := simnet.NewNetwork(t)
 	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1", "", "198.51.100.3")
-	s := newRaw(t)
+	s := startWithoutSockets(t)
 	r := mustShake(t, s, target4)
 	var group sync.WaitGroup
 	for range 8 {
@@ -276,7 +264,7 @@ func TestTraceAfterSocket(t *testing.T) {
 	network.At("192.0.2.1", simnet.SYNACK()).Behind("198.51.100.1")
 	ports := PortRange{First: 40100, Last: 40199}
 	kernel.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 60999")
-	s := newRaw(t)
+	s := startWithoutSockets(t)
 	r, err := s.Shake(t.Context(), target4, &Options{SourcePorts: ports, Timeout: 5 * time.Second})
 	if err != nil || !ports.has(r.Local.Port()) {
 		t.Fatalf("Shake = %+v, error %v, want a port of %v", r, err, ports)

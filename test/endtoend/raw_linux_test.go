@@ -389,7 +389,6 @@ func TestRawWithoutRSTs(t *testing.T) {
 		return
 	}
 	lab.Need(t)
-	nft := lab.Program(t, "nft", "nftables")
 	target := kernel.NewNeighbour(t).Target
 	p := exporter.Start(t, rawEngine)
 	probe := func(times int) {
@@ -410,10 +409,7 @@ func TestRawWithoutRSTs(t *testing.T) {
 	if log, n := p.Output(), exporter.Metric(t, missing); strings.Contains(log, warning) || n != 0 {
 		t.Fatalf("%s is %v without a firewall, and the log has\n%s\nwant 0 and no warning", missing, n, log)
 	}
-	const table = "table inet lab { chain output { type filter hook output priority 0; tcp flags rst drop; }\n}\n"
-	if out, err := exec.Command(nft, table).CombinedOutput(); err != nil {
-		t.Fatalf("nft %q: %v: %s", table, err, out)
-	}
+	kernel.Firewall(t, "chain output { type filter hook output priority 0; tcp flags rst drop; }")
 	probe(20) // fewer than there are ports, for no port is free at the target any more
 	lab.Eventually(t, "the missing RSTs are logged", func() bool {
 		exporter.Get(t, "/probe?target=127.0.0.1:1") // a handshake receives what has arrived before

@@ -114,9 +114,6 @@ func (f *Fan) IsExit(addr netip.Addr) bool {
 	return false
 }
 
-// Members returns the number of members.
-func (f *Fan) Members() int { return len(f.members) }
-
 // link connects two nodes. nil is the namespace of the test.
 func (f *Fan) link(n int, near, far *os.File) {
 	f.t.Helper()

@@ -17,7 +17,6 @@ type Host struct {
 	lossOut    float64            // share of the SYNs that are lost
 	lossIn     float64            // share of the answers that are lost
 	path       []netip.Addr       // routers before the host; an invalid address is a silent router
-	unchecked  bool               // whether the host answers SYNs with a wrong checksum
 	handshakes map[flow]handshake // empty as long as there is only one round
 
 	// member returns the host that answers a SYN in place of this one; nil if there is none.
@@ -69,9 +68,6 @@ func (h *Host) Behind(routers ...string) *Host {
 	})
 }
 
-// IgnoringChecksums makes the host answer SYNs with a wrong checksum, too. Without it, they arrive and are dropped.
-func (h *Host) IgnoringChecksums() *Host { return h.change(func() { h.unchecked = true }) }
-
 // Distance returns the number of routers before the host.
 func (h *Host) Distance() (routers int) {
 	h.change(func() { routers = len(h.path) })
@@ -99,8 +95,8 @@ func (h *Host) meet(syn Segment, random *rand.Rand) []delivery {
 	if int(syn.TTL) <= len(h.path) {
 		return expire(h.path[syn.TTL-1])
 	}
-	if !h.unchecked && syn.Damaged() {
-		return []delivery{}
+	if syn.Damaged() {
+		return []delivery{} // the kernel of a host drops it
 	}
 	round := h.rounds[h.round(syn)]
 	if round == nil || random.Float64() < h.lossOut {
