@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -82,5 +83,19 @@ func TestTakenSourcePort(t *testing.T) {
 	r, err := s.Shake(context.Background(), target, &Options{SourcePort: busy.Port(), Timeout: time.Second})
 	if !errors.Is(err, ErrLocal) || !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("Shake from a port on which a server listens = %+v, error %v, want ErrLocal and EADDRINUSE", r, err)
+	}
+}
+
+// A number of ports that cannot be is an error of the caller, and no port is reserved.
+func TestReserveNoPorts(t *testing.T) {
+	for _, n := range []int{-1 << 40, -1, 0, 1 << 16, 1 << 40} {
+		before := lab.Descriptors(t)
+		p, err := ReservePorts(n)
+		if p != nil || !errors.Is(err, os.ErrInvalid) || errors.Is(err, ErrLocal) {
+			t.Errorf("ReservePorts(%d) = %+v, error %v, want os.ErrInvalid", n, p, err)
+		}
+		if open := lab.Descriptors(t); open != before {
+			t.Errorf("%d descriptors are open after ReservePorts(%d), want %d", open, n, before)
+		}
 	}
 }
