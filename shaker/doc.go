@@ -94,8 +94,8 @@
 // With [Config.Raw], SYNs are sent through a raw socket and belong to no socket, from a few ports that are reserved for
 // them. The kernel answers the SYN-ACK with an RST by itself, so that the final ACK cannot be sent, not even if this
 // process is stopped. A handshake costs about half of what one with a socket costs, and no descriptor. The kernel's
-// timestamps tell when answers arrived, and sequence numbers that cannot be guessed tell genuine answers. It needs
-// CAP_NET_RAW: see [Raw] for that and for the differences. All verdicts are the same.
+// timestamps show when answers arrived, and sequence numbers that cannot be guessed show which answers are genuine. It
+// needs CAP_NET_RAW: see [Raw] for that and for the differences. All verdicts are the same.
 //
 // # Local ports
 //

@@ -44,7 +44,7 @@ const (
 //     if net.ipv4.raw_l3mdev_accept is 1, which is the default.
 //   - The kernel's RST has none of the [Options]. With [Options.Interface] or [Options.Mark], whose route the RST may
 //     not take, the Shaker sends another RST that has the options. If a firewall drops the RSTs, the target may ignore
-//     the next SYNs from the same port for a minute.
+//     the next SYNs from the same port for a minute: see [Shaker.Resets].
 //   - An ICMP error always ends the handshake. A socket goes on if this host's own firewall has sent the error, with
 //     certain codes, while the SYN was being sent.
 //   - New reads how often SYNs are sent again: net.ipv4.tcp_syn_retries and tcp_syn_linear_timeouts.

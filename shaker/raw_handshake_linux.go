@@ -295,7 +295,7 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	case res.SYNs == 1: // and so the target has no reason yet to send more than one SYN-ACK
 		res.RTT = res.Waited
 		r.wire.resets.follow(r.sequence, at)
-	case a.timestamps: // it tells which SYN it answers
+	case a.timestamps: // they show which SYN is answered
 		res.RTT = h.sampleRTT(a.echo, at)
 	}
 	mss := int(r.source.mtu - h.headers())
@@ -339,19 +339,15 @@ func arrivedAt(sent, timestamp, now time.Duration) time.Duration {
 
 // undelivered ends the handshake after an ICMP error. The errno is what the kernel translated it to.
 func (h *handshake) undelivered(l *loop, icmp ICMP, errno unix.Errno) {
-	outcome, ok := verdict(errno, icmp)
-	if !ok {
-		h.fail(l, check("sendto", errno))
-		return
-	}
 	r := &h.result
-	r.Outcome, r.Errno, r.ICMP = outcome, errno, icmp
+	r.Outcome, _ = verdict(errno, icmp) // an ICMP error is never a local error
+	r.Errno, r.ICMP = errno, icmp
 	r.Waited = l.clock() - h.sent
 	r.ICMP.Own = l.generated(icmp, r.Local.Addr().WithZone(""))
 	h.finish(l)
 }
 
-// ground lets the handshake wait for no answer any more, and send nothing more.
+// ground detaches the handshake from the wire: it gets no more answers, and sends nothing more.
 func (h *handshake) ground() {
 	if h.raw.way != nil {
 		h.raw.way.release()

@@ -89,7 +89,7 @@ func repeatWithoutSockets(t *testing.T, tests ...func(*testing.T)) {
 }
 
 // After several SYNs, the RTT is that of the SYN whose timestamp the answer echoes, also when the clock of timestamps
-// has wrapped around. An echo of none of the SYNs is no sample.
+// has wrapped around. An echo of none of the SYNs is not a sample.
 func TestSampleRTT(t *testing.T) {
 	const ms = time.Millisecond
 	for _, c := range []struct {

@@ -226,7 +226,7 @@ func (y *way) configure(h *handshake) error {
 	if y.device, err = getInt(y.ask, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX); err != nil {
 		return err
 	}
-	// It receives packets of protocol 255, which nobody would read.
+	// It would receive packets of protocol 255, which the loop does not read.
 	if err := setFilter(y.out, []bpf.Instruction{bpf.RetConstant{Val: 0}}); err != nil {
 		return err
 	}
