@@ -8,10 +8,10 @@ type Ports struct {
 	reservation
 }
 
-// ReservePorts reserves n local ports in a row, at least 1. They are the nearest free ones below the ports that the system gives to
-// ordinary sockets (net.ipv4.ip_local_port_range in ip(7)), or else above, so that the next call in the next process
-// returns the same ports if no other program has taken one of them meanwhile. Until Close, no program of another user
-// can use them, and no program can listen on them.
+// ReservePorts reserves n local ports in a row, at least 1. They are the nearest free ones below the ports that the
+// system gives to ordinary sockets (net.ipv4.ip_local_port_range in ip(7)), or else above, so that the next call in the
+// next process returns the same ports if no other program has taken one of them meanwhile. Until Close, no program of
+// another user can use them, and no program can listen on them.
 //
 // The ports are those of the network namespace of the calling thread. Each takes a descriptor. The error wraps
 // [ErrLocal], and EADDRINUSE if there are not so many free ports in a row. On systems other than Linux it wraps

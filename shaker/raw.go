@@ -100,8 +100,8 @@ func (s *Shaker) Strays() Strays {
 }
 
 // Resets shows whether the RSTs of this host arrive after handshakes of a [Shaker] with [Config.Raw]. The kernel sends
-// them, and a firewall of this host may drop them. A target that gets none sends its SYN-ACK again, and keeps a half-open
-// connection for about a minute.
+// them, and a firewall of this host may drop them. A target that gets none sends its SYN-ACK again, and keeps a
+// half-open connection for about a minute.
 type Resets struct {
 	// Checked handshakes were [Open] after one SYN, and have been followed up: up to 128 in a second for each of the
 	// two loops that send SYNs.

@@ -324,8 +324,8 @@ func TestAnswerAtTheDeadline(t *testing.T) {
 // dropRSTs is a chain for kernel.Firewall.
 const dropRSTs = "chain output { type filter hook output priority 0; tcp flags rst drop; }"
 
-// If the firewall of this host drops the RSTs, the target sends its SYN-ACKs again, and Resets counts that. Without such
-// a firewall, none are missing.
+// If the firewall of this host drops the RSTs, the target sends its SYN-ACKs again, and Resets counts that. Without
+// such a firewall, none are missing.
 func TestMissingResets(t *testing.T) {
 	if lab.Apart(t) {
 		return

@@ -22,8 +22,8 @@ const (
 )
 
 // ways are the ways of a wire. It is a task of the loop, which watches a netlink socket for changes of addresses,
-// routes and interfaces (rtnetlink(7)). After each change, the ways ask the kernel again from where it sends. A way whose
-// interface or address has changed is forgotten, because another interface may have the same name.
+// routes and interfaces (rtnetlink(7)). After each change, the ways ask the kernel again from where it sends. A way
+// whose interface or address has changed is forgotten, because another interface may have the same name.
 type ways struct {
 	all     map[wayKey]*way
 	changes int   // a netlink socket; -1 if there is none

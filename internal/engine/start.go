@@ -126,8 +126,8 @@ func (f *Flags) warnings() (all []string) {
 	// Older kernels, and those without VRFs, do not have it.
 	if accept, err := os.ReadFile("/proc/sys/net/ipv4/raw_l3mdev_accept"); err == nil &&
 		strings.TrimSpace(string(accept)) == "0" {
-		all = append(all, "net.ipv4.raw_l3mdev_accept is 0, so that raw sockets get no answers that arrive through a VRF: "+
-			"targets behind a VRF have the result timeout. Want 1")
+		all = append(all, "net.ipv4.raw_l3mdev_accept is 0, so that raw sockets get no answers that arrive through "+
+			"a VRF: targets behind a VRF have the result timeout. Want 1")
 	}
 	return all
 }

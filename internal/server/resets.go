@@ -33,8 +33,8 @@ type resetWatch struct {
 	bad     bool
 }
 
-// look judges the handshakes that have ended before the previous look: a SYN-ACK is sent again only seconds later. A few
-// RSTs are always lost in the network.
+// look judges the handshakes that have ended before the previous look: a SYN-ACK is sent again only seconds later. A
+// few RSTs are always lost in the network.
 func (w *resetWatch) look(now shaker.Resets) {
 	const enough = 10
 	handshakes, missing := w.settled-w.judged.Checked, now.Missing-w.judged.Missing
