@@ -63,6 +63,7 @@ func TestFlags(t *testing.T) {
 		{args: []string{"--probe.engine=raw"}},
 		{args: []string{"--probe.engine=raw", "--probe.raw-ports=1024-1151"}},
 		{args: []string{"--probe.engine=raw", "--probe.raw-ports=65408-65535"}},
+		{args: []string{"--probe.engine="}, err: `--probe.engine is "", want one of socket, raw`},
 		{args: []string{"--probe.engine=tun"}, err: `--probe.engine is "tun", want one of socket, raw`},
 		{args: []string{"--probe.raw-ports=20000-20127"}, err: "--probe.raw-ports requires --probe.engine=raw"},
 		{args: []string{"--probe.engine=raw", "--probe.raw-ports=20000-20128"}, err: want},

@@ -59,7 +59,7 @@ func (f *Flags) Register(cmd *kingpin.CmdClause) {
 func (f *Flags) Validate() error {
 	if f.engine != socket && f.engine != raw {
 		name := "--probe.engine"
-		if string(f.engine) == os.Getenv(engineVariable) {
+		if value := os.Getenv(engineVariable); value != "" && value == string(f.engine) {
 			name = engineVariable
 		}
 		return fmt.Errorf("%s is %q, want one of %s, %s", name, f.engine, socket, raw)
