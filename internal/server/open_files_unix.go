@@ -33,6 +33,6 @@ func warnOpenFiles(engine int, logger *slog.Logger) {
 		return
 	}
 	logger.Warn("The open file limit leaves room for few probes at once: "+
-		"raise it (ulimit -n, LimitNOFILE= of systemd), or set --probe.max-in-flight",
+		"raise it (ulimit -n, LimitNOFILE= of systemd)",
 		"open_file_limit", limit.Cur, "reserved", reserved, "max_in_flight", openFilesForProbes(engine), "want", want)
 }
