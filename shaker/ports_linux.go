@@ -109,7 +109,8 @@ func (r PortRange) ephemeral() (all PortRange, ok bool) {
 		return all, false
 	}
 	reserved, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
-	return all, err != nil || !r.isIn(string(reserved))
+	given := PortRange{First: max(r.First, all.First), Last: min(r.Last, all.Last)}
+	return all, err != nil || !given.isIn(string(reserved))
 }
 
 // isIn reports whether a list of ports, such as "8080,20000-20127", has the range in one of its ranges.
