@@ -98,7 +98,8 @@ func (e *ear) configure() error {
 	return nil
 }
 
-// answersTo returns a program for the kernel that passes on SYN-ACKs, and RSTs with an ACK, to the ports of a wire.
+// answersTo returns a program for the kernel that passes on segments with an ACK to the ports of a wire: SYN-ACKs, RSTs
+// and ACKs.
 func answersTo(first uint16, family int) []bpf.Instruction {
 	header := bpf.Instruction(bpf.LoadConstant{Dst: bpf.RegX, Val: 0})
 	if family == unix.AF_INET {
@@ -108,10 +109,9 @@ func answersTo(first uint16, family int) []bpf.Instruction {
 		header,
 		bpf.LoadIndirect{Off: 2, Size: 2}, // the destination port
 		bpf.ALUOpConstant{Op: bpf.ALUOpSub, Val: uint32(first)},
-		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: portsPerWire, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: portsPerWire, SkipTrue: 2},
 		bpf.LoadIndirect{Off: 13, Size: 1}, // the flags
-		bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: flagACK, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: flagSYN | flagRST, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: flagACK, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
 		bpf.RetConstant{Val: 1 << 16}, // all of it
 	}

@@ -18,6 +18,7 @@ const rejectionWait = 10 * time.Millisecond
 //
 //	startRaw     chooses the port and the sequence number and sends the SYN
 //	answered     is called for the SYN-ACK or the RST, which the kernel has answered already
+//	heldOff      is called for an ACK of an earlier connection
 //	undelivered  is called for an ICMP error
 //	dueRaw       sends the SYN again, or ends the handshake at the deadline
 type rawHandshake struct {
@@ -312,6 +313,18 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 	}
 	res.MSS = min(mss, a.mostOfWindow())
 	h.finish(l)
+}
+
+// heldOff sends the SYN again after an ACK that does not acknowledge it: the RST of an earlier handshake from the port
+// was lost, and the ACK belongs to the connection that the target keeps. The kernel has answered the ACK with an RST,
+// which ends that connection. (From tcp_rcv_synsent_state_process in Linux 6.18, which also does so once.)
+func (h *handshake) heldOff(l *loop, a *answer) {
+	if a.acknowledged == h.raw.sequence+1 || h.result.SYNs != 1 || h.raw.refused != 0 || h.raw.damaged {
+		return
+	}
+	if soon := l.clock() + jiffy; soon < l.slots.find(h.own).due {
+		h.setDueRaw(l, soon)
+	}
 }
 
 // sampleRTT returns the RTT of an answer that echoes the timestamp of one of several SYNs, 0 if it is none of theirs.

@@ -179,8 +179,15 @@ func (w *wire) take(f *flow) (ok bool) {
 
 // hear hands an answer that arrived at a time on the loop's clock to the handshake to which it belongs.
 func (w *wire) hear(l *loop, a *answer, at time.Duration) {
+	if first := w.flights[a.flow]; a.bare && first != nil {
+		for h := first; h != nil; h = h.raw.next {
+			h.heldOff(l, a)
+		}
+		return
+	}
 	h := w.find(l, &a.flow, a.acknowledged-1)
 	switch {
+	case a.bare: // the handshake has ended
 	case h == nil && !a.rst:
 		w.resets.again(a.acknowledged-1, at)
 	case h == nil:

@@ -93,7 +93,8 @@ func (s *syn) append(b []byte) []byte {
 // An answer is what is known from a segment that may answer a SYN.
 type answer struct {
 	flow         flow
-	rst          bool // otherwise it is a SYN-ACK
+	rst          bool
+	bare         bool // neither an RST nor a SYN-ACK: the target has an earlier connection from the port
 	acknowledged uint32
 	window       uint16
 	mss          uint16 // 0 if there is none
@@ -102,8 +103,8 @@ type answer struct {
 	ttl          uint8
 }
 
-// parseAnswer parses the TCP header of a segment. ok is false if the header is not complete, or if the segment is
-// neither a SYN-ACK nor an RST that acknowledges something.
+// parseAnswer parses the TCP header of a segment. ok is false if the header is not complete, or if the segment
+// acknowledges nothing.
 func parseAnswer(tcp []byte, a *answer) (ok bool) {
 	if len(tcp) < 20 {
 		return false
@@ -113,10 +114,11 @@ func parseAnswer(tcp []byte, a *answer) (ok bool) {
 		return false
 	}
 	flags := tcp[13]
-	a.rst = flags&flagRST != 0
-	if flags&flagACK == 0 || !a.rst && flags&flagSYN == 0 {
+	if flags&flagACK == 0 {
 		return false
 	}
+	a.rst = flags&flagRST != 0
+	a.bare = flags&(flagRST|flagSYN) == 0
 	a.flow.port = binary.BigEndian.Uint16(tcp[2:])
 	a.acknowledged = binary.BigEndian.Uint32(tcp[8:])
 	a.window = binary.BigEndian.Uint16(tcp[14:])

@@ -120,8 +120,8 @@ func TestParseAnswer(t *testing.T) {
 		{tcp: layers.TCP{SYN: true, ACK: true, Options: []layers.TCPOption{other, end, mss}}, want: answer{}, ok: true},
 		{tcp: layers.TCP{SYN: true}},
 		{tcp: layers.TCP{RST: true}},
-		{tcp: layers.TCP{ACK: true}},
-		{tcp: layers.TCP{FIN: true, ACK: true}},
+		{tcp: layers.TCP{ACK: true, Ack: 7}, want: answer{bare: true, acknowledged: 7}, ok: true},
+		{tcp: layers.TCP{FIN: true, ACK: true, Ack: 7}, want: answer{bare: true, acknowledged: 7}, ok: true},
 		{tcp: layers.TCP{}},
 	} {
 		c.tcp.SrcPort, c.tcp.DstPort = 80, 32768
@@ -199,7 +199,7 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		want := sum.Valid && tcp.ACK && (tcp.SYN || tcp.RST)
+		want := sum.Valid && tcp.ACK
 		if unfinished := tcp.Checksum == pseudo(parsed.NetworkLayer(),
 			len(tcp.Contents)+len(tcp.Payload)); !unfinished &&
 			ok != want {
@@ -208,7 +208,7 @@ func FuzzAnswer(f *testing.F) {
 		if !ok {
 			return
 		}
-		if got.rst != tcp.RST || got.acknowledged != tcp.Ack || got.flow.port != uint16(tcp.DstPort) ||
+		if got.rst != tcp.RST || got.bare == (tcp.RST || tcp.SYN) || got.acknowledged != tcp.Ack || got.flow.port != uint16(tcp.DstPort) ||
 			got.flow.peer.addrPort("").Port() != uint16(tcp.SrcPort) {
 			t.Fatalf("parse(% x): %+v, want as gopacket: %+v", packet, got, tcp)
 		}

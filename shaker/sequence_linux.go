@@ -15,8 +15,8 @@ import (
 const (
 	// sequenceTick is shorter than the 4 µs of the RFC. If an RST is lost, the target still waits for the ACK, and
 	// takes a SYN from the same port whose number is within its receive window, of 65,535 bytes at most, for an
-	// error: it sends an RST. After 66 ms, the number is beyond the window.
-	sequenceTick = time.Microsecond
+	// error: it sends an RST. After 17 ms, the number is beyond the window.
+	sequenceTick = 250 * time.Nanosecond
 
 	// latest is how long an answer may be late: longer than a target repeats a SYN-ACK.
 	latest = 4 * time.Minute
@@ -44,7 +44,7 @@ func (s *sequences) hash(f *flow) (sequence, stamp uint32) {
 	return uint32(h), uint32(h >> 32)
 }
 
-// next returns the clock's part of a sequence number. No two are the same within 71 minutes.
+// next returns the clock's part of a sequence number. No two are the same within 17 minutes.
 func (s *sequences) next(now time.Duration) uint32 {
 	s.last = max(uint64(now/sequenceTick), s.last+1)
 	return uint32(s.last)

@@ -158,6 +158,40 @@ func TestOffPathAttacker(t *testing.T) {
 	}
 }
 
+// ACKs that answer no SYN may be those of an earlier connection from the port. However many are forged, the SYN is sent
+// once more, and no result changes. After the handshake, they are counted as foreign.
+func TestForgedACKs(t *testing.T) {
+	for _, target := range []netip.AddrPort{target4, target6} {
+		t.Run(target.String(), func(t *testing.T) {
+			trap := newTrap(t)
+			port := trap.shaker.Ports().First
+			syn, done := trap.begin(target, port, 10*time.Minute)
+			const forged = 1000
+			var again simnet.Segment
+			for i := range forged {
+				trap.wire.Send(answering(simnet.Segment{Src: syn.Src, Dst: syn.Dst, Seq: syn.Seq + 1 + uint32(i)},
+					layers.TCP{ACK: true}).packet())
+				if i == 0 {
+					again = <-trap.syns
+				}
+			}
+			if again.Seq != syn.Seq || again.Src != syn.Src || again.Dst != syn.Dst {
+				t.Errorf("after an ACK, %+v was sent, want the same SYN again: %+v", again, syn)
+			}
+			trap.wire.Send(syn.SYNACK())
+			if r := <-done; r.err != nil || r.Outcome != Open || r.SYNs != 2 {
+				t.Errorf("Shake(%v) = %+v, want Open after two SYNs", target, r)
+			}
+			trap.begin(netip.AddrPortFrom(target.Addr().Next(), 80), port, 10*time.Minute) // so that strays are received
+			trap.counted(Strays{}, nil)
+			late := answering(syn, layers.TCP{ACK: true})
+			late.tcp.Ack += 1 << 30
+			trap.wire.Send(late.packet())
+			trap.counted(Strays{Foreign: 1}, nil)
+		})
+	}
+}
+
 // Answers that no handshake waits for are counted as late if they answer an earlier SYN, and otherwise as foreign.
 // Segments to other ports are not even seen.
 func TestStrays(t *testing.T) {
@@ -187,7 +221,7 @@ func TestStrays(t *testing.T) {
 				want.Late += 2
 				trap.counted(want, nil)
 
-				// Half of the numbers that no SYN had are those of the next half hour.
+				// Half of the numbers that no SYN had are those of the next nine minutes.
 				trap.wire.Send(attack.forge(syn, syn.Seq+1<<30))
 				want.Foreign++
 				trap.counted(want, nil)
