@@ -208,7 +208,8 @@ func FuzzAnswer(f *testing.F) {
 		if !ok {
 			return
 		}
-		if got.rst != tcp.RST || got.bare == (tcp.RST || tcp.SYN) || got.acknowledged != tcp.Ack || got.flow.port != uint16(tcp.DstPort) ||
+		if got.rst != tcp.RST || got.bare == (tcp.RST || tcp.SYN) ||
+			got.acknowledged != tcp.Ack || got.flow.port != uint16(tcp.DstPort) ||
 			got.flow.peer.addrPort("").Port() != uint16(tcp.SrcPort) {
 			t.Fatalf("parse(% x): %+v, want as gopacket: %+v", packet, got, tcp)
 		}

@@ -182,7 +182,8 @@ func TestForgedACKs(t *testing.T) {
 			if r := <-done; r.err != nil || r.Outcome != Open || r.SYNs != 2 {
 				t.Errorf("Shake(%v) = %+v, want Open after two SYNs", target, r)
 			}
-			trap.begin(netip.AddrPortFrom(target.Addr().Next(), 80), port, 10*time.Minute) // so that strays are received
+			// While a handshake waits for an answer, strays are received at once.
+			trap.begin(netip.AddrPortFrom(target.Addr().Next(), 80), port, 10*time.Minute)
 			trap.counted(Strays{}, nil)
 			late := answering(syn, layers.TCP{ACK: true})
 			late.tcp.Ack += 1 << 30
