@@ -151,6 +151,26 @@ func TestChartContradictions(t *testing.T) {
 			control: "existingConfigMap: mine", // with the defaults of config
 		},
 		{
+			name: "no configuration", values: "config: null",
+			want:    "config is empty, want targets or modules, or existingConfigMap",
+			control: "config: null\nexistingConfigMap: mine",
+		},
+		{
+			name: "no rules of targets", values: "config: {targets: {deny: null}}",
+			want:    "config.targets is empty, want config.targets: null to permit all targets",
+			control: "config: {targets: null}",
+		},
+		{
+			name: "no modules", values: "config: {modules: {tcp_connect: null}}",
+			want:    "config.modules is empty, want config.modules: null for the built-in modules",
+			control: "config: {modules: null}",
+		},
+		{
+			name: "engine in the environment", values: "extraEnv: [{name: SHAKER_PROBE_ENGINE, value: raw}]",
+			want:    "extraEnv has SHAKER_PROBE_ENGINE, want the value engine instead",
+			control: "extraEnv: [{name: GODEBUG, value: netdns=go}]",
+		},
+		{
 			name: "TLS", values: "web: {scheme: https}", want: "web.scheme is https, want web.configSecret",
 			control: "web: {scheme: https, configSecret: tls}",
 		},
@@ -173,6 +193,11 @@ func TestChartContradictions(t *testing.T) {
 			name: "disruption budget", values: "podDisruptionBudget: {minAvailable: 0, maxUnavailable: 10%}",
 			want:    "podDisruptionBudget has maxUnavailable 10% and minAvailable 0, want only one of them",
 			control: "podDisruptionBudget: {minAvailable: 0}",
+		},
+		{
+			name: "no disruption budget", values: "podDisruptionBudget: {maxUnavailable: null}",
+			want:    "podDisruptionBudget has neither maxUnavailable nor minAvailable, want one of them",
+			control: "podDisruptionBudget: {maxUnavailable: null, minAvailable: 1}",
 		},
 		{
 			name: "label of pods", values: "podLabels: {app.kubernetes.io/name: a}",

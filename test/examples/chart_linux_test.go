@@ -71,6 +71,10 @@ func asManifests(t *testing.T, chart, values string) (o objects) {
 	}
 	template.Spec.ServiceAccountName = ""
 	template.Annotations = nil
+	o.deployment.Spec.RevisionHistoryLimit = nil
+	if o.service.Spec.Type == corev1.ServiceTypeClusterIP { // the default
+		o.service.Spec.Type = ""
+	}
 	o.probe.Name = "shaker"
 	return o
 }
@@ -129,7 +133,7 @@ func TestChartLikeManifests(t *testing.T) {
 		{values: likeManifests + "engine: raw\n", base: want, want: []string{"Deployment"}},
 		{values: likeManifests + "maxInFlight: 9\n", base: want, want: []string{"Deployment"}},
 		{values: likeManifests + "securityContext: {privileged: true}\n", base: want, want: []string{"Deployment"}},
-		{values: likeManifests + "config: {targets: {deny: null}}\n", base: want, want: []string{"shaker.yml"}},
+		{values: likeManifests + "config: {targets: null}\n", base: want, want: []string{"shaker.yml"}},
 		{
 			values: likeManifests + "service: {port: 80}\n", base: want,
 			want: []string{"Probe", "Service"},
@@ -277,6 +281,7 @@ scrapeConfigs: {dns: {discovery: {dnsSDConfigs: [{names: [a.example]}]}, spec: {
 		{
 			name: "scheduling", want: standard,
 			values: `
+revisionHistoryLimit: 3
 podLabels: {team: net}
 podAnnotations: {example.com/a: b}
 nodeSelector: {kubernetes.io/os: linux}
@@ -289,6 +294,9 @@ resources: {limits: {memory: 1Gi}}`,
 			check: func(t *testing.T, r release) {
 				template := r.podTemplate(t)
 				s := template.Spec
+				if limit := only[*appsv1.Deployment](t, r).Spec.RevisionHistoryLimit; *limit != 3 {
+					t.Errorf("the Deployment keeps %d revisions, want 3", *limit)
+				}
 				if template.Labels["team"] != "net" || len(template.Annotations) != 2 || len(s.NodeSelector) != 1 ||
 					len(s.Tolerations) != 1 || s.Affinity == nil || s.PriorityClassName == "" ||
 					s.TopologySpreadConstraints[0].MaxSkew != 2 || len(s.Containers[0].Args) != 6 ||
@@ -310,6 +318,36 @@ resources: {limits: {memory: 1Gi}}`,
 					t.Errorf("the network of the pods is %v, %s, %+v, want the one of the nodes, "+
 						"the DNS of the cluster, and ndots 1", s.HostNetwork, s.DNSPolicy, ndots)
 				}
+				// Without a spare node, a new pod gets the port of the node only when an old one is gone.
+				update := only[*appsv1.Deployment](t, r).Spec.Strategy.RollingUpdate
+				if update.MaxUnavailable.IntValue() != 1 {
+					t.Errorf("an update may remove %s pods before new ones are ready, want 1", update.MaxUnavailable)
+				}
+			},
+		},
+		{
+			// YAML takes these names for numbers, booleans and null, unless they are quoted.
+			name: "names like numbers", want: slices.Sorted(slices.Values(append(
+				without("ConfigMap", "Deployment", "PodDisruptionBudget"), "DaemonSet", "ScrapeConfig"))),
+			values: `
+kind: DaemonSet
+fullnameOverride: "null"
+existingConfigMap: mine
+image: {pullSecrets: ["123"]}
+web: {configSecret: "123"}
+serviceAccount: {name: "true"}
+priorityClassName: "true"
+probes: {web: {targets: ["a:1"]}}`,
+			check: func(t *testing.T, r release) {
+				template := r.podTemplate(t)
+				s := template.Spec
+				got := []string{
+					only[*appsv1.DaemonSet](t, r).Name, s.ImagePullSecrets[0].Name, s.Volumes[1].Secret.SecretName,
+					only[*corev1.ServiceAccount](t, r).Name, s.ServiceAccountName, s.PriorityClassName,
+				}
+				if want := []string{"null", "123", "123", "true", "true", "true"}; !slices.Equal(got, want) {
+					t.Errorf("the names are %q, want %q", got, want)
+				}
 			},
 		},
 		{
@@ -322,13 +360,41 @@ resources: {limits: {memory: 1Gi}}`,
 			},
 		},
 		{
-			name: "nothing", want: standard,
+			name: "nothing", want: without("ConfigMap"),
 			values: "{config: null, resources: null, podSecurityContext: null, securityContext: null, " +
-				"podLabels: null, podAnnotations: null, extraArgs: null, nodeSelector: null, probes: null, " +
-				"scrapeConfigs: null, affinity: null}",
+				"podLabels: null, podAnnotations: null, extraArgs: null, extraEnv: null, nodeSelector: null, " +
+				"probes: null, scrapeConfigs: null, affinity: null, existingConfigMap: mine, fullnameOverride: null, " +
+				"image: {tag: null, digest: null, pullPolicy: null, pullSecrets: null}, web: {configSecret: null}, " +
+				"networkPolicy: {from: null}, serviceAccount: {name: null, annotations: null}, " +
+				"podDisruptionBudget: {minAvailable: null}, prometheusRules: {severities: null}, " +
+				"dashboards: {labels: null, annotations: null}, monitoring: {labels: null}, service: {type: null, annotations: null}, " +
+				"revisionHistoryLimit: null}",
 			forbidden: []string{
 				"allowPrivilegeEscalation != false", "runAsNonRoot != true", "seccompProfile",
 				"unrestricted capabilities",
+			},
+		},
+		{
+			// As a second file of values removes what the first one has.
+			name: "removed", want: with("Probe"),
+			values: "probes: {a: null, b: {targets: ['b:1']}}\nscrapeConfigs: {a: null}",
+		},
+		{
+			name: "Service",
+			values: "service: {type: LoadBalancer, port: 80, annotations: {a: b}}\n" +
+				"extraEnv: [{name: GOMAXPROCS, value: '2'}, {name: A, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]",
+			want: standard,
+			check: func(t *testing.T, r release) {
+				service := only[*corev1.Service](t, r)
+				if service.Spec.Type != "LoadBalancer" || service.Annotations["a"] != "b" {
+					t.Errorf("the Service has the type %q and the annotations %v, want LoadBalancer and a",
+						service.Spec.Type, service.Annotations)
+				}
+				template := r.podTemplate(t)
+				if env := template.Spec.Containers[0].Env; len(env) != 2 || env[0].Value != "2" ||
+					env[1].ValueFrom.FieldRef.FieldPath != "spec.nodeName" {
+					t.Errorf("the environment is %+v, want GOMAXPROCS and A", env)
+				}
 			},
 		},
 		{

@@ -28,7 +28,7 @@ exporter's own metrics, as the rules expect. The component differs if a parent c
 {{- define "shaker-exporter.selector" -}}
 app.kubernetes.io/name: shaker_exporter
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
-app.kubernetes.io/component: {{ .Chart.Name }}
+app.kubernetes.io/component: {{ .Chart.Name | quote }}
 {{- end -}}
 
 {{- define "shaker-exporter.labels" -}}

@@ -49,7 +49,12 @@ together: where, what is wrong, and what would be right.
 {{- end -}}
 {{- end -}}
 
-{{- /* The flags. */ -}}
+{{- /* The flags and the environment. */ -}}
+{{- range .Values.extraEnv -}}
+{{- if eq .name "SHAKER_PROBE_ENGINE" -}}
+{{- $problems = append $problems "extraEnv has SHAKER_PROBE_ENGINE, want the value engine instead" -}}
+{{- end -}}
+{{- end -}}
 {{- $instead := dict
   "config.file" "want the value config or existingConfigMap instead"
   "config.enable-auto-reload" "which the chart sets itself, want it left out"
@@ -89,6 +94,16 @@ together: where, what is wrong, and what would be right.
 {{- end -}}
 
 {{- /* The configuration, TLS and access. */ -}}
+{{- if not .Values.existingConfigMap -}}
+{{- if not .Values.config -}}
+{{- $problems = append $problems "config is empty, want targets or modules, or existingConfigMap" -}}
+{{- end -}}
+{{- range $key, $null := dict "targets" "to permit all targets" "modules" "for the built-in modules" -}}
+{{- if and (hasKey ($.Values.config | default dict) $key) (not (get $.Values.config $key)) -}}
+{{- $problems = append $problems (printf "config.%s is empty, want config.%s: null %s" $key $key $null) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- with .Values.existingConfigMap -}}
 {{- /* The checksum of config in values.yaml, which `helm template` prints as checksum/config. */ -}}
 {{- if and $.Values.config (ne (toYaml $.Values.config | sha256sum) "98384dc198b7c784416e85df1d94c6bafafdbee34e7f6bb2b62e33dd74cf8981") -}}
@@ -107,10 +122,12 @@ together: where, what is wrong, and what would be right.
 {{- if and .Values.serviceAccount.annotations (not .Values.serviceAccount.create) -}}
 {{- $problems = append $problems "serviceAccount.annotations has annotations, want serviceAccount.create: true, or to annotate the account that exists" -}}
 {{- end -}}
-{{- with .Values.podDisruptionBudget -}}
-{{- if and (ne (toString .minAvailable) "") (ne (toString .maxUnavailable) "1") -}}
-{{- $problems = append $problems (printf "podDisruptionBudget has maxUnavailable %v and minAvailable %v, want only one of them" .maxUnavailable .minAvailable) -}}
-{{- end -}}
+{{- $max := get .Values.podDisruptionBudget "maxUnavailable" | toString -}}
+{{- $min := get .Values.podDisruptionBudget "minAvailable" | toString -}}
+{{- if not (or $min $max) -}}
+{{- $problems = append $problems "podDisruptionBudget has neither maxUnavailable nor minAvailable, want one of them" -}}
+{{- else if and $min (not (has $max (list "" "1"))) -}}
+{{- $problems = append $problems (printf "podDisruptionBudget has maxUnavailable %s and minAvailable %s, want only one of them" $max $min) -}}
 {{- end -}}
 
 {{- /* Labels and annotations that the chart sets, too. */ -}}
@@ -158,10 +175,11 @@ together: where, what is wrong, and what would be right.
 {{- $probed := dict -}}
 {{- range $kind, $configs := dict "probes" .Values.probes "scrapeConfigs" .Values.scrapeConfigs -}}
 {{- range $key, $config := $configs -}}
+{{- $config = $config | default dict -}}
 {{- $place := printf "%s.%s" $kind $key -}}
 {{- $jobs = append $jobs (list $place $config "") -}}
 {{- $module := $config.module | default "tcp_connect" -}}
-{{- if not (or $.Values.existingConfigMap (hasKey $modules $module)) -}}
+{{- if and $config (not (or $.Values.existingConfigMap (hasKey $modules $module))) -}}
 {{- $problems = append $problems (printf "%s.module is %s, want a module of config.modules: %s" $place $module (keys $modules | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- range $field, $_ := $config.spec -}}
