@@ -199,19 +199,6 @@ func closeAfter(t *testing.T, address string, after time.Duration) {
 	}()
 }
 
-// Each row for a metric in README.md is also in docs/metrics.md, with the same labels.
-func TestREADMEMetrics(t *testing.T) {
-	documented, rows := metricRows(t, metricsPage), metricRows(t, readme)
-	if len(rows) < 10 {
-		t.Errorf("%s has rows for %d metrics, want at least 10: %q", readme, len(rows), rows)
-	}
-	for _, row := range rows {
-		if !slices.Contains(documented, row) {
-			t.Errorf("%s has a row for %s, %s has none", readme, row, metricsPage)
-		}
-	}
-}
-
 // metricRows returns the metric of each row of a page's tables of metrics, with a space and its sorted labels.
 func metricRows(t *testing.T, page string) (rows []string) {
 	t.Helper()
