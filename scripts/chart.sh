@@ -26,7 +26,8 @@ cp examples/rules/*.yml "$work/$name/rules"
 cp examples/grafana/*.json "$work/$name/dashboards"
 cp LICENSE "$work/$name"
 
-tar --create --file="$work/tar" --format=ustar --sort=name --mtime="@$epoch" \
+# Helm would render an editor's backup of a template, too.
+tar --create --file="$work/tar" --exclude-backups --format=ustar --sort=name --mtime="@$epoch" \
   --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --directory="$work" "$name"
 gzip -n -9 <"$work/tar" >"$OUT/$name-$chart_version.tgz"
 echo "$name-$chart_version.tgz"

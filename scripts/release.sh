@@ -64,7 +64,11 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 mkdir "$work/source" "$work/tree" "$work/build" "$work/out"
 tree=$(git rev-parse --verify HEAD)
-[ -z "$dirty" ] || tree=$(export GIT_INDEX_FILE="$work/index" && git add --all && git write-tree)
+if [ -n "$dirty" ]; then
+  # A copy of the index, which also has files that git would ignore if it did not know them.
+  cp "$(git rev-parse --git-path index)" "$work/index"
+  tree=$(export GIT_INDEX_FILE="$work/index" && git add --all && git write-tree)
+fi
 # Both attributes and settings of the user could change the files of an archive, such as the ends of their lines. So
 # git makes the archive in a repository that has no settings of its own, and only borrows the clone's objects.
 clean_git() {

@@ -463,7 +463,7 @@ func TestRelease(t *testing.T) {
 	// A release of uncommitted changes contains them, and its version and revision say so.
 	t.Run("dirty", func(t *testing.T) {
 		lab.Write(t, root, "new.go", "package main\n")
-		run(t, root, "rm docs/faq.md; echo new >docs/new.md")
+		run(t, root, "rm docs/faq.md; echo new >docs/new.md; echo kept >docs/kept.prof; git add -f docs/kept.prof")
 		run(t, root, `make release SBOM= PACKAGES= PLATFORMS="$1" ALLOW_DIRTY=1`, here)
 		ours := "shaker_exporter-1.2.3-dirty.linux-" + runtime.GOARCH
 		archive, err := os.ReadFile(filepath.Join(out, ours+".tar.gz"))
@@ -476,6 +476,9 @@ func TestRelease(t *testing.T) {
 		}
 		if got := entries[ours+"/docs/new.md"].content; got != "new\n" {
 			t.Errorf("%s has docs/new.md with %q, want %q", ours, got, "new\n")
+		}
+		if got := entries[ours+"/docs/kept.prof"].content; got != "kept\n" {
+			t.Errorf("%s has docs/kept.prof, which git ignores unless it is added, with %q, want %q", ours, got, "kept\n")
 		}
 		program := released(t, entries[ours+"/shaker_exporter"].content)
 		wantVersion(t, program, "1.2.3-dirty", revision+"-modified", committedUTC)
@@ -656,6 +659,9 @@ func TestChartRefused(t *testing.T) {
 	if got := run(t, root, "! make -s chart SOURCE_DATE_EPOCH=abc OUT=../out 2>&1"); !strings.HasPrefix(got, wantTime) {
 		t.Errorf("make chart SOURCE_DATE_EPOCH=abc prints %q, want %q", got, wantTime)
 	}
+	// A backup of an editor is not a template.
+	lab.Write(t, root, "charts/shaker-exporter/templates/service.yaml~", "invalid")
+	run(t, root, "make -s chart VERSION=1.2.4 OUT=../out && ! tar -tzf ../out/shaker-exporter-1.2.4.tgz | grep -F '~'")
 	for version, want := range map[string]string{
 		"": "1.2.3", "v1.2.3-rc.1": "1.2.3-rc.1", "0123456789ab-dirty": "0.0.0-g0123456789ab-dirty",
 		"v1.2-5-g0123456789ab": "0.0.0-g1-2-5-g0123456789ab",
