@@ -527,7 +527,7 @@ probes:
 				t.Errorf("the objects are %q, want %q", kinds, c.want)
 			}
 			checkReferences(t, r)
-			if got := forbidden(t, r.podTemplate(t)); !slices.Equal(got, c.forbidden) {
+			if got := forbidden(r.podTemplate(t)); !slices.Equal(got, c.forbidden) {
 				t.Errorf("the level restricted forbids the pods because of %q, want %q", got, c.forbidden)
 			}
 			file := lab.Write(t, t.TempDir(), "values.yaml", c.values)

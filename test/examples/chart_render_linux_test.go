@@ -23,8 +23,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/pod-security-admission/api"
-	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/yaml"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -264,16 +262,4 @@ func checkReferences(t *testing.T, r release) {
 		account != "mine" && account != "default" {
 		t.Errorf("the account of the pods is %s, which is not in the release", account)
 	}
-}
-
-// forbidden returns why the Pod Security Standard restricted forbids the pods.
-func forbidden(t *testing.T, template corev1.PodTemplateSpec) []string {
-	t.Helper()
-	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
-	result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &template.ObjectMeta, &template.Spec))
-	return slices.Sorted(slices.Values(result.ForbiddenReasons))
 }

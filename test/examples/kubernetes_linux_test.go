@@ -206,19 +206,23 @@ func (o *objects) container() corev1.Container {
 	return corev1.Container{}
 }
 
+// forbidden returns why the Pod Security Standard restricted forbids pods, nil if it permits them.
+func forbidden(template corev1.PodTemplateSpec) []string {
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		panic(err) // the checks are always the same
+	}
+	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+	result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &template.ObjectMeta, &template.Spec))
+	return slices.Sorted(slices.Values(result.ForbiddenReasons))
+}
+
 // checkPod checks that the pods have no privileges, finish their probes before they stop, and have resource limits.
 func (o *objects) checkPod(complain complainer) {
 	template, container := o.deployment.Spec.Template, o.container()
 	pod := template.Spec
-	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
-	if err != nil {
-		complain("the checks of the Pod Security Standards: %v", err)
-		return
-	}
-	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
-	result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &template.ObjectMeta, &pod))
-	if !result.Allowed {
-		complain("deployment: not restricted: %s", result.ForbiddenDetail())
+	if reasons := forbidden(template); reasons != nil {
+		complain("deployment: not restricted: %s", strings.Join(reasons, ", "))
 	}
 	const nobody = 65534
 	if s := pod.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != nobody ||

@@ -12,8 +12,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/pod-security-admission/api"
-	"k8s.io/pod-security-admission/policy"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
 )
@@ -92,15 +90,8 @@ func rawProblems(deployment, patch string) (problems []string) {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
-	if err != nil {
-		return []string{err.Error()}
-	}
 	template := raw.Spec.Template
-	result := policy.AggregateCheckResults(evaluator.EvaluatePod(
-		api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()},
-		&template.ObjectMeta, &template.Spec))
-	reasons := slices.Sorted(slices.Values(result.ForbiddenReasons))
+	reasons := forbidden(template)
 	want := []string{"runAsNonRoot != true", "runAsUser=0", "unrestricted capabilities"}
 	if !slices.Equal(reasons, want) {
 		complain("forbidden by the level restricted: %q, want %q", reasons, want)

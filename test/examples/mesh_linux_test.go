@@ -13,8 +13,6 @@ import (
 	"github.com/vishvananda/netlink"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/pod-security-admission/api"
-	"k8s.io/pod-security-admission/policy"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/lab"
@@ -54,14 +52,8 @@ func readMesh(t *testing.T) (m meshObjects) {
 func TestMeshObjects(t *testing.T) {
 	m := readMesh(t)
 	pod := m.daemonSet.Spec.Template
-	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
-	result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec))
-	if !result.Allowed {
-		t.Errorf("the pods of the mesh are not restricted: %s", result.ForbiddenDetail())
+	if reasons := forbidden(pod); reasons != nil {
+		t.Errorf("the pods of the mesh are not restricted: %q", reasons)
 	}
 	for what, selector := range map[string]map[string]string{
 		"DaemonSet": m.daemonSet.Spec.Selector.MatchLabels, "Service": m.service.Spec.Selector,
