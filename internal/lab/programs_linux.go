@@ -3,10 +3,12 @@ package lab
 import (
 	"debug/buildinfo"
 	_ "embed"
+	goversion "go/version"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -32,7 +34,8 @@ func Program(t testing.TB, name, debianPackage string) string {
 }
 
 // GoProgram returns the path of a program that `make programs` built: the program of that name in
-// programs.txt, in the version and with the build tags given there. It skips the test if it has not been built so.
+// programs.txt, in the version and with the build tags given there, built with the Go release of the tests. It skips the
+// test if it has not been built so.
 func GoProgram(t testing.TB, name string) string {
 	t.Helper()
 	for line := range strings.Lines(programs) {
@@ -52,6 +55,9 @@ func GoProgram(t testing.TB, name string) string {
 		}
 		if tags != "" && !slices.Contains(built.Settings, debug.BuildSetting{Key: "-tags", Value: tags}) {
 			Skip(t, "needs %s %s with the build tags %s (make programs)", name, version, tags)
+		}
+		if release := goversion.Lang(runtime.Version()); goversion.Lang(built.GoVersion) != release {
+			Skip(t, "needs %s %s built with %s (make programs)", name, version, release)
 		}
 		return file
 	}

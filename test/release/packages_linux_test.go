@@ -350,3 +350,49 @@ func TestReleaseNotes(t *testing.T) {
 			len(got), got)
 	}
 }
+
+// Programs are built once, and again with another Go release or other build tags. The program go is a script here: what
+// it builds is a file with what `go version -m` would print.
+func TestPrograms(t *testing.T) {
+	needMake(t, "sed", "grep")
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"bin/go": `#!/bin/sh
+			case $1 in
+			env) echo "$GO" ;;
+			version) printf '%s: ' "$3" && cat "$3" ;;
+			install) printf '%s\n\tbuild\t-tags=%s\n' "$GO" "${3#-tags=}" >"$GOBIN/tool" && chmod +x "$GOBIN/tool" ;;
+			esac`,
+		"plain": "# A comment\nexample.com/tool@v1\n", "tags": "example.com/tool@v1 a,b\n",
+	} {
+		if err := os.Chmod(lab.Write(t, dir, name, text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "shaker_exporter/programs/example.com/tool@v1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "shaker_exporter/programs/example.com/tool@v1/tool") + "\n"
+	for _, c := range []struct {
+		release, list string
+		built         bool
+	}{
+		{release: "go1.26.8", list: "plain", built: true},
+		{release: "go1.26.8", list: "plain"},
+		{release: "go1.26.9", list: "plain"},
+		{release: "go1.27.0", list: "plain", built: true},
+		{release: "go1.27.0", list: "tags", built: true},
+		{release: "go1.27rc1", list: "tags"},
+		{release: "go1.27.0", list: "plain", built: true},
+	} {
+		want := file
+		if c.built {
+			want = "building example.com/tool@v1\n" + file
+		}
+		got := run(t, ".", `XDG_CACHE_HOME="$1" PATH="$1/bin:$PATH" GO="$2" sh scripts/programs.sh "$1/$3" 2>&1`,
+			dir, c.release, c.list)
+		if got != want {
+			t.Errorf("with %s and the list %s, scripts/programs.sh prints %q, want %q", c.release, c.list, got, want)
+		}
+	}
+}
