@@ -15,7 +15,8 @@ import (
 	"testing"
 )
 
-// programs lists the packages of the programs that GoProgram returns, each with its version and its build tags, if any.
+// programs lists the packages of the programs that GoProgram returns, each with its version and its build tags, if
+// any.
 //
 //go:embed programs.txt
 var programs string
@@ -33,9 +34,9 @@ func Program(t testing.TB, name, debianPackage string) string {
 	return ""
 }
 
-// GoProgram returns the path of a program that `make programs` built: the program of that name in
-// programs.txt, in the version and with the build tags given there, built with the Go release of the tests. It skips the
-// test if it has not been built so.
+// GoProgram returns the path of a program that `make programs` built: the program of that name in programs.txt, in
+// the version and with the build tags given there, built with the Go release of the tests. It skips the test if it
+// has not been built so.
 func GoProgram(t testing.TB, name string) string {
 	t.Helper()
 	for line := range strings.Lines(programs) {

@@ -89,8 +89,8 @@ func boot(t *testing.T, dir string) *machine {
 	return m
 }
 
-// newCgroup returns the directory of a new control group below that of this process. It is removed after the test, with
-// those that the container has made in it and, if the machine has control groups of version 1, beside it.
+// newCgroup returns the directory of a new control group below that of this process. It is removed after the test,
+// with those that the container has made in it and, if the machine has control groups of version 1, beside it.
 func newCgroup(t *testing.T) (dir string) {
 	t.Helper()
 	_, own, ok := strings.Cut("\n"+lab.Read(t, "/proc/self/cgroup"), "\n0::")
@@ -156,8 +156,9 @@ func (m *machine) scraped(port int) {
 	})
 }
 
-// The deb and the rpm are what their users expect, when they install, upgrade and remove them, and lintian has nothing to
-// say about the deb. The configuration of version 1.2.4 has one more line than that of version 1.2.3: # New.
+// The deb and the rpm are what their users expect, when they install, upgrade and remove them, and lintian has
+// nothing to say about the deb. The command of README.md builds version 0.1.0. The configuration of version 0.2.0
+// has one more line: # New.
 func TestPackages(t *testing.T) {
 	needSlow(t)
 	needMake(t, "go", "tar", "gzip", "find")
@@ -166,14 +167,19 @@ func TestPackages(t *testing.T) {
 	releaseEnv(t)
 	root, _ := clone(t)
 	dir := t.TempDir()
-	build := `make -s release SBOM= PACKAGES="deb rpm" VERSION="$1" PLATFORMS="$2" OUT="$3" ALLOW_DIRTY=1`
+	const variables = ` PACKAGES="deb rpm" PLATFORMS="$1" OUT="$2"`
 	here := "linux/" + runtime.GOARCH
-	run(t, root, build, "v1.2.3", here, dir)
+	line := regexp.MustCompile("\\| `(make release [^`]*)`, then as root `apt install ./dist/(.*)` \\|\n")
+	commands := line.FindStringSubmatch(lab.Read(t, "README.md"))
+	if commands == nil || commands[2] != "shaker_exporter-0.1.0.linux-amd64.deb" {
+		t.Fatalf("README.md has the commands %q for Debian, want a match of %s with version 0.1.0", commands, line)
+	}
+	run(t, root, commands[1]+variables, here, dir)
 	lab.Write(t, root, "examples/shaker.yml", lab.Read(t, filepath.Join(root, "examples/shaker.yml"))+"# New\n")
-	run(t, root, build, "v1.2.4", here, dir)
+	run(t, root, "make release ALLOW_DIRTY=1 SBOM= VERSION=v0.2.0"+variables, here, dir)
 	t.Run("deb", func(t *testing.T) { installDeb(t, dir) })
 	t.Run("rpm", func(t *testing.T) { installRPM(t, dir) })
-	t.Run("lintian", func(t *testing.T) { checkWithLintian(t, filepath.Join(dir, packageOf("1.2.3", "deb"))) })
+	t.Run("lintian", func(t *testing.T) { checkWithLintian(t, filepath.Join(dir, packageOf("0.1.0", "deb"))) })
 }
 
 // packageOf returns the name of the file of a package.
@@ -186,9 +192,9 @@ const (
 	install   = "apt-get install --yes --option Dpkg::Options::=--force-confold "
 )
 
-// installDeb lets apt install, upgrade, remove and purge the package on a Debian that a systemd has booted. The service runs and is
-// scraped, in its sandbox, also with the drop-in for SYNs without sockets. An upgrade keeps what the administrator
-// changed: the configuration, the flags, and whether the service runs.
+// installDeb lets apt install, upgrade, remove and purge the package on a Debian that a systemd has booted. The
+// service runs and is scraped, in its sandbox, also with the drop-in for SYNs without sockets. An upgrade keeps what
+// the administrator changed: the configuration, the flags, and whether the service runs.
 func installDeb(t *testing.T, packages string) {
 	deb := func(version string) string { return "/mnt/" + packageOf(version, "deb") }
 	m := boot(t, packages)
@@ -196,10 +202,10 @@ func installDeb(t *testing.T, packages string) {
 	// The control: nothing is there yet.
 	m.want(unitState, "Failed to get unit file state for shaker_exporter.service: No such file or directory\ninactive")
 
-	m.run(install + deb("1.2.3"))
+	m.run(install + deb("0.1.0"))
 	m.want(unitState, "enabled\nactive")
 	m.scraped(10115)
-	m.want("shaker_exporter --version 2>&1 | head -n 1 | cut -d ' ' -f 3", "1.2.3")
+	m.want("shaker_exporter --version 2>&1 | head -n 1 | cut -d ' ' -f 3", "0.1.0")
 	pid := m.run("systemctl show --property=MainPID --value shaker_exporter")
 	m.want("stat -c %U /proc/"+pid, "shaker_exporter")
 	m.want("grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/"+pid+"/status | tr '\\t\\n' ' '",
@@ -230,16 +236,16 @@ func installDeb(t *testing.T, packages string) {
 
 	// An upgrade, with an administrator's change to a file that the new version changes, too.
 	m.run("echo '# Mine' >>/etc/shaker_exporter/shaker.yml")
-	m.run(install + deb("1.2.4"))
+	m.run(install + deb("0.2.0"))
 	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml", "# Mine")
 	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml.dpkg-dist", "# New")
 	m.want(unitState, "enabled\nactive")
 	m.scraped(10116)
-	m.want("curl --silent localhost:10116/metrics | grep -o 'version=\"1.2.4\"'", `version="1.2.4"`)
+	m.want("curl --silent localhost:10116/metrics | grep -o 'version=\"0.2.0\"'", `version="0.2.0"`)
 
 	// An upgrade does not start a service that the administrator has stopped.
 	m.run("systemctl disable --now shaker_exporter")
-	m.run(install + "--reinstall " + deb("1.2.4"))
+	m.run(install + "--reinstall " + deb("0.2.0"))
 	m.want(unitState, "disabled\ninactive")
 	m.run("systemctl enable --now shaker_exporter")
 	m.scraped(10116)
@@ -248,7 +254,7 @@ func installDeb(t *testing.T, packages string) {
 	m.want("systemctl is-active shaker_exporter; command -v shaker_exporter", "inactive")
 	m.want("ls /etc/default/shaker_exporter /etc/shaker_exporter/shaker.yml",
 		"/etc/default/shaker_exporter\n/etc/shaker_exporter/shaker.yml")
-	m.run(install + deb("1.2.4"))
+	m.run(install + deb("0.2.0"))
 	m.want(unitState, "enabled\nactive")
 	m.scraped(10116) // with the administrator's flags
 
@@ -260,25 +266,26 @@ func installDeb(t *testing.T, packages string) {
 	m.want("dpkg-query --show shaker-exporter", "dpkg-query: no packages found matching shaker-exporter")
 }
 
-// installRPM lets rpm install, upgrade and remove the package. The rules are those of rpm: the presets of the distribution, here
-// Debian's, enable the service, nothing starts it, and a changed configuration is kept when the package is removed.
+// installRPM lets rpm install, upgrade and remove the package. The rules are those of rpm: the presets of the
+// distribution, here Debian's, enable the service, nothing starts it, and a changed configuration is kept when the
+// package is removed.
 func installRPM(t *testing.T, packages string) {
 	rpm := func(version string) string { return "/mnt/" + packageOf(version, "rpm") }
 	m := boot(t, packages)
-	m.run("rpm --install " + rpm("1.2.3"))
+	m.run("rpm --install " + rpm("0.1.0"))
 	m.want(unitState, "enabled\ninactive")
 	m.run("systemctl start shaker_exporter")
 	m.scraped(10115)
 	m.want("stat -c %U /proc/$(systemctl show --property=MainPID --value shaker_exporter)", "shaker_exporter")
 
-	m.run("echo '# Mine' >>/etc/shaker_exporter/shaker.yml; rpm --upgrade " + rpm("1.2.4"))
+	m.run("echo '# Mine' >>/etc/shaker_exporter/shaker.yml; rpm --upgrade " + rpm("0.2.0"))
 	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml", "# Mine")
 	m.want("tail -n 1 /etc/shaker_exporter/shaker.yml.rpmnew", "# New")
 	m.want(unitState, "enabled\nactive")
 	m.scraped(10115)
-	m.want("curl --silent localhost:10115/metrics | grep -o 'version=\"1.2.4\"'", `version="1.2.4"`)
+	m.want("curl --silent localhost:10115/metrics | grep -o 'version=\"0.2.0\"'", `version="0.2.0"`)
 
-	m.run("systemctl disable --now shaker_exporter; rpm --upgrade --force " + rpm("1.2.4"))
+	m.run("systemctl disable --now shaker_exporter; rpm --upgrade --force " + rpm("0.2.0"))
 	m.want(unitState, "disabled\ninactive")
 	m.run("systemctl enable --now shaker_exporter")
 	m.scraped(10115)
@@ -289,8 +296,8 @@ func installRPM(t *testing.T, packages string) {
 		"/etc/shaker_exporter\n/etc/shaker_exporter/shaker.yml.rpmnew\n/etc/shaker_exporter/shaker.yml.rpmsave")
 }
 
-// checkWithLintian checks that lintian has nothing to say about a deb, except what its overrides explain. The control is
-// the deb without its overrides.
+// checkWithLintian checks that lintian has nothing to say about a deb, except what its overrides explain. The
+// control is the deb without its overrides.
 func checkWithLintian(t *testing.T, deb string) {
 	lintian := lab.Program(t, "lintian", "lintian")
 	check := func(args ...string) string {

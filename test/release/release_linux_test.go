@@ -478,7 +478,8 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s has docs/new.md with %q, want %q", ours, got, "new\n")
 		}
 		if got := entries[ours+"/docs/kept.prof"].content; got != "kept\n" {
-			t.Errorf("%s has docs/kept.prof, which git ignores unless it is added, with %q, want %q", ours, got, "kept\n")
+			t.Errorf("%s has docs/kept.prof, which git ignores unless it is added, with %q, want %q",
+				ours, got, "kept\n")
 		}
 		program := released(t, entries[ours+"/shaker_exporter"].content)
 		wantVersion(t, program, "1.2.3-dirty", revision+"-modified", committedUTC)
