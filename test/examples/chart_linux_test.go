@@ -367,8 +367,8 @@ probes: {web: {targets: ["a:1"]}}`,
 				"image: {tag: null, digest: null, pullPolicy: null, pullSecrets: null}, web: {configSecret: null}, " +
 				"networkPolicy: {from: null}, serviceAccount: {name: null, annotations: null}, " +
 				"podDisruptionBudget: {minAvailable: null}, prometheusRules: {severities: null}, " +
-				"dashboards: {labels: null, annotations: null}, monitoring: {labels: null}, service: {type: null, annotations: null}, " +
-				"revisionHistoryLimit: null}",
+				"dashboards: {labels: null, annotations: null}, monitoring: {labels: null}, " +
+				"service: {type: null, annotations: null}, revisionHistoryLimit: null}",
 			forbidden: []string{
 				"allowPrivilegeEscalation != false", "runAsNonRoot != true", "seccompProfile",
 				"unrestricted capabilities",
@@ -382,7 +382,8 @@ probes: {web: {targets: ["a:1"]}}`,
 		{
 			name: "Service",
 			values: "service: {type: LoadBalancer, port: 80, annotations: {a: b}}\n" +
-				"extraEnv: [{name: GOMAXPROCS, value: '2'}, {name: A, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]",
+				"extraEnv:\n- {name: GOMAXPROCS, value: '2'}\n" +
+				"- {name: A, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}",
 			want: standard,
 			check: func(t *testing.T, r release) {
 				service := only[*corev1.Service](t, r)
