@@ -5,12 +5,12 @@
 # make lint       runs gofmt, go vet and staticcheck, checks the length of lines, and runs shellcheck if it is
 #                 installed
 # make release    builds a release in dist: for each platform an archive (.tar.gz) and an SBOM (.spdx.json), for Linux
-#                 packages (.deb, .rpm, .apk), the Helm chart, and sha256sums.txt over all of them. An archive holds a static
-#                 binary, licenses, README.md, CHANGELOG.md, docs and examples. The first time, the build of syft
+#                 packages (.deb, .rpm, .apk), the Helm chart, and sha256sums.txt over all of them. An archive holds a
+#                 static binary, licenses, README.md, CHANGELOG.md, docs and examples. The first time, the build of syft
 #                 takes minutes
 # make release-notes   prints the top section of CHANGELOG.md: the text of the release
-# make packages-test   installs, upgrades and removes the deb and the rpm in a booted Debian, runs lintian, and compares
-#                 SBOMs, unless SBOM is empty; as root, with the Debian packages debootstrap, systemd-container and
+# make packages-test   installs, upgrades and removes the packages in a booted Debian, runs lintian, and compares SBOMs,
+#                 unless SBOM is empty; as root, with the Debian packages debootstrap, systemd-container and
 #                 lintian. The first time, this takes a minute, and minutes more for the SBOMs
 # make chart      packages the Helm chart charts/shaker-exporter in dist, with the rules and dashboards of examples
 # make help       prints this
@@ -65,7 +65,8 @@ lint:
 		[ -z "$$long" ] || { printf 'longer than 120 columns:\n%s\n' "$$long"; exit 1; }
 	go vet ./... && go -C test vet ./...
 	$(STATICCHECK) ./... && cd test && $(STATICCHECK) ./...
-	@! command -v shellcheck >/dev/null || shellcheck .ci/* scripts/*.sh packaging/deb/p*
+	@! command -v shellcheck >/dev/null || shellcheck .ci/* scripts/*.sh packaging/deb/p* packaging/apk/p*
+	@! command -v shellcheck >/dev/null || shellcheck --shell=sh --exclude=SC2034 packaging/rpm/p* packaging/apk/init
 
 release:
 	@sh scripts/release.sh
@@ -77,10 +78,11 @@ chart:
 packages-test:
 	@sh scripts/programs.sh internal/lab/programs.txt nfpm >/dev/null
 	@[ -z "$$SBOM" ] || sh scripts/programs.sh packaging/programs.txt >/dev/null
-	@debian="$${XDG_CACHE_HOME:-$$HOME/.cache}/shaker_exporter/debian-bookworm"; [ -d "$$debian" ] || { \
+	@debian="$${XDG_CACHE_HOME:-$$HOME/.cache}/shaker_exporter/debian-bookworm"; include=systemd-sysv,dbus,curl,rpm,openrc; \
+		[ "$$(cat "$$debian/include" 2>/dev/null)" = "$$include" ] || { \
 		echo "installing $$debian"; rm -rf "$$debian.new"; \
-		debootstrap --variant=minbase --include=systemd-sysv,dbus,curl,rpm bookworm "$$debian.new" >/dev/null && \
-			mv "$$debian.new" "$$debian"; }
+		debootstrap --variant=minbase --include="$$include" bookworm "$$debian.new" >/dev/null && \
+			echo "$$include" >"$$debian.new/include" && rm -rf "$$debian" && mv "$$debian.new" "$$debian"; }
 	SHAKER_TEST_ALL=1 go -C test test -count=1 -v ./release -slow \
 		-run "TestPackages$${SBOM:+|TestSBOM}"
 

@@ -28,7 +28,8 @@ func needSlow(t *testing.T) {
 	}
 }
 
-// debian returns the root directory of a minimal Debian with systemd and curl, which make packages-test makes.
+// debian returns the root directory of a minimal Debian with systemd, curl, rpm and OpenRC, which make packages-test
+// makes.
 func debian(t *testing.T) string {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -156,7 +157,7 @@ func (m *machine) scraped(port int) {
 	})
 }
 
-// The deb and the rpm are what their users expect, when they install, upgrade and remove them, and lintian has
+// The packages are what their users expect, when they install, upgrade and remove them, and lintian has
 // nothing to say about the deb. The command of README.md builds version 0.1.0. The configuration of version 0.2.0
 // has one more line: # New.
 func TestPackages(t *testing.T) {
@@ -167,7 +168,7 @@ func TestPackages(t *testing.T) {
 	releaseEnv(t)
 	root, _ := clone(t)
 	dir := t.TempDir()
-	const variables = ` PACKAGES="deb rpm" PLATFORMS="$1" OUT="$2"`
+	const variables = ` PACKAGES="deb rpm apk" PLATFORMS="$1" OUT="$2"`
 	here := "linux/" + runtime.GOARCH
 	line := regexp.MustCompile("\\| `(make release [^`]*)`, then as root `apt install ./dist/(.*)` \\|\n")
 	commands := line.FindStringSubmatch(lab.Read(t, "README.md"))
@@ -179,6 +180,7 @@ func TestPackages(t *testing.T) {
 	run(t, root, "make release ALLOW_DIRTY=1 SBOM= VERSION=v0.2.0"+variables, here, dir)
 	t.Run("deb", func(t *testing.T) { installDeb(t, dir) })
 	t.Run("rpm", func(t *testing.T) { installRPM(t, dir) })
+	t.Run("apk", func(t *testing.T) { installAPK(t, dir) })
 	t.Run("lintian", func(t *testing.T) { checkWithLintian(t, filepath.Join(dir, packageOf("0.1.0", "deb"))) })
 }
 
@@ -294,6 +296,56 @@ func installRPM(t *testing.T, packages string) {
 	m.want("systemctl is-active shaker_exporter; command -v shaker_exporter", "inactive")
 	m.want("find /etc /usr /lib -path '*shaker*' | sort",
 		"/etc/shaker_exporter\n/etc/shaker_exporter/shaker.yml.rpmnew\n/etc/shaker_exporter/shaker.yml.rpmsave")
+}
+
+// installAPK does what apk does to install, upgrade and remove the package: it extracts files and calls scripts. The
+// service is one of OpenRC, which Debian has, too.
+func installAPK(t *testing.T, packages string) {
+	m := boot(t, packages)
+	// What Alpine has: OpenRC's directories, and the programs that add users.
+	m.run(`cd /usr/sbin
+		for name in daemons exclusive failed inactive options scheduled started starting stopping tmp wasinactive; do
+			mkdir -p "/run/openrc/$name"
+		done
+		echo default >/run/openrc/softlevel
+		rm -f addgroup adduser
+		printf '#!/bin/sh\ngroupadd --system "$2"' >addgroup
+		printf '#!/bin/sh\nfor name; do :; done; useradd --system --gid="$name" "$name"' >adduser
+		chmod +x addgroup adduser`)
+	const extract = `tar --extract --gzip --warning=no-unknown-keyword --file="/mnt/$1" `
+	script := func(version, name string) {
+		t.Helper()
+		m.run(extract+`--to-stdout "$2" | sh`, packageOf(version, "apk"), name)
+	}
+	script("0.1.0", ".pre-install")
+	m.run(extract+"--directory=/ --exclude='.[pP]*'", packageOf("0.1.0", "apk"))
+	m.run("rc-update add shaker_exporter boot; rc-update add shaker_exporter default; rc-service shaker_exporter start")
+	m.scraped(10115)
+	m.want("stat -c %U /proc/$(pidof shaker_exporter)", "shaker_exporter")
+
+	// The service rejects an invalid configuration, and goes on.
+	m.run("cp /etc/shaker_exporter/shaker.yml /root; echo modules: >/etc/shaker_exporter/shaker.yml")
+	m.want("rc-service shaker_exporter reload >/dev/null 2>&1 || echo failed", "failed")
+	m.want("rc-service shaker_exporter restart >/dev/null 2>&1 || echo failed", "failed")
+	m.scraped(10115)
+	m.run(`cp /root/shaker.yml /etc/shaker_exporter/shaker.yml; rc-service shaker_exporter reload
+		echo 'ARGS="--web.listen-address=:10116"' >/etc/conf.d/shaker_exporter; rc-service shaker_exporter restart`)
+	m.scraped(10116)
+
+	// An upgrade restarts a service that runs, and no other. apk keeps changed files in /etc.
+	m.run(extract+"--directory=/ --exclude='.[pP]*' --exclude=etc", packageOf("0.2.0", "apk"))
+	script("0.2.0", ".post-upgrade")
+	m.scraped(10116)
+	m.want("curl --silent localhost:10116/metrics | grep -o 'version=\"0.2.0\"'", `version="0.2.0"`)
+	m.run("rc-service shaker_exporter stop")
+	script("0.2.0", ".post-upgrade")
+	m.want("rc-service --quiet shaker_exporter status || echo stopped", "stopped")
+
+	m.run("rc-service shaker_exporter start")
+	m.scraped(10116)
+	script("0.2.0", ".pre-deinstall")
+	m.want("rc-service --quiet shaker_exporter status || echo stopped", "stopped")
+	m.want("find /etc/runlevels -name shaker_exporter", "")
 }
 
 // checkWithLintian checks that lintian has nothing to say about a deb, except what its overrides explain. The
