@@ -78,11 +78,7 @@ chart:
 packages-test:
 	@sh scripts/programs.sh internal/lab/programs.txt nfpm >/dev/null
 	@[ -z "$$SBOM" ] || sh scripts/programs.sh packaging/programs.txt >/dev/null
-	@debian="$${XDG_CACHE_HOME:-$$HOME/.cache}/shaker_exporter/debian-bookworm"; include=systemd-sysv,dbus,curl,rpm,openrc; \
-		[ "$$(cat "$$debian/include" 2>/dev/null)" = "$$include" ] || { \
-		echo "installing $$debian"; rm -rf "$$debian.new"; \
-		debootstrap --variant=minbase --include="$$include" bookworm "$$debian.new" >/dev/null && \
-			echo "$$include" >"$$debian.new/include" && rm -rf "$$debian" && mv "$$debian.new" "$$debian"; }
+	@sh scripts/debian.sh
 	SHAKER_TEST_ALL=1 go -C test test -count=1 -v ./release -slow \
 		-run "TestPackages$${SBOM:+|TestSBOM}"
 
