@@ -759,6 +759,17 @@ probes: {web: {targets: ["a.example:443"], labels: {team: a$1}, module: m}}
 	if got := discovered(t, spec, pods, nil); strings.Contains(got, "prober:") || !strings.Contains(got, ":9000") {
 		t.Errorf("without the relabelling, the targets of the nodes are\n%s\nwant all ports", got)
 	}
+
+	// Such a namespace is valid, too.
+	r, err := render(t, chart, "test", "{kind: DaemonSet, probes: {web: {targets: ['a:1']}}}",
+		"--set=image.repository=r", "--namespace=123")
+	if err != nil {
+		t.Fatalf("the chart in the namespace 123: %v", err)
+	}
+	spec = only[*monitoringv1alpha1.ScrapeConfig](t, r).Spec
+	if got := spec.KubernetesSDConfigs[0].Namespaces.Names; !slices.Equal(got, []string{"123"}) {
+		t.Errorf("in the namespace 123, the pods of the namespaces %q are discovered, want 123", got)
+	}
 }
 
 // Helm rejects values that are misspelled, of another type or contradict each other, and says where and what is right.
