@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -22,20 +21,17 @@ import (
 // at the same time: those of two Prometheus servers, or of two names that have the same address. They share a flight:
 // the handshakes of all flows with one address, and the trace of their paths, which uses the same ports afterwards.
 //
-// The handshakes end with the earliest deadline of the probes that share them, so that each of them is answered in
-// time. Each probe has its own name resolution and judges the results on its own: that a flow is silent is a verdict
-// only if it was silent for as long as this probe needs. If another probe with a shorter timeout has ended the
-// handshakes before, the probe begins a second flight, keeps the replies of the first one, and adds up the times
-// without a reply. No other probe shortens the second flight so that it would not be enough.
+// The handshakes of a flight are performed in rounds. A round ends with the earliest deadline of the probes that take
+// part, so that each of them is answered in time. Each probe has its own name resolution and judges the results on its
+// own: that a flow is silent is a verdict only if it was silent for as long as this probe needs. A probe to which a
+// round was too short, because another one has a shorter timeout, waits until the others have left the flight. Then
+// there is another round, of the flows without a reply, and the times without a reply add up. No other probe ends that
+// round too early for those that have waited for it: one with a shorter timeout leaves while the round goes on.
 
 // flights are those in which at least one probe takes part.
 type flights struct {
 	mu  sync.Mutex
 	all map[flightKey]*flight
-
-	// claims are the seats that wait for the end of a flight to begin a second one. Otherwise, many short probes, one
-	// after the other, could keep them from it.
-	claims map[flightKey]*seat
 }
 
 // A flightKey is what two handshakes cannot have in common. Modules have ports of their own.
@@ -54,32 +50,33 @@ type flight struct {
 	key    flightKey
 	module config.Module
 	begun  time.Time
-	limit  time.Time // the deadline of the probe that has begun the flight
-	ctx    *endable  // of the handshakes
 
 	// Guarded by the mutex of the flights
-	seats []*seat
-	first *seat       // whose deadline is the end of the handshakes
-	timer *time.Timer // ends them
-	flows []flownFlow // nil if the flight only traces
-	sent  time.Time   // when the last flow has begun
-	fault error       // why this host could not perform one of the flows
+	seats   []*seat
+	flows   []flownFlow   // nil if the flight only traces
+	fault   error         // why this host could not perform one of the flows in the last round
+	changed chan struct{} // closed and replaced when anything here has changed
 
-	gone   chan struct{} // closed when no probe takes part any more
-	landed chan struct{} // closed when the handshakes have ended
+	// The round
+	flying bool        // it is running
+	ctx    *endable    // of the handshakes
+	sent   time.Time   // when the last flow has begun
+	limit  *seat       // whose deadline the round does not exceed
+	first  *seat       // whose deadline is the end of the round
+	timer  *time.Timer // ends it
 
 	tracing chan struct{} // holds a value while the paths are being traced
 	traced  *Report       // with the path, nil if it is not known; guarded by tracing
 }
 
-// A flownFlow is the handshake from one port.
+// A flownFlow is the handshakes from one port.
 type flownFlow struct {
-	port   uint16
-	ended  time.Time // zero while the handshake is running
-	result shaker.Result
-	silent time.Duration // how much time the handshake had without a reply; 0 if there was one
-	err    error         // why there is no result
-	inUse  error         // that another handshake had the port at first, nil if none did
+	port         uint16
+	begun, ended time.Time     // of the last handshake; ended is zero while it is running
+	result       shaker.Result // of the last handshake that has one, zero if there is none
+	silent       time.Duration // how much time all handshakes of the rounds that have ended had without a reply
+	err          error         // why the last handshake has no result
+	inUse        error         // that another handshake had the port at first, nil if none did
 }
 
 // A seat is the part of a probe in a flight.
@@ -87,29 +84,15 @@ type seat struct {
 	flight   *flight
 	start    time.Time // of the probe, as if it had not waited for the traces of others
 	came     time.Time // when the probe needed the flight
-	deadline time.Time // of the handshakes
+	deadline time.Time // of the handshakes; zero if the seat is for a trace
 	needed   time.Duration
 	timeout  time.Duration // of the probe
+	applied  time.Duration // timeout of the probe that has ended the round; 0 if this probe has not left with its end
 
-	// ends reports whether the handshakes have to end by the deadline of this probe.
-	ends bool
-
-	// Of the flight that another probe has ended too early for this one
-	again   bool
-	replies map[uint16]Verdict       // by port
-	silent  map[uint16]time.Duration // how long the other flows were silent
+	// Guarded by the mutex of the flights
+	waiting bool // for another round
+	again   bool // has waited for one, so that others do not shorten it
 }
-
-// leastSilent returns for how long each of the flows without a reply was silent in the first flight.
-func (s *seat) leastSilent() time.Duration {
-	if len(s.silent) == 0 {
-		return 0
-	}
-	return slices.Min(slices.Collect(maps.Values(s.silent)))
-}
-
-// canEndAt reports whether handshakes that began at some time are enough for the probe if they end at another time.
-func (s *seat) canEndAt(sent, end time.Time) bool { return s.leastSilent()+end.Sub(sent) >= s.needed }
 
 // An endable is a context that end ends.
 type endable struct {
@@ -155,35 +138,30 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 	s := &seat{
 		start: r.Start, came: time.Now(), deadline: r.deadline(), needed: needed(r.budget()), timeout: r.Timeout,
 	}
+	if err := r.board(ctx, s, newFlightKey(peer, ports, &r.Module)); err != nil {
+		if r.blamesDNS(s, err, v) {
+			v.Handshake, v.At = shaker.Result{Peer: peer}, time.Since(s.start)
+			return nil
+		}
+		return err
+	}
+	r.countFlows(int(r.Module.TCP.Flows))
 	for {
-		if err := r.board(ctx, s, newFlightKey(peer, ports, &r.Module)); err != nil {
-			if r.blamesDNS(s, err, v) {
-				v.Handshake, v.At = shaker.Result{Peer: peer}, time.Since(s.start)
-				return nil
-			}
-			return err
-		}
-		r.countFlows(int(r.Module.TCP.Flows))
-		if err := s.land(ctx); err != nil {
-			flows, _ := r.prober.flights.resultsOf(s.flight)
+		flows, fault, gone := r.prober.flights.awaitEnd(ctx, s)
+		if gone != nil {
 			r.reportFlows(s, flows)
-			return err
+			return gone
 		}
-		flows, fault := r.prober.flights.resultsOf(s.flight)
 		err := r.judge(s, flows, fault, v)
 		if err == nil {
 			sent := slices.DeleteFunc(slices.Clone(v.Flows), func(f Flow) bool { return !sentSYN(&f.Handshake) })
 			r.countFlows(len(sent) - int(r.Module.TCP.Flows))
 			return nil
 		}
-		r.countFlows(-int(r.Module.TCP.Flows))
-		again := r.afterFlight(s, flows)
-		if s.again || !isTooLate(err) || time.Until(s.deadline)+again.leastSilent() < s.needed {
-			r.countFlows(r.reportFlows(s, flows))
+		if !isTooLate(err) || !r.prober.flyAgain(s) {
+			r.countFlows(r.reportFlows(s, flows) - int(r.Module.TCP.Flows))
 			return err
 		}
-		r.leave(s)
-		s = again
 	}
 }
 
@@ -199,30 +177,18 @@ func isTooLate(err error) bool {
 	return errors.Is(err, shaker.ErrUnsent) || errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
-// afterFlight returns the seat for a second flight, which continues the first one.
-func (r *running) afterFlight(s *seat, flows []flownFlow) *seat {
-	again := &seat{
-		start: s.start, came: s.came, deadline: s.deadline, needed: s.needed, timeout: s.timeout, again: true,
-		replies: make(map[uint16]Verdict), silent: make(map[uint16]time.Duration),
-	}
-	for i := range flows {
-		f := &flows[i]
-		switch {
-		case f.hasReply():
-			var v Verdict
-			r.judgeFlow(s, f, &v)
-			again.replies[f.port] = v
-		case errors.Is(f.err, syscall.EADDRINUSE):
-		default:
-			again.silent[f.port] = f.silent
-		}
-	}
-	return again
+// hasReply reports whether a handshake has a result other than silence.
+func (f *flownFlow) hasReply() bool {
+	return f.result.Outcome != 0 && f.result.Outcome != shaker.Timeout
 }
 
-// hasReply reports whether the handshake has a result other than silence.
-func (f *flownFlow) hasReply() bool {
-	return f.err == nil && !f.ended.IsZero() && f.result.Outcome != shaker.Timeout
+// isSilentFor reports whether the flow has been silent for so long.
+func (f *flownFlow) isSilentFor(d time.Duration) bool {
+	silent := f.silent
+	if f.ended.IsZero() {
+		silent += time.Since(f.begun)
+	}
+	return f.result.Outcome == shaker.Timeout && silent >= d
 }
 
 // judge returns what the handshakes of a flight mean for the probe: the worst verdict of the flows. A flow whose port
@@ -262,7 +228,7 @@ func (r *running) reportFlows(s *seat, flows []flownFlow) (sent int) {
 	var performed []Flow
 	for i := range flows {
 		flow := Flow{Port: flows[i].port}
-		if _, replied := s.replies[flow.Port]; !replied && flows[i].ended.IsZero() {
+		if flows[i].ended.IsZero() && flows[i].result.Outcome == 0 {
 			continue
 		}
 		if r.judgeFlow(s, &flows[i], &flow.Verdict) == nil {
@@ -278,17 +244,16 @@ func (r *running) reportFlows(s *seat, flows []flownFlow) (sent int) {
 	return sent
 }
 
-// judgeFlow returns what the handshake of a flow means for the probe, see [running.shakeOnce].
-func (r *running) judgeFlow(s *seat, f *flownFlow, v *Verdict) error {
-	if reply, ok := s.replies[f.port]; ok {
-		*v = reply
-		return nil
-	}
-	err := f.err
-	if err == nil && !f.hasReply() && s.silent[f.port]+f.silent < s.needed {
-		if err = f.inUse; err == nil {
-			err = fmt.Errorf("shake %v: %w", s.flight.key.peer, shaker.ErrUnsent)
-		}
+// judgeFlow returns what the handshakes of a flow mean for the probe, see [running.shakeOnce].
+func (r *running) judgeFlow(s *seat, f *flownFlow, v *Verdict) (err error) {
+	switch {
+	case f.hasReply(), f.isSilentFor(s.needed):
+	case f.err != nil:
+		err = f.err
+	case f.inUse != nil:
+		err = f.inUse
+	default:
+		err = fmt.Errorf("shake %v: %w", s.flight.key.peer, shaker.ErrUnsent)
 	}
 	v.Handshake, v.At = f.result, time.Since(s.start)
 	if !f.ended.IsZero() {
@@ -317,112 +282,69 @@ func (r *running) blamesDNS(s *seat, err error, v *Verdict) bool {
 // it waits until that is gone.
 func (r *running) board(ctx context.Context, s *seat, key flightKey) error {
 	all := &r.prober.flights
-	defer all.unclaim(s, key)
 	for {
 		all.mu.Lock()
-		f, claim := all.all[key], all.claims[key]
-		if f == nil && claim != nil && claim != s { // it begins at any moment
-			all.mu.Unlock()
-			if err := waitUntil(ctx, time.Now().Add(busyWait), nil); !errors.Is(err, shaker.ErrUnsent) {
-				return err
-			}
-			continue
-		}
-		if f == nil {
-			err := r.admitFlows()
-			if err == nil {
-				f = all.add(key, &r.Module)
-				s.flight, s.ends = f, true
-				f.begin(s, int(r.Module.TCP.Flows))
-				r.seats = append(r.seats, s)
-				go r.prober.fly(f)
-			}
+		f := all.all[key]
+		if f == nil || r.canShare(f) {
+			err := r.take(s, f, key)
 			all.mu.Unlock()
 			return err
 		}
-		if r.canShare(f, s) {
-			s.flight = f
-			s.ends = s.canEndAt(f.sent, s.deadline) && !slices.ContainsFunc(f.seats, func(other *seat) bool {
-				return other.again && !other.canEndAt(f.sent, s.deadline)
-			})
-			f.seats = append(f.seats, s)
-			f.schedule()
-			r.seats = append(r.seats, s)
-			all.mu.Unlock()
-			return nil
-		}
-		if s.again && claim == nil {
-			all.claim(s, key)
-		}
 		all.mu.Unlock()
-		if r.onFlow != nil { // traces of all flows have no time limit, and neither has the wait for them
-			if err := s.waitFor(ctx, f.gone); err != nil {
-				return err
-			}
-			continue
+		waiting, cancel := ctx, context.CancelFunc(func() {})
+		if r.onFlow == nil { // traces of all flows have no time limit, and neither has the wait for them
+			waiting, cancel = context.WithDeadlineCause(ctx, s.deadline, shaker.ErrUnsent)
 		}
-		if err := waitUntil(ctx, s.deadline, f.gone); err != nil {
+		begun := time.Now()
+		err := all.await(waiting, f, func() bool { return all.all[key] != f || r.canShare(f) })
+		cancel()
+		if err != nil {
 			return fmt.Errorf("shake %v: another probe uses port %d and those after it for this address: %w",
 				key.peer, key.port, err)
 		}
+		if waited := time.Since(begun); r.onFlow != nil {
+			s.start, s.came, s.deadline = s.start.Add(waited), s.came.Add(waited), s.deadline.Add(waited)
+		}
 	}
 }
 
-// claim lets a seat begin the next flight with the key. Its caller holds mu.
-func (all *flights) claim(s *seat, key flightKey) {
-	if all.claims == nil {
-		all.claims = make(map[flightKey]*seat)
-	}
-	all.claims[key] = s
+// canShare reports whether a probe can take part in a flight: it has the same module, and no result that is too old.
+// Its caller holds mu.
+func (r *running) canShare(f *flight) bool {
+	return len(f.seats) > 0 && f.flows != nil && f.fault == nil && reflect.DeepEqual(f.module, r.Module) &&
+		(f.flying || time.Since(f.begun) <= r.Module.Timeout)
 }
 
-// unclaim undoes claim.
-func (all *flights) unclaim(s *seat, key flightKey) {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if all.claims[key] == s {
-		delete(all.claims, key)
+// take takes a seat in a flight, or in a new one if it is nil. Its caller holds mu.
+func (r *running) take(s *seat, f *flight, key flightKey) error {
+	all := &r.prober.flights
+	switch {
+	case f == nil:
+		f = all.add(key, &r.Module)
+		for i := range r.Module.TCP.Flows {
+			f.flows = append(f.flows, flownFlow{port: key.port + uint16(i)})
+		}
+		f.add(s)
+		if err := r.prober.begin(f); err != nil {
+			delete(all.all, key)
+			return err
+		}
+	case f.flying:
+		f.add(s)
+		f.schedule()
+	default:
+		s.waiting = !f.isEnough(s, 0) || slices.ContainsFunc(f.seats, func(other *seat) bool { return other.waiting })
+		s.again = s.waiting
+		f.add(s)
 	}
-}
-
-// waitFor waits until a channel is closed. The wait does not count against the timeout.
-func (s *seat) waitFor(ctx context.Context, closed <-chan struct{}) error {
-	begun := time.Now()
-	select {
-	case <-closed:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	waited := time.Since(begun)
-	s.start, s.came, s.deadline = s.start.Add(waited), s.came.Add(waited), s.deadline.Add(waited)
+	r.seats = append(r.seats, s)
 	return nil
-}
-
-// canShare reports whether a probe can take part in a flight: it has the same module, is not too old, and either has
-// results that are enough for the probe, or will end late enough for one that flies again. Its caller holds mu.
-func (r *running) canShare(f *flight, s *seat) bool {
-	if len(f.seats) == 0 || f.flows == nil || !reflect.DeepEqual(f.module, r.Module) ||
-		time.Since(f.begun) > r.Module.Timeout {
-		return false
-	}
-	if !f.hasLanded() {
-		return !s.again || s.canEndAt(f.sent, f.end())
-	}
-	if s.again { // perhaps it is the first one
-		return false
-	}
-	joining := *s
-	joining.flight = f
-	var v Verdict
-	return r.judge(&joining, f.flows, f.fault, &v) == nil &&
-		!slices.ContainsFunc(v.Flows, func(flow Flow) bool { return flow.Err != nil })
 }
 
 // add adds a flight in which no probe takes part yet. Its caller holds mu.
 func (all *flights) add(key flightKey, m *config.Module) *flight {
 	f := &flight{
-		key: key, module: *m, begun: time.Now(), ctx: newEndable(),
-		gone: make(chan struct{}), landed: make(chan struct{}), tracing: make(chan struct{}, 1),
+		key: key, module: *m, begun: time.Now(), changed: make(chan struct{}), tracing: make(chan struct{}, 1),
 	}
 	if all.all == nil {
 		all.all = make(map[flightKey]*flight)
@@ -431,74 +353,266 @@ func (all *flights) add(key flightKey, m *config.Module) *flight {
 	return f
 }
 
-// begin prepares the handshakes for the first probe. Its caller holds the mutex of the flights.
-func (f *flight) begin(s *seat, flows int) {
-	f.limit, f.sent = s.deadline, f.begun
-	f.seats, f.first = []*seat{s}, s
-	f.flows = make([]flownFlow, flows)
-	for i := range f.flows {
-		f.flows[i].port = f.key.port + uint16(i)
-	}
-	f.timer = time.AfterFunc(time.Until(f.limit), func() { f.ctx.end(context.DeadlineExceeded) })
+// The callers of the following methods of a flight hold the mutex of the flights.
+
+// add adds a seat.
+func (f *flight) add(s *seat) {
+	s.flight = f
+	f.seats = append(f.seats, s)
 }
 
-// end returns when the handshakes end. Its caller holds the mutex of the flights.
-func (f *flight) end() time.Time {
-	if f.first.deadline.Before(f.limit) {
-		return f.first.deadline
-	}
-	return f.limit
+// change wakes those that await a change.
+func (f *flight) change() {
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
-// schedule sets the end of the handshakes to the earliest deadline of the probes that take part. Its caller holds the
-// mutex of the flights.
+// isEnough reports whether a probe would have a verdict if the flows without one were silent for some more time.
+func (f *flight) isEnough(s *seat, more time.Duration) bool {
+	return !slices.ContainsFunc(f.flows, func(flow flownFlow) bool {
+		return flow.isUndecided() && flow.silent+more < s.needed
+	})
+}
+
+// isUndecided reports whether another handshake may have another result.
+func (f *flownFlow) isUndecided() bool { return !f.hasReply() && !errors.Is(f.err, syscall.EADDRINUSE) }
+
+// end returns when the round ends.
+func (f *flight) end() time.Time { return f.first.deadline }
+
+// schedule sets the end of the round to the earliest deadline of a probe that is enough for this probe, and for those
+// that have waited for the round.
 func (f *flight) schedule() {
-	if f.timer == nil || f.hasLanded() {
-		return
-	}
-	var first *seat
+	f.first = f.limit
 	for _, s := range f.seats {
-		if s.ends && (first == nil || s.deadline.Before(first.deadline)) {
-			first = s
+		tooEarly := func(other *seat) bool {
+			return (other == s || other.again) && !f.isEnough(other, s.deadline.Sub(f.sent))
+		}
+		if !s.deadline.IsZero() && s.deadline.Before(f.end()) && !slices.ContainsFunc(f.seats, tooEarly) {
+			f.first = s
 		}
 	}
-	if first != nil {
-		f.first = first
-	}
 	f.timer.Reset(time.Until(f.end()))
+	f.change()
+}
+
+// hasTime reports whether a probe would have a verdict if handshakes began a little later.
+func (f *flight) hasTime(s *seat) bool {
+	left := time.Until(s.deadline) - busyWait
+	return left > 0 && f.isEnough(s, left)
+}
+
+// begin begins a round of the flows that are undecided, for all seats. Its caller holds the mutex of the flights.
+func (p *Prober) begin(f *flight) error {
+	n := int64(len(f.flows))
+	if most := int64(p.options.MaxInFlight); 0 < most && most < n {
+		return fmt.Errorf("%w: the module has %d flows, the limit is %d: want fewer flows, or a higher limit",
+			ErrInFlight, n, most)
+	}
+	if !p.admit(n - 1) { // one is counted already
+		return p.errInFlight()
+	}
+	ctx := newEndable()
+	f.ctx, f.flying, f.sent, f.fault = ctx, true, time.Now(), nil
+	f.limit = slices.MaxFunc(f.seats, func(a, b *seat) int { return a.deadline.Compare(b.deadline) })
+	for _, s := range f.seats {
+		s.waiting = false
+	}
+	var shaking sync.WaitGroup
+	var flown []*flownFlow
+	for i := range f.flows {
+		if flow := &f.flows[i]; flow.isUndecided() {
+			*flow = flownFlow{port: flow.port, begun: f.sent, result: flow.result, silent: flow.silent}
+			flown = append(flown, flow)
+			shaking.Go(func() {
+				for p.shakeFlow(ctx, f, flow) {
+					select {
+					case <-time.After(busyWait):
+					case <-ctx.Done():
+						return
+					}
+				}
+			})
+		}
+	}
+	f.timer = time.AfterFunc(time.Until(f.limit.deadline), func() { ctx.end(context.DeadlineExceeded) })
+	f.schedule()
+	go func() {
+		shaking.Wait()
+		p.release(n - 1)
+		p.flights.mu.Lock()
+		defer p.flights.mu.Unlock()
+		f.land(flown)
+	}()
+	return nil
+}
+
+// land notes that the round of some flows has ended.
+func (f *flight) land(flown []*flownFlow) {
+	for _, flow := range flown {
+		if flow.err == nil && flow.result.Outcome == shaker.Timeout {
+			// Time after the end does not count: this host was late then, and perhaps before that as well.
+			flow.silent += max(0, min(flow.ended.Sub(flow.begun), f.end().Sub(flow.begun)))
+		}
+	}
+	f.timer.Stop()
+	f.flying = false
+	f.change()
+}
+
+// busyWait is how long a flight waits before it tries again to use a port that another handshake with the address has.
+const busyWait = 20 * time.Millisecond
+
+// shakeFlow performs the handshake of a flow. Another process may have a handshake with the address from the same port,
+// such as the command line beside an exporter. again reports whether the flight waits for the port: as long as the
+// handshake would still have the time that one of the probes needs.
+func (p *Prober) shakeFlow(ctx *endable, f *flight, flow *flownFlow) (again bool) {
+	mu := &p.flights.mu
+	mu.Lock()
+	defer mu.Unlock()
+	flow.begun, flow.ended, flow.err = time.Now(), time.Time{}, nil // after the wait for the mutex
+	f.sent = flow.begun
+	if flow.inUse != nil {
+		f.schedule() // probes may be too late now to end the round
+	}
+	options := f.module.Options()
+	options.Timeout, options.SourcePort = max(1, f.limit.deadline.Sub(flow.begun)), flow.port
+	mu.Unlock()
+	result, err := p.options.Shaker.Shake(ctx, f.key.peer, &options)
+	err = withoutVersion(&result, f.key.peer, err)
+	mu.Lock()
+	flow.ended = time.Now()
+	switch {
+	case err == nil:
+		flow.result = result
+		return false
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		err = errPortBusy(&f.module, err)
+		flow.inUse = err
+		again = slices.ContainsFunc(f.seats, f.hasTime)
+	}
+	flow.err = err
+	if !again && f.fault == nil && ctx.Err() == nil && !errors.Is(err, syscall.EADDRINUSE) {
+		f.fault = fmt.Errorf("flow from port %d: %w", flow.port, err)
+		ctx.end(context.Canceled) // the others are not enough for a verdict
+	}
+	return again
+}
+
+// awaitEnd waits for the end of the round in which a probe takes part, or if that does not come by the deadline of the
+// probe, until then. It returns the results so far. gone is the reason if the caller of the probe is gone.
+func (all *flights) awaitEnd(ctx context.Context, s *seat) (flows []flownFlow, fault, gone error) {
+	f := s.flight
+	wake := time.AfterFunc(time.Until(s.deadline), func() {
+		all.mu.Lock()
+		defer all.mu.Unlock()
+		f.change()
+	})
+	defer wake.Stop()
+	gone = all.await(ctx, f, func() bool {
+		late := !time.Now().Before(s.deadline)
+		if f.flying {
+			return late && s.deadline.Before(f.end())
+		}
+		return late || !s.waiting
+	})
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if !f.flying && !s.again {
+		s.applied = f.first.timeout
+	}
+	return slices.Clone(f.flows), f.fault, gone
+}
+
+// await waits until something about a flight is true, of which its changes tell.
+func (all *flights) await(ctx context.Context, f *flight, isTrue func() bool) error {
+	for {
+		all.mu.Lock()
+		done, changed := isTrue(), f.changed
+		all.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// flyAgain lets a probe wait for another round. It reports whether the probe still has enough time for one.
+func (p *Prober) flyAgain(s *seat) bool {
+	p.flights.mu.Lock()
+	defer p.flights.mu.Unlock()
+	f := s.flight
+	if f.flying || !f.hasTime(s) {
+		return false
+	}
+	s.waiting, s.again, s.applied = true, true, 0
+	p.beginNext(f)
+	return true
+}
+
+// beginNext begins another round if all seats wait for it. Its caller holds the mutex of the flights.
+func (p *Prober) beginNext(f *flight) {
+	if f.flying || slices.ContainsFunc(f.seats, func(s *seat) bool { return !s.waiting }) {
+		return
+	}
+	if err := p.begin(f); err != nil {
+		f.fault = err
+		for _, s := range f.seats {
+			s.waiting = false
+		}
+		f.change()
+	}
 }
 
 // leave ends the part of a probe in a flight. The last one ends the handshakes if they are still running, and waits
 // until the ports are free.
-func (all *flights) leave(s *seat) {
-	f := s.flight
+func (p *Prober) leave(s *seat) {
+	all, f := &p.flights, s.flight
 	all.mu.Lock()
 	f.seats = slices.DeleteFunc(f.seats, func(other *seat) bool { return other == s })
 	last := len(f.seats) == 0
-	if !last {
+	switch {
+	case last && f.flying:
+		f.ctx.end(context.Canceled)
+	case f.flying:
 		f.schedule()
+	case !last:
+		p.beginNext(f)
 	}
 	all.mu.Unlock()
 	if !last {
 		return
 	}
-	f.ctx.end(context.Canceled)
-	<-f.landed
+	all.await(context.Background(), f, func() bool { return !f.flying })
 	all.mu.Lock()
+	defer all.mu.Unlock()
 	if all.all[f.key] == f {
 		delete(all.all, f.key)
 	}
-	all.mu.Unlock()
-	close(f.gone)
+	f.change()
 }
 
-// leave ends the probe's part in a flight.
-func (r *running) leave(s *seat) {
-	all := &r.prober.flights
-	all.mu.Lock()
-	r.seats = slices.DeleteFunc(r.seats, func(other *seat) bool { return other == s })
-	all.mu.Unlock()
-	all.leave(s)
+// leaveAll ends the probe's part in all flights.
+func (r *running) leaveAll() {
+	for _, s := range r.seats {
+		r.prober.leave(s)
+	}
+	r.seats = nil
+}
+
+// shareTimeout makes the timeout of the report the one that applied to the handshakes.
+func (r *running) shareTimeout() {
+	for _, s := range r.seats {
+		if 0 < s.applied && s.applied < r.Timeout {
+			shortened := *r.Request
+			shortened.Timeout = s.applied
+			r.Request = &shortened
+		}
+	}
 }
 
 // flightOf returns the flight with an address in which the probe takes part, nil if there is none.
@@ -511,154 +625,6 @@ func (r *running) flightOf(peer netip.AddrPort) *flight {
 	return nil
 }
 
-// leaveAll ends the probe's part in all flights.
-func (r *running) leaveAll() {
-	for _, s := range r.seats {
-		r.prober.flights.leave(s)
-	}
-	r.seats = nil
-}
-
-// admitFlows counts the flows of an address as in flight, except one that is counted already.
-func (r *running) admitFlows() error {
-	n := int64(r.Module.TCP.Flows)
-	if most := int64(r.prober.options.MaxInFlight); 0 < most && most < n {
-		return fmt.Errorf("%w: the module has %d flows, the limit is %d: want fewer flows, or a higher limit",
-			ErrInFlight, n, most)
-	}
-	if !r.prober.admit(n - 1) {
-		return r.prober.errInFlight()
-	}
-	return nil
-}
-
-// fly performs the handshakes of a flight.
-func (p *Prober) fly(f *flight) {
-	ctx, cancel := context.WithCancel(f.ctx)
-	defer cancel()
-	var shaking sync.WaitGroup
-	for i := range f.flows {
-		flow := &f.flows[i]
-		shaking.Go(func() {
-			begun, result, err := p.shakeFlow(ctx, f, flow)
-			p.flights.mu.Lock()
-			defer p.flights.mu.Unlock()
-			flow.result, flow.err, flow.ended = result, err, time.Now()
-			if result.Outcome == shaker.Timeout {
-				// Time after the end does not count: this host was late then, and perhaps before that as well.
-				flow.silent = max(0, min(flow.ended.Sub(begun), f.end().Sub(begun)))
-			}
-			if err != nil && f.fault == nil && ctx.Err() == nil && !errors.Is(err, syscall.EADDRINUSE) {
-				f.fault = fmt.Errorf("flow from port %d: %w", flow.port, err)
-				cancel() // the others are not enough for a verdict
-			}
-		})
-	}
-	shaking.Wait()
-	p.release(int64(len(f.flows)) - 1)
-	f.timer.Stop()
-	close(f.landed)
-}
-
-// busyWait is how long a flight waits before it tries again to use a port that another handshake with the address has.
-const busyWait = 20 * time.Millisecond
-
-// shakeFlow performs the handshake of a flow. Another process may have a handshake with the address from the same port,
-// such as the command line beside an exporter. The flight waits for the port for as long as the handshake would still
-// have the time that one of the probes needs. begun is when the last attempt has begun.
-func (p *Prober) shakeFlow(ctx context.Context, f *flight, flow *flownFlow) (
-	begun time.Time, result shaker.Result, err error,
-) {
-	for {
-		p.flights.mu.Lock()
-		f.sent = time.Now()
-		p.flights.mu.Unlock()
-		options := f.module.Options()
-		begun = time.Now() // after the wait for the mutex
-		options.Timeout, options.SourcePort = max(1, f.limit.Sub(begun)), flow.port
-		result, err = p.options.Shaker.Shake(ctx, f.key.peer, &options)
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
-			err = withoutVersion(&result, f.key.peer, err)
-			return begun, result, err
-		}
-		p.flights.mu.Lock()
-		err = errPortBusy(&f.module, err)
-		flow.inUse = err
-		canWait := slices.ContainsFunc(f.seats, func(s *seat) bool {
-			return s.canEndAt(time.Now().Add(busyWait), s.deadline)
-		})
-		p.flights.mu.Unlock()
-		if !canWait {
-			return begun, result, err
-		}
-		select {
-		case <-time.After(busyWait):
-		case <-ctx.Done():
-			return begun, result, err
-		}
-	}
-}
-
-// land waits for the handshakes of the flight, or if they do not end by the deadline of the probe, until then.
-func (s *seat) land(ctx context.Context) error {
-	if s.ends {
-		select {
-		case <-s.flight.landed:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	if err := waitUntil(ctx, s.deadline, s.flight.landed); !errors.Is(err, shaker.ErrUnsent) {
-		return err
-	}
-	return nil
-}
-
-func (f *flight) hasLanded() bool {
-	select {
-	case <-f.landed:
-		return true
-	default:
-		return false
-	}
-}
-
-// resultsOf returns the results of a flight so far.
-func (all *flights) resultsOf(f *flight) (flows []flownFlow, fault error) {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	return slices.Clone(f.flows), f.fault
-}
-
-// waitUntil waits until a channel is closed. It returns [shaker.ErrUnsent] if the end comes before.
-func waitUntil(ctx context.Context, end time.Time, closed <-chan struct{}) error {
-	timer := time.NewTimer(time.Until(end))
-	defer timer.Stop()
-	select {
-	case <-closed:
-		return nil
-	case <-timer.C:
-		return shaker.ErrUnsent
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// shareTimeout makes the timeout of the report the one that applied to the handshakes.
-func (r *running) shareTimeout() {
-	all := &r.prober.flights
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	for _, s := range r.seats {
-		if applied := s.flight.first.timeout; !s.again && applied < r.Timeout {
-			shortened := *r.Request
-			shortened.Timeout = applied
-			r.Request = &shortened
-		}
-	}
-}
-
 // traceFlight traces the path of a report of a module with flows. Probes that trace the same flows at the same time
 // share the path. f is the flight of the report, nil if there is none.
 func (p *Prober) traceFlight(ctx context.Context, r *Report, f *flight, deadline time.Time) {
@@ -669,30 +635,25 @@ func (p *Prober) traceFlight(ctx context.Context, r *Report, f *flight, deadline
 			return
 		}
 		s := p.flights.forTrace(newFlightKey(r.Handshake.Peer, ports, &r.Module), &r.Module)
-		defer p.flights.leave(s)
+		defer p.leave(s)
 		f = s.flight
 	}
 	waiting := ctx
 	if r.onFlow == nil {
 		var cancel context.CancelFunc
-		waiting, cancel = context.WithDeadline(ctx, deadline)
+		waiting, cancel = context.WithDeadlineCause(ctx, deadline, errPortsBusy)
 		defer cancel()
 	}
-	busy := func() {
-		if r.PathErr = errPortsBusy; ctx.Err() != nil {
-			r.PathErr = fmt.Errorf("not traced: %w", context.Cause(ctx))
+	err := p.flights.await(waiting, f, func() bool { return !f.flying })
+	if err == nil {
+		select {
+		case f.tracing <- struct{}{}:
+		case <-waiting.Done():
+			err = context.Cause(waiting)
 		}
 	}
-	select {
-	case <-f.landed:
-	case <-waiting.Done():
-		busy()
-		return
-	}
-	select {
-	case f.tracing <- struct{}{}:
-	case <-waiting.Done():
-		busy()
+	if err != nil {
+		r.PathErr = fmt.Errorf("not traced: %w", err)
 		return
 	}
 	defer func() { <-f.tracing }()
@@ -700,10 +661,7 @@ func (p *Prober) traceFlight(ctx context.Context, r *Report, f *flight, deadline
 		r.Path, r.Parting = t.Path, t.Parting
 		return
 	}
-	if sooner := p.flights.untilOf(f); time.Now().Before(sooner) && sooner.Before(deadline) {
-		deadline = sooner // so that the other probes, which wait for the path, get it in time
-	}
-	r.trace(ctx, p, deadline)
+	r.trace(ctx, p, p.flights.nextEnd(f, deadline))
 	if r.PathErr == nil {
 		f.traced = r
 	}
@@ -715,18 +673,21 @@ func (r *Report) isAboutFlow(other *Report) bool {
 	return r.Handshake == other.Handshake && reflect.DeepEqual(r.Module, other.Module)
 }
 
-// untilOf returns when the probe ends whose deadline is the earliest one, zero if the flight only traces.
-func (all *flights) untilOf(f *flight) time.Time {
+// nextEnd returns a deadline, or when the next one of the probes in a flight ends, so that all get the path in time.
+func (all *flights) nextEnd(f *flight, deadline time.Time) time.Time {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	if f.first == nil {
-		return time.Time{}
+	now := time.Now()
+	for _, s := range f.seats {
+		if end := s.start.Add(s.timeout); now.Before(end) && end.Before(deadline) {
+			deadline = end
+		}
 	}
-	return f.first.start.Add(f.first.timeout)
+	return deadline
 }
 
 // errPortsBusy means that other handshakes had the ports of the flows for too long.
-var errPortsBusy = errors.New("not traced: other probes of the same address use the ports of the flows")
+var errPortsBusy = errors.New("other probes of the same address use the ports of the flows")
 
 // forTrace lets the caller take part in the flight with the key, or in a new one without handshakes.
 func (all *flights) forTrace(key flightKey, m *config.Module) *seat {
@@ -735,9 +696,8 @@ func (all *flights) forTrace(key flightKey, m *config.Module) *seat {
 	f := all.all[key]
 	if f == nil || len(f.seats) == 0 {
 		f = all.add(key, m)
-		close(f.landed)
 	}
-	s := &seat{flight: f}
-	f.seats = append(f.seats, s)
+	s := new(seat)
+	f.add(s)
 	return s
 }

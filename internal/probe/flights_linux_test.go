@@ -269,13 +269,13 @@ func TestFlowsWithOtherTimeouts(t *testing.T) {
 				name:     "the second one is much shorter",
 				timeouts: [2]time.Duration{2 * time.Second, 800 * time.Millisecond},
 				applied:  [2]time.Duration{2 * time.Second, 800 * time.Millisecond},
-				syns:     32,
+				syns:     20, // those of the silent flows again
 			},
 			{
 				name:     "the first one is much shorter",
 				timeouts: [2]time.Duration{800 * time.Millisecond, 2 * time.Second},
 				applied:  [2]time.Duration{800 * time.Millisecond, 2 * time.Second},
-				syns:     32,
+				syns:     20, // those of the silent flows again
 			},
 		} {
 			t.Run(test.name, func(t *testing.T) {
@@ -367,6 +367,36 @@ func TestFlowsOfManyShorterProbes(t *testing.T) {
 		default:
 		}
 	}
+}
+
+// A probe that begins while another one flies again does not shorten that, and has a verdict itself: the flows were
+// silent before.
+func TestFlowsOfALaterShorterProbe(t *testing.T) {
+	onEngines(t, func(t *testing.T, engine *shaker.Config) {
+		const short = 400 * time.Millisecond
+		network := newFlowNetwork(t, 0)
+		p := newEngineProber(t, engine, Options{Config: parse(t,
+			`modules: {flows: {prober: tcp, timeout: 8s, tcp: {flows: 4}}}`)})
+		end := probeInBackground(t, p, flowTarget+":80", "flows")
+		defer end()
+		network.Await(4)
+		for _, sent := range []int{5, 5} { // one flow of four is silent
+			req := request(t, p, flowTarget+":80", "flows")
+			req.Timeout = short
+			r, err := p.Probe(t.Context(), req)
+			checkFlows(t, r, err, 4)
+			if err == nil && r.Request.Timeout != short {
+				t.Errorf("the probe with the timeout %v reports %v", short, r.Request.Timeout)
+			}
+			lab.Eventually(t, "the longer probe has sent its SYN again", func() bool {
+				n, _ := firstSYNs(network)
+				return n >= sent
+			})
+			if n, _ := firstSYNs(network); n != sent {
+				t.Errorf("%d SYNs were sent, want %d", n, sent)
+			}
+		}
+	})
 }
 
 // The port of a flow is free only after some time, and the target takes long to answer. A shorter probe, which cannot
@@ -510,7 +540,7 @@ func TestTraceWhoseCallerIsGone(t *testing.T) {
 	if !errors.Is(report.PathErr, gone) {
 		t.Errorf("a trace whose caller is gone: %v, want %v", report.PathErr, gone)
 	}
-	p.flights.leave(other)
+	p.leave(other)
 	if n := p.sharing(); n != 0 {
 		t.Errorf("%d probes take part in flights after the traces, want none", n)
 	}
