@@ -87,7 +87,7 @@ type seat struct {
 	deadline time.Time // of the handshakes; zero if the seat is for a trace
 	needed   time.Duration
 	timeout  time.Duration // of the probe
-	applied  time.Duration // timeout of the probe that has ended the round; 0 if this probe has not left with its end
+	applied  time.Duration // timeout of the probe that has ended the handshakes for this one; 0 if none has
 
 	// Guarded by the mutex of the flights
 	waiting bool // for another round
@@ -117,165 +117,6 @@ func (e *endable) Err() error {
 	default:
 		return nil
 	}
-}
-
-// shakeFlows performs a handshake with an address for each flow of the module, or shares those of another probe. The
-// verdict is the worst one. It is undefined if there is an error.
-func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) error {
-	peer := netip.AddrPortFrom(addr, r.Port)
-	if r.known != nil {
-		if flows, err := r.known(peer); err != nil || flows != nil {
-			if err == nil {
-				*v = r.VerdictOf(flows)
-			}
-			return err
-		}
-	}
-	ports, err := r.prober.FlowPorts(&r.Module)
-	if err != nil {
-		return err
-	}
-	s := &seat{
-		start: r.Start, came: time.Now(), deadline: r.deadline(), needed: needed(r.budget()), timeout: r.Timeout,
-	}
-	if err := r.board(ctx, s, newFlightKey(peer, ports, &r.Module)); err != nil {
-		if r.blamesDNS(s, err, v) {
-			v.Handshake, v.At = shaker.Result{Peer: peer}, time.Since(s.start)
-			return nil
-		}
-		return err
-	}
-	r.countFlows(int(r.Module.TCP.Flows))
-	for {
-		flows, fault, gone := r.prober.flights.awaitEnd(ctx, s)
-		if gone != nil {
-			r.reportFlows(s, flows)
-			return gone
-		}
-		err := r.judge(s, flows, fault, v)
-		if err == nil {
-			sent := slices.DeleteFunc(slices.Clone(v.Flows), func(f Flow) bool { return !sentSYN(&f.Handshake) })
-			r.countFlows(len(sent) - int(r.Module.TCP.Flows))
-			return nil
-		}
-		if !isTooLate(err) || !r.prober.flyAgain(s) {
-			r.countFlows(r.reportFlows(s, flows) - int(r.Module.TCP.Flows))
-			return err
-		}
-	}
-}
-
-// countFlows counts handshakes whose SYN is sent.
-func (r *running) countFlows(n int) {
-	if r.sent != nil {
-		r.sent.Add(int64(n))
-	}
-}
-
-// isTooLate reports whether an error means that the handshakes might have had a verdict with more time.
-func isTooLate(err error) bool {
-	return errors.Is(err, shaker.ErrUnsent) || errors.Is(err, syscall.EADDRNOTAVAIL)
-}
-
-// hasReply reports whether a handshake has a result other than silence.
-func (f *flownFlow) hasReply() bool {
-	return f.result.Outcome != 0 && f.result.Outcome != shaker.Timeout
-}
-
-// isSilentFor reports whether the flow has been silent for so long.
-func (f *flownFlow) isSilentFor(d time.Duration) bool {
-	silent := f.silent
-	if f.ended.IsZero() {
-		silent += time.Since(f.begun)
-	}
-	return f.result.Outcome == shaker.Timeout && silent >= d
-}
-
-// judge returns what the handshakes of a flight mean for the probe: the worst verdict of the flows. A flow whose port
-// another program has is left out. If all are, or if this host could not perform one of the others, there is no
-// verdict.
-func (r *running) judge(s *seat, flows []flownFlow, fault error, v *Verdict) error {
-	if fault != nil {
-		return fault
-	}
-	var performed []Flow
-	var inUse error
-	var leftOut []uint16
-	for i := range flows {
-		flow := Flow{Port: flows[i].port}
-		switch err := r.judgeFlow(s, &flows[i], &flow.Verdict); {
-		case errors.Is(err, syscall.EADDRINUSE):
-			inUse = err
-			leftOut = append(leftOut, flow.Port)
-		case err != nil:
-			return fmt.Errorf("flow from port %d: %w", flow.Port, err)
-		default:
-			performed = append(performed, flow)
-		}
-	}
-	r.prober.leftOut.set(newFlowSet(r.ModuleName, s.flight.key.peer.Addr()), leftOut)
-	if performed == nil {
-		return errPortsTaken(shaker.PortRange{First: flows[0].port, Last: flows[len(flows)-1].port}, inUse)
-	}
-	*v = r.VerdictOf(performed)
-	v.LeftOut = leftOut
-	return nil
-}
-
-// reportFlows reports the flows that have a result, if there are any, because the probe ends without a verdict. It
-// returns how many of them have sent a SYN.
-func (r *running) reportFlows(s *seat, flows []flownFlow) (sent int) {
-	var performed []Flow
-	for i := range flows {
-		flow := Flow{Port: flows[i].port}
-		if flows[i].ended.IsZero() && flows[i].result.Outcome == 0 {
-			continue
-		}
-		if r.judgeFlow(s, &flows[i], &flow.Verdict) == nil {
-			performed = append(performed, flow)
-			if sentSYN(&flow.Handshake) {
-				sent++
-			}
-		}
-	}
-	if performed != nil {
-		r.reportPart(r.VerdictOf(performed))
-	}
-	return sent
-}
-
-// judgeFlow returns what the handshakes of a flow mean for the probe, see [running.shakeOnce].
-func (r *running) judgeFlow(s *seat, f *flownFlow, v *Verdict) (err error) {
-	switch {
-	case f.hasReply(), f.isSilentFor(s.needed):
-	case f.err != nil:
-		err = f.err
-	case f.inUse != nil:
-		err = f.inUse
-	default:
-		err = fmt.Errorf("shake %v: %w", s.flight.key.peer, shaker.ErrUnsent)
-	}
-	v.Handshake, v.At = f.result, time.Since(s.start)
-	if !f.ended.IsZero() {
-		v.At = max(0, f.ended.Sub(s.start))
-	}
-	switch {
-	case r.blamesDNS(s, err, v):
-		v.Handshake.Peer = s.flight.key.peer
-	case err != nil:
-		return err
-	default:
-		v.Result = v.Handshake.Outcome.String()
-		v.Errno = shaker.ErrnoName(v.Handshake.Errno)
-	}
-	return nil
-}
-
-// blamesDNS reports whether an error means that the probe came too late for the verdict that a flow is silent, because
-// of name resolution.
-func (r *running) blamesDNS(s *seat, err error, v *Verdict) bool {
-	left := s.deadline.Sub(s.came)
-	return left < s.needed && r.tookTooLong(err, left, v)
 }
 
 // board lets the probe take part in the flight with the key, or begins it. If there is a flight that it cannot share,
@@ -372,6 +213,20 @@ func (f *flight) isEnough(s *seat, more time.Duration) bool {
 	return !slices.ContainsFunc(f.flows, func(flow flownFlow) bool {
 		return flow.isUndecided() && flow.silent+more < s.needed
 	})
+}
+
+// hasReply reports whether a handshake has a result other than silence.
+func (f *flownFlow) hasReply() bool {
+	return f.result.Outcome != 0 && f.result.Outcome != shaker.Timeout
+}
+
+// isSilentFor reports whether the flow has been silent for so long.
+func (f *flownFlow) isSilentFor(d time.Duration) bool {
+	silent := f.silent
+	if f.ended.IsZero() {
+		silent += time.Since(f.begun)
+	}
+	return f.result.Outcome == shaker.Timeout && silent >= d
 }
 
 // isUndecided reports whether another handshake may have another result.
@@ -518,6 +373,7 @@ func (all *flights) awaitEnd(ctx context.Context, s *seat) (flows []flownFlow, f
 	})
 	all.mu.Lock()
 	defer all.mu.Unlock()
+	s.waiting = false // a probe that traces its path now is not to be disturbed
 	if !f.flying && !s.again {
 		s.applied = f.first.timeout
 	}
@@ -602,102 +458,4 @@ func (r *running) leaveAll() {
 		r.prober.leave(s)
 	}
 	r.seats = nil
-}
-
-// shareTimeout makes the timeout of the report the one that applied to the handshakes.
-func (r *running) shareTimeout() {
-	for _, s := range r.seats {
-		if 0 < s.applied && s.applied < r.Timeout {
-			shortened := *r.Request
-			shortened.Timeout = s.applied
-			r.Request = &shortened
-		}
-	}
-}
-
-// flightOf returns the flight with an address in which the probe takes part, nil if there is none.
-func (r *running) flightOf(peer netip.AddrPort) *flight {
-	for _, s := range r.seats {
-		if s.flight.key.peer == peer {
-			return s.flight
-		}
-	}
-	return nil
-}
-
-// traceFlight traces the path of a report of a module with flows. Probes that trace the same flows at the same time
-// share the path. f is the flight of the report, nil if there is none.
-func (p *Prober) traceFlight(ctx context.Context, r *Report, f *flight, deadline time.Time) {
-	if f == nil {
-		ports, err := p.FlowPorts(&r.Module)
-		if err != nil {
-			r.PathErr = fmt.Errorf("not traced: %w", err)
-			return
-		}
-		s := p.flights.forTrace(newFlightKey(r.Handshake.Peer, ports, &r.Module), &r.Module)
-		defer p.leave(s)
-		f = s.flight
-	}
-	waiting := ctx
-	if r.onFlow == nil {
-		var cancel context.CancelFunc
-		waiting, cancel = context.WithDeadlineCause(ctx, deadline, errPortsBusy)
-		defer cancel()
-	}
-	err := p.flights.await(waiting, f, func() bool { return !f.flying })
-	if err == nil {
-		select {
-		case f.tracing <- struct{}{}:
-		case <-waiting.Done():
-			err = context.Cause(waiting)
-		}
-	}
-	if err != nil {
-		r.PathErr = fmt.Errorf("not traced: %w", err)
-		return
-	}
-	defer func() { <-f.tracing }()
-	if t := f.traced; t != nil && r.onHop == nil && r.onFlow == nil && t.isAboutFlow(r) {
-		r.Path, r.Parting = t.Path, t.Parting
-		return
-	}
-	r.trace(ctx, p, p.flights.nextEnd(f, deadline))
-	if r.PathErr == nil {
-		f.traced = r
-	}
-}
-
-// isAboutFlow reports whether another report describes the same handshake with the same module, so that both have the
-// same path.
-func (r *Report) isAboutFlow(other *Report) bool {
-	return r.Handshake == other.Handshake && reflect.DeepEqual(r.Module, other.Module)
-}
-
-// nextEnd returns a deadline, or when the next one of the probes in a flight ends, so that all get the path in time.
-func (all *flights) nextEnd(f *flight, deadline time.Time) time.Time {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	now := time.Now()
-	for _, s := range f.seats {
-		if end := s.start.Add(s.timeout); now.Before(end) && end.Before(deadline) {
-			deadline = end
-		}
-	}
-	return deadline
-}
-
-// errPortsBusy means that other handshakes had the ports of the flows for too long.
-var errPortsBusy = errors.New("other probes of the same address use the ports of the flows")
-
-// forTrace lets the caller take part in the flight with the key, or in a new one without handshakes.
-func (all *flights) forTrace(key flightKey, m *config.Module) *seat {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	f := all.all[key]
-	if f == nil || len(f.seats) == 0 {
-		f = all.add(key, m)
-	}
-	s := new(seat)
-	f.add(s)
-	return s
 }
