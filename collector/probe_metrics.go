@@ -64,6 +64,8 @@ var (
 		help: "Number of flows to the target that were probed: handshakes from different ports."}
 	probeFlowsOpen = &metric{name: "probe_flows_open",
 		help: "Number of flows for which the target sent a SYN-ACK."}
+	probeFlowsLeftOut = &metric{name: "probe_flows_left_out",
+		help: "Number of flows that were not probed because other programs have their ports."}
 	probeFlowResultInfo = &metric{name: "probe_flow_result_info",
 		help:   "Result for each flow and the kernel's errno.",
 		labels: []string{"source_port", "result", "errno"}}
@@ -174,6 +176,7 @@ func (s *sheet) addFlows(r *probe.Report) {
 	}
 	s.gauge(probeFlows, float64(len(r.Flows)))
 	s.gauge(probeFlowsOpen, float64(open))
+	s.gauge(probeFlowsLeftOut, float64(len(r.LeftOut)))
 	for _, f := range r.Flows {
 		port := strconv.Itoa(int(f.Port))
 		s.gauge(probeFlowResultInfo, 1, port, f.Result, f.Errno)

@@ -133,6 +133,7 @@ func TestWatchedFlows(t *testing.T) {
 		"probe_watch_flow_handshakes_total": strings.Join(counters, "|"),
 		"probe_flow_result_info":            strings.Join(results, "|"),
 		"probe_flows":                       "",
+		"probe_flows_left_out":              "",
 	})
 	total := 0.0
 	for _, series := range families["probe_watch_flow_handshakes_total"].Metric {

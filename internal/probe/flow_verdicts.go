@@ -16,17 +16,18 @@ import (
 // verdict is the worst one. It is undefined if there is an error.
 func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) error {
 	peer := netip.AddrPortFrom(addr, r.Port)
+	ports, err := r.prober.FlowPorts(&r.Module)
+	if err != nil {
+		return err
+	}
 	if r.known != nil {
 		if flows, err := r.known(peer); err != nil || flows != nil {
 			if err == nil {
 				*v = r.VerdictOf(flows)
+				v.LeftOut = othersOf(flows, ports)
 			}
 			return err
 		}
-	}
-	ports, err := r.prober.FlowPorts(&r.Module)
-	if err != nil {
-		return err
 	}
 	s := &seat{
 		start: r.Start, came: time.Now(), deadline: r.deadline(), needed: needed(r.budget()), timeout: r.Timeout,
@@ -56,6 +57,17 @@ func (r *running) shakeFlows(ctx context.Context, addr netip.Addr, v *Verdict) e
 			return err
 		}
 	}
+}
+
+// othersOf returns the ports that none of the flows has.
+func othersOf(flows []Flow, ports shaker.PortRange) (others []uint16) {
+	for n := range int(ports.Last) - int(ports.First) + 1 {
+		port := ports.First + uint16(n)
+		if !slices.ContainsFunc(flows, func(f Flow) bool { return f.Port == port }) {
+			others = append(others, port)
+		}
+	}
+	return others
 }
 
 // countFlows counts handshakes whose SYN is sent.

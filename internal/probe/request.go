@@ -37,8 +37,8 @@ type Request struct {
 	known   KnownFlows            // may be nil
 }
 
-// KnownFlows returns the last results of all flows to an address that count, nil if one of them is not known. An error
-// means that there is no verdict.
+// KnownFlows returns the last results of all flows to an address except those that are left out, nil if one of them is
+// not known. An error means that there is no verdict.
 type KnownFlows func(peer netip.AddrPort) ([]Flow, error)
 
 // ReuseFlows makes the probe use results of flows that are known, instead of handshakes from the same ports.

@@ -122,15 +122,14 @@ func (t *target) addFault(r *shaker.Repeated) (again bool) {
 	return again
 }
 
-// isCurrent reports whether a flow counts: it has a result, and has not missed its last turns because another program
-// uses its port. The caller holds mu.
+// isCurrent reports whether a flow counts: it has a result, and is not left out. The caller holds mu.
 func (t *target) isCurrent(f *flow) bool { return f.last.Outcome != 0 && !t.isLeftOut(f) }
 
-// isLeftOut reports whether a flow does not count because another program uses its port. No other reason is good
-// enough: a flow that fails is the one whose handshakes take long, so that another handshake from the port, such as one
+// isLeftOut reports whether a flow does not count because another program uses its port, and it has no result, or has
+// missed its last turns. No other reason is good enough: a flow that fails is the one whose handshakes take long, so that another handshake from the port, such as one
 // of a trace, is most likely to be in its way. The caller holds mu.
 func (t *target) isLeftOut(f *flow) bool {
-	return isTaken(f.fault) && t.isOverdue(f)
+	return isTaken(f.fault) && (f.last.Outcome == 0 || t.isOverdue(f))
 }
 
 // leftOutPorts returns the ports of the flows that do not count because other programs use them. The caller holds mu.

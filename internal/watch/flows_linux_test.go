@@ -170,6 +170,26 @@ func TestFlowWithATakenPort(t *testing.T) {
 	lab.Eventually(t, "each turn is a fault", func() bool { return faults.Load() >= 8 })
 }
 
+// Another program has a port from the start. Each scrape says that its flow is left out: the first one, which is a
+// probe, the next one, and that of a name of the address, which uses the results of the first target.
+func TestFlowWithATakenPortFromTheStart(t *testing.T) {
+	text := strings.Replace(flowsConfig, "flows: 4", "flows: 4, source_ports: 20000-20003", 1)
+	b := newBench(t, text, 0, Options{})
+	host, port, _ := net.SplitHostPort(openTarget)
+	b.answerDNS(simnet.Names{"host.example": {host}})
+	server, err := net.Listen("tcp4", ":20001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	for _, target := range []string{openTarget, openTarget, "host.example:" + port, "host.example:" + port} {
+		a := b.scrape(target, "flows")
+		if len(a.Flows) != 3 || fmt.Sprint(a.LeftOut) != "[20001]" {
+			t.Errorf("the scrape of %s: %d flows, left out %v, want 3 and port 20001", target, len(a.Flows), a.LeftOut)
+		}
+	}
+}
+
 // When a name has another address, the results of flows with the previous one are forgotten, and the counters are not.
 func TestFlowsOfANewAddress(t *testing.T) {
 	b := newBench(t, flowsConfig, 0, Options{})
