@@ -366,8 +366,10 @@ modules:
 			}
 			if n := len(partings); n != 1 {
 				t.Errorf("%d calls of Parted, want 1, after the trace", n)
-			} else if p := (<-partings).Parting; p.Failed.From != fan.Member(v6, member) {
-				t.Errorf("Parted was called about %+v, want the failed hop %v", p, fan.Member(v6, member))
+			} else if r := <-partings; r.Parting.Failed.From != fan.Member(v6, member) {
+				t.Errorf("Parted was called about %+v, want the failed hop %v", r.Parting, fan.Member(v6, member))
+			} else if ports, want := r.HistoryFlows(&r.Verdict).FailedPorts(), failedPorts(r); !slices.Equal(ports, want) {
+				t.Errorf("the log would name the ports %v, want %v, those of the flows that fail", ports, want)
 			}
 			var last *probe.Report
 			calls := 0

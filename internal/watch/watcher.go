@@ -1,8 +1,10 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
@@ -180,6 +182,7 @@ func (w *Watcher) trace(t *target, report *probe.Report) {
 	w.registry.Go(func(ctx context.Context) {
 		defer func() { <-w.traces }()
 		w.options.Prober.TracePath(ctx, report)
+		slices.SortFunc(report.Flows, func(a, b probe.Flow) int { return cmp.Compare(a.Port, b.Port) })
 		if report.Parting != nil {
 			w.options.Parted(report)
 		}
