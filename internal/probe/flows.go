@@ -75,8 +75,7 @@ func (p *Prober) ReserveFlowPorts() (all []ModuleFlows, err error) {
 			err = portsErr
 			continue
 		}
-		own := p.options.Shaker.Ports()
-		raw := own.First <= ports.First && ports.Last <= own.Last
+		raw := p.IsRawFor(&m)
 		all = append(all, ModuleFlows{
 			Module: name, Ports: ports, Raw: raw, Reserved: !raw && m.TCP.SourcePorts == shaker.PortRange{},
 		})
@@ -84,7 +83,15 @@ func (p *Prober) ReserveFlowPorts() (all []ModuleFlows, err error) {
 	return all, err
 }
 
-// IsRaw reports whether handshakes use no sockets.
+// IsRawFor reports whether the handshakes of a module use no sockets.
+func (p *Prober) IsRawFor(m *config.Module) bool {
+	ports, err := p.FlowPorts(m)
+	options := m.Options()
+	options.SourcePort = ports.First // 0 without flows
+	return err == nil && p.options.Shaker.IsRaw(&options)
+}
+
+// IsRaw reports whether handshakes use no sockets, except those of some modules.
 func (p *Prober) IsRaw() bool { return p.options.Shaker.Ports() != shaker.PortRange{} }
 
 // reservedPorts are blocks of ports that are reserved when a module needs them for the first time, and as long as this

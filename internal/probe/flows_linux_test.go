@@ -119,6 +119,28 @@ modules:
 	}
 }
 
+// Without sockets are only the modules whose flows have ports of the engine.
+func TestFlowsWithoutSockets(t *testing.T) {
+	p := newEngineProber(t, &shaker.Config{Raw: &shaker.Raw{}}, Options{Config: parse(t, `
+modules:
+  plain: {prober: tcp}
+  fin: {prober: tcp, tcp: {close: fin}}
+  a: {prober: tcp, tcp: {flows: 64}}
+  b: {prober: tcp, tcp: {flows: 64}}
+  c: {prober: tcp, tcp: {flows: 64}}
+  d: {prober: tcp, tcp: {flows: 2, source_ports: 20000-20001}}
+  e: {prober: tcp, tcp: {flows: 2, close: fin}}
+`)})
+	for name, want := range map[string]bool{
+		"plain": true, "fin": false, "a": true, "b": true, "c": false, "d": false, "e": false,
+	} {
+		module := p.Config().Modules[name]
+		if got := p.IsRawFor(&module); got != want {
+			t.Errorf("IsRawFor(module %s) = %t, want %t", name, got, want)
+		}
+	}
+}
+
 // This host's firewall drops the SYNs of one flow. That is a fault, which names the port.
 func TestFlowDroppedByThisHost(t *testing.T) {
 	onEngines(t, func(t *testing.T, engine *shaker.Config) {

@@ -143,6 +143,7 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 	r.FlowPaths = make([]FlowPath, len(r.Flows))
 	var mu sync.Mutex
 	traced, all := 0, tracesPerFlow*len(r.Flows)
+	raw := p.IsRawFor(&r.Module)
 	r.onFlow(traced, all)
 	for round := 0; round < tracesPerFlow && (round == 0 || ctx.Err() == nil); round++ {
 		var tracing errgroup.Group // only for its limit
@@ -152,7 +153,7 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 				options := shaker.TraceOptions{Timeout: LongestTrace, MaxHops: int(r.Module.TCP.MaxHops)}
 				path, err := p.options.Shaker.Trace(ctx, f.Handshake, &options)
 				found := newFlowPath(f, &path, err)
-				found.count(&path, &options, r.isRaw(p))
+				found.count(&path, &options, raw)
 				mu.Lock()
 				defer mu.Unlock()
 				before := r.FlowPaths[i]
@@ -174,10 +175,4 @@ func (r *Report) traceFlows(ctx context.Context, p *Prober) {
 	if partings := r.Partings(); len(partings) > 0 {
 		r.Parting = &partings[0]
 	}
-}
-
-// isRaw reports whether the SYNs of a trace need no sockets, so that all have the port of the flow.
-func (r *Report) isRaw(p *Prober) bool {
-	options := r.Module.Options()
-	return p.options.Shaker.IsRaw(&options)
 }

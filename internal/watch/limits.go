@@ -5,7 +5,6 @@ import (
 
 	"github.com/shaker-exporter/shaker_exporter/internal/config"
 	"github.com/shaker-exporter/shaker_exporter/internal/probe"
-	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
 // A probe in flight counts as so many units, and handshakes in the background as fewer.
@@ -22,7 +21,6 @@ const (
 
 // limits are the limits of a Watcher, and what the watched targets need of them.
 type limits struct {
-	shaker     *shaker.Shaker
 	prober     *probe.Prober
 	maxTargets int     // 0 means no limit
 	maxRate    float64 // 0 means no limit
@@ -73,11 +71,7 @@ func probesFor(units int) int { return (units + unitsPerProbe - 1) / unitsPerPro
 
 // each returns for how many units a handshake with a target of the module counts.
 func (l *limits) each(m *config.Module) int {
-	options := m.Options()
-	if m.TCP.Flows > 0 {
-		options.SourcePort = m.TCP.SourcePorts.First // 0: one of the engine's
-	}
-	if l.shaker.IsRaw(&options) {
+	if l.prober.IsRawFor(m) {
 		return unitsWithoutSocket
 	}
 	return unitsPerSocket

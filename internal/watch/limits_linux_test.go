@@ -32,13 +32,20 @@ func TestSilentTargets(t *testing.T) {
 		{name: "raw, with sockets for source_ports", raw: &shaker.Raw{}, tcp: ports, most: 48,
 			error: "target not watched: watched targets that are silent could have 49 handshakes in flight " +
 				"(limit: 48, 1.5 times --probe.max-in-flight)"},
+		{name: "raw, with flows", raw: &shaker.Raw{}, tcp: config.TCP{Flows: 4, Close: config.Reset}, most: 768,
+			error: "target not watched: watched targets that are silent could have 769 handshakes in flight " +
+				"(limit: 768, 24 times --probe.max-in-flight)"},
+		{name: "raw, with sockets for flows that do not fit into the ports of the engine", raw: &shaker.Raw{},
+			tcp: config.TCP{Flows: 4, FlowsBefore: 128, Close: config.Reset}, most: 48,
+			error: "target not watched: watched targets that are silent could have 49 handshakes in flight " +
+				"(limit: 48, 1.5 times --probe.max-in-flight)"},
 	} {
 		engine, err := shaker.New(&shaker.Config{Raw: c.raw})
 		if err != nil {
 			t.Fatal(err)
 		}
 		prober := probe.New(probe.Options{Shaker: engine, Config: config.Default(), MaxInFlight: 32})
-		l := limits{shaker: engine, prober: prober}
+		l := limits{prober: prober}
 		m := &config.Module{Timeout: time.Second, Watch: config.Watch{Interval: time.Second}, TCP: c.tcp}
 		for i := range c.most {
 			if err := l.Permit(m); err != nil {

@@ -11,7 +11,7 @@ import (
 
 // The error of a limit is a sentence, also if there is only one of what it counts.
 func TestErrorsOfLimits(t *testing.T) {
-	prober := probe.New(probe.Options{Config: config.Default()})
+	prober := probe.New(probe.Options{Shaker: &shaker.Shaker{}, Config: config.Default()})
 	m := &config.Module{Timeout: time.Second, Watch: config.Watch{Interval: time.Second}}
 	for _, c := range []struct {
 		limits limits
@@ -34,7 +34,7 @@ func TestErrorsOfLimits(t *testing.T) {
 			want:   "target not watched: 2 per second would be too many handshakes (limit: --watch.max-rate)",
 		},
 	} {
-		c.limits.prober, c.limits.shaker = prober, &shaker.Shaker{}
+		c.limits.prober = prober
 		if err := c.limits.Permit(m); err == nil || err.Error() != c.want {
 			t.Errorf("Permit with %+v = %v, want %s", c.limits, err, c.want)
 		}

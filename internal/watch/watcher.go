@@ -82,10 +82,8 @@ func New(options Options) *Watcher {
 	w := &Watcher{
 		options: options,
 		started: time.Now(),
-		limits: limits{
-			shaker: options.Shaker, prober: options.Prober, maxTargets: options.MaxTargets, maxRate: options.MaxRate,
-		},
-		traces: make(chan struct{}, tracesAtOnce),
+		limits:  limits{prober: options.Prober, maxTargets: options.MaxTargets, maxRate: options.MaxRate},
+		traces:  make(chan struct{}, tracesAtOnce),
 	}
 	w.registry = registry.New(registry.Options[*target]{
 		Prober:   options.Prober,
