@@ -118,11 +118,20 @@ func (m *metrics) count(r *probe.Report) {
 		m.failures.WithLabelValues(r.ModuleName, r.Result, r.Errno).Inc()
 	}
 	for _, v := range r.Each() {
-		h := &v.Handshake
-		if h.Outcome == shaker.Open {
-			m.handshake.WithLabelValues(r.ModuleName).Observe(h.Handshake.Seconds())
+		flows := v.Flows
+		if flows == nil {
+			flows = []probe.Flow{{Verdict: v}}
 		}
-		m.countHandshake(h, r.Module.TCP.Close == config.FIN)
+		for i := range flows {
+			if !flows[i].Sent.IsZero() {
+				continue // it was known before the probe, and counted then
+			}
+			h := &flows[i].Handshake
+			if h.Outcome == shaker.Open {
+				m.handshake.WithLabelValues(r.ModuleName).Observe(h.Handshake.Seconds())
+			}
+			m.countHandshake(h, r.Module.TCP.Close == config.FIN)
+		}
 	}
 }
 
