@@ -209,18 +209,13 @@ func (h *Handler) LogChange(r *probe.Report) {
 	if r.Success() {
 		text = "Watched target has recovered"
 	}
-	var attributes []any
-	if r.Flows != nil && !r.Success() {
-		attributes = []any{"failed_source_ports", r.HistoryFlows(&r.Verdict).FailedPorts()}
-	}
-	h.logProbe(context.Background(), text, r, attributes...)
+	h.logProbe(context.Background(), text, r)
 }
 
 // LogParted logs where the paths of flows to a watched target part, which is known some time after LogChange. It is for
 // [watch.Options].
 func (h *Handler) LogParted(r *probe.Report) {
-	h.logProbe(context.Background(), "Paths to watched target part", r,
-		"failed_source_ports", r.HistoryFlows(&r.Verdict).FailedPorts())
+	h.logProbe(context.Background(), "Paths to watched target part", r)
 }
 
 // LogHeld logs that a held target begins to fail, or has recovered. It is for [hold.Options].
@@ -242,8 +237,8 @@ func (h *Handler) LogIdleChange(r *probe.Report) {
 	h.logProbe(context.Background(), text, r)
 }
 
-// logProbe logs a probe at the level of failures, with more attributes at the end.
-func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report, more ...any) {
+// logProbe logs a probe at the level of failures.
+func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report) {
 	level := h.options.FailureLevel
 	if !h.options.Logger.Enabled(ctx, level) {
 		return
@@ -259,8 +254,9 @@ func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report, mo
 	if icmp := r.Handshake.ICMP; icmp.From.IsValid() {
 		attributes = append(attributes, "icmp", icmp, "icmp_from", icmp.From)
 	}
+	failed := r.FailedFlows(&r.Verdict)
 	if r.Flows != nil {
-		attributes = append(attributes, "flows", len(r.Flows), "flows_failed", len(r.FailedFlows(&r.Verdict)))
+		attributes = append(attributes, "flows", len(r.Flows), "flows_failed", len(failed))
 	}
 	if p := r.Parting; p != nil && p.Shared.From.IsValid() {
 		attributes = append(attributes, "flow_path_shared_hop", p.Shared.From)
@@ -268,7 +264,10 @@ func (h *Handler) logProbe(ctx context.Context, text string, r *probe.Report, mo
 	if p := r.Parting; p != nil && p.Failed.From.IsValid() {
 		attributes = append(attributes, "flow_path_failed_hop", p.Failed.From)
 	}
-	h.options.Logger.Log(ctx, level, text, append(attributes, more...)...)
+	if len(failed) > 0 {
+		attributes = append(attributes, "failed_source_ports", r.HistoryFlows(&r.Verdict).FailedPorts())
+	}
+	h.options.Logger.Log(ctx, level, text, attributes...)
 }
 
 // fail responds to a request whose probe ended without a verdict.

@@ -347,7 +347,7 @@ func TestFailureLevel(t *testing.T) {
 	}
 }
 
-// The log line of a failed probe says how many flows failed, and at which hops their paths part.
+// The log line of a failed probe says which flows failed, and at which hops their paths part.
 func TestFailureOfFlows(t *testing.T) {
 	timeout := probe.Verdict{Result: "timeout", Errno: "ETIMEDOUT"}
 	for _, c := range []struct {
@@ -366,7 +366,7 @@ func TestFailureOfFlows(t *testing.T) {
 				r.Verdict = timeout
 				r.Flows = []probe.Flow{{Port: 1, Verdict: timeout}, {Port: 2, Verdict: probe.Verdict{Result: "open"}}}
 			},
-			want: " flows=2 flows_failed=1\n",
+			want: " flows=2 flows_failed=1 failed_source_ports=[1]\n",
 		},
 		{
 			name: "one of two, traced",
@@ -378,7 +378,8 @@ func TestFailureOfFlows(t *testing.T) {
 					Failed: shaker.Hop{TTL: 2, From: netip.MustParseAddr("192.0.2.9")},
 				}
 			},
-			want: " flows=2 flows_failed=1 flow_path_shared_hop=192.0.2.7 flow_path_failed_hop=192.0.2.9\n",
+			want: " flows=2 flows_failed=1 flow_path_shared_hop=192.0.2.7 flow_path_failed_hop=192.0.2.9 " +
+				"failed_source_ports=[1]\n",
 		},
 	} {
 		var log bytes.Buffer

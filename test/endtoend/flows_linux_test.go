@@ -67,7 +67,8 @@ func TestBrokenMember(t *testing.T) {
 			{what: "the status page", text: page, want: parting},
 			{
 				what: "the exporter's log", text: running.Output(),
-				want: fmt.Sprintf(" flows=16 flows_failed=%s flow_path_shared_hop=%v flow_path_failed_hop=%v\n",
+				want: fmt.Sprintf(" flows=16 flows_failed=%s flow_path_shared_hop=%v flow_path_failed_hop=%v "+
+					"failed_source_ports=",
 					strings.Fields(failed)[0], fan.Entry(v6), fan.Member(v6, member)),
 			},
 		} {
