@@ -25,12 +25,14 @@ type flows struct {
 	// Sets of flows, as bits: there are 64 flows at most.
 	failing uint64 // those that failed after the last handshake
 	told    uint64 // those that failed at the last call of Options.Changed
+	traced  uint64 // those that failed when the path was traced last
 
 	// previous is what was known about the previous address, until each flow has a result with the present one. nil if
 	// there is no previous address.
 	previous *probe.Report
 
 	since   int            // handshakes completed since failing changed
+	tracing bool           // whether the path is being traced
 	parting *probe.Parting // for the path of the present failure, nil if there is none
 }
 
@@ -59,7 +61,7 @@ func (f *flows) forget(now moment) {
 	for i := range f.all {
 		f.all[i].last, f.all[i].sent = shaker.Result{}, now
 	}
-	f.parting, f.failing, f.since = nil, 0, 0
+	f.parting, f.failing, f.traced, f.since = nil, 0, 0, 0
 }
 
 // of returns the flow with a port, nil if there is none.
@@ -183,8 +185,11 @@ func (t *target) failingFlows() (set uint64) {
 // handshakes as there are flows. So flows that fail now and then, or one after the other, do not flood the log. The
 // caller holds mu.
 func (t *target) hasSettled() bool {
-	return t.flows != nil && t.flows.failing != t.flows.told && t.flows.since >= len(t.flows.all)
+	return t.flows != nil && t.flows.failing != t.flows.told && t.flows.isSteady()
 }
+
+// isSteady reports whether the same flows have failed in a whole turn.
+func (f *flows) isSteady() bool { return f.since >= len(f.all) }
 
 // knowsFlows reports whether each flow has a result, except those whose ports other programs have. A part of the flows
 // does not decide that the target succeeds. The caller holds mu.

@@ -145,7 +145,7 @@ func (t *target) begin(report *probe.Report) error {
 	t.unrecorded = false // the caller of Scrape adds this one to the history
 	t.failing = t.isFailing()
 	if t.flows != nil {
-		t.flows.told, t.flows.parting = t.flows.failing, report.Parting
+		t.flows.told, t.flows.traced, t.flows.parting = t.flows.failing, t.flows.failing, report.Parting
 	}
 	if t.failing {
 		t.failure = &failure{
@@ -297,17 +297,29 @@ func (t *target) takeResult(r shaker.Repeated, s *stream) {
 		sent := t.watcher.onWallClock(t.watcher.at(r.Sent))
 		t.recordFailure(t.reportOf(t.request(), &r.Result, sent))
 	}
-	failing := t.isFailing()
-	if failing == t.failing && failing == failedBefore && !t.hasSettled() {
+	changed, untraced := t.isFailing() != t.failing || t.hasSettled(), t.isUntraced(failedBefore)
+	if !changed && !untraced {
 		return
 	}
 	report := t.report(t.request())
 	t.noteChange(report)
-	if failing && !failedBefore && t.Module.TCP.Path == config.OnFailure {
+	if untraced {
 		traced := *report // Changed may keep the report
 		t.sortFlows(&traced)
 		t.watcher.trace(t, &traced)
 	}
+}
+
+// isUntraced reports whether the path is to be traced, because the target did not fail before, or because other flows
+// fail than when it was traced. Its caller holds mu.
+func (t *target) isUntraced(failedBefore bool) bool {
+	switch {
+	case t.Module.TCP.Path != config.OnFailure || !t.isFailing():
+		return false
+	case t.flows == nil:
+		return !failedBefore
+	}
+	return !t.flows.tracing && (!failedBefore || t.flows.failing != t.flows.traced && t.flows.isSteady())
 }
 
 // noteChange passes a report on if the target begins to fail with it, or has recovered, or if it now is certain that

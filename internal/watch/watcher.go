@@ -170,12 +170,16 @@ func (w *Watcher) Inspect(ctx context.Context, req *probe.Request) (Answer, erro
 	return Answer{Report: report, Probed: true}, err
 }
 
-// trace traces the path to a target that begins to fail, unless too many other paths are being traced.
+// trace traces the path to a target that begins to fail, or to which other flows fail than before, unless too many other
+// paths are being traced. Its caller holds the mutex of the target.
 func (w *Watcher) trace(t *target, report *probe.Report) {
 	select {
 	case w.traces <- struct{}{}:
 	default:
 		return
+	}
+	if t.flows != nil {
+		t.flows.traced, t.flows.tracing = t.flows.failing, true
 	}
 	w.registry.Go(func(ctx context.Context) {
 		defer func() { <-w.traces }()
@@ -186,6 +190,9 @@ func (w *Watcher) trace(t *target, report *probe.Report) {
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		if t.flows != nil {
+			t.flows.tracing = false
+		}
 		if t.isFailing() {
 			t.failure.path, t.failure.pathErr = report.Path, report.PathErr
 			if t.flows != nil {
