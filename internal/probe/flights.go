@@ -202,7 +202,7 @@ func (f *flight) add(s *seat) {
 	f.seats = append(f.seats, s)
 }
 
-// change wakes those that await a change.
+// change wakes all callers of await.
 func (f *flight) change() {
 	close(f.changed)
 	f.changed = make(chan struct{})
@@ -319,7 +319,7 @@ func (f *flight) land(flown []*flownFlow) {
 const busyWait = 20 * time.Millisecond
 
 // shakeFlow performs the handshake of a flow. Another process may have a handshake with the address from the same port,
-// such as the command line beside an exporter. again reports whether the flight waits for the port: as long as the
+// such as the command line while an exporter is running. again reports whether the flight waits for the port: as long as the
 // handshake would still have the time that one of the probes needs.
 func (p *Prober) shakeFlow(ctx *endable, f *flight, flow *flownFlow) (again bool) {
 	mu := &p.flights.mu
@@ -380,7 +380,8 @@ func (all *flights) awaitEnd(ctx context.Context, s *seat) (flows []flownFlow, f
 	return slices.Clone(f.flows), f.fault, gone
 }
 
-// await waits until something about a flight is true, of which its changes tell.
+// await waits until a condition about a flight is true. It calls isTrue with mu, and again after each change of the
+// flight.
 func (all *flights) await(ctx context.Context, f *flight, isTrue func() bool) error {
 	for {
 		all.mu.Lock()

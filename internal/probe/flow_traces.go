@@ -69,7 +69,8 @@ func (r *Report) isAboutFlow(other *Report) bool {
 	return r.Handshake == other.Handshake && reflect.DeepEqual(r.Module, other.Module)
 }
 
-// nextEnd returns a deadline, or when the next one of the probes in a flight ends, so that all get the path in time.
+// nextEnd returns when the next of the probes in a flight ends, and the deadline if that is sooner. So all probes that
+// share the path get it in time.
 func (all *flights) nextEnd(f *flight, deadline time.Time) time.Time {
 	all.mu.Lock()
 	defer all.mu.Unlock()

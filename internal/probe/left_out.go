@@ -30,7 +30,7 @@ func errPortBusy(m *config.Module, err error) error {
 const leftOutPause = time.Minute
 
 // leftOut are the flows that are left out because other programs have their ports. A probe that leaves flows out
-// succeeds, and so it needs another way to tell the operator.
+// may succeed, so the operator has to be told otherwise.
 type leftOut struct {
 	tell func(module, protocol string, ports []uint16)
 
@@ -73,7 +73,7 @@ func (l *leftOut) note(of flowSet, port uint16, taken bool) {
 	l.change(of, ports)
 }
 
-// change is set for a caller that holds mu.
+// change is like set. Its caller holds mu.
 func (l *leftOut) change(of flowSet, ports []uint16) {
 	p := l.all[of]
 	if p == nil {
@@ -92,7 +92,8 @@ func (l *leftOut) change(of flowSet, ports []uint16) {
 	}
 }
 
-// tellOf tells which flows of a set are left out, if others are than it has told before. Its caller holds mu.
+// tellOf passes the left-out flows of a set on to tell, unless they are the same as at its last call. Its caller holds
+// mu.
 func (l *leftOut) tellOf(of flowSet, p *leftOutPorts) {
 	if slices.Equal(p.now, p.told) {
 		p.pause = nil
@@ -122,7 +123,7 @@ func (l *leftOut) forget() {
 }
 
 // NoteTaken notes whether another program has the port of a flow to an address, for [Options.LeftOut]. It is for
-// handshakes that the Prober does not perform itself. While a port is taken, it is to be called now and then.
+// handshakes that the Prober does not perform itself. Call it now and then while a port is taken.
 func (p *Prober) NoteTaken(module string, addr netip.Addr, port uint16, taken bool) {
 	p.leftOut.note(newFlowSet(module, addr), port, taken)
 }

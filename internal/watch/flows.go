@@ -181,14 +181,13 @@ func (t *target) failingFlows() (set uint64) {
 	return set
 }
 
-// hasSettled reports whether other flows fail than at the last call of Options.Changed, and the same ones for as many
-// handshakes as there are flows. So flows that fail now and then, or one after the other, do not flood the log. The
-// caller holds mu.
+// hasSettled reports whether other flows fail than at the last call of Options.Changed, and the same ones for a whole
+// turn. So flows that fail now and then, or one after the other, do not flood the log. The caller holds mu.
 func (t *target) hasSettled() bool {
 	return t.flows != nil && t.flows.failing != t.flows.told && t.flows.isSteady()
 }
 
-// isSteady reports whether the same flows have failed in a whole turn.
+// isSteady reports whether the same flows have failed for as many handshakes as there are flows.
 func (f *flows) isSteady() bool { return f.since >= len(f.all) }
 
 // knowsFlows reports whether each flow has a result, except those whose ports other programs have. A part of the flows

@@ -34,7 +34,7 @@ type stream struct {
 	taken      uint64 // the flows whose ports other programs have, as bits; only take uses it
 
 	// Guarded by the mutex of the streams
-	targets []*target     // never changed, but replaced
+	targets []*target     // replaced, never modified
 	ending  chan struct{} // closed when the handshakes have ended; nil while there are targets
 }
 
