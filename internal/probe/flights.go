@@ -49,7 +49,7 @@ func newFlightKey(peer netip.AddrPort, ports shaker.PortRange, m *config.Module)
 type flight struct {
 	key    flightKey
 	module config.Module
-	begun  time.Time
+	begun  time.Time // the first round
 
 	// Guarded by the mutex of the flights
 	seats   []*seat
@@ -210,9 +210,12 @@ func (f *flight) change() {
 
 // isEnough reports whether a probe would have a verdict if the flows without one were silent for some more time.
 func (f *flight) isEnough(s *seat, more time.Duration) bool {
-	return !slices.ContainsFunc(f.flows, func(flow flownFlow) bool {
-		return flow.isUndecided() && flow.silent+more < s.needed
-	})
+	for i := range f.flows { // they are large
+		if flow := &f.flows[i]; flow.isUndecided() && flow.silent+more < s.needed {
+			return false
+		}
+	}
+	return true
 }
 
 // hasReply reports whether a handshake has a result other than silence.
@@ -319,8 +322,8 @@ func (f *flight) land(flown []*flownFlow) {
 const busyWait = 20 * time.Millisecond
 
 // shakeFlow performs the handshake of a flow. Another process may have a handshake with the address from the same port,
-// such as the command line while an exporter is running. again reports whether the flight waits for the port: as long as the
-// handshake would still have the time that one of the probes needs.
+// such as the command line while an exporter is running. again reports whether the flight waits for the port: as long
+// as the handshake would still have the time that one of the probes needs.
 func (p *Prober) shakeFlow(ctx *endable, f *flight, flow *flownFlow) (again bool) {
 	mu := &p.flights.mu
 	mu.Lock()
