@@ -308,6 +308,31 @@ func TestFlowsWithOtherTimeouts(t *testing.T) {
 	})
 }
 
+// Probes share a path, and each reports the timeout that applied: that of the shortest one.
+func TestPathOfProbesWithOtherTimeouts(t *testing.T) {
+	const longer, shorter = 2 * time.Second, 1900 * time.Millisecond
+	network := newFlowNetwork(t, 0)
+	p := newProber(t, Options{Config: parse(t,
+		`modules: {flows: {prober: tcp, timeout: 1m, tcp: {flows: 8, path: on_failure}}}`)})
+	var group sync.WaitGroup
+	for i, timeout := range []time.Duration{longer, longer, longer, shorter} {
+		req := request(t, p, flowTarget+":80", "flows")
+		req.Timeout = timeout
+		group.Go(func() {
+			r, err := p.Probe(t.Context(), req)
+			checkFlows(t, r, err, 8)
+			if err == nil && (r.Path == nil || r.Request.Timeout != shorter) {
+				t.Errorf("the probe with the timeout %v reports %v and the path %+v, error %v, want %v and a path",
+					timeout, r.Request.Timeout, r.Path, r.PathErr, shorter)
+			}
+		})
+		if i == 0 {
+			network.Await(8)
+		}
+	}
+	group.Wait()
+}
+
 // A probe whose timeout is too short for the target, and whose caller may be gone already, does not make a probe with a
 // longer timeout fail.
 func TestFlowsOfAShorterProbe(t *testing.T) {

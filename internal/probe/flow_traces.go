@@ -59,7 +59,7 @@ func (p *Prober) traceFlight(ctx context.Context, r *Report, f *flight, deadline
 	}
 	r.trace(ctx, p, p.flights.nextEnd(f, deadline))
 	if r.PathErr == nil {
-		f.traced = r
+		f.traced = new(*r) // a copy, because the probe goes on to change its report
 	}
 }
 
