@@ -424,6 +424,42 @@ func TestFlowsOfALaterShorterProbe(t *testing.T) {
 	})
 }
 
+// A probe whose flows would have to send again, when too many other handshakes are in flight, has no verdict, and says
+// so at once.
+func TestFlowsAgainWithoutRoom(t *testing.T) {
+	network := newFlowNetwork(t, 0)
+	p := newProber(t, Options{MaxInFlight: 50, Config: parse(t,
+		`modules: {flows: {prober: tcp, timeout: 1m, tcp: {flows: 4}}}`)})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := p.Probe(t.Context(), request(t, p, flowTarget+":80", "flows"))
+		failed <- err
+	}()
+	network.Await(4)
+	shorter := request(t, p, flowTarget+":80", "flows")
+	shorter.Timeout = 2 * time.Second
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Probe(t.Context(), shorter)
+	}()
+	lab.Eventually(t, "another probe takes part", func() bool { return p.sharing() == 2 })
+	p.inFlight.Add(50)
+	<-done
+	select {
+	case err := <-failed:
+		if !errors.Is(err, ErrInFlight) {
+			t.Errorf("the probe that needs more time: error %v, want ErrInFlight", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the probe that needs more time has not ended after 30s, want ErrInFlight")
+	}
+	p.inFlight.Add(-50)
+	if n := p.InFlight(); n != 0 {
+		t.Errorf("after the probes, %d handshakes are in flight, want 0", n)
+	}
+}
+
 // The port of a flow is free only after some time, and the target takes long to answer. A shorter probe, which cannot
 // wait for the reply from this port, has no verdict, and neither of them has a wrong one.
 func TestShorterProbeOfABusyPort(t *testing.T) {
