@@ -181,6 +181,14 @@ func (t *target) failingFlows() (set uint64) {
 	return set
 }
 
+// failsInPart reports whether there are flows whose last result is valid, in addition to those that fail. The caller
+// holds mu.
+func (t *target) failsInPart() bool {
+	return t.flows.failing != 0 && slices.ContainsFunc(t.flows.all, func(f flow) bool {
+		return f.last.Outcome != 0 && t.isValid(&f.last) && t.isCurrent(&f)
+	})
+}
+
 // hasSettled reports whether other flows fail than at the last call of Options.Changed, and the same ones for a whole
 // turn. So flows that fail now and then, or one after the other, do not flood the log. The caller holds mu.
 func (t *target) hasSettled() bool {
@@ -255,7 +263,9 @@ func (t *target) addFlows(r *probe.Report) {
 	r.Duration = r.At
 	worst := slices.IndexFunc(all, func(f probe.Flow) bool { return f.Handshake == r.Handshake })
 	r.Start = t.watcher.onWallClock(t.flows.of(all[worst].Port).sent)
-	r.Parting = t.flows.parting
+	if t.failsInPart() {
+		r.Parting = t.flows.parting
+	}
 }
 
 // historyFlows returns the last results of all flows for the record of a handshake that failed. There may be many of

@@ -235,7 +235,7 @@ func TestFlowsAtOnce(t *testing.T) {
 }
 
 // While one path is broken, another one breaks, and the first one is repaired: the target fails all the time. The hop at
-// which flows fail is that of the path that is broken now.
+// which flows fail is that of the path that is broken now. There is none if both are.
 func TestFlowsOverAnotherBrokenPath(t *testing.T) {
 	b := newBench(t, `
 modules:
@@ -255,7 +255,7 @@ modules:
 	}
 	b.network.At("10.0.2.1").Over(func(syn simnet.Segment) *simnet.Host {
 		i := int32(syn.Src.Port() % 2)
-		if broken.Load() == i {
+		if all := int32(len(routers)); broken.Load() == i || broken.Load() == all {
 			return silent[i]
 		}
 		return open[i]
@@ -269,6 +269,15 @@ modules:
 			return len(failedPorts(a.Report)) == 4 && a.Parting != nil && a.Parting.Failed.From.String() == router
 		})
 	}
+	broken.Store(int32(len(routers)))
+	lab.Eventually(t, "all flows fail", func() bool {
+		a := b.scrape(target, "flows")
+		all := len(failedPorts(a.Report)) == 8
+		if all && a.Parting != nil {
+			t.Errorf("while all flows fail, the paths part at %+v, want nothing: none is better", a.Parting)
+		}
+		return all
+	})
 }
 
 // newFanBench returns a bench without a simulated network.
