@@ -401,8 +401,8 @@ func TestCallerGone(t *testing.T) {
 	}
 }
 
-// The exporter's own metrics are about the handshakes of all flows, and not only of the worst one. Those that were known
-// before the probe were counted when they ended.
+// The exporter's own metrics are about the handshakes of all flows, and not only of the worst one. Those that were
+// known before the probe were counted when they ended.
 func TestOwnMetricsOfFlows(t *testing.T) {
 	h := newHandler(t, settings{})
 	req, err := probe.NewRequest(h.prober.Config(), "192.0.2.1:80", "tcp_connect")
@@ -416,14 +416,16 @@ func TestOwnMetricsOfFlows(t *testing.T) {
 		ResetLag: time.Second}
 	report := &probe.Report{Request: req}
 	report.Verdict = report.VerdictOf([]probe.Flow{
-		flow(open, time.Time{}), flow(open, time.Now()), flow(shaker.Result{Outcome: shaker.Timeout, SYNs: 3}, time.Time{}),
+		flow(open, time.Time{}), flow(open, time.Now()),
+		flow(shaker.Result{Outcome: shaker.Timeout, SYNs: 3}, time.Time{}),
 	})
 	h.metrics.count(report)
 	checkValue(t, "probes", h.metrics.probes.WithLabelValues("tcp_connect"), 1)
 	checkValue(t, "ACKs sent", h.metrics.acksSent, 1)
 	checkValue(t, "SYN retransmissions", h.metrics.synRetransmits, 3)
 	for name, metric := range map[string]prometheus.Metric{
-		"handshakes": h.metrics.handshake.WithLabelValues("tcp_connect").(prometheus.Metric), "resets": h.metrics.resetLag,
+		"handshakes": h.metrics.handshake.WithLabelValues("tcp_connect").(prometheus.Metric),
+		"resets":     h.metrics.resetLag,
 	} {
 		var m dto.Metric
 		if err := metric.Write(&m); err != nil || m.Histogram.GetSampleCount() != 1 {

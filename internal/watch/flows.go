@@ -128,8 +128,8 @@ func (t *target) addFault(r *shaker.Repeated) (again bool) {
 func (t *target) isCurrent(f *flow) bool { return f.last.Outcome != 0 && !t.isLeftOut(f) }
 
 // isLeftOut reports whether a flow does not count because another program uses its port, and it has no result, or has
-// missed its last turns. No other reason is good enough: a flow that fails is the one whose handshakes take long, so that another handshake from the port, such as one
-// of a trace, is most likely to be in its way. The caller holds mu.
+// missed its last turns. No other reason is good enough: a flow that fails is the one whose handshakes take long, so
+// that another handshake from the port, such as one of a trace, is most likely to be in its way. The caller holds mu.
 func (t *target) isLeftOut(f *flow) bool {
 	return isTaken(f.fault) && (f.last.Outcome == 0 || t.isOverdue(f))
 }

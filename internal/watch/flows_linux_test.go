@@ -234,8 +234,8 @@ func TestFlowsAtOnce(t *testing.T) {
 	}
 }
 
-// While one path is broken, another one breaks, and the first one is repaired: the target fails all the time. The hop at
-// which flows fail is that of the path that is broken now. There is none if both are.
+// While one path is broken, another one breaks, and the first one is repaired: the target fails all the time. The hop
+// at which flows fail is that of the path that is broken now. There is none if both are.
 func TestFlowsOverAnotherBrokenPath(t *testing.T) {
 	b := newBench(t, `
 modules:
@@ -414,8 +414,8 @@ modules:
 				t.Errorf("no call of Parted, want one after each trace")
 			} else if r := <-partings; r.Parting.Failed.From != fan.Member(v6, member) {
 				t.Errorf("Parted was called about %+v, want the failed hop %v", r.Parting, fan.Member(v6, member))
-			} else if ports, want := r.HistoryFlows(&r.Verdict).FailedPorts(), failedPorts(r); !slices.Equal(ports, want) {
-				t.Errorf("the log would name the ports %v, want %v, those of the flows that fail", ports, want)
+			} else if ports := r.HistoryFlows(&r.Verdict).FailedPorts(); !slices.Equal(ports, failedPorts(r)) {
+				t.Errorf("the log would name the ports %v, want %v: those flows fail", ports, failedPorts(r))
 			}
 			var last *probe.Report
 			calls := 0

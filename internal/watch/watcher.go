@@ -173,8 +173,8 @@ func (w *Watcher) Inspect(ctx context.Context, req *probe.Request) (Answer, erro
 // canTrace reports whether another path can be traced now.
 func (w *Watcher) canTrace() bool { return len(w.traces) < cap(w.traces) }
 
-// trace traces the path to a target that begins to fail, or to which other flows fail than before, unless too many other
-// paths are being traced. Its caller holds the mutex of the target.
+// trace traces the path to a target that begins to fail, or to which other flows fail than before, unless too many
+// other paths are being traced. Its caller holds the mutex of the target.
 func (w *Watcher) trace(t *target, report *probe.Report) {
 	select {
 	case w.traces <- struct{}{}:
