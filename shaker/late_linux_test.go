@@ -70,6 +70,40 @@ func TestLateStart(t *testing.T) {
 	}
 }
 
+// Invariant 9. The loop sends a SYN late, and is held up until long after the deadline. The target has answered
+// meanwhile: soon after the SYN, but after the deadline. That is not the silence of a target, although the SYN has been
+// out for a long time.
+func TestLateAnswerToALateSYN(t *testing.T) {
+	network := simnet.NewNetwork(t)
+	network.At("192.0.2.1", simnet.SYNACK().After(lateTimeout/2))
+	withoutSocketsIn(t)
+	s, l := startOne(t)
+	first := hold(l)
+	called := l.clock()
+	until := func(after time.Duration) {
+		for l.clock() < called+after {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	done := make(chan error)
+	go func() {
+		_, err := s.Shake(context.Background(), target4, &Options{Timeout: lateTimeout})
+		done <- err
+	}()
+	awaitLoop(t, l, "the handshake is queued", func() bool { return len(l.arrivals) == 1 })
+	second := &holdUp{held: make(chan struct{}), release: make(chan struct{})}
+	l.submit(second, interactive, 0)
+	until(lateTimeout * 3 / 4)
+	close(first.release)
+	<-second.held
+	until(2 * lateTimeout)
+	close(second.release)
+	if err := <-done; !errors.Is(err, ErrUnsent) {
+		t.Errorf("Shake(%v, timeout %v), whose SYN was sent after three quarters of the time: error %v, want %v\n%s",
+			target4, lateTimeout, err, ErrUnsent, network.Trace(target4.Addr()))
+	}
+}
+
 const lateTimeout = 500 * time.Millisecond
 
 // The absence of a reply is a verdict if the SYN was out for three quarters of the time.

@@ -259,7 +259,7 @@ func (h *handshake) expireRaw(l *loop, end time.Duration) {
 		h.fail(l, check("sendto", r.refused))
 	case !complete || r.ear.lost(r.lost):
 		h.fail(l, errUnheard)
-	case !h.isTimeout(l.clock()) || h.missedSYN(end):
+	case !h.isTimeout(end) || h.missedSYN(end): // what arrived after the end does not count, and may be an answer
 		h.fail(l, ErrUnsent)
 	default:
 		h.result.Outcome, h.result.Errno = Timeout, unix.ETIMEDOUT
