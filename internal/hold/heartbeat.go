@@ -13,6 +13,7 @@ type beat struct {
 	missing        shaker.Outcome // Silent or Timeout while the greeting or an answer is missing, 0 if none is
 	last           shaker.Outcome // of the last heartbeat, Open if it was answered as expected, 0 if there was none
 	checking       bool           // a frame is being matched
+	waiting        func()         // checks the last frame that has arrived meanwhile, nil if none has
 }
 
 // greeted takes the greeting. Its caller holds mu.
@@ -76,14 +77,15 @@ func (t *target) unanswered(e *shaker.ConnectionEvent) {
 }
 
 // check matches a frame against a pattern in a goroutine of its own, because a slow expression must not hold up the
-// events of other targets, and calls then with mu, unless the connection has ended. Its caller holds mu. A frame that
-// arrives while an earlier one is being matched is not matched.
+// events of other targets, and calls then with mu, unless the connection has ended. Its caller holds mu. Of the frames
+// that arrive while an earlier one is being matched, only the last one is matched afterwards.
 func (t *target) check(pattern *regexp.Regexp, e *shaker.ConnectionEvent, then func(matches bool)) {
 	switch {
+	case t.beat.checking:
+		t.beat.waiting = func() { t.check(pattern, e, then) }
+		return
 	case pattern == nil:
 		then(true)
-		return
-	case t.beat.checking:
 		return
 	}
 	t.beat.checking = true
@@ -92,9 +94,14 @@ func (t *target) check(pattern *regexp.Regexp, e *shaker.ConnectionEvent, then f
 		matches := pattern.Match(frame)
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.conn == conn {
-			t.beat.checking = false
-			then(matches)
+		if t.conn != conn {
+			return
+		}
+		t.beat.checking = false
+		then(matches)
+		if waiting := t.beat.waiting; waiting != nil && t.conn == conn {
+			t.beat.waiting = nil
+			waiting()
 		}
 	}()
 }

@@ -382,11 +382,7 @@ func TestSlowExpression(t *testing.T) {
 	if _, err := io.ReadFull(asking, make([]byte, len("?"))); err != nil { // an earlier answer is not matched
 		t.Fatal(err)
 	}
-	length := 1 << 18
-	if lab.Race {
-		length /= 8
-	}
-	go io.WriteString(asking, strings.Repeat("a", length)+"\n")
+	go io.WriteString(asking, slowFrame())
 	checking := func() bool {
 		target := b.target(slow.address, "slow")
 		target.mu.Lock()
@@ -403,6 +399,53 @@ func TestSlowExpression(t *testing.T) {
 		lab.Skip(t, "this machine has matched the slow expression meanwhile")
 	}
 	b.awaitResult(slow.address, "slow", "mismatch")
+}
+
+// slowFrame returns a frame that takes seconds to match (a?){400}.
+func slowFrame() string {
+	length := 1 << 18
+	if lab.Race {
+		length /= 8
+	}
+	return strings.Repeat("a", length) + "\n"
+}
+
+// An answer that arrives while the greeting is being matched counts afterwards: the next heartbeat may be an hour away.
+func TestAnswerDuringSlowGreeting(t *testing.T) {
+	b := newBench(t, 0)
+	b.reload(testConfig + `
+  slow:
+    prober: hold
+    hold:
+      greeting: '(a?){400}b?$'
+      heartbeat:
+        {interval: 1h, timeout: 1m, send: "?", expect: '^!$', frame: {delimiter: "\n"}, max_frame: 1MiB}
+`)
+	s := serve(t, "127.0.0.1:0")
+	short := b.request(s.address, "slow")
+	short.Timeout = 50 * time.Millisecond
+	if a, err := b.holder.Scrape(t.Context(), short, ""); !errors.Is(err, ErrPending) {
+		t.Errorf("the first scrape = %+v, error %v, want %v: there is no greeting", a.Report, err, ErrPending)
+	}
+	conn := s.accept()
+	go io.WriteString(conn, slowFrame())
+	if _, err := io.ReadFull(conn, make([]byte, len("?"))); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(conn, "!\n")
+	target := b.target(s.address, "slow")
+	lab.Eventually(t, "the answer has arrived", func() bool {
+		target.mu.Lock()
+		defer target.mu.Unlock()
+		return target.heartbeats == 1
+	})
+	target.mu.Lock()
+	checking := target.beat.checking
+	target.mu.Unlock()
+	if !checking {
+		lab.Skip(t, "this machine has matched the slow greeting before the answer arrived")
+	}
+	b.awaitResult(s.address, "slow", "open")
 }
 
 // A silent target is a timeout at the end of the first scrape. A scrape that is too short for that is an error.
