@@ -40,7 +40,10 @@ func testPromQLPages(t *testing.T, prometheus *process.Prometheus) {
 		// No target here is watched with flows.
 		"probe_watch_flow_handshakes_total", "probe_watch_handshakes_total",
 		// There are none with sockets.
-		"sum by (reason) (increase(shaker_raw_segments_dropped_total[1h])) > 0", `shaker_engine_info{engine="socket"}`)
+		"sum by (reason) (increase(shaker_raw_segments_dropped_total[1h])) > 0", `shaker_engine_info{engine="socket"}`,
+		"increase(shaker_raw_resets_missing_total[1h]) / increase(shaker_raw_resets_checked_total[1h]) > 0",
+		`shaker_engine_info{engine="socket"}`,
+		"left_out > 0", "left_out >= 0")
 	for _, page := range []string{"../docs/watch.md", "../docs/hold.md", "../docs/idle.md"} {
 		more := queriesOfPage(t, page)
 		if len(more) < 3 {
