@@ -16,10 +16,10 @@ import (
 // cpuController is where cgroup v1 has the CPU controller.
 const cpuController = "/sys/fs/cgroup/cpu"
 
-// Prefer gives the processors to this process, and to the programs that it starts from now on, before all other
-// programs of the machine until the test ends. It is for tests of what happens while this process or its programs keep
-// the processors busy: other load, such as the tests of another package, would change what they test. Without the CPU
-// controller of cgroup v1, it does nothing.
+// Prefer gives this process, and the programs that it starts from now on, most of the time of the processors until the
+// test ends, whatever other programs run on the machine. It is for tests of what happens while this process or its
+// programs keep the processors busy: other load, such as the tests of another package, would change what they test.
+// Without the CPU controller of cgroup v1, it does nothing.
 func Prefer(t testing.TB) {
 	t.Helper()
 	parent := ownGroup(t)
@@ -38,7 +38,9 @@ func Prefer(t testing.TB) {
 	})
 	setGroup(group, "cpu.rt_runtime_us", "50000") // for the hearts of package stall, on a kernel that limits them
 	for _, setting := range [][2]string{
-		{"cpu.shares", "262144"}, // the most; a process outside of groups has 1024
+		// A process outside of groups has 1024. Much more would starve the kernel's threads, such as those that
+		// handle packets.
+		{"cpu.shares", "16384"},
 		{"cgroup.procs", strconv.Itoa(os.Getpid())},
 	} {
 		if err := setGroup(group, setting[0], setting[1]); err != nil {
