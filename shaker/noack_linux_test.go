@@ -20,13 +20,10 @@ import (
 // With sockets, the kernel sends ACKs then. Without sockets it sends none, and no verdict is wrong either.
 func TestNoACKOfAHeldUpProcess(t *testing.T) {
 	const targets, stops = 300, 3
-	crowd := burst{Targets: 10_000, Rounds: 1, Timeout: 2 * time.Second}
-	if lab.Race {
-		crowd.Targets, crowd.Rounds = 300, 4 // the first round may have all the time that it needs
-	}
 	for _, c := range []struct {
 		name   string
-		burst  burst
+		burst  burst // of the socket engine: the control
+		raw    burst // without sockets, if another one
 		before func(t *testing.T, child *process.Process)
 		during func(wire *simnet.Wire, child *process.Process)
 	}{
@@ -48,20 +45,25 @@ func TestNoACKOfAHeldUpProcess(t *testing.T) {
 			before: func(_ *testing.T, child *process.Process) { child.LimitCPU(2) },
 		},
 		{
-			name:   "10,000 callers, busy processors",
-			burst:  crowd,
+			name:   "busy processors",
+			burst:  burst{Targets: 300, Rounds: 4, Timeout: 2 * time.Second},
+			raw:    burst{Targets: manyCallers(10_000), Rounds: 1, Timeout: 2 * time.Second},
 			before: func(t *testing.T, _ *process.Process) { process.KeepBusy(t) },
 		},
 	} {
 		for _, engine := range []string{"socket", "raw"} {
 			t.Run(c.name+", "+engine, func(t *testing.T) {
-				lab.NeedDescriptors(t, c.burst.Targets+100)
-				c.burst.Raw = engine == "raw"
+				b := c.burst
+				if engine == "raw" && c.raw.Targets > 0 {
+					b = c.raw
+				}
+				b.Raw = engine == "raw"
+				lab.NeedDescriptors(t, b.Targets+100)
 				process.Prefer(t)
 				network := simnet.NewNetwork(t)
 				network.At("10.0.0.0/8", simnet.SYNACK().After(50*time.Millisecond))
 				packets := capture.Interface(t, network.Interface(), netip.MustParseAddr("10.255.0.1"))
-				verdicts := c.burst.run(t, lab.Program(t, "nice", "coreutils"), func(child *process.Process) {
+				verdicts := b.run(t, lab.Program(t, "nice", "coreutils"), func(child *process.Process) {
 					if c.before != nil {
 						c.before(t, child)
 					}
@@ -72,18 +74,18 @@ func TestNoACKOfAHeldUpProcess(t *testing.T) {
 				})
 				acks := 0
 				for segment := range network.Sent() {
-					if segment.ACK && (c.burst.Raw || !segment.RST) { // the RST of the kernel has no ACK either
+					if segment.ACK && (b.Raw || !segment.RST) { // the RST of the kernel has no ACK either
 						acks++
 					}
 				}
 				switch {
-				case c.burst.Raw && acks > 0:
+				case b.Raw && acks > 0:
 					t.Errorf("%d segments with an ACK were sent, want 0", acks)
-				case !c.burst.Raw && acks == 0:
+				case !b.Raw && acks == 0:
 					t.Error("no ACK was sent: the test does not provoke its case")
 				}
 				t.Logf("%d ACKs", acks)
-				c.burst.check(t, verdicts, answerTimes(packets))
+				b.check(t, verdicts, answerTimes(packets))
 			})
 		}
 	}
