@@ -330,3 +330,33 @@ func TestFlowsOfLossyMember(t *testing.T) {
 		})
 	}
 }
+
+// The command prints the ports of flows before the probe, and that they have sockets although the engine is raw.
+func TestPortsOfFlows(t *testing.T) {
+	lab.Need(t)
+	for want, engine := range map[string]*shaker.Config{
+		"a:1: 2 flows from ports 20000-20001\n": nil,
+		"a:1: 2 flows from ports 20000-20001, with sockets, because the raw engine has other ports\n": {
+			Raw: &shaker.Raw{},
+		},
+	} {
+		s, err := shaker.New(engine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		request := &probe.Request{Module: config.Module{TCP: config.TCP{
+			Flows: 2, SourcePorts: shaker.PortRange{First: 20000, Last: 20001},
+		}}}
+		file, err := os.Create(t.TempDir() + "/out")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		target := &target{ProbeCommand: &ProbeCommand{flags: probeFlags{output: "text"}}, text: "a:1", request: request}
+		target.printPorts(newTerminal(file, true), probe.New(probe.Options{Shaker: s}))
+		if printed, err := os.ReadFile(file.Name()); string(printed) != want || err != nil {
+			t.Errorf("with the engine %+v, the command prints %q, error %v, want %q", engine, printed, err, want)
+		}
+	}
+}

@@ -122,14 +122,25 @@ func (t *target) printParts(out *terminal, seq int, parts []*probe.Report, err s
 	}
 }
 
-// printPorts prints the ports of the flows, if there are any, and no table has them.
+// printPorts prints the ports of the flows, if there are any and no table has them, and that they have sockets although
+// the engine is raw.
 func (t *target) printPorts(out *terminal, prober *probe.Prober) {
-	if t.flags.output != "text" || t.flags.path || t.request.Module.TCP.Flows == 0 {
+	m := &t.request.Module
+	if t.flags.output != "text" || m.TCP.Flows == 0 {
 		return
 	}
-	if ports, err := prober.FlowPorts(&t.request.Module); err == nil { // otherwise the probe says why
-		fmt.Fprintf(out, "%s: %d flows from ports %v\n", t.text, t.request.Module.TCP.Flows, ports)
+	ports, err := prober.FlowPorts(m)
+	if err != nil {
+		return // the probe reports it
 	}
+	sockets := ""
+	if prober.IsRaw() && !prober.IsRawFor(m) {
+		sockets = ", with sockets, because the raw engine has other ports"
+	}
+	if t.flags.path && sockets == "" {
+		return
+	}
+	fmt.Fprintf(out, "%s: %d flows from ports %v%s\n", t.text, m.TCP.Flows, ports, sockets)
 }
 
 // tracing shows how many traces of flows have ended.

@@ -54,10 +54,10 @@ func (p *Prober) FlowPorts(m *config.Module) (ports shaker.PortRange, err error)
 
 // ModuleFlows are the flows of a module.
 type ModuleFlows struct {
-	Module   string
-	Ports    shaker.PortRange
-	Raw      bool // whether the ports are those of an engine without sockets
-	Reserved bool // whether they are neither these nor tcp.source_ports of the module
+	Module string
+	Ports  shaker.PortRange
+	Raw    bool // whether the ports are those of an engine without sockets
+	Fixed  bool // whether they are tcp.source_ports of the module
 }
 
 // ReserveFlowPorts reserves the ports of the flows of all modules in the active configuration, so that no other program
@@ -75,9 +75,8 @@ func (p *Prober) ReserveFlowPorts() (all []ModuleFlows, err error) {
 			err = portsErr
 			continue
 		}
-		raw := p.IsRawFor(&m)
 		all = append(all, ModuleFlows{
-			Module: name, Ports: ports, Raw: raw, Reserved: !raw && m.TCP.SourcePorts == shaker.PortRange{},
+			Module: name, Ports: ports, Raw: p.IsRawFor(&m), Fixed: m.TCP.SourcePorts != shaker.PortRange{},
 		})
 	}
 	return all, err

@@ -30,10 +30,14 @@ func reserveFlowPorts(prober *probe.Prober, logger *slog.Logger) {
 	if err != nil {
 		logger.Warn("Cannot reserve the ports of flows: probes with flows may be answered with status 503", "err", err)
 	}
-	var reserved, sockets []string
+	var reserved, sockets, shared []string
 	for _, flows := range all {
-		if flows.Reserved {
-			reserved = append(reserved, fmt.Sprintf("%s %v", flows.Module, flows.Ports))
+		text := fmt.Sprintf("%s %v", flows.Module, flows.Ports)
+		switch {
+		case !flows.Fixed:
+			reserved = append(reserved, text)
+		case flows.Raw:
+			shared = append(shared, text)
 		}
 		if !flows.Raw {
 			sockets = append(sockets, flows.Module)
@@ -41,6 +45,11 @@ func reserveFlowPorts(prober *probe.Prober, logger *slog.Logger) {
 	}
 	if len(reserved) > 0 {
 		logger.Info("Ports of flows", "reserved", strings.Join(reserved, ", "))
+	}
+	if len(shared) > 0 {
+		logger.Warn("The tcp.source_ports of flows are among the ports of the raw engine, from which other probes are "+
+			"sent, too: while another one has a handshake with the same address, a probe is answered with status 503. "+
+			"Want ports outside of --probe.raw-ports", "modules", strings.Join(shared, ", "))
 	}
 	if prober.IsRaw() && len(sockets) > 0 {
 		logger.Info("Flows use sockets although the engine is raw, because their ports are not those of the engine",

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -59,14 +60,28 @@ func TestReserveFlowPorts(t *testing.T) {
 	}
 }
 
-// With the raw engine, the log names the modules whose flows use sockets nevertheless.
-func TestFlowsWithSocketsOfRawEngine(t *testing.T) {
+// With the raw engine, the log names the ports of the engine that flows use, and the modules whose flows use sockets
+// nevertheless. Ports of the engine as source_ports are a warning: other probes use them, too.
+func TestFlowsOfRawEngine(t *testing.T) {
 	lab.Need(t)
-	prober, logger, log := newFlowsProber(t, &shaker.Config{Raw: &shaker.Raw{}})
-	reserveFlowPorts(prober, logger)
-	const want = "because their ports are not those of the engine\" modules=others\n"
-	if !strings.HasSuffix(log.String(), want) || strings.Count(log.String(), "\n") != 1 {
-		t.Errorf("the log is\n%swant one line with %s", log, want)
+	for ports, want := range map[shaker.PortRange]string{
+		{}: `level=INFO .* because their ports are not those of the engine" modules=others`,
+		{First: 20000, Last: 20127}: `level=WARN .*Want ports outside of --probe\.raw-ports" ` +
+			`modules="others 20000-20003"`,
+	} {
+		t.Run(fmt.Sprint(ports), func(t *testing.T) {
+			prober, logger, log := newFlowsProber(t, &shaker.Config{Raw: &shaker.Raw{Ports: ports}})
+			reserveFlowPorts(prober, logger)
+			module := prober.Config().Modules["many"]
+			own, err := prober.FlowPorts(&module)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf("^.* msg=\"Ports of flows\" reserved=\"many %v\"\n.*%s\n$", own, want)
+			if !regexp.MustCompile(want).MatchString(log.String()) {
+				t.Errorf("the log is\n%swant %s", log, want)
+			}
+		})
 	}
 }
 
