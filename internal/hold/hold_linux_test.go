@@ -425,7 +425,7 @@ func TestAnswerDuringSlowGreeting(t *testing.T) {
 	short := b.request(s.address, "slow")
 	short.Timeout = 50 * time.Millisecond
 	if a, err := b.holder.Scrape(t.Context(), short, ""); !errors.Is(err, ErrPending) {
-		t.Errorf("the first scrape = %+v, error %v, want %v: there is no greeting", a.Report, err, ErrPending)
+		t.Errorf("the first scrape = %+v, error %v, want %v: the greeting is missing", a.Report, err, ErrPending)
 	}
 	conn := s.accept()
 	go io.WriteString(conn, slowFrame())
@@ -562,7 +562,7 @@ func TestNewAddress(t *testing.T) {
 	if !next.Hold.AddressCurrent || next.Handshake.Peer.Addr().String() != "127.0.0.3" {
 		t.Errorf("after the end: %+v, want the new address", next.Verdict)
 	}
-	// The name goes. The connection stays, and there is no other one after it.
+	// The name goes. The connection stays, and no other one follows it.
 	b.answerDNS(nil)
 	b.resolve()
 	gone := b.await(name, "plain", "the address is not current", func(a Answer) bool { return !a.Hold.AddressCurrent })

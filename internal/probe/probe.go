@@ -248,8 +248,8 @@ func (r *running) shakeOnce(ctx context.Context, addr netip.Addr, v *Verdict) (e
 	return nil
 }
 
-// withoutVersion makes the error that this kernel lacks the IP version of the target a result, which is no other one
-// than that of a kernel that has the version disabled.
+// withoutVersion makes the error that this kernel lacks the IP version of the target a result: the same one as with a
+// kernel that has the version disabled.
 func withoutVersion(h *shaker.Result, target netip.AddrPort, err error) error {
 	if !errors.Is(err, syscall.EAFNOSUPPORT) {
 		return err

@@ -38,7 +38,7 @@ type Request struct {
 }
 
 // KnownFlows returns the last results of all flows to an address except those that are left out, nil if one of them is
-// not known. An error means that there is no verdict.
+// not known. With an error, the probe ends without a verdict.
 type KnownFlows func(peer netip.AddrPort) ([]Flow, error)
 
 // ReuseFlows makes the probe use results of flows that are known, instead of handshakes from the same ports.

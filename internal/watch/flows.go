@@ -28,7 +28,7 @@ type flows struct {
 	traced  uint64 // those that failed when the path was traced last
 
 	// previous is what was known about the previous address, until each flow has a result with the present one. nil if
-	// there is no previous address.
+	// the present address is the first one.
 	previous *probe.Report
 
 	since   int            // handshakes completed since failing changed

@@ -81,7 +81,7 @@ func (all *streams) end(s *stream) {
 	close(s.ending)
 }
 
-// remove removes a target from a stream. last reports whether there is no other one: then the stream is ending.
+// remove removes a target from a stream. last reports whether it was the only one: then the stream is ending.
 func (all *streams) remove(s *stream, t *target) (last bool) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
