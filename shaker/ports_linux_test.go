@@ -3,6 +3,7 @@ package shaker
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -88,7 +89,7 @@ func TestTakenSourcePort(t *testing.T) {
 
 // A number of ports that cannot be is an error of the caller, and no port is reserved.
 func TestReserveNoPorts(t *testing.T) {
-	for _, n := range []int{-1 << 40, -1, 0, 1 << 16, 1 << 40} {
+	for _, n := range []int{math.MinInt, -1, 0, 1 << 16, math.MaxInt} {
 		before := lab.Descriptors(t)
 		p, err := ReservePorts(n)
 		if p != nil || !errors.Is(err, os.ErrInvalid) || errors.Is(err, ErrLocal) {
