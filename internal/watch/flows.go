@@ -288,8 +288,8 @@ func (t *target) historyFlows() *history.Flows {
 	return flows
 }
 
-// sortFlows puts the flows of a report that had a handshake last in front, so that a trace compares with one of them.
-// The others may fail as well without a result yet, and their handshakes may be using their ports. [Watcher.trace] puts
+// sortFlows puts the flows of a report that had a handshake last in front, so that a trace compares with these. The
+// others may fail as well without a result yet, and their handshakes may be using their ports. [Watcher.trace] puts
 // the flows into their order again. The caller holds mu.
 func (t *target) sortFlows(r *probe.Report) {
 	r.Flows = slices.Clone(r.Flows)
