@@ -246,6 +246,7 @@ func (p *Prober) tracing() bool {
 // and report the timeout that applied. If one has a much longer timeout, it goes on after the other one, and has the
 // time that it needs itself.
 func TestFlowsWithOtherTimeouts(t *testing.T) {
+	const long, similar = 4 * time.Second, 3500 * time.Millisecond // so that the second probe may begin a bit late
 	onEngines(t, func(t *testing.T, engine *shaker.Config) {
 		for _, test := range []struct {
 			name     string
@@ -255,14 +256,14 @@ func TestFlowsWithOtherTimeouts(t *testing.T) {
 		}{
 			{
 				name:     "the second one is shorter",
-				timeouts: [2]time.Duration{2 * time.Second, 1900 * time.Millisecond},
-				applied:  [2]time.Duration{1900 * time.Millisecond, 1900 * time.Millisecond},
+				timeouts: [2]time.Duration{long, similar},
+				applied:  [2]time.Duration{similar, similar},
 				syns:     16,
 			},
 			{
 				name:     "the first one is shorter",
-				timeouts: [2]time.Duration{1900 * time.Millisecond, 2 * time.Second},
-				applied:  [2]time.Duration{1900 * time.Millisecond, 1900 * time.Millisecond},
+				timeouts: [2]time.Duration{similar, long},
+				applied:  [2]time.Duration{similar, similar},
 				syns:     16,
 			},
 			{
@@ -310,7 +311,7 @@ func TestFlowsWithOtherTimeouts(t *testing.T) {
 
 // Probes share a path, and each reports the timeout that applied: that of the shortest one.
 func TestPathOfProbesWithOtherTimeouts(t *testing.T) {
-	const longer, shorter = 2 * time.Second, 1900 * time.Millisecond
+	const longer, shorter = 4 * time.Second, 3500 * time.Millisecond
 	network := newFlowNetwork(t, 0)
 	p := newProber(t, Options{Config: parse(t,
 		`modules: {flows: {prober: tcp, timeout: 1m, tcp: {flows: 8, path: on_failure}}}`)})
