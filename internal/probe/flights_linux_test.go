@@ -311,6 +311,9 @@ func TestFlowsWithOtherTimeouts(t *testing.T) {
 
 // Probes share a path, and each reports the timeout that applied: that of the shortest one.
 func TestPathOfProbesWithOtherTimeouts(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	const longer, shorter = 4 * time.Second, 3500 * time.Millisecond
 	network := newFlowNetwork(t, 0)
 	p := newProber(t, Options{Config: parse(t,
@@ -510,6 +513,9 @@ func TestShorterProbeOfABusyPort(t *testing.T) {
 // Name resolution leaves a probe too little time. Its result is dns_timeout, and that of a probe at the same time which
 // needs no name resolution is the target's, whichever of the two has begun the handshakes.
 func TestFlowsOfASlowName(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	const took = 1200 * time.Millisecond
 	for _, order := range []string{"alone", "first", "second"} {
 		t.Run(order, func(t *testing.T) {
@@ -611,6 +617,9 @@ func TestTraceWhoseCallerIsGone(t *testing.T) {
 // Traces of all flows have no time limit. Several targets of one address wait for each other, and each probe counts its
 // handshakes.
 func TestTracesOfOneAddress(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	newFlowNetwork(t, 0)
 	p := newProber(t, Options{Config: parse(t, `modules: {flows: {prober: tcp, timeout: 1s, tcp: {flows: 16}}}`)})
 	var group sync.WaitGroup
@@ -666,6 +675,9 @@ func TestFlowsOfALateProbe(t *testing.T) {
 // Another process has handshakes with the same address from the same ports, as the command line with the exporter's
 // ports. The probe waits for a port if it has enough time, and otherwise has no verdict.
 func TestFlowsOfAnotherProcess(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	network := newFlowNetwork(t, 0)
 	other, err := shaker.New(nil)
 	if err != nil {

@@ -61,11 +61,17 @@ func newEngineProber(t testing.TB, of *shaker.Config, options Options) *Prober {
 	return New(options)
 }
 
-// onEngines runs a test with sockets and with raw SYNs.
+// onEngines runs a test with sockets and with raw SYNs, each apart.
 func onEngines(t *testing.T, test func(t *testing.T, engine *shaker.Config)) {
 	t.Helper()
-	t.Run("sockets", func(t *testing.T) { test(t, nil) })
-	t.Run("raw", func(t *testing.T) { test(t, &shaker.Config{Raw: &shaker.Raw{}}) })
+	t.Parallel()
+	for name, engine := range map[string]*shaker.Config{"sockets": nil, "raw": {Raw: &shaker.Raw{}}} {
+		t.Run(name, func(t *testing.T) {
+			if !lab.Apart(t) {
+				test(t, engine)
+			}
+		})
+	}
 }
 
 // parse parses a configuration.

@@ -119,6 +119,9 @@ func TestFlows(t *testing.T) {
 // A flow whose port another program has is not performed, and skipped once. It has no result after some time, and the
 // others decide. It is back when the port is free. If other programs have all ports, this is a fault each time.
 func TestFlowWithATakenPort(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	text := strings.Replace(flowsConfig, "flows: 4", "flows: 4, source_ports: 20000-20003", 1)
 	var faults atomic.Int64
 	b := newBench(t, text, 0, Options{Observe: func(_ string, r *shaker.Repeated) {
@@ -237,6 +240,9 @@ func TestFlowsAtOnce(t *testing.T) {
 // While one path is broken, another one breaks, and the first one is repaired: the target fails all the time. The hop
 // at which flows fail is that of the path that is broken now. There is none if both are.
 func TestFlowsOverAnotherBrokenPath(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	b := newBench(t, `
 modules:
   flows:

@@ -41,6 +41,9 @@ func (b *bench) partlySilent(address string) {
 // nearly all of the time. Nevertheless all of the targets see it from the first scrape on, none leaves it out, and
 // there are no faults. The handshakes go on until the last target is gone.
 func TestNamesOfOneAddress(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	for _, engine := range []*shaker.Config{nil, {Raw: &shaker.Raw{}}} {
 		t.Run(fmt.Sprintf("raw %t", engine != nil), func(t *testing.T) {
 			b := newEngineBench(t, engine, silentConfig, 0, Options{})
@@ -91,6 +94,9 @@ func TestNamesOfOneAddress(t *testing.T) {
 
 // A name that gets the address of another target joins its handshakes, and leaves the previous ones.
 func TestNameJoinsAnAddress(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	b := newBench(t, silentConfig, 0, Options{})
 	const address = "10.0.2.1"
 	b.partlySilent(address)
@@ -120,6 +126,9 @@ func TestNameJoinsAnAddress(t *testing.T) {
 // A name that gets another address is not open before each flow has a result with this address, and a target that has
 // the same address does not use a part of the results.
 func TestPartlyKnownFlows(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	const text = `
 modules:
   flows:
@@ -239,6 +248,9 @@ func TestStreamThatEnds(t *testing.T) {
 // Another program has a connection with the target from the port of a flow that fails. This is not a reason to leave
 // the flow out: there is no verdict.
 func TestFlowInUseWithTheTarget(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	text := strings.Replace(flowsConfig, "flows: 4", "flows: 4, source_ports: 20000-20003", 1)
 	b := newBench(t, text, 0, Options{})
 	b.partlySilent("10.0.2.1")
@@ -253,6 +265,9 @@ func TestFlowInUseWithTheTarget(t *testing.T) {
 // This host's firewall drops the SYNs of one flow. That says nothing about the target: there is no verdict, and the
 // error names the port.
 func TestFlowDroppedByThisHost(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
 	raw := &shaker.Config{Raw: &shaker.Raw{Ports: shaker.PortRange{First: 20000, Last: 20127}}}
 	for _, engine := range []*shaker.Config{nil, raw} {
 		t.Run(fmt.Sprintf("raw %t", engine != nil), func(t *testing.T) {
