@@ -73,7 +73,10 @@ func classify(info *unix.TCPInfo, errors socketErrors, icmp ICMP) conclusion {
 		return conclusion{}
 	}
 	outcome, ok := verdict(errno, icmp)
-	if !ok {
+	switch {
+	case errno == unix.EINVAL:
+		outcome = Unreachable // the route has become a blackhole: see start
+	case !ok:
 		return conclusion{err: check("connect", errno)}
 	}
 	return conclusion{outcome: outcome, errno: errno, icmp: icmp}

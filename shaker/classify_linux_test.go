@@ -92,6 +92,9 @@ func TestClassify(t *testing.T) {
 
 		{name: "connect: no route", state: "CLOSED", errors: socketErrors{call: unix.ENETUNREACH},
 			want: conclusion{outcome: Unreachable, errno: unix.ENETUNREACH}},
+		{name: "the route has become a blackhole", state: "SYN-SENT",
+			errors: socketErrors{call: unix.ETIMEDOUT, pending: unix.EINVAL},
+			want:   conclusion{outcome: Unreachable, errno: unix.EINVAL}},
 		{name: "connect: forbidden", state: "CLOSED", errors: socketErrors{call: unix.EPERM},
 			want: conclusion{outcome: Prohibited, errno: unix.EPERM}},
 		{name: "connect: no port", state: "CLOSED", errors: socketErrors{call: unix.EADDRNOTAVAIL},

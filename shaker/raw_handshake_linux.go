@@ -34,7 +34,9 @@ type rawHandshake struct {
 	stamp    uint32        // of TCP timestamps, at time 0 of the loop's clock
 	last     time.Duration // when the last SYN was sent
 	lost     uint32        // segments that the ear had lost when the first SYN was sent
+	tries    int           // how many SYNs were sent or could not be sent
 	refused  unix.Errno    // why this host did not let the last SYN out; 0 if it did
+	noRoute  unix.Errno    // why this host had no route for one of the SYNs; 0 if it had
 	reopened bool          // the way has been opened again for this handshake
 }
 
@@ -124,7 +126,7 @@ func (h *handshake) startRaw(l *loop) {
 		h.fail(l, check("sendto", errno))
 	default:
 		r.wire.ways.forget(func(_ wayKey, y *way) bool { return y == r.way })
-		h.result.SYNs, h.result.Local = 0, netip.AddrPort{}
+		h.result.Local, r.tries, r.noRoute = netip.AddrPort{}, 0, 0
 		if r.reopened {
 			h.endUnsent(l, errno)
 			return
@@ -164,9 +166,17 @@ func (h *handshake) sendRaw(l *loop) unix.Errno {
 	r := &h.raw
 	r.last = l.clock()
 	errno := h.sendSegment(syn{sequence: r.sequence, stamp: r.stamp + uint32(r.last/time.Millisecond)})
-	r.refused = errno
-	h.result.SYNs++
-	wait, _ := r.wire.retransmission.after(h.result.SYNs)
+	r.tries++
+	switch errno {
+	case 0, unix.EPERM, unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
+		h.result.SYNs++
+		r.refused = errno
+	case unix.ENODEV: // the interface is gone, and its routes
+		r.noRoute = unix.ENETUNREACH
+	default:
+		r.noRoute = errno
+	}
+	wait, _ := r.wire.retransmission.after(r.tries)
 	h.setDueRaw(l, r.last+wait) // also after the last SYN: then the handshake ends
 	return errno
 }
@@ -226,12 +236,12 @@ func (h *handshake) setDueRaw(l *loop, at time.Duration) {
 
 func (h *handshake) dueRaw(l *loop) {
 	r := &h.raw
-	switch _, again := r.wire.retransmission.after(h.result.SYNs); {
+	switch _, again := r.wire.retransmission.after(r.tries); {
 	case r.ear == nil: // it has not started
 		h.fail(l, ErrUnsent)
 	case h.deadline != 0 && l.now >= h.deadline:
 		h.expireRaw(l, h.deadline)
-	case r.refused != 0 && h.result.SYNs == 1, !again:
+	case r.refused != 0 && r.tries == 1, !again:
 		h.expireRaw(l, l.now)
 	default:
 		h.sendRaw(l)
@@ -259,6 +269,9 @@ func (h *handshake) expireRaw(l *loop, end time.Duration) {
 		h.fail(l, check("sendto", r.refused))
 	case !complete || r.ear.lost(r.lost):
 		h.fail(l, errUnheard)
+	case r.noRoute != 0: // a socket keeps this error, too, also if the next SYN is sent
+		h.result.Waited = l.clock() - h.sent
+		h.endUnsent(l, r.noRoute)
 	case !h.isTimeout(end) || h.missedSYN(end): // what arrived after the end does not count, and may be an answer
 		h.fail(l, ErrUnsent)
 	default:
@@ -272,7 +285,7 @@ func (h *handshake) expireRaw(l *loop, end time.Duration) {
 // would have sent that of a socket.
 func (h *handshake) missedSYN(end time.Duration) bool {
 	const tolerance = 100 * time.Millisecond
-	wait, again := h.raw.wire.retransmission.after(h.result.SYNs)
+	wait, again := h.raw.wire.retransmission.after(h.raw.tries)
 	return again && h.raw.last+wait+tolerance < end
 }
 
@@ -319,7 +332,7 @@ func (h *handshake) answered(l *loop, a *answer, at time.Duration) {
 // was lost, and the ACK belongs to the connection that the target keeps. The kernel has answered the ACK with an RST,
 // which ends that connection. (From tcp_rcv_synsent_state_process in Linux 6.18, which also does so once.)
 func (h *handshake) heldOff(l *loop, a *answer) {
-	if a.acknowledged == h.raw.sequence+1 || h.result.SYNs != 1 || h.raw.refused != 0 || h.raw.damaged {
+	if a.acknowledged == h.raw.sequence+1 || h.raw.tries != 1 || h.raw.refused != 0 || h.raw.damaged {
 		return
 	}
 	if soon := l.clock() + jiffy; soon < l.slots.find(h.own).due {

@@ -139,7 +139,7 @@ func TestMissedSYN(t *testing.T) {
 		h := newHandshake()
 		h.raw.wire = &wire{retransmission: retransmission{retries: 2, linear: 4}}
 		h.sent = time.Hour
-		h.result.SYNs, h.raw.last = c.syns, h.sent+time.Duration(c.syns-1)*time.Second
+		h.raw.tries, h.raw.last = c.syns, h.sent+time.Duration(c.syns-1)*time.Second
 		if got := h.missedSYN(h.sent + c.timeout); got != c.missed {
 			t.Errorf("%s: missedSYN is %t, want %t", c.name, got, c.missed)
 		}

@@ -278,3 +278,80 @@ func TestDescriptorsDuringLinkChanges(t *testing.T) {
 		t.Errorf("%d descriptors after interfaces came and went, want %d as before", n, before)
 	}
 }
+
+// The route to a target is lost while a handshake waits for an answer, so that the SYN cannot be sent again. The
+// result is that of a handshake that begins without the route, and no error: this host could measure that it has none.
+func TestRouteLostMeanwhile(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	type handshake struct {
+		target netip.AddrPort
+		route  int // its new type; 0 if the target keeps its route
+		want   Result
+	}
+	v4 := func(i byte) netip.AddrPort { return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, i}), 80) }
+	v6 := func(i byte) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: i}), 80)
+	}
+	silent := Result{Outcome: Timeout, Errno: unix.ETIMEDOUT, SYNs: 2}
+	unreachable := Result{Outcome: Unreachable, Errno: unix.EHOSTUNREACH, SYNs: 1}
+	prohibited := Result{Outcome: Prohibited, Errno: unix.EACCES, SYNs: 1}
+	blackhole := Result{Outcome: Unreachable, Errno: unix.EINVAL, SYNs: 1}
+	down := Result{Outcome: Unreachable, Errno: unix.ENETUNREACH, SYNs: 1}
+	for _, c := range []struct {
+		name string
+		down bool // the interface
+		all  []handshake
+	}{
+		{name: "routes", all: []handshake{
+			{target: v4(1), want: silent},
+			{target: v6(1), want: silent},
+			{target: v4(2), route: unix.RTN_UNREACHABLE, want: unreachable},
+			{target: v6(2), route: unix.RTN_UNREACHABLE, want: unreachable},
+			{target: v4(3), route: unix.RTN_PROHIBIT, want: prohibited},
+			{target: v6(3), route: unix.RTN_PROHIBIT, want: prohibited},
+			{target: v4(4), route: unix.RTN_BLACKHOLE, want: blackhole},
+			{target: v6(4), route: unix.RTN_BLACKHOLE, want: blackhole},
+		}},
+		{name: "interface", down: true, all: []handshake{{target: v4(1), want: down}, {target: v6(1), want: down}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eachEngine(t, func(t *testing.T) {
+				s := start(t)
+				wire := simnet.NewWire(t, func(simnet.Segment) [][]byte { return nil }, "192.0.2.0/24", "2001:db8::/32")
+				var group sync.WaitGroup
+				for _, h := range c.all {
+					group.Go(func() {
+						// The SYN would be sent again after one second.
+						r, err := s.Shake(t.Context(), h.target, &Options{Timeout: 1700 * time.Millisecond})
+						if err != nil || r.Outcome != h.want.Outcome || r.Errno != h.want.Errno ||
+							r.SYNs != h.want.SYNs || !r.Local.IsValid() {
+							t.Errorf("Shake(%v) = %+v, error %v, want %v, %v and %d SYNs from a local address", h.target,
+								r, err, h.want.Outcome, ErrnoName(h.want.Errno), h.want.SYNs)
+						}
+					})
+				}
+				wire.Await(len(c.all))
+				for _, h := range c.all {
+					route := &netlink.Route{Dst: single(h.target.Addr()), Type: h.route}
+					if h.route == 0 {
+						continue
+					}
+					if err := netlink.RouteAdd(route); err != nil {
+						t.Error(err)
+					}
+					t.Cleanup(func() { netlink.RouteDel(route) })
+				}
+				if device, err := netlink.LinkByName(wire.Interface()); err != nil {
+					t.Error(err)
+				} else if c.down {
+					if err := netlink.LinkSetDown(device); err != nil {
+						t.Error(err)
+					}
+				}
+				group.Wait()
+			})
+		})
+	}
+}
