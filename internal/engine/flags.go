@@ -70,12 +70,15 @@ func (f *Flags) Validate() error {
 	return nil
 }
 
+// Engine returns the name of the engine: socket or raw.
+func (f *Flags) Engine() string { return string(f.engine) }
+
 // Attributes returns what the log says about the engine.
 func (f *Flags) Attributes(s *shaker.Shaker) []any {
 	if f.engine == raw {
 		return []any{"engine", raw, "raw_ports", s.Ports()}
 	}
-	return []any{"engine", string(f.engine)}
+	return []any{"engine", f.Engine()}
 }
 
 // Descriptors returns how many descriptors the engine holds at most, without those of handshakes: one for each

@@ -58,6 +58,7 @@ func serve(t *testing.T, tracks ...history.Track) *site {
 		Idle:    func() iter.Seq[*idle.Status] { return slices.Values(*s.idle.Load()) },
 		Modules: func() []string { return []string{"tcp_connect", "tcp_connect_ip4", hostileModule} },
 		Version: "1.0.0",
+		Engine:  "socket",
 		Logger:  slog.New(slog.DiscardHandler),
 	})
 	mux := http.NewServeMux()
@@ -487,7 +488,7 @@ func TestRefresh(t *testing.T) {
 	b.Eval(`getSelection().selectAllChildren(document.querySelector("h1"))`)
 	b.Eventually(rows + ` === 13 && state.textContent === ""`)
 	b.Eval(`refresh()`)
-	if got := b.Eval(`getSelection().toString().trim() + state.textContent`); got != "shaker_exporter 1.0.0" {
+	if got := b.Eval(`getSelection().toString().trim() + state.textContent`); got != "shaker_exporter 1.0.0 · engine socket" {
 		t.Errorf("after a refresh with a selected heading, selection and state are %v, want only the selection", got)
 	}
 	b.Eval(`getSelection().selectAllChildren(document.querySelector(".target a"))`)

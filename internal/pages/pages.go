@@ -26,7 +26,7 @@ import (
 	"github.com/shaker-exporter/shaker_exporter/internal/watch"
 )
 
-// Options configure Pages. All fields except Watched, Held, Idle and Lost are required.
+// Options configure Pages. All fields except Watched, Held, Idle, Lost and ResetsMissing are required.
 type Options struct {
 	// Tracks returns the history of one target, or of all targets if target is "", limited to one
 	// module unless module is "", in any order. See history.History.
@@ -48,7 +48,11 @@ type Options struct {
 	// Modules returns the names of the modules of the active configuration, in display order.
 	Modules func() []string
 
+	// ResetsMissing reports whether the RSTs of this host do not arrive. See shaker.Resets.
+	ResetsMissing func() bool
+
 	Version string // of the exporter
+	Engine  string // how the exporter sends SYNs: the value of --probe.engine
 	Logger  *slog.Logger
 }
 
@@ -120,13 +124,16 @@ func (p *Pages) Home(w http.ResponseWriter, r *http.Request) {
 	now := p.now()
 	p.sendHTML(w, p.page, struct {
 		Version       string
+		Engine        string
 		Modules       []string
 		DefaultModule string
 		Missing       bool // whether the history has recently dropped a target because it was full
+		ResetsMissing bool
 		*overview
 	}{
-		p.options.Version, p.options.Modules(), config.DefaultModule,
+		p.options.Version, p.options.Engine, p.options.Modules(), config.DefaultModule,
 		p.options.Lost != nil && now.Sub(p.options.Lost()) < recently,
+		p.options.ResetsMissing != nil && p.options.ResetsMissing(),
 		newOverview(p.options.Tracks("", ""), p.live(now), v, now),
 	})
 }

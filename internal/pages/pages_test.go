@@ -31,6 +31,7 @@ func newPages(tracks ...history.Track) *Pages {
 		},
 		Modules: func() []string { return []string{"a", "tcp_connect", hostileModule} },
 		Version: "1.2.3",
+		Engine:  "raw",
 		Logger:  slog.New(slog.DiscardHandler),
 	})
 	p.now = func() time.Time { return noon }
@@ -716,6 +717,20 @@ func TestSparkline(t *testing.T) {
 	got := string(sparkline(track("a:1", strings.Repeat("o", 120), 0).Records))
 	if want := `viewBox="0 0 120 24"`; !strings.Contains(got, want) {
 		t.Errorf("the sparkline of 120 probes is %s, want it to contain %s", got, want)
+	}
+}
+
+// The page shows how SYNs are sent, and whether the RSTs of this host do not arrive.
+func TestEngine(t *testing.T) {
+	p := newPages(track("a:1", "o", 0))
+	if got, want := home(t, p), "<small>1.2.3 · engine raw</small>"; !strings.Contains(got, want) {
+		t.Errorf("the page is\n%s\nwant it to contain %s", got, want)
+	}
+	for _, missing := range []bool{false, true} {
+		p.options.ResetsMissing = func() bool { return missing }
+		if got := strings.Contains(home(t, p), "The RSTs of this host do not arrive"); got != missing {
+			t.Errorf("with RSTs missing: %t, the page says that they are: %t", missing, got)
+		}
 	}
 }
 

@@ -3,19 +3,20 @@ package server
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/shaker-exporter/shaker_exporter/shaker"
 )
 
-// watchResets logs that the RSTs of a raw engine do not arrive, until the context ends.
-func watchResets(ctx context.Context, engine *shaker.Shaker, logger *slog.Logger) {
+// follow looks at the RSTs of a raw engine until the context ends.
+func (w *resetWatch) follow(ctx context.Context, engine *shaker.Shaker) {
 	if engine.Ports() == (shaker.PortRange{}) {
 		return
 	}
 	ticker := time.NewTicker(5 * time.Second)
 	defer ticker.Stop()
-	for w := (resetWatch{logger: logger}); ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return
@@ -30,7 +31,7 @@ type resetWatch struct {
 	logger  *slog.Logger
 	settled uint64        // handshakes for which it is known by now whether the RST is missing
 	judged  shaker.Resets // as far as they have been judged
-	bad     bool
+	bad     atomic.Bool   // the RSTs do not arrive
 }
 
 // look judges the handshakes that have ended before the previous look: a SYN-ACK is sent again only seconds later. A
@@ -40,14 +41,14 @@ func (w *resetWatch) look(now shaker.Resets) {
 	handshakes, missing := w.settled-w.judged.Checked, now.Missing-w.judged.Missing
 	if handshakes >= enough {
 		w.judged = shaker.Resets{Checked: w.settled, Missing: now.Missing}
-		before := w.bad
-		w.bad = missing > handshakes/4
+		bad := missing > handshakes/4
+		before := w.bad.Swap(bad)
 		switch {
-		case w.bad && !before:
+		case bad && !before:
 			w.logger.Warn("The RSTs of this host do not arrive, so that targets keep half-open connections: "+
 				"let RSTs pass the firewall of this host, or use --probe.engine=socket",
 				"handshakes", handshakes, "missing", missing)
-		case before && !w.bad:
+		case before && !bad:
 			w.logger.Info("The RSTs of this host arrive again", "handshakes", handshakes, "missing", missing)
 		}
 	}

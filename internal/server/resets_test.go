@@ -35,5 +35,8 @@ func TestResetWatch(t *testing.T) {
 		if !strings.Contains(log.String(), step.logged) || (step.logged == "") != (log.Len() == 0) {
 			t.Errorf("step %d, %s: %+v logs %q, want %q", i, step.name, step.resets, log.String(), step.logged)
 		}
+		if step.logged != "" && w.bad.Load() != (step.logged == bad) {
+			t.Errorf("step %d, %s: bad is %t after logging %q", i, step.name, w.bad.Load(), step.logged)
+		}
 	}
 }

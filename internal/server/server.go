@@ -192,7 +192,8 @@ func (c *Command) serve(
 		reserveFlowPorts(prober, logger)
 	}, logger)
 	go reloader.follow(ctx, hangups, c.flags.autoReload())
-	go watchResets(ctx, engine, logger)
+	resets := &resetWatch{logger: logger}
+	go resets.follow(ctx, engine)
 	statusPage := pages.New(pages.Options{
 		Tracks:  results.Tracks,
 		Watched: watcher.Targets,
@@ -200,7 +201,11 @@ func (c *Command) serve(
 		Idle:    meter.Targets,
 		Lost:    results.Lost,
 		Modules: func() []string { return slices.Sorted(maps.Keys(prober.Config().Modules)) },
+
+		ResetsMissing: resets.bad.Load,
+
 		Version: version.Version,
+		Engine:  c.flags.engine.Engine(),
 		Logger:  logger,
 	})
 	routes := c.routes(endpoints{
