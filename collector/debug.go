@@ -28,8 +28,12 @@ func writeDebug(w io.Writer, answer answer) {
 	if answer.hold != nil {
 		writeHeld(w, r, answer.hold)
 	} else if answer.Watch != nil && !answer.Probed {
-		fmt.Fprintf(w, "# Watched since %s, with a handshake every %v. What follows is the last one, of %s.\n\n",
-			answer.Watch.Registered.UTC().Format(time.RFC3339), answer.Watch.Interval,
+		turns, last := "", "the last one, of"
+		if r.Flows != nil {
+			turns, last = ", of each flow in turn", "the last one of each flow, the latest of"
+		}
+		fmt.Fprintf(w, "# Watched since %s, with a handshake every %v%s. What follows is %s %s.\n\n",
+			answer.Watch.Registered.UTC().Format(time.RFC3339), answer.Watch.Interval, turns, last,
 			answer.Watch.LastHandshake.UTC().Format("15:04:05.000"))
 	}
 	fmt.Fprintf(w, "# Log\n\n")

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -145,6 +146,11 @@ func TestWatchedFlows(t *testing.T) {
 	}
 	if all := families["probe_watch_handshakes_total"].Metric[0].Counter.GetValue(); all != total {
 		t.Errorf("the flows have %v handshakes, and the target %v, want the same number", total, all)
+	}
+	head := get(h, "/probe?debug=true&"+path+"watched_flows").Body.String()
+	if want := regexp.MustCompile(`^# Watched since \S+, with a handshake every 100ms, of each flow in turn\. ` +
+		`What follows is the last one of each flow, the latest of \d\d:\d\d:\d\d\.\d{3}\.\n`); !want.MatchString(head) {
+		t.Errorf("debug=true begins with\n%.300s\nwant %v", head, want)
 	}
 	for range 20 {
 		for name := range scrapeProtobuf(t, h, "/probe?"+path+"watched") {
