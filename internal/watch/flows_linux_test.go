@@ -238,7 +238,8 @@ func TestFlowsAtOnce(t *testing.T) {
 }
 
 // While one path is broken, another one breaks, and the first one is repaired: the target fails all the time. The hop
-// at which flows fail is that of the path that is broken now. There is none if both are.
+// at which flows fail is that of the path that is broken now. Then the target itself goes down: there is no such hop any
+// more, and the path ends in front of the target.
 func TestFlowsOverAnotherBrokenPath(t *testing.T) {
 	if lab.Apart(t) {
 		return
@@ -254,15 +255,19 @@ modules:
 	routers := []string{"198.51.100.2", "198.51.100.3"}
 	var broken atomic.Int32
 	broken.Store(-1)
-	var open, silent [2]*simnet.Host
+	var open, silent, down [2]*simnet.Host
 	for i, router := range routers {
+		down[i] = b.network.Hidden().Behind("198.51.100.1", router, "198.51.100.4")
 		open[i] = b.network.Hidden(simnet.SYNACK()).Behind("198.51.100.1", router, "198.51.100.4")
 		silent[i] = b.network.Hidden().Behind("198.51.100.1", router)
 	}
 	b.network.At("10.0.2.1").Over(func(syn simnet.Segment) *simnet.Host {
 		i := int32(syn.Src.Port() % 2)
-		if all := int32(len(routers)); broken.Load() == i || broken.Load() == all {
+		switch broken.Load() {
+		case i:
 			return silent[i]
+		case int32(len(routers)):
+			return down[i]
 		}
 		return open[i]
 	})
@@ -283,6 +288,12 @@ modules:
 			t.Errorf("while all flows fail, the paths part at %+v, want nothing: none is better", a.Parting)
 		}
 		return all
+	})
+	lab.Eventually(t, "the path ends at 198.51.100.4", func() bool {
+		path := b.scrape(target, "flows").Path
+		return path != nil && slices.ContainsFunc(path.Hops, func(h shaker.Hop) bool {
+			return h.From.String() == "198.51.100.4"
+		})
 	})
 }
 

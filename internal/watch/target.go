@@ -311,7 +311,7 @@ func (t *target) takeResult(r shaker.Repeated, s *stream) {
 }
 
 // isUntraced reports whether the path is to be traced, because the target did not fail before, or because other flows
-// fail than when it was traced, and some do not. Its caller holds mu.
+// fail than when it was traced: perhaps all, because the target itself is down now. Its caller holds mu.
 func (t *target) isUntraced(failedBefore bool) bool {
 	switch {
 	case t.Module.TCP.Path != config.OnFailure || !t.isFailing():
@@ -320,7 +320,7 @@ func (t *target) isUntraced(failedBefore bool) bool {
 		return !failedBefore
 	}
 	return !t.flows.tracing && (!failedBefore ||
-		t.flows.failing != t.flows.traced && t.flows.isSteady() && t.failsInPart() && t.watcher.canTrace())
+		t.flows.failing != t.flows.traced && t.flows.isSteady() && t.watcher.canTrace())
 }
 
 // noteChange passes a report on if the target begins to fail with it, or has recovered, or if it now is certain that
