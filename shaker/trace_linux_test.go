@@ -577,6 +577,27 @@ func testWithoutTimeForSilence(t *testing.T, _ *Config, s *Shaker) {
 	}
 }
 
+// The third of a second that a probe with a timeout of one second has for the path is enough to be sure that the hops
+// behind the routers are silent, if these are near.
+func TestTraceInAThirdOfASecond(t *testing.T) {
+	if lab.Apart(t) {
+		return
+	}
+	traces(t, testInAThirdOfASecond)
+}
+
+func testInAThirdOfASecond(t *testing.T, _ *Config, s *Shaker) {
+	network := simnet.NewNetwork(t)
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	network.At("192.0.2.1").Behind("198.51.100.1", "198.51.100.2")
+	const want = "1 198.51.100.1 ttl_exceeded, 2 198.51.100.2 ttl_exceeded; reached 0"
+	lab.Eventually(t, "the path is "+want, func() bool { // unless the machine stalls meanwhile
+		r := shakeFor(t, s, target, 50*time.Millisecond)
+		path, err := s.Trace(t.Context(), r, &TraceOptions{Timeout: time.Second / 3})
+		return err == nil && sketch(path) == want
+	})
+}
+
 // Trace returns errors for invalid options and local errors, and an empty path if no SYN was sent.
 func TestTraceWithoutPath(t *testing.T) {
 	openWire(t)

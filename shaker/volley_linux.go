@@ -36,6 +36,10 @@ func (t *trace) fire(ctx context.Context) *volley {
 	v := &volley{hops: make([]volleyHop, n), results: make(chan volleyHop, n), sent: time.Now()}
 	options := t.sameFlow
 	options.damaged, options.Timeout = true, t.wait()
+	if deadline, ok := ctx.Deadline(); ok && t.latency() == 0 {
+		// If it is the routers that show the latency, leave time for the silent hops behind them.
+		options.Timeout = min(options.Timeout, time.Until(deadline)/2)
+	}
 	var group sync.WaitGroup
 	for ttl := 1; ttl <= n; ttl++ {
 		group.Go(func() {
