@@ -9,12 +9,13 @@ import (
 
 // The scripts ask the program for all words that fit, and offer files if there are none, as for --config.file.
 //
-// Bash splits words at =, so that --log.level=de is three words.
+// Bash splits words at = and :, so that --log.level=de is three words, and replaces only the last of them. Zsh takes
+// the whole word for the name of a file, unless the script tells it where the name begins.
 const (
 	bashScript = `# bash completion for shaker_exporter
 _shaker_exporter() {
     local words=("${COMP_WORDS[@]:1:COMP_CWORD}")
-    [[ ${words[-1]} == = ]] && words+=("")
+    [[ ${words[-1]} == *[=:] ]] && words+=("")
     mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" --completion-bash "${words[@]}" 2>/dev/null)
 }
 complete -o default -F _shaker_exporter shaker_exporter
@@ -25,6 +26,7 @@ _shaker_exporter() {
     if [[ -n $matches ]]; then
         compadd -a matches
     else
+        [[ $PREFIX == --*=* ]] && compset -P 1 '*='
         _files
     fi
 }
@@ -48,12 +50,12 @@ func complete(app *kingpin.Application, words []string) []string {
 		words = []string{""}
 	}
 	app.ParseContext(nil) // kingpin creates the command help before it parses
+	words, kept := unsplit(words)
 	before, current := words[:len(words)-1], words[len(words)-1]
 	var command *kingpin.CmdClause
 	var open string // the flag before the current word, if it lacks its value
 	for _, word := range before {
 		switch {
-		case word == "=":
 		case open != "":
 			open = ""
 		case word == "--":
@@ -97,9 +99,28 @@ func complete(app *kingpin.Application, words []string) []string {
 	}
 	offers = slices.DeleteFunc(offers, func(offer string) bool { return !strings.HasPrefix(offer, current) })
 	for i := range offers {
-		offers[i] = prefix + offers[i]
+		offers[i] = (prefix + offers[i])[kept:]
 	}
 	return offers
+}
+
+// unsplit joins the words that bash has split. kept is the number of bytes at the start of the last word that the shell
+// keeps, because it has split them off.
+func unsplit(split []string) (words []string, kept int) {
+	glue := false
+	for _, part := range split {
+		separator := part != "" && strings.Trim(part, "=:") == ""
+		last := len(words) - 1
+		if last >= 0 && (glue || separator) {
+			kept = len(words[last])
+			words[last] += part
+		} else {
+			kept = 0
+			words = append(words, part)
+		}
+		glue = separator
+	}
+	return words, kept
 }
 
 // A flagSet is an application or one of its commands.

@@ -36,12 +36,17 @@ func TestComplete(t *testing.T) {
 		{words: "--config.file pr pr", want: "probe"},
 		{words: "--config.file=a pr", want: "probe"},
 		{words: "--config.file = a pr", want: "probe"}, // as bash splits it
+		{words: "--config.file =: 1 pr", want: "probe"},
+		{words: "--config.file = [ :: 1] : 1 --level = w", want: "warn"},
+		{words: "--config.file a : 1 pr", want: "probe"},
+		{words: "--config.file : 1 pr", want: "probe"},
 		{words: "--c", want: "--check --config.file"},
 		{words: "-", want: "--check --help --config.file --level --version"},
 		{words: "--h", want: "--help"},
 		{words: "--level ", want: "debug info warn"},
 		{words: "--level w", want: "warn"},
 		{words: "--level = w", want: "warn"},
+		{words: "--level = ", want: "debug info warn"},
 		{words: "--level=w", want: "--level=warn"},
 		{words: "--level=x", want: ""},
 		{words: "--check=x", want: ""},
@@ -52,6 +57,7 @@ func TestComplete(t *testing.T) {
 		{words: "probe --che", want: ""}, // a flag of serve
 		{words: "probe --output ", want: "text json"},
 		{words: "probe a:1 --output j", want: "json"},
+		{words: "probe a : 1 --output j", want: "json"},
 		{words: "probe --level --o", want: ""}, // the value of --level
 		{words: "probe -- --o", want: ""},
 		{words: "absent --o", want: ""},
