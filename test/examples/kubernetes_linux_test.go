@@ -338,6 +338,7 @@ func (o *objects) checkPorts(complain complainer) {
 		{protocol: corev1.ProtocolTCP, port: 1},
 		{protocol: corev1.ProtocolTCP, port: 65535},
 		{protocol: corev1.ProtocolUDP, port: 53},
+		{protocol: corev1.ProtocolUDP, port: 5353}, // of OpenShift's DNS servers, behind port 53 of their Service
 	} {
 		if !slices.ContainsFunc(spec.Egress, func(rule networkingv1.NetworkPolicyEgressRule) bool {
 			return len(rule.To) == 0 && slices.ContainsFunc(rule.Ports, func(p networkingv1.NetworkPolicyPort) bool {
@@ -579,8 +580,12 @@ func TestKubernetes(t *testing.T) {
 			new: "kubernetes.io/metadata.name: default", want: "networkpolicy: ingress is not limited",
 		},
 		{
-			file: "networkpolicy.yml", old: "port: 53", new: "port: 5353",
+			file: "networkpolicy.yml", old: "port: 53\n", new: "port: 54\n",
 			want: "networkpolicy: egress to UDP port 53 is not allowed",
+		},
+		{
+			file: "networkpolicy.yml", old: "port: 5353", new: "port: 54",
+			want: "networkpolicy: egress to UDP port 5353 is not allowed",
 		},
 
 		{
