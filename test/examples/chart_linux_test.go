@@ -1,6 +1,7 @@
 package examples
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os/exec"
@@ -838,6 +839,43 @@ func TestChartMistakes(t *testing.T) {
 			t.Errorf("the chart that is not packaged, with %s, has the error %v, want %q", value, err, want)
 		}
 	}
+}
+
+// A file of values can remove each value of the chart with null. If the chart needs the value, the error says so.
+func TestChartNull(t *testing.T) {
+	lab.SkipWithRace(t)
+	chart := packageChart(t, "v1.2.3")
+	var values map[string]any
+	if err := decodeStrictly(lab.Read(t, filepath.Join(chartDirectory, "values.yaml")), &values); err != nil {
+		t.Fatalf("decode values.yaml: %v", err)
+	}
+	values["image"].(map[string]any)["repository"] = "r"
+	for _, name := range []string{"serviceMonitor", "prometheusRules", "dashboards"} {
+		values[name].(map[string]any)["enabled"] = true
+	}
+	var remove func(path string, object map[string]any)
+	remove = func(path string, object map[string]any) {
+		for key, value := range object {
+			object[key] = nil
+			text, err := json.Marshal(values)
+			object[key] = value
+			if err != nil {
+				t.Fatalf("marshal the values without %s%s: %v", path, key, err)
+			}
+			t.Run(path+key, func(t *testing.T) {
+				t.Parallel()
+				_, err := render(t, chart, "test", string(text))
+				if err != nil && !strings.Contains(err.Error(), "missing property '"+key+"'") &&
+					!strings.Contains(err.Error(), key+" is ") && !strings.Contains(err.Error(), "invalid values:\n") {
+					t.Errorf("with %s%s: null, the chart has the error %v, want none, or one that says what is missing",
+						path, key, err)
+				}
+			})
+			child, _ := value.(map[string]any)
+			remove(path+key+".", child)
+		}
+	}
+	remove("", values)
 }
 
 // helm install prints how to probe, for the names and ports of the release.
