@@ -54,6 +54,7 @@ for format in $PACKAGES; do
   *) fail "invalid format $format in PACKAGES, want only deb, rpm and apk" ;;
   esac
 done
+case $OUT in -*) OUT=./$OUT ;; esac # not an option
 error=$(mkdir -p -- "$OUT" 2>&1) || fail "invalid directory OUT: $error"
 [ -w "$OUT" ] || fail "invalid directory OUT: $OUT: no permission to write"
 [ -z "$PACKAGES" ] || nfpm=$(sh scripts/programs.sh internal/lab/programs.txt nfpm)

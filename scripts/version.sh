@@ -1,8 +1,9 @@
 # shellcheck shell=sh
 # Sets version, chart_version and epoch, the time of all files, from VERSION and SOURCE_DATE_EPOCH, by default from git.
-# release.sh and chart.sh read this file, and have the function fail.
+# release.sh and chart.sh read this file, and define the functions fail and git.
 
-version=${VERSION:-$(git describe --tags --always --abbrev=12 --dirty)}
+version=${VERSION:-$(git describe --tags --always --abbrev=12 --dirty)} ||
+  fail 'no version, want VERSION=1.2.3, or a git clone of the repository'
 case $version in
   *[!0-9A-Za-z.+_-]*) fail "invalid version $version, want only letters, digits and .+_-" ;;
   v[0-9]*) version=${version#v} ;;
@@ -19,7 +20,8 @@ if ! printf '%s' "$chart_version" |
   chart_version=0.0.0-g$(printf '%s' "$chart_version" | tr -c 0-9A-Za-z -)
 fi
 
-epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --no-show-signature --format=%ct)}
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --no-show-signature --format=%ct)} ||
+  fail 'no time, want SOURCE_DATE_EPOCH=1767225600, or a git clone of the repository'
 # The limit is that of tar's format.
 case $epoch in
   *[!0-9]* | ???????????*) false ;;

@@ -638,7 +638,7 @@ func TestReleaseKeepsOtherVersions(t *testing.T) {
 		t.Errorf("sha256sum --check prints %q, want %q", got, want)
 	}
 	// The control: nothing is named if nothing else is there.
-	if got := run(t, root, "make -s release PACKAGES= SBOM= PLATFORMS=linux/amd64 OUT=other"); strings.Contains(
+	if got := run(t, root, "make -s release PACKAGES= SBOM= PLATFORMS=linux/amd64 OUT=-other"); strings.Contains(
 		got, "not of this release") {
 		t.Errorf("make release into an empty directory prints\n%s\nwant no other files in it", got)
 	}
@@ -660,6 +660,18 @@ func TestChartRefused(t *testing.T) {
 	if got := run(t, root, "! make -s chart SOURCE_DATE_EPOCH=abc OUT=../out 2>&1"); !strings.HasPrefix(got, wantTime) {
 		t.Errorf("make chart SOURCE_DATE_EPOCH=abc prints %q, want %q", got, wantTime)
 	}
+	// Without a clone, git has neither the version nor the time.
+	const withoutClone = `cd .. && rm -rf source && mkdir source && cp -r "$1"/* source && cd source && `
+	for variables, want := range map[string]string{
+		"":                              "chart: no version, want VERSION=1.2.3, or a git clone of the repository\n",
+		"VERSION=1.2.3":                 "chart: no time, want SOURCE_DATE_EPOCH=1767225600, or a git clone of the ",
+		"VERSION=1 SOURCE_DATE_EPOCH=1": "chart: invalid version 1,", // the control
+	} {
+		got := run(t, root, withoutClone+"! make -s chart OUT=../out "+variables+" 2>&1", root)
+		if !strings.Contains(got, want) {
+			t.Errorf("without a clone, make chart %s prints %q, want %q", variables, got, want)
+		}
+	}
 	// A backup of an editor is not a template.
 	lab.Write(t, root, "charts/shaker-exporter/templates/service.yaml~", "invalid")
 	run(t, root, "make -s chart VERSION=1.2.4 OUT=../out && ! tar -tzf ../out/shaker-exporter-1.2.4.tgz | grep -F '~'")
@@ -674,12 +686,13 @@ func TestChartRefused(t *testing.T) {
 	}
 }
 
-// make release works in a clone of another user, as many containers have it, although git refuses to read it.
+// make release and make chart work in a clone of another user, as many containers have it, although git refuses to read
+// it.
 func TestReleaseOfAnothersClone(t *testing.T) {
 	lab.NeedRoot(t)
 	needMake(t)
 	releaseEnv(t)
-	root, _ := clone(t, "Makefile", "scripts", "README.md")
+	root, _ := clone(t, "Makefile", "LICENSE", "scripts", "charts", "examples", "README.md")
 	// The control case: git refuses.
 	if got := run(t, root, "chown -R 1:1 .; ! git status 2>&1"); !strings.Contains(got, "dubious ownership") {
 		t.Errorf("git status prints %q, want a refusal because of dubious ownership", got)
@@ -687,6 +700,9 @@ func TestReleaseOfAnothersClone(t *testing.T) {
 	const want = "release: PLATFORMS is empty" // the clone was read
 	if got := run(t, root, "! make -s release PLATFORMS= OUT=../out 2>&1"); !strings.Contains(got, want) {
 		t.Errorf("make release prints %q, want %q", got, want)
+	}
+	if got, want := run(t, root, "make -s chart OUT=../out 2>&1 || true"), "shaker-exporter-1.2.3.tgz\n"; got != want {
+		t.Errorf("make chart prints %q, want %q", got, want)
 	}
 }
 
