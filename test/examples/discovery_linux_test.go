@@ -401,9 +401,12 @@ func TestGatewayRoutes(t *testing.T) {
 	if err := os.Chmod(kubectl, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(shell, "-e", "-c", command[1])
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"))
-	if out, err := cmd.CombinedOutput(); err != nil {
+	run := func() (output []byte, err error) {
+		cmd := exec.Command(shell, "-e", "-c", command[1])
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"))
+		return cmd.CombinedOutput()
+	}
+	if out, err := run(); err != nil {
 		t.Fatalf("%s: %v\n%s", command[1], err, out)
 	}
 	file := filepath.Join(dir, "targets", "routes.json")
@@ -414,5 +417,14 @@ func TestGatewayRoutes(t *testing.T) {
 	want := []string{"api.example.com:443", "mail.example.com:443", "shop.example.com:443"}
 	if len(got) != 1 || !slices.Equal(got[0].Targets, want) {
 		t.Errorf("%s\nwrites %v, want the targets %q", command[1], got, want)
+	}
+
+	// A cluster that lacks one of the kinds.
+	before := lab.Read(t, file)
+	lab.Write(t, dir, "bin/kubectl", "#!/bin/sh\necho the server does not have a resource type >&2\nexit 1\n")
+	out, err := run()
+	if after := lab.Read(t, file); err == nil || after != before {
+		t.Errorf("%s\nwith a kubectl that fails: %v, and the file is %q, want an error and %q\n%s",
+			command[1], err, after, before, out)
 	}
 }
