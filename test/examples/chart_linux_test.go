@@ -791,6 +791,14 @@ func TestChartMistakes(t *testing.T) {
 		{values: "service: {port: null}", want: "at '/service': missing property 'port'"},
 		{values: "autoscaling: null", want: "missing property 'autoscaling'"},
 		{values: "resources: {requests: 1}", want: "at '/resources/requests': got number, want object"},
+		{
+			values: "engine: raw\nsecurityContext: {capabilities: NET_ADMIN}",
+			want:   "at '/securityContext/capabilities': got string, want object",
+		},
+		{
+			values: "engine: raw\nsecurityContext: {capabilities: {add: NET_ADMIN}}",
+			want:   "at '/securityContext/capabilities/add': got string, want",
+		},
 		{values: "config: shaker.yml", want: "at '/config': got string, want object"},
 		{values: "podLabels: {a: 1}", want: "at '/podLabels/a': got number, want string"},
 		{values: "image: {digest: abc}", want: "at '/image/digest': 'abc' does not match pattern"},
