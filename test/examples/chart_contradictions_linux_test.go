@@ -166,6 +166,17 @@ func TestChartContradictions(t *testing.T) {
 			control: "config: {modules: null}",
 		},
 		{
+			name: "all modules removed", values: "config: {modules: {tcp_connect: null, m: null}}",
+			want:    "config.modules is empty, want config.modules: null for the built-in modules",
+			control: "config: {modules: {m: null}}",
+		},
+		{
+			name:    "module removed",
+			values:  "config: {modules: {m: null}}\nprobes: {web: {targets: ['a:1'], module: m}}",
+			want:    "probes.web.module is m, want a module of config.modules: tcp_connect\n",
+			control: "config: {modules: {m: null}}\nprobes: {web: {targets: ['a:1']}}",
+		},
+		{
 			name: "engine in the environment", values: "extraEnv: [{name: SHAKER_PROBE_ENGINE, value: raw}]",
 			want:    "extraEnv has SHAKER_PROBE_ENGINE, want the value engine instead",
 			control: "extraEnv: [{name: GODEBUG, value: netdns=go}]",

@@ -577,7 +577,8 @@ func checkRules(t *testing.T, r release, severities map[string]string) {
 	}
 }
 
-// A change of the configuration replaces the pods, except with restartOnConfigChange: false. Helm keeps large numbers.
+// A change of the configuration replaces the pods, except with restartOnConfigChange: false. Helm keeps large numbers,
+// and null removes a key, also one of an earlier file of values.
 func TestChartConfig(t *testing.T) {
 	lab.SkipWithRace(t)
 	chart := packageChart(t, "v1.2.3")
@@ -599,6 +600,16 @@ func TestChartConfig(t *testing.T) {
 			mark, text, err, warnings)
 	} else if len(c.Targets.Deny) == 0 {
 		t.Errorf("the configuration with %shas lost targets.deny:\n%s", mark, text)
+	}
+
+	const removed = "config: {modules: {m: null, tcp_connect: {timeout: null, tcp: {fwmark: null}}}}\n"
+	before, after := mustRender(t, chart, "test", ""), mustRender(t, chart, "test", removed)
+	if before, after := only[*corev1.ConfigMap](t, before), only[*corev1.ConfigMap](t, after); !maps.Equal(
+		before.Data, after.Data) {
+		t.Errorf("with %sthe configuration is\n%s\nwant that without it,\n%s", removed, after.Data, before.Data)
+	}
+	if before, after := before.podTemplate(t), after.podTemplate(t); !reflect.DeepEqual(before, after) {
+		t.Errorf("with %sthe pods change:\n%+v\n%+v", removed, before, after)
 	}
 }
 

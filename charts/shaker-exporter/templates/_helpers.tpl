@@ -74,3 +74,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 default
 {{- end -}}
 {{- end -}}
+
+{{/*
+The configuration file. Helm itself removes a key that is null only from the chart's own values, and not from those of
+an earlier file of values.
+*/}}
+{{- define "shaker-exporter.config" -}}
+{{- $config := deepCopy (.Values.config | default dict) -}}
+{{- include "shaker-exporter.removeNull" $config -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{- define "shaker-exporter.removeNull" -}}
+{{- $object := . -}}
+{{- range $key, $value := $object -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $object $key -}}
+{{- else if kindIs "map" $value -}}
+{{- include "shaker-exporter.removeNull" $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -5,6 +5,7 @@ together: where, what is wrong, and what would be right.
 {{- define "shaker-exporter.validate" -}}
 {{- $problems := list -}}
 {{- $raw := eq .Values.engine "raw" -}}
+{{- $config := include "shaker-exporter.config" . | fromYaml -}}
 
 {{- if and (hasKey .Values "enabled") (not .Values.enabled) -}}
 {{- $problems = append $problems "enabled is false, want it only as the condition of a dependency in the Chart.yaml of a parent chart" -}}
@@ -95,18 +96,18 @@ together: where, what is wrong, and what would be right.
 
 {{- /* The configuration, TLS and access. */ -}}
 {{- if not .Values.existingConfigMap -}}
-{{- if not .Values.config -}}
+{{- if not $config -}}
 {{- $problems = append $problems "config is empty, want targets or modules, or existingConfigMap" -}}
 {{- end -}}
 {{- range $key, $null := dict "targets" "to permit all targets" "modules" "for the built-in modules" -}}
-{{- if and (hasKey ($.Values.config | default dict) $key) (not (get $.Values.config $key)) -}}
+{{- if and (hasKey $config $key) (not (get $config $key)) -}}
 {{- $problems = append $problems (printf "config.%s is empty, want config.%s: null %s" $key $key $null) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- with .Values.existingConfigMap -}}
 {{- /* The checksum of config in values.yaml, which `helm template` prints as checksum/config. */ -}}
-{{- if and $.Values.config (ne (toYaml $.Values.config | sha256sum) "98384dc198b7c784416e85df1d94c6bafafdbee34e7f6bb2b62e33dd74cf8981") -}}
+{{- if and $config (ne (include "shaker-exporter.config" $ | sha256sum) "98384dc198b7c784416e85df1d94c6bafafdbee34e7f6bb2b62e33dd74cf8981") -}}
 {{- $problems = append $problems (printf "existingConfigMap is %s, which replaces config, want only one of them" .) -}}
 {{- end -}}
 {{- end -}}
@@ -153,7 +154,7 @@ together: where, what is wrong, and what would be right.
 {{- end -}}
 
 {{- /* What Prometheus scrapes. */ -}}
-{{- $modules := get (.Values.config | default dict) "modules" | default (dict "tcp_connect" "" "tcp_connect_ip4" "" "tcp_connect_ip6" "") -}}
+{{- $modules := get $config "modules" | default (dict "tcp_connect" "" "tcp_connect_ip4" "" "tcp_connect_ip6" "") -}}
 {{- if not (kindIs "map" $modules) -}}
 {{- $problems = append $problems "config.modules is not a mapping, want the modules by their names" -}}
 {{- $modules = dict -}}
