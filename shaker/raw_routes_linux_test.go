@@ -327,8 +327,8 @@ func TestRouteLostMeanwhile(t *testing.T) {
 						r, err := s.Shake(t.Context(), h.target, &Options{Timeout: 1700 * time.Millisecond})
 						if err != nil || r.Outcome != h.want.Outcome || r.Errno != h.want.Errno ||
 							r.SYNs != h.want.SYNs || !r.Local.IsValid() {
-							t.Errorf("Shake(%v) = %+v, error %v, want %v, %v and %d SYNs from a local address", h.target,
-								r, err, h.want.Outcome, ErrnoName(h.want.Errno), h.want.SYNs)
+							t.Errorf("Shake(%v) = %+v, error %v, want %v, %v and %d SYNs from a local address",
+								h.target, r, err, h.want.Outcome, ErrnoName(h.want.Errno), h.want.SYNs)
 						}
 					})
 				}

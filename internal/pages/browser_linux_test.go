@@ -488,7 +488,8 @@ func TestRefresh(t *testing.T) {
 	b.Eval(`getSelection().selectAllChildren(document.querySelector("h1"))`)
 	b.Eventually(rows + ` === 13 && state.textContent === ""`)
 	b.Eval(`refresh()`)
-	if got := b.Eval(`getSelection().toString().trim() + state.textContent`); got != "shaker_exporter 1.0.0 · engine socket" {
+	const heading = "shaker_exporter 1.0.0 · engine socket"
+	if got := b.Eval(`getSelection().toString().trim() + state.textContent`); got != heading {
 		t.Errorf("after a refresh with a selected heading, selection and state are %v, want only the selection", got)
 	}
 	b.Eval(`getSelection().selectAllChildren(document.querySelector(".target a"))`)
