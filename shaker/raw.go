@@ -50,7 +50,7 @@ const (
 //   - New reads how often SYNs are sent again: net.ipv4.tcp_syn_retries and tcp_syn_linear_timeouts.
 //   - If this host has several routes of the same cost, all SYNs to a target take the same one.
 //     Rules of policy routing do not match their ports and protocol.
-//   - The SYN has the TCP options that are Linux's default, whatever net.ipv4.tcp_* and the route say.
+//   - The SYN has the TCP options that Linux has by default: net.ipv4.tcp_* and the route do not change them.
 //   - [Shaker.Trace] finds all routers within one round trip, from the port of the handshake.
 //   - Each of the two loops that send SYNs has half of the ports, and performs at most as many handshakes with one
 //     address and port at the same time. More are an EADDRINUSE.
