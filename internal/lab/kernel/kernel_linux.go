@@ -76,6 +76,9 @@ func sockets() (sockets []Socket, err error) {
 		err = errors.Join(err, parseErr)
 		return int(n)
 	}
+	// The kernel writes a part of the table for each read(2), and finds its place again only if the table has not
+	// changed in between: parts may be repeated.
+	seen := make(map[[2]string]bool)
 	for _, file := range []string{"tcp", "tcp6"} {
 		content, readErr := os.ReadFile("/proc/thread-self/net/" + file)
 		if errors.Is(readErr, fs.ErrNotExist) {
@@ -87,9 +90,11 @@ func sockets() (sockets []Socket, err error) {
 		for line := range strings.Lines(string(content)) {
 			// After a header, each line is "0: address:port address:port state unacked:unread …".
 			fields := strings.Fields(line)
-			if fields[0] == "sl" {
+			addresses := [2]string(fields[1:3])
+			if fields[0] == "sl" || seen[addresses] {
 				continue
 			}
+			seen[addresses] = true
 			_, near, _ := strings.Cut(fields[1], ":")
 			_, far, _ := strings.Cut(fields[2], ":")
 			unacked, _, _ := strings.Cut(fields[4], ":")
