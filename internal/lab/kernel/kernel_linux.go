@@ -70,36 +70,39 @@ func Sockets(t testing.TB) []Socket {
 }
 
 // sockets returns the TCP sockets of this thread's namespace.
-func sockets() (sockets []Socket, err error) {
+func sockets() ([]Socket, error) {
+	var tables strings.Builder
+	for _, file := range []string{"tcp", "tcp6"} {
+		content, err := os.ReadFile("/proc/thread-self/net/" + file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6 lacks tcp6
+			return nil, err
+		}
+		tables.Write(content)
+	}
+	return parseSockets(tables.String())
+}
+
+// parseSockets returns the sockets in tables such as /proc/net/tcp. The kernel writes a part of a table for each
+// read(2), and finds its place again only if the table has not changed in between: parts may be repeated.
+func parseSockets(tables string) (sockets []Socket, err error) {
 	number := func(text string) int {
 		n, parseErr := strconv.ParseInt(text, 16, 64)
 		err = errors.Join(err, parseErr)
 		return int(n)
 	}
-	// The kernel writes a part of the table for each read(2), and finds its place again only if the table has not
-	// changed in between: parts may be repeated.
 	seen := make(map[[2]string]bool)
-	for _, file := range []string{"tcp", "tcp6"} {
-		content, readErr := os.ReadFile("/proc/thread-self/net/" + file)
-		if errors.Is(readErr, fs.ErrNotExist) {
-			continue // this kernel has no IPv6
+	for line := range strings.Lines(tables) {
+		// After a header, each line is "0: address:port address:port state unacked:unread …".
+		fields := strings.Fields(line)
+		addresses := [2]string(fields[1:3])
+		if fields[0] == "sl" || seen[addresses] {
+			continue
 		}
-		if readErr != nil {
-			return nil, readErr
-		}
-		for line := range strings.Lines(string(content)) {
-			// After a header, each line is "0: address:port address:port state unacked:unread …".
-			fields := strings.Fields(line)
-			addresses := [2]string(fields[1:3])
-			if fields[0] == "sl" || seen[addresses] {
-				continue
-			}
-			seen[addresses] = true
-			_, near, _ := strings.Cut(fields[1], ":")
-			_, far, _ := strings.Cut(fields[2], ":")
-			unacked, _, _ := strings.Cut(fields[4], ":")
-			sockets = append(sockets, Socket{number(fields[3]), number(near), number(far), number(unacked)})
-		}
+		seen[addresses] = true
+		_, near, _ := strings.Cut(fields[1], ":")
+		_, far, _ := strings.Cut(fields[2], ":")
+		unacked, _, _ := strings.Cut(fields[4], ":")
+		sockets = append(sockets, Socket{number(fields[3]), number(near), number(far), number(unacked)})
 	}
 	return sockets, err
 }
