@@ -238,7 +238,7 @@ func TestFlowsAtOnce(t *testing.T) {
 }
 
 // While one path is broken, another one breaks, and the first one is repaired: the target fails all the time. The hop
-// at which flows fail is that of the path that is broken now. Then the target itself goes down: there is no such hop
+// at which flows fail is that of the path that is broken now. Then the target itself goes down: no hop is named
 // any more, and the path ends in front of the target.
 func TestFlowsOverAnotherBrokenPath(t *testing.T) {
 	if lab.Apart(t) {
